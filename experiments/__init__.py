@@ -1,0 +1,1 @@
+"""Joins the optimiser and the models: data sets, training, evaluation, tables and figures."""

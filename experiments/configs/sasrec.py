@@ -1,0 +1,28 @@
+"""SASRec: published settings of the SEvo runs, and of the plain runs, which were tuned apart."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from experiments.configs.base import Hyperparameters
+
+SEVO = {
+    "toys": {"dropout_rate": 0.3},
+    "tools": {"dropout_rate": 0.7},
+    # Small and quick, so that the first run takes minutes.
+    "synthetic": {"epochs": 100, "batch_size": 128},
+}
+PLAIN = {
+    "beauty": {"dropout_rate": 0.5},
+    "toys": {"dropout_rate": 0.5},
+    "tools": {"dropout_rate": 0.7, "learning_rate": 5e-4, "weight_decay": 1e-8},
+}
+
+
+def hyperparameters(dataset: str, optimizer: str) -> Hyperparameters:
+    """The settings for a data set: ``adam`` gets the plain ones, the others those of SEvo."""
+    settings = dataclasses.replace(Hyperparameters(), **SEVO.get(dataset, {}))
+    if optimizer == "adam":
+        plain = {"weight_decay": 0.0} | PLAIN.get(dataset, {})
+        settings = dataclasses.replace(settings, **plain)
+    return settings

@@ -1,0 +1,133 @@
+"""Interactions: every user's items in order of time, as flat arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from experiments.errors import UserError
+
+MIN_INTERACTIONS = 3
+"""One item each to train on, to validate and to test."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Interactions:
+    """A data set, with items numbered ``1 … num_items``; 0 is padding.
+
+    The leave-one-out split is a matter of position: a user's last item is the test item, the one
+    before it the validation item, the rest is for training.
+
+    Attributes:
+        name: what the data set is called in results.
+        items: ``int32[interactions]``, user after user, each in order of time.
+        lengths: ``int64[users]``, each at least 3.
+        item_ids: ``[num_items]``, the id that the source gave to item ``i + 1``.
+        dropped_users: users left out because they had fewer than 3 interactions.
+    """
+
+    name: str
+    items: np.ndarray
+    lengths: np.ndarray
+    item_ids: np.ndarray
+    dropped_users: int = 0
+
+    @property
+    def num_users(self) -> int:
+        return self.lengths.size
+
+    @property
+    def num_items(self) -> int:
+        return self.item_ids.size
+
+    @property
+    def starts(self) -> np.ndarray:
+        """``int64[users]``: where each user's items begin in ``items``."""
+        return np.cumsum(self.lengths) - self.lengths
+
+    @property
+    def owners(self) -> np.ndarray:
+        """``int32[interactions]``: the user of each interaction."""
+        return np.repeat(np.arange(self.num_users, dtype=np.int32), self.lengths)
+
+    def training_part(self) -> np.ndarray:
+        """``bool[interactions]``: all but each user's last two."""
+        to_end = np.repeat(self.starts + self.lengths, self.lengths) - np.arange(self.items.size)
+        return to_end > 2
+
+    @property
+    def renumbered(self) -> bool:
+        """Whether the source's item ids had gaps or were no numbers ``1 … num_items``."""
+        return not np.array_equal(self.item_ids, np.arange(1, self.num_items + 1))
+
+
+def from_sequences(
+    name: str, values: np.ndarray, lengths: np.ndarray, item_ids: np.ndarray | None = None
+) -> Interactions:
+    """Drops users of fewer than 3 interactions and renumbers the items that remain.
+
+    Args:
+        name: of the data set.
+        values: ``int[interactions]``, non-negative codes of items, user after user.
+        lengths: ``int[users]``.
+        item_ids: the source's id of each code; the codes themselves if ``None``.
+
+    Raises:
+        UserError: no user has 3 interactions.
+    """
+    kept = lengths >= MIN_INTERACTIONS
+    if not kept.any():
+        raise UserError(f"{name}: no user has {MIN_INTERACTIONS} or more interactions")
+    codes, items = np.unique(values[np.repeat(kept, lengths)], return_inverse=True)
+    return Interactions(
+        name=name,
+        items=(items + 1).astype(np.int32),
+        lengths=lengths[kept].astype(np.int64),
+        item_ids=codes if item_ids is None else item_ids[codes],
+        dropped_users=int((~kept).sum()),
+    )
+
+
+def read_text(path: Path, name: str) -> Interactions:
+    """Reads lines of ``user item item …``, with positive integer ids and items in order of time.
+
+    Raises:
+        UserError: the file is missing, unreadable or empty, an id is no positive integer, or a user
+            has two lines; the message names the file and the line.
+    """
+    values: list[int] = []
+    lengths: list[int] = []
+    line_of_user: dict[int, int] = {}
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for number, line in enumerate(file, 1):
+                fields = line.split()
+                if not fields:
+                    continue
+                ids = _parse_ids(fields, f"{path}, line {number}")
+                if ids[0] in line_of_user:
+                    raise UserError(
+                        f"{path}, line {number}: user {ids[0]} already has line "
+                        f"{line_of_user[ids[0]]}; expected one line a user"
+                    )
+                line_of_user[ids[0]] = number
+                values += ids[1:]
+                lengths.append(len(ids) - 1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    if not lengths:
+        raise UserError(f"{path}: is empty; expected lines of 'user item item …'")
+    return from_sequences(name, np.array(values, np.int64), np.array(lengths, np.int64))
+
+
+def _parse_ids(fields: list[str], where: str) -> list[int]:
+    try:
+        ids = list(map(int, fields))
+        if min(ids) > 0 and max(ids) < 2**63:
+            return ids
+    except ValueError:
+        pass
+    bad = next(f for f in fields if not (f.isascii() and f.isdigit() and 0 < int(f) < 2**63))
+    raise UserError(f"{where}: found {bad[:40]!r}; expected positive integer ids")

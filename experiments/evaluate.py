@@ -1,0 +1,139 @@
+"""Leave-one-out evaluation: the held-out item's rank among all items, by counting.
+
+A user's rank is one plus the number of items scored at least as high as the held-out one: ties
+count against it. Items of the evaluation input are excluded, the held-out item itself never is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from experiments.batches import Corpus, read_tokens
+from experiments.data import Interactions
+from experiments.packing import layout
+
+Split = Literal["valid", "test"]
+USERS_PER_BLOCK = 256
+CUTOFFS = {"HR": (1, 5, 10), "NDCG": (5, 10)}
+
+
+class EvaluationSet(NamedTuple):
+    """A split laid out in blocks of users, each leaf with a leading axis of blocks.
+
+    Attributes:
+        cells: ``int32[blocks, rows, width]``, as `packing.layout` returns.
+        last: ``int32[blocks, users]``, the cell of each user's newest token.
+        targets: ``int32[blocks, users]``, the held-out items; 0 beyond the last user.
+        seen_users: ``int32[blocks, seen]``, a user of the block for each excluded item.
+        seen_items: ``int32[blocks, seen]``, the excluded items; 0 fills up.
+    """
+
+    cells: Int[Array, "blocks rows width"]
+    last: Int[Array, "blocks users"]
+    targets: Int[Array, "blocks users"]
+    seen_users: Int[Array, "blocks seen"]
+    seen_items: Int[Array, "blocks seen"]
+
+
+def held_out(split: Split) -> int:
+    """How far before the end of a user's items the held-out item stands."""
+    return {"valid": 2, "test": 1}[split]
+
+
+def make_evaluation_set(
+    data: Interactions, split: Split, max_len: int, *, packed: bool = True
+) -> EvaluationSet:
+    """Lays out all users for a split. The input is everything before the held-out item."""
+    target = data.starts + data.lengths - held_out(split)
+    counts = np.minimum(target - data.starts, max_len)
+    cells, last = layout(target - counts, counts, USERS_PER_BLOCK, max_len, packed=packed)
+    blocks = last.shape[0]
+    targets = np.zeros(last.size, np.int32)
+    targets[: data.num_users] = data.items[target]
+
+    is_input = np.arange(data.items.size) < np.repeat(target, data.lengths)
+    pairs = np.unique(np.stack([data.owners[is_input], data.items[is_input]]), axis=1)
+    users, items = pairs[:, pairs[1] != targets[pairs[0]]]
+    block = users // USERS_PER_BLOCK
+    starts = np.searchsorted(block, np.arange(blocks + 1))
+    seen = np.zeros((2, blocks, int(np.diff(starts).max())), np.int32)
+    seen[:, block, np.arange(users.size) - starts[block]] = users % USERS_PER_BLOCK, items
+    return jax.tree.map(
+        jnp.asarray,
+        EvaluationSet(cells, last, targets.reshape(blocks, -1), seen[0], seen[1]),
+    )
+
+
+def ranks_of(
+    scores: Float[Array, "users items"],
+    targets: Int[Array, " users"],
+    seen_users: Int[Array, " seen"],
+    seen_items: Int[Array, " seen"],
+) -> Int[Array, " users"]:
+    """Ranks from 1, by counting; column ``j`` of ``scores`` is item ``j + 1``.
+
+    ``(seen_users, seen_items)`` are distinct pairs without the targets; item 0 fills up.
+    """
+    bar = jnp.take_along_axis(scores, jnp.maximum(targets - 1, 0)[:, None], axis=1)
+    better = (scores >= bar).sum(axis=1)
+    excluded = (scores[seen_users, seen_items - 1] >= bar[seen_users, 0]) & (seen_items > 0)
+    return better - jax.ops.segment_sum(excluded.astype(better.dtype), seen_users, targets.size)
+
+
+def make_evaluator(
+    make_model: Callable[[Any], Any], split: Split, max_len: int
+) -> Callable[[Any, Corpus, EvaluationSet], tuple[Int[Array, " users"], Bool[Array, ""]]]:
+    """Compiles the evaluation of all users.
+
+    Args:
+        make_model: from parameters to a model with ``__call__(items, segments, positions)`` and
+            ``scores(hidden)``.
+        split: which item is held out.
+        max_len: the longest input.
+
+    Returns:
+        A function of parameters, corpus and evaluation set that returns the ranks, fill-up users
+        included, and whether all scores were finite.
+    """
+
+    @jax.jit
+    def evaluate(
+        params: Any, corpus: Corpus, blocks: EvaluationSet
+    ) -> tuple[Int[Array, " users"], Bool[Array, ""]]:
+        model = make_model(params)
+
+        def rank_block(block: EvaluationSet) -> tuple[Array, Array]:
+            tokens = read_tokens(corpus, block.cells, held_out(split) + 1, max_len)
+            hidden = model(*tokens)
+            scores = model.scores(hidden.reshape(-1, hidden.shape[-1])[block.last])
+            ranks = ranks_of(scores, block.targets, block.seen_users, block.seen_items)
+            return ranks, jnp.isfinite(scores).all()
+
+        ranks, finite = jax.lax.map(rank_block, blocks)
+        return ranks.reshape(-1), finite.all()
+
+    return evaluate
+
+
+def metrics_of(ranks: np.ndarray) -> dict[str, float]:
+    """HR@K and NDCG@K, averaged over users, with one relevant item each.
+
+    Args:
+        ranks: ``int[users]``, from 1.
+
+    Example:
+        >>> import numpy as np
+        >>> from experiments.evaluate import metrics_of
+        >>> metrics_of(np.array([1, 7, 12, 3]))["HR@10"]
+        0.75
+    """
+    ranks = np.asarray(ranks, np.float64)
+    gains = 1 / np.log2(ranks + 1)
+    hits = {f"HR@{k}": float(np.mean(ranks <= k)) for k in CUTOFFS["HR"]}
+    return hits | {f"NDCG@{k}": float(np.mean(gains * (ranks <= k))) for k in CUTOFFS["NDCG"]}

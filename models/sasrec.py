@@ -1,0 +1,182 @@
+"""SASRec: a causal transformer over a user's items (Kang and McAuley, ICDM 2018).
+
+Sequences come as rows of tokens in which several short sequences may stand side by side: a token
+attends only to tokens of its own segment, so that packed rows and padded rows give the same result.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from models.dropout import dropout
+
+LAYER_NORM_EPS = 1e-8
+PADDING = 0
+
+
+class SASRec(nnx.Module):
+    """Self-attentive sequential recommendation.
+
+    With ``E`` the item table and ``P`` the position table, the first layer is
+    ``x = dropout(sqrt(d) E[item] + P[position])``; then, in every block,
+
+    - ``x <- x + Attention(query=LayerNorm(x), key=x, value=x)``,
+    - ``y = LayerNorm(x)``, ``x <- y + FeedForward(y)``,
+
+    and a last LayerNorm. Item 0 is padding; its row of the table is never used. The score of an
+    item is its dot product with the output at the newest position.
+
+    Args:
+        num_items: items are ``1 … num_items``.
+        max_len: the longest sequence; a sequence's newest item stands at position ``max_len - 1``.
+        dim: ``d``, the width of everything.
+        num_heads: attention heads; divides ``dim``.
+        num_blocks: transformer blocks.
+        dropout_rate: of embeddings, attention probabilities and the feed-forward layers.
+        rngs: the stream ``params`` initialises the weights.
+
+    Raises:
+        ValueError: ``dim`` is not a multiple of ``num_heads``, or the rate is outside [0, 1).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from models import SASRec
+        >>> model = SASRec(num_items=9, max_len=4, dim=8, rngs=nnx.Rngs(0))
+        >>> items = jnp.array([[5, 2, 7, 0]])  # the sequence 5, 2 beside the sequence 7
+        >>> segments, positions = jnp.array([[1, 1, 2, 0]]), jnp.array([[2, 3, 3, 0]])
+        >>> model(items, segments, positions).shape
+        (1, 4, 8)
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        max_len: int = 50,
+        dim: int = 64,
+        num_heads: int = 1,
+        num_blocks: int = 2,
+        dropout_rate: float = 0.3,
+        rngs: nnx.Rngs,
+    ) -> None:
+        if dim % num_heads:
+            raise ValueError(f"dim must be a multiple of num_heads, got {dim} and {num_heads}")
+        if not 0 <= dropout_rate < 1:
+            raise ValueError(f"dropout_rate must lie in [0, 1), got {dropout_rate}")
+        normal = nnx.initializers.glorot_normal()
+        self.item_embedding = nnx.Embed(num_items + 1, dim, embedding_init=normal, rngs=rngs)
+        self.position_embedding = nnx.Embed(max_len, dim, embedding_init=normal, rngs=rngs)
+        self.blocks = nnx.List(
+            [Block(dim, num_heads, dropout_rate, rngs=rngs) for _ in range(num_blocks)]
+        )
+        self.norm = nnx.LayerNorm(dim, epsilon=LAYER_NORM_EPS, rngs=rngs)
+        self.dropout_rate = dropout_rate
+
+    def __call__(
+        self,
+        items: Int[Array, "rows width"],
+        segments: Int[Array, "rows width"],
+        positions: Int[Array, "rows width"],
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "rows width dim"]:
+        """The output at every token, from the tokens of its segment up to itself.
+
+        Args:
+            items: item ids, 0 for padding.
+            segments: the sequence each token belongs to, 0 for padding.
+            positions: indices into the position table.
+            key: for dropout; ``None`` for evaluation.
+        """
+        keys = _split(key, 1 + len(self.blocks))
+        real = (segments != PADDING)[..., None]
+        order = jnp.arange(items.shape[1])
+        mask = (segments[:, :, None] == segments[:, None, :]) & (order[:, None] >= order)
+
+        table = self.item_embedding.embedding[...]
+        x = table[items] * table.shape[1] ** 0.5 + self.position_embedding(positions)
+        x = jnp.where(real, dropout(x, self.dropout_rate, keys[0]), 0)
+        for block, block_key in zip(self.blocks, keys[1:], strict=True):
+            x = jnp.where(real, block(x, mask, block_key), 0)
+        return self.norm(x)
+
+    def loss(
+        self,
+        hidden: Float[Array, "rows width dim"],
+        positives: Int[Array, "rows width"],
+        negatives: Int[Array, "rows width"],
+        real: Bool[Array, "rows width"],
+    ) -> Float[Array, ""]:
+        """Binary cross-entropy of the next item against one negative, averaged over real tokens.
+
+        ``mean(softplus(-h·E[positive])) + mean(softplus(h·E[negative]))``.
+        """
+        table = self.item_embedding.embedding[...]
+        positive = (hidden * table[positives]).sum(-1)
+        negative = (hidden * table[negatives]).sum(-1)
+        losses = jax.nn.softplus(-positive) + jax.nn.softplus(negative)
+        return jnp.where(real, losses, 0).sum() / jnp.maximum(real.sum(), 1)
+
+    def scores(self, hidden: Float[Array, "users dim"]) -> Float[Array, "users items"]:
+        """Scores of the items ``1 … num_items``, in that order; the padding item has none."""
+        return hidden @ self.item_embedding.embedding[1:].T
+
+
+class Block(nnx.Module):
+    """Attention and feed-forward layer, each with a residual connection; see `SASRec`."""
+
+    def __init__(self, dim: int, num_heads: int, dropout_rate: float, *, rngs: nnx.Rngs) -> None:
+        def uniform(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+            return jax.random.uniform(key, shape, dtype, -(dim**-0.5), dim**-0.5)
+
+        def feed_forward() -> nnx.Linear:
+            return nnx.Linear(dim, dim, kernel_init=uniform, bias_init=uniform, rngs=rngs)
+
+        xavier = nnx.initializers
+        self.attention_norm = nnx.LayerNorm(dim, epsilon=LAYER_NORM_EPS, rngs=rngs)
+        self.qkv = nnx.Linear(dim, 3 * dim, kernel_init=xavier.glorot_uniform(), rngs=rngs)
+        self.out = nnx.Linear(dim, dim, kernel_init=xavier.glorot_normal(), rngs=rngs)
+        self.feed_forward_norm = nnx.LayerNorm(dim, epsilon=LAYER_NORM_EPS, rngs=rngs)
+        self.inner = feed_forward()
+        self.outer = feed_forward()
+        self.num_heads = num_heads
+        self.dropout_rate = dropout_rate
+
+    def __call__(
+        self,
+        x: Float[Array, "rows width dim"],
+        mask: Bool[Array, "rows width width"],
+        key: PRNGKeyArray | None,
+    ) -> Float[Array, "rows width dim"]:
+        attention_key, inner_key, outer_key = _split(key, 3)
+        x = x + self.attend(self.attention_norm(x), x, mask, attention_key)
+        y = self.feed_forward_norm(x)
+        inner = jax.nn.relu(dropout(self.inner(y), self.dropout_rate, inner_key))
+        return y + dropout(self.outer(inner), self.dropout_rate, outer_key)
+
+    def attend(
+        self,
+        query: Float[Array, "rows width dim"],
+        x: Float[Array, "rows width dim"],
+        mask: Bool[Array, "rows width width"],
+        key: PRNGKeyArray | None,
+    ) -> Float[Array, "rows width dim"]:
+        """Multi-head attention; queries are normalised, keys and values are not."""
+        rows, width, dim = x.shape
+        heads = (rows, width, self.num_heads, dim // self.num_heads)
+        kernel, bias = self.qkv.kernel[...], self.qkv.bias[...]
+        q = (query @ kernel[:, :dim] + bias[:dim]).reshape(heads)
+        k, v = jnp.split(x @ kernel[:, dim:] + bias[dim:], 2, axis=-1)
+        logits = jnp.einsum("rqhd,rkhd->rhqk", q, k.reshape(heads)) * heads[-1] ** -0.5
+        # Padding attends to padding, so that no row of the softmax is empty.
+        weights = jax.nn.softmax(jnp.where(mask[:, None], logits, -jnp.inf), axis=-1)
+        weights = dropout(weights, self.dropout_rate, key)
+        mixed = jnp.einsum("rhqk,rkhd->rqhd", weights, v.reshape(heads))
+        return self.out(mixed.reshape(x.shape))
+
+
+def _split(key: PRNGKeyArray | None, count: int) -> list[PRNGKeyArray | None]:
+    return [None] * count if key is None else list(jax.random.split(key, count))

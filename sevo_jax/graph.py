@@ -1,0 +1,269 @@
+"""The graph: a normalised adjacency matrix, checked once on the host and carried as a pytree.
+
+SEvo needs one thing of a graph, the operator ``Ã = D^-1/2 W D^-1/2`` (Section 2.1). `Graph` holds it
+together with the edge weights ``W`` it came from. Everything that can go wrong with a graph is
+checked here, outside ``jit``; unflattening a `Graph` checks nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse as sp
+from jax.experimental.sparse import BCOO, BCSR
+from scipy.sparse.linalg import eigsh
+
+Operator = Any
+"""An n x n matrix: SciPy sparse, `BCOO`, `BCSR`, or a dense NumPy or JAX array."""
+
+SPECTRAL_TOLERANCE = 1e-5
+_DENSE_EIGENVALUES_UP_TO = 64
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Graph:
+    """An undirected weighted graph over ``num_nodes`` nodes, as a pytree of device arrays.
+
+    Make one with a builder (`sequence_graph`, `edge_graph`) or from an operator of your own
+    (`Graph.from_operator`); the constructor itself checks nothing.
+
+    Attributes:
+        weights: ``W``, symmetric and non-negative, ``float[n, n]`` in `BCSR` form; ``None`` when only
+            an operator was given.
+        operator: ``Ã``, symmetric with spectral radius at most 1, ``float[n, n]`` in `BCSR` form.
+        num_nodes: ``n``, static.
+
+    Example:
+        >>> import sevo_jax
+        >>> graph = sevo_jax.edge_graph([0, 1], [1, 2], num_nodes=4)
+        >>> graph
+        Graph(num_nodes=4, num_edges=4, dtype=float32)
+    """
+
+    weights: BCSR | None
+    operator: BCSR
+    num_nodes: int = dataclasses.field(metadata={"static": True})
+
+    @property
+    def num_edges(self) -> int:
+        """Stored entries of the operator: both directions of an edge, padding included."""
+        return self.operator.nse
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of the operator's values."""
+        return self.operator.dtype
+
+    def __repr__(self) -> str:
+        return f"Graph(num_nodes={self.num_nodes}, num_edges={self.num_edges}, dtype={self.dtype})"
+
+    @classmethod
+    def from_operator(cls, operator: Operator, check: bool = True) -> Graph:
+        """A graph from an operator ``Ã`` that is used exactly as given.
+
+        Args:
+            operator: ``float[n, n]``: SciPy sparse, `BCOO`, `BCSR`, or dense.
+            check: whether to verify that the operator is finite, symmetric to rounding, and of
+                spectral radius at most 1 + 1e-5. Without these, smoothing may diverge or point away
+                from the update (Theorem 1). The shape is always checked.
+
+        Raises:
+            TypeError: the operator is a traced array or not a matrix at all.
+            ValueError: it is not square, or fails a check.
+
+        Example:
+            >>> import numpy as np, sevo_jax
+            >>> sevo_jax.Graph.from_operator(np.array([[0.0, 1.0], [1.0, 0.0]]))
+            Graph(num_nodes=2, num_edges=2, dtype=float32)
+        """
+        matrix = _to_scipy(operator)
+        if check:
+            _check_operator(matrix)
+        return cls(None, _to_bcsr(matrix, _floating_dtype(operator)), matrix.shape[0])
+
+    @classmethod
+    def from_weights(cls, weights: Operator, dtype: Any = None) -> Graph:
+        """A graph from an adjacency matrix ``W``, normalised to ``Ã = D^-1/2 W D^-1/2``.
+
+        A node without edges gets a zero row: smoothing scales its step by the term ``l = 0`` alone.
+        The degrees and the product are computed in float64 and rounded once to ``dtype``.
+
+        Args:
+            weights: ``float[n, n]``, symmetric, finite, non-negative.
+            dtype: of the result; that of ``weights`` if ``None``.
+
+        Raises:
+            TypeError: the weights are a traced array or not a matrix.
+            ValueError: they are not square, symmetric, finite and non-negative.
+
+        Example:
+            >>> import numpy as np, sevo_jax
+            >>> graph = sevo_jax.Graph.from_weights(np.array([[0.0, 3.0], [3.0, 0.0]]))
+            >>> graph.to_scipy().toarray().tolist()
+            [[0.0, 1.0], [1.0, 0.0]]
+        """
+        matrix = _to_scipy(weights)
+        _check_values(matrix, "weights")
+        if matrix.nnz and matrix.data.min() < 0:
+            raise ValueError(f"weights must be non-negative, got a minimum of {matrix.data.min()}")
+        _check_symmetric(matrix, "weights")
+        dtype = _floating_dtype(weights) if dtype is None else dtype
+        operator = normalize(matrix)
+        return cls(_to_bcsr(matrix, dtype), _to_bcsr(operator, dtype), matrix.shape[0])
+
+    def to_scipy(self, normalized: bool = True) -> sp.csr_array:
+        """``Ã`` (or ``W`` with ``normalized=False``) as a SciPy CSR array on the host.
+
+        Raises:
+            ValueError: ``normalized=False`` and the graph was made from an operator.
+
+        Example:
+            >>> import sevo_jax
+            >>> sevo_jax.edge_graph([0], [1], 2).to_scipy(normalized=False).toarray().tolist()
+            [[0.0, 1.0], [1.0, 0.0]]
+        """
+        if normalized:
+            return _to_scipy(self.operator)
+        if self.weights is None:
+            raise ValueError("this graph was made from an operator and has no weights")
+        return _to_scipy(self.weights)
+
+
+def as_graph(graph: Graph | Operator) -> Graph:
+    """``graph`` itself, or `Graph.from_operator` of an operator."""
+    return graph if isinstance(graph, Graph) else Graph.from_operator(graph)
+
+
+def normalize(weights: sp.csr_array) -> sp.csr_array:
+    """``D^-1/2 W D^-1/2`` in float64, with zero rows for nodes of degree zero."""
+    weights = weights.astype(np.float64)
+    degrees = weights.sum(axis=1)
+    scale = np.divide(1.0, np.sqrt(degrees), out=np.zeros_like(degrees), where=degrees > 0)
+    rows = np.repeat(np.arange(weights.shape[0]), np.diff(weights.indptr))
+    # One product of two scales, so that entries (i, j) and (j, i) round alike.
+    data = weights.data * (scale[rows] * scale[weights.indices])
+    return sp.csr_array((data, weights.indices, weights.indptr), shape=weights.shape)
+
+
+def _to_scipy(matrix: Operator) -> sp.csr_array:
+    """Any supported matrix as canonical CSR on the host, dtype kept where SciPy can compute in it."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(matrix)):
+        raise TypeError(
+            "a raw operator cannot be checked while it is traced: build the graph outside jit with "
+            "Graph.from_operator. Under optax.inject_hyperparams declare the static arguments: "
+            "optax.inject_hyperparams(sevo_adamw, "
+            'static_args=("graph", "tables", "num_layers", "method"))'
+        )
+    if isinstance(matrix, BCSR | BCOO) and matrix.ndim != 2:
+        raise ValueError(f"a graph's matrix must be square, got shape {matrix.shape}")
+    if isinstance(matrix, BCSR):
+        parts = (np.asarray(matrix.data), np.asarray(matrix.indices), np.asarray(matrix.indptr))
+        csr = sp.csr_array((_computable(parts[0]), *parts[1:]), shape=matrix.shape)
+    elif isinstance(matrix, BCOO):
+        data, indices = np.asarray(matrix.data), np.asarray(matrix.indices)
+        # BCOO marks padding by an index one past the end.
+        kept = (indices < np.array(matrix.shape)).all(axis=1)
+        coordinates = (indices[kept, 0], indices[kept, 1])
+        csr = sp.coo_array((_computable(data[kept]), coordinates), shape=matrix.shape).tocsr()
+    elif sp.issparse(matrix):
+        csr = sp.csr_array(matrix)
+        csr = csr.copy() if csr is matrix else csr
+    elif isinstance(matrix, np.ndarray | jax.Array) and matrix.ndim == 2:
+        dense = np.asarray(matrix)
+        csr = sp.csr_array(_computable(dense))
+    else:
+        shape = f" of shape {np.shape(matrix)}" if isinstance(matrix, np.ndarray | jax.Array) else ""
+        raise TypeError(
+            "a graph must be a sevo_jax.Graph or a square matrix (SciPy sparse, BCOO, BCSR or "
+            f"dense), got {type(matrix).__name__}{shape}"
+        )
+    if csr.shape[0] != csr.shape[1]:
+        raise ValueError(f"a graph's matrix must be square, got shape {csr.shape}")
+    if np.issubdtype(csr.dtype, np.complexfloating):
+        raise ValueError(f"a graph's matrix must be real, got dtype {csr.dtype}")
+    csr.sum_duplicates()
+    csr.sort_indices()
+    return csr if np.issubdtype(csr.dtype, np.floating) else csr.astype(np.float64)
+
+
+def _floating_dtype(matrix: Operator) -> Any:
+    """The dtype of ``matrix`` if it is a floating one, else JAX's default float."""
+    floating = jnp.issubdtype(matrix.dtype, jnp.floating)
+    return matrix.dtype if floating else jax.dtypes.canonicalize_dtype(float)
+
+
+def _computable(values: np.ndarray) -> np.ndarray:
+    """bfloat16 and float16 as float32, which SciPy can add; the rest unchanged."""
+    return values.astype(np.float32) if values.dtype.itemsize < 4 else values
+
+
+def _to_bcsr(matrix: sp.csr_array, dtype: Any) -> BCSR:
+    """CSR on the host to `BCSR` on the device, float64 only where JAX has it enabled."""
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    return BCSR(
+        (
+            jnp.asarray(matrix.data, dtype),
+            jnp.asarray(matrix.indices, jnp.int32),
+            jnp.asarray(matrix.indptr, jnp.int32),
+        ),
+        shape=matrix.shape,
+        indices_sorted=True,
+        unique_indices=True,
+    )
+
+
+def _check_operator(matrix: sp.csr_array) -> None:
+    _check_values(matrix, "operator")
+    _check_symmetric(matrix, "operator")
+    radius = _spectral_radius(matrix)
+    if radius > 1 + SPECTRAL_TOLERANCE:
+        raise ValueError(
+            f"operator must have a spectral radius of at most 1, got {radius:.6g}; an adjacency "
+            "matrix must be normalised first, which Graph.from_weights does"
+        )
+
+
+def _check_values(matrix: sp.csr_array, name: str) -> None:
+    bad = np.flatnonzero(~np.isfinite(matrix.data))
+    if bad.size:
+        row = int(np.searchsorted(matrix.indptr, bad[0], side="right")) - 1
+        raise ValueError(
+            f"{name} must be finite, got {matrix.data[bad[0]]} at "
+            f"({row}, {matrix.indices[bad[0]]})"
+        )
+
+
+def _check_symmetric(matrix: sp.csr_array, name: str) -> None:
+    difference = abs(matrix - matrix.T).tocoo()
+    if difference.nnz == 0:
+        return
+    worst = int(difference.data.argmax())
+    # A few roundings of the stored precision, on the scale of the largest entry.
+    limit = 16 * np.finfo(matrix.dtype).eps * abs(matrix.data).max()
+    if difference.data[worst] > limit:
+        row, column = difference.coords[0][worst], difference.coords[1][worst]
+        raise ValueError(
+            f"{name} must be symmetric, got {matrix[row, column]} at ({row}, {column}) and "
+            f"{matrix[column, row]} at ({column}, {row})"
+        )
+
+
+def _spectral_radius(matrix: sp.csr_array) -> float:
+    if matrix.nnz == 0:
+        return 0.0
+    # The largest row sum bounds the radius and is often enough.
+    bound = float(abs(matrix).sum(axis=1).max())
+    if bound <= 1 + SPECTRAL_TOLERANCE:
+        return bound
+    if matrix.shape[0] <= _DENSE_EIGENVALUES_UP_TO:
+        return float(abs(np.linalg.eigvalsh(matrix.toarray().astype(np.float64))).max())
+    start = np.random.default_rng(0).standard_normal(matrix.shape[0])
+    values = eigsh(
+        matrix.astype(np.float64), k=1, which="LM", v0=start, tol=1e-7, return_eigenvectors=False
+    )
+    return float(abs(values).max())

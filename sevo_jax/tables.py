@@ -1,0 +1,159 @@
+"""Which leaves of a parameter tree are embedding tables over the graph's nodes.
+
+A table is found by its path, whatever library made the tree: plain dicts, Flax NNX states, Linen
+variables or Equinox modules. Everything here runs on structures and shapes, so at trace time only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Tables = None | str | Sequence[str] | Sequence[Sequence[str]] | Callable[[Any], Any] | Any
+"""How a user names tables; see `sevo_smooth`."""
+
+
+def table_groups(tables: Tables, tree: Any, num_nodes: int) -> list[tuple[int, ...]]:
+    """The groups of leaves to smooth, each a tuple of positions in ``jax.tree.leaves(tree)``.
+
+    The leaves of one group, stacked along the leading axis, have ``num_nodes`` rows in all. A tree
+    without leaves, such as Optax's placeholders, has no groups.
+
+    Raises:
+        TypeError: a table that is not floating, or ``tables`` of no known form.
+        ValueError: a name that matches no leaf or several, a leaf named twice, rows that do not add
+            up to ``num_nodes``, or tables of one group that differ in their features.
+    """
+    entries = [(_components(path), leaf) for path, leaf in jax.tree.leaves_with_path(tree)]
+    if not entries:
+        return []
+    if tables is None:
+        groups = [_only_candidate(entries, num_nodes)]
+    elif isinstance(tables, str):
+        groups = [(_find(tables, entries),)]
+    elif names := _as_groups(tables):
+        groups = [tuple(_find(name, entries) for name in group) for group in names]
+    else:
+        mask = broadcast_mask(tables(tree) if callable(tables) else tables, tree)
+        groups = [(i,) for i, is_table in enumerate(jax.tree.leaves(mask)) if is_table]
+    _check_groups(groups, entries, num_nodes)
+    return groups
+
+
+def table_mask(tables: Tables, tree: Any, num_nodes: int) -> Any:
+    """A tree of booleans in the structure of ``tree``: which leaves are tables."""
+    chosen = {i for group in table_groups(tables, tree, num_nodes) for i in group}
+    leaves, structure = jax.tree.flatten(tree)
+    return jax.tree.unflatten(structure, [i in chosen for i in range(len(leaves))])
+
+
+def broadcast_mask(mask: Any, tree: Any) -> Any:
+    """``mask``, a tree of booleans that is a prefix of ``tree``, in the full structure of ``tree``."""
+    for leaf in jax.tree.leaves(mask):
+        if not isinstance(leaf, bool) and getattr(leaf, "dtype", None) != jnp.bool_:
+            raise TypeError(f"a mask must hold booleans, got {leaf!r}")
+    return jax.tree.map(lambda m, sub: jax.tree.map(lambda _: bool(m), sub), mask, tree)
+
+
+def _components(path: tuple[Any, ...]) -> tuple[str, ...]:
+    parts = tuple(jax.tree_util.keystr(path, simple=True, separator="/").split("/"))
+    return parts[:-1] if len(parts) > 1 and parts[-1] == "value" else parts
+
+
+def _as_groups(tables: Any) -> list[list[str]] | None:
+    """Names as lists of groups; ``None`` where ``tables`` is a mask or a callable."""
+    if not isinstance(tables, list | tuple):
+        return None
+    if not tables:
+        raise ValueError("tables must name at least one table, got an empty sequence")
+    strings = [isinstance(t, str) for t in tables]
+    if all(strings):
+        return [list(tables)]
+    groups = [
+        isinstance(t, list | tuple) and len(t) > 0 and all(isinstance(s, str) for s in t)
+        for t in tables
+    ]
+    if all(groups):
+        return [list(t) for t in tables]
+    if any(strings) or any(groups):
+        raise ValueError(
+            "tables must be a name, a sequence of names (one joint table) or a sequence of "
+            f"sequences of names (groups), not a mixture: got {tables!r}"
+        )
+    return None
+
+
+def _find(name: str, entries: list[tuple[tuple[str, ...], Any]]) -> int:
+    """The position of the one leaf that ``name`` denotes.
+
+    The components of the name stand together in the leaf's path and end at the leaf, or at a module
+    that holds exactly one leaf.
+    """
+    wanted = tuple(name.split("/"))
+    paths = [path for path, _ in entries]
+    found: list[int] = []
+    crowded: list[str] = []
+    for i, path in enumerate(paths):
+        for end in range(len(wanted), len(path) + 1):
+            if path[end - len(wanted) : end] != wanted:
+                continue
+            held = sum(other[:end] == path[:end] for other in paths)
+            if end == len(path) or held == 1:
+                found.append(i)
+                break
+            crowded.append("/".join(path))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        matches = ", ".join("/".join(paths[i]) for i in found)
+        raise ValueError(f"tables: {name!r} matches several leaves: {matches}; give a longer path")
+    if crowded:
+        raise ValueError(
+            f"tables: {name!r} is a module of several leaves: {', '.join(crowded)}; name one of them"
+        )
+    raise ValueError(f"tables: {name!r} matches no leaf; there are {_listing(entries)}")
+
+
+def _only_candidate(entries: list[tuple[tuple[str, ...], Any]], num_nodes: int) -> tuple[int, ...]:
+    rows = [i for i, (_, leaf) in enumerate(entries) if leaf.ndim and leaf.shape[0] == num_nodes]
+    if len(rows) == 1:
+        return (rows[0],)
+    if rows:
+        raise ValueError(
+            f"several leaves have the graph's {num_nodes} rows: "
+            f"{_listing([entries[i] for i in rows])}; name the table with tables=..."
+        )
+    raise ValueError(f"no leaf has the graph's {num_nodes} rows; there are {_listing(entries)}")
+
+
+def _check_groups(
+    groups: list[tuple[int, ...]], entries: list[tuple[tuple[str, ...], Any]], num_nodes: int
+) -> None:
+    seen: set[int] = set()
+    for group in groups:
+        for i in group:
+            path, leaf = entries[i]
+            if i in seen:
+                raise ValueError(f"tables names {'/'.join(path)!r} more than once")
+            seen.add(i)
+            if not jnp.issubdtype(leaf.dtype, jnp.floating):
+                raise TypeError(f"table {'/'.join(path)!r} must be floating, got {leaf.dtype}")
+            if leaf.ndim == 0:
+                raise ValueError(f"table {'/'.join(path)!r} must have rows, got a scalar")
+        members = [entries[i] for i in group]
+        rows = sum(leaf.shape[0] for _, leaf in members)
+        if rows != num_nodes:
+            joint = "one row a node" if len(group) == 1 else "rows that add up to the nodes"
+            raise ValueError(
+                f"table {_listing(members)} must have {joint}: got {rows} rows for a graph of "
+                f"{num_nodes} nodes"
+            )
+        if len({leaf.shape[1:] for _, leaf in members}) > 1:
+            raise ValueError(f"tables smoothed jointly must agree in features: {_listing(members)}")
+
+
+def _listing(entries: list[tuple[tuple[str, ...], Any]]) -> str:
+    return ", ".join(f"{'/'.join(path)}{list(leaf.shape)}" for path, leaf in entries)

@@ -1,0 +1,224 @@
+"""The two gradient transformations: smoothing over a graph, and Adam's moments for idle rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from sevo_jax.graph import Graph, Operator, as_graph
+from sevo_jax.smoothing import METHODS, Method, smooth
+from sevo_jax.tables import Tables, broadcast_mask, table_groups
+from sevo_jax.validation import check_beta, check_choice, check_num_layers
+
+
+class SevoSmoothState(NamedTuple):
+    """State of `sevo_smooth`.
+
+    Attributes:
+        count: steps so far, ``int32[]``, for a schedule of beta.
+        graph: the transformation's own copy of the graph. Being state, it is an argument of the
+            compiled step and no constant in it. ``optax.tree.set(state, graph=g)`` replaces it.
+    """
+
+    count: chex.Array
+    graph: Graph
+
+
+def sevo_smooth(
+    graph: Graph | Operator,
+    *,
+    beta: chex.Numeric | Callable[[chex.Array], chex.Array] = 0.99,
+    num_layers: int = 3,
+    method: Method = "neumann",
+    tables: Tables = None,
+    graph_arg: str = "graph",
+) -> optax.GradientTransformationExtraArgs:
+    """Smooths the updates of embedding tables over a graph: ``U <- psi(U)`` (Eq. 3 and 7).
+
+    Put it where the step is complete but for the learning rate and decoupled weight decay.
+
+    Args:
+        graph: a `Graph`, or a normalised operator ``Ã`` as SciPy sparse, `BCOO`, `BCSR` or a dense
+            array, which is checked once.
+        beta: the degree of smoothness in [0, 1): a scalar or a schedule of the step count.
+        num_layers: ``L``, the number of sparse products, at least 0.
+        method: ``"neumann"`` (Eq. 7) or ``"neumann_unscaled"``, as in `smooth`.
+        tables: which leaves are tables over the nodes. ``None``: the one leaf whose leading axis has
+            as many rows as the graph has nodes. A string: the leaf, or the module of one leaf, at
+            that path (``"item_embedding"`` or ``"encoder/item_embedding"``). A sequence of strings:
+            one joint table, stacked in that order. A sequence of sequences: groups, each smoothed on
+            its own. A mask, or a callable from parameters to a mask: every True leaf is a table.
+        graph_arg: the name of an extra argument of ``update`` that replaces the graph for one call.
+
+    Returns:
+        The transformation. Leaves that are no tables pass through unchanged.
+
+    Raises:
+        TypeError: a traced or unsuitable graph or ``num_layers``; a table that is not floating.
+        ValueError: an option out of its range, or (from ``init`` and ``update``) tables that cannot
+            be found or do not fit the graph.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, sevo_jax
+        >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2)
+        >>> tx = optax.chain(sevo_jax.sevo_smooth(graph, beta=0.5, num_layers=1), optax.scale(-1.0))
+        >>> params = {"table": jnp.zeros((2, 1)), "bias": jnp.zeros(3)}
+        >>> grads = {"table": jnp.array([[3.0], [0.0]]), "bias": jnp.ones(3)}
+        >>> updates, _ = tx.update(grads, tx.init(params))
+        >>> updates["table"].round(4).tolist()
+        [[-2.0], [-1.0]]
+    """
+    graph = as_graph(graph)
+    check_choice("method", method, METHODS)
+    layers = check_num_layers(num_layers)
+    if not callable(beta):
+        check_beta(beta)
+
+    def init_fn(params: optax.Params) -> SevoSmoothState:
+        table_groups(tables, params, graph.num_nodes)
+        if callable(beta):
+            check_beta(beta(jnp.zeros([], jnp.int32)))
+        # A copy of our own: donating the state must not delete the caller's graph.
+        return SevoSmoothState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.copy, graph))
+
+    def update_fn(
+        updates: optax.Updates,
+        state: SevoSmoothState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, SevoSmoothState]:
+        del params
+        replacement = extra_args.get(graph_arg)
+        current = state.graph if replacement is None else as_graph(replacement)
+        beta_now = beta(state.count) if callable(beta) else beta
+
+        leaves, structure = jax.tree.flatten(updates)
+        for group in table_groups(tables, updates, current.num_nodes):
+            joint = jnp.concatenate([leaves[i] for i in group])
+            smoothed = smooth(current, joint, beta_now, layers, method)
+            first = 0
+            for i in group:
+                rows = leaves[i].shape[0]
+                leaves[i] = smoothed[first : first + rows].astype(leaves[i].dtype)
+                first += rows
+        count = optax.safe_increment(state.count)
+        return jax.tree.unflatten(structure, leaves), SevoSmoothState(count, state.graph)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def scale_by_adam(
+    b1: chex.Numeric = 0.9,
+    b2: chex.Numeric = 0.999,
+    eps: chex.Numeric = 1e-8,
+    eps_root: chex.Numeric = 0.0,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = False,
+    moment_correction: bool | Any | Callable[[Any], Any] = True,
+) -> optax.GradientTransformation:
+    """`optax.scale_by_adam` whose bias-corrected moments rest while a row has no gradient.
+
+    A batch touches few rows of an embedding table. Plain Adam lets the moments of the others decay,
+    and with them the step that smoothing is to spread (Proposition 1). With the correction (Eq. 8,
+    Theorem 3), an idle row's bias-corrected moments stay as they were:
+    ``m_t = m_{t-1} (1 - b1^t) / (1 - b1^(t-1))``, which is Eq. 8 with its two terms joined, and
+    likewise ``v_t``. A row is idle in a step if its whole gradient is zero.
+
+    Whatever makes idle rows non-zero silently disables the correction: coupled weight decay before
+    this transformation, an L2 term in the loss, or gradient noise.
+
+    Args:
+        b1: decay of the first moment.
+        b2: decay of the second moment.
+        eps: added to the square root of the second moment.
+        eps_root: added under that square root.
+        mu_dtype: dtype of the stored first moment; that of the parameters if ``None``.
+        nesterov: as in `optax.scale_by_adam`; an idle row's missing gradient is its first moment.
+        moment_correction: ``True`` for every leaf of two or more dimensions, where a row is a slice
+            of the leading axis; ``False``; or a mask, or a callable that makes one, as
+            `optax.masked` takes it.
+
+    Returns:
+        The transformation, with the state and, where nothing is corrected, the results of
+        `optax.scale_by_adam`.
+
+    Raises:
+        TypeError: a mask that does not hold booleans.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, sevo_jax
+        >>> tx = sevo_jax.scale_by_adam()
+        >>> params = {"table": jnp.zeros((2, 1))}
+        >>> state = tx.init(params)
+        >>> for gradient in ([[2.0], [3.0]], [[2.0], [0.0]]):  # row 1 is idle in the second step
+        ...     updates, state = tx.update({"table": jnp.array(gradient)}, state)
+        >>> updates["table"].round(4).tolist()
+        [[1.0], [1.0]]
+    """
+    adam = optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
+
+    def corrected(tree: Any) -> Any:
+        if isinstance(moment_correction, bool):
+            return jax.tree.map(lambda leaf: moment_correction and leaf.ndim >= 2, tree)
+        mask = moment_correction(tree) if callable(moment_correction) else moment_correction
+        return broadcast_mask(mask, tree)
+
+    def update_fn(
+        updates: optax.Updates, state: optax.ScaleByAdamState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.ScaleByAdamState]:
+        del params
+        count = optax.safe_increment(state.count)
+        idle = _map(lambda c, g: _zero_rows(g) if c else _NO_ROW, corrected(updates), updates)
+        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
+        nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2)
+        mu = _where_idle(idle, _rest(state.mu, b1, count), mu)
+        nu = _where_idle(idle, _rest(state.nu, b2, count), nu)
+
+        mu_hat = optax.tree.bias_correction(mu, b1, count)
+        if nesterov:
+            gradient = _where_idle(idle, mu_hat, optax.tree.bias_correction(updates, b1, count))
+            ahead = optax.tree.bias_correction(mu, b1, optax.safe_increment(count))
+            mu_hat = _map(lambda m, g: b1 * m + (1 - b1) * g, ahead, gradient)
+        nu_hat = optax.tree.bias_correction(nu, b2, count)
+        updates = _map(lambda m, v: m / (jnp.sqrt(v + eps_root) + eps), mu_hat, nu_hat)
+        mu = optax.tree.cast(mu, mu_dtype)
+        return updates, optax.ScaleByAdamState(count, mu, optax.tree.cast_like(nu, state.nu))
+
+    return optax.GradientTransformation(adam.init, update_fn)
+
+
+_NO_ROW = False
+
+
+def _map(function: Callable[..., Any], *trees: Any) -> Any:
+    """`jax.tree.map` that leaves None where a leaf has no gradient, as Optax does."""
+    return jax.tree.map(
+        lambda first, *rest: None if first is None else function(first, *rest),
+        *trees,
+        is_leaf=lambda x: x is None,
+    )
+
+
+def _zero_rows(gradient: jax.Array) -> jax.Array:
+    """Which rows are zero throughout, as ``bool[rows, 1, ...]``; a NaN is not zero."""
+    return ~jnp.any(gradient != 0, axis=tuple(range(1, gradient.ndim)), keepdims=True)
+
+
+def _where_idle(idle: Any, resting: Any, moving: Any) -> Any:
+    def choose(rows: Any, rest: jax.Array, move: jax.Array) -> jax.Array:
+        return move if rows is _NO_ROW else jnp.where(rows, rest, move)
+
+    return _map(choose, idle, resting, moving)
+
+
+def _rest(moments: optax.Updates, decay: chex.Numeric, count: chex.Array) -> optax.Updates:
+    """Moments at step ``count`` whose bias-corrected values are those of the step before."""
+    before = jnp.maximum(count - 1, 1)  # at the first step the moments are zero, and so is 1 - b^0
+    ratio = (1 - decay**count) / (1 - decay**before)
+    return jax.tree.map(lambda m: m * ratio.astype(jnp.promote_types(m.dtype, jnp.float32)), moments)
