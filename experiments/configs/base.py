@@ -3,43 +3,51 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
+
+from experiments.errors import UserError
 
 OPTIMIZERS = ("adam", "adamw", "sevo-adamw")
+
+
+def _setting(default: Any, meaning: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": meaning})
 
 
 @dataclasses.dataclass(frozen=True)
 class Hyperparameters:
     """Settings of one run. The defaults are those of SASRec with SEvo on Amazon Beauty."""
 
-    epochs: int = 200
-    """Passes over the users."""
-    batch_size: int = 512
-    """Users of a step."""
-    max_len: int = 50
-    """Newest items of a user that the model reads."""
-    dim: int = 64
-    """Width of the embeddings and of the model."""
-    num_heads: int = 1
-    """Attention heads."""
-    num_blocks: int = 2
-    """Transformer blocks."""
-    dropout_rate: float = 0.3
-    """Dropout of embeddings, attention and feed-forward layers."""
-    learning_rate: float = 1e-3
-    """Step size."""
-    b1: float = 0.9
-    """Decay of the first moment."""
-    b2: float = 0.98
-    """Decay of the second moment."""
-    weight_decay: float = 0.1
-    """Decoupled decay; for adam, the coefficient of a coupled L2 term."""
-    beta: float = 0.99
-    """SEvo: degree of smoothness, in [0, 1)."""
-    num_layers: int = 3
-    """SEvo: sparse products of a smoothing."""
-    max_len_graph: int = 50
-    """SEvo: newest training items of a user that make edges."""
-    eval_every: int = 5
-    """Epochs between validations."""
-    packed: bool = True
-    """Whether short sequences share rows."""
+    epochs: int = _setting(200, "Passes over the users.")
+    batch_size: int = _setting(512, "Users of a step.")
+    max_len: int = _setting(50, "Newest items of a user that the model reads.")
+    dim: int = _setting(64, "Width of the embeddings and of the model.")
+    num_heads: int = _setting(1, "Attention heads.")
+    num_blocks: int = _setting(2, "Transformer blocks.")
+    dropout_rate: float = _setting(0.3, "Dropout of embeddings, attention and feed-forward layers.")
+    learning_rate: float = _setting(1e-3, "Step size.")
+    b1: float = _setting(0.9, "Decay of the first moment.")
+    b2: float = _setting(0.98, "Decay of the second moment.")
+    weight_decay: float = _setting(0.1, "Decoupled decay; for adam, the coefficient of a coupled L2 term.")
+    beta: float = _setting(0.99, "SEvo: degree of smoothness, in [0, 1).")
+    num_layers: int = _setting(3, "SEvo: sparse products of a smoothing.")
+    max_len_graph: int = _setting(50, "SEvo: newest training items of a user that make edges.")
+    eval_every: int = _setting(5, "Epochs between validations.")
+    packed: bool = _setting(True, "Whether short sequences share rows.")
+
+    def check(self) -> None:
+        """A `UserError` that names the option, unless every setting is in its range."""
+        positive = ("epochs", "batch_size", "max_len", "dim", "num_heads", "num_blocks")
+        for name in (*positive, "max_len_graph", "eval_every"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("dropout_rate", "b1", "b2", "beta"):
+            self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
+        self._require("num_layers", self.num_layers >= 0, "at least 0")
+        self._require("weight_decay", 0 <= self.weight_decay < float("inf"), "at least 0")
+        self._require("learning_rate", 0 < self.learning_rate < float("inf"), "above 0")
+        self._require("dim", self.dim % self.num_heads == 0, "a multiple of --num-heads")
+
+    def _require(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            option = "--" + name.replace("_", "-")
+            raise UserError(f"{option}: must be {expected}, got {getattr(self, name)}")

@@ -1,0 +1,144 @@
+"""``python -m experiments.train``: trains models with several optimisers and compares them."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from experiments import summary, trainer
+from experiments.configs import MODELS, OPTIMIZERS, Hyperparameters
+from experiments.data import Interactions, load
+from experiments.errors import UserError, check_name
+
+console = Console(stderr=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Trains a model with one or more optimisers, side by side.
+
+    Without arguments: SASRec with AdamW and with SEvo-AdamW on a built-in synthetic data set.
+    """
+
+    model: str = "sasrec"
+    """Which model: sasrec."""
+    dataset: str = "synthetic"
+    """synthetic, beauty, toys, tools, or the path of a file of 'user item item …' lines."""
+    optimizer: tuple[str, ...] = ("adamw", "sevo-adamw")
+    """One or more of adam (the published plain settings), adamw (SEvo's settings, no smoothing) and
+    sevo-adamw."""
+    seeds: tuple[int, ...] = (0,)
+    """A run of each optimiser for each seed."""
+    out: Path | None = None
+    """Where the runs go; runs/DATASET-TIME if not given."""
+    data_dir: Path | None = None
+    """Where to look for the files of named data sets; $SEVO_DATA or a cache if not given."""
+    resume: bool = False
+    """Go on with the runs in --out; finished ones are kept."""
+
+
+HINTS = get_type_hints(Hyperparameters)
+Options = dataclasses.make_dataclass(
+    "Options",
+    [
+        (
+            f.name,
+            Annotated[HINTS[f.name] | None, tyro.conf.arg(help=f.metadata["help"])],
+            None,
+        )
+        for f in dataclasses.fields(Hyperparameters)
+    ],
+    bases=(Arguments,),
+    frozen=True,
+)
+"""`Arguments`, and every hyper-parameter: None stands for the value of the configuration."""
+
+
+def make_runs(options: Any) -> list[trainer.Run]:
+    """The runs that the options ask for.
+
+    Raises:
+        UserError: an unknown model or optimiser, or a setting out of its range.
+    """
+    check_name("model", options.model, MODELS)
+    for optimizer in options.optimizer:
+        check_name("optimizer", optimizer, OPTIMIZERS)
+    given = {f.name: getattr(options, f.name) for f in dataclasses.fields(Hyperparameters)}
+    given = {name: value for name, value in given.items() if value is not None}
+    runs = []
+    for seed in options.seeds:
+        for optimizer in options.optimizer:
+            settings = MODELS[options.model](options.dataset, optimizer)
+            settings = dataclasses.replace(settings, **given)
+            settings.check()
+            runs.append(trainer.Run(options.model, options.dataset, optimizer, seed, settings))
+    return runs
+
+
+def train_all(runs: list[trainer.Run], data: Interactions, out: Path, resume: bool) -> None:
+    """Trains run after run under a progress bar; the first signal to stop is heeded."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("epoch {task.completed}/{task.total}"),
+        TextColumn("{task.fields[status]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        for run in runs:
+            task = bar.add_task(run.name, total=run.settings.epochs, status="compiling")
+            scores: list[float] = []
+
+            def report(progress: trainer.Progress, task: TaskID = task) -> None:
+                scores.extend([] if progress.score is None else [progress.score])
+                status = f"loss {progress.train_loss:.4f}"
+                status += f"  NDCG@10 {scores[-1]:.4f}" if scores else ""
+                bar.update(task, completed=progress.epoch, status=status)
+
+            trainer.train(run, data, out / run.name, resume=resume, stop=stop, report=report)
+            bar.update(task, completed=run.settings.epochs, status="done")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    options = tyro.cli(Options, args=argv, description=Arguments.__doc__)
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    out = options.out or Path("runs") / f"{Path(options.dataset).stem}-{stamp}"
+    try:
+        if options.resume and options.out is None:
+            raise UserError("--resume: name the folder to go on with by --out")
+        runs = make_runs(options)
+        data = load(options.dataset, options.data_dir)
+        console.print(
+            f"{data.name}: {data.num_users:,} users, {data.num_items:,} items, "
+            f"{data.items.size:,} interactions; results go to {out}"
+        )
+        if data.dropped_users:
+            console.print(f"dropped {data.dropped_users:,} users of fewer than 3 interactions")
+        if data.renumbered:
+            console.print("item ids have gaps: renumbered, see item_ids.json in each run's folder")
+        train_all(runs, data, out, options.resume)
+        summary.write(out)
+    except trainer.Interrupted as interruption:
+        console.print(f"interrupted: {interruption}; go on with --resume --out {out}")
+        return 130
+    except UserError as error:
+        console.print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
