@@ -109,8 +109,9 @@ def sample_negatives(
 ) -> Int[Array, "*shape"]:
     """One item for each entry of ``owners``, uniform over the items that user has not met.
 
-    The ``r``-th unseen item is ``r`` plus the number of seen items before it, and that is the number
-    of gaps of at most ``r``; so one uniform draw and a binary search give it, without rejection.
+    The ``r``-th unseen item is ``r`` plus the number of seen items before it, and that is the
+    number of gaps of at most ``r``; so one uniform draw and a binary search give it,
+    without rejection.
     """
     begin, end = unseen.starts[owners], unseen.starts[owners + 1]
     rank = jax.random.randint(key, owners.shape, 0, unseen.num_items - (end - begin))

@@ -64,10 +64,8 @@ def make_evaluation_set(
     starts = np.searchsorted(block, np.arange(blocks + 1))
     seen = np.zeros((2, blocks, int(np.diff(starts).max())), np.int32)
     seen[:, block, np.arange(users.size) - starts[block]] = users % USERS_PER_BLOCK, items
-    return jax.tree.map(
-        jnp.asarray,
-        EvaluationSet(cells, last, targets.reshape(blocks, -1), seen[0], seen[1]),
-    )
+    arrays = (cells, last, targets.reshape(blocks, -1), seen[0], seen[1])
+    return EvaluationSet(*map(jnp.asarray, arrays))
 
 
 def ranks_of(

@@ -25,19 +25,20 @@ def make_optimizer(
     name: str, settings: Hyperparameters, data: Interactions
 ) -> optax.GradientTransformation:
     """The optimiser called ``name``, one of `configs.OPTIMIZERS`."""
-    rate, moments = settings.learning_rate, {"b1": settings.b1, "b2": settings.b2}
+    rate, b1, b2 = settings.learning_rate, settings.b1, settings.b2
     if name == "adam":
         return optax.chain(
-            optax.add_decayed_weights(settings.weight_decay), optax.adam(rate, **moments)
+            optax.add_decayed_weights(settings.weight_decay), optax.adam(rate, b1, b2)
         )
     if name == "adamw":
-        return optax.adamw(rate, **moments, weight_decay=settings.weight_decay)
+        return optax.adamw(rate, b1, b2, weight_decay=settings.weight_decay)
     return sevo_jax.sevo_adamw(
         rate,
         item_graph(data, settings.max_len_graph),
         tables=TABLE,
         beta=settings.beta,
         num_layers=settings.num_layers,
+        b1=b1,
+        b2=b2,
         weight_decay=settings.weight_decay,
-        **moments,
     )

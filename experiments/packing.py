@@ -47,7 +47,13 @@ def pad_rows(counts: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, in
 
 
 def layout(
-    first: np.ndarray, counts: np.ndarray, batch_size: int, width: int, *, packed: bool, rows: int = 0
+    first: np.ndarray,
+    counts: np.ndarray,
+    batch_size: int,
+    width: int,
+    *,
+    packed: bool,
+    rows: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lays sequences out in batches of ``batch_size``, in the order given.
 
@@ -60,9 +66,9 @@ def layout(
         rows: the fewest rows of a batch.
 
     Returns:
-        ``tokens``, ``int32[batches, rows, width]``, positions in the flat array or -1; and ``last``,
-        ``int32[batches, batch_size]``, the cell of each sequence's last token in its batch's
-        flattened rows, 0 beyond the last sequence.
+        ``tokens``, ``int32[batches, rows, width]``, positions in the flat array or -1; and
+        ``last``, ``int32[batches, batch_size]``, the cell of each sequence's last token in its
+        batch's flattened rows, 0 beyond the last sequence.
     """
     place = pack_rows if packed else pad_rows
     batches = range(0, first.size, batch_size)

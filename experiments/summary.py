@@ -33,7 +33,7 @@ Results = dict[tuple[str, str, str], list[dict[str, Any]]]
 
 
 def write(out: Path) -> None:
-    """Prints the table of the finished runs in ``out``; writes ``summary.md`` and ``curves.png``."""
+    """Prints the table of the runs finished in ``out``; writes ``summary.md``, ``curves.png``."""
     results: Results = defaultdict(list)
     curves: dict[str, list[list[dict[str, Any]]]] = defaultdict(list)
     for file in sorted(out.glob("*/result.json")):

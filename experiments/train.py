@@ -101,7 +101,9 @@ def train_all(runs: list[trainer.Run], data: Interactions, out: Path, resume: bo
             task = bar.add_task(run.name, total=run.settings.epochs, status="compiling")
             scores: list[float] = []
 
-            def report(progress: trainer.Progress, task: TaskID = task) -> None:
+            def report(
+                progress: trainer.Progress, task: TaskID = task, scores: list[float] = scores
+            ) -> None:
                 scores.extend([] if progress.score is None else [progress.score])
                 status = f"loss {progress.train_loss:.4f}"
                 status += f"  NDCG@10 {scores[-1]:.4f}" if scores else ""

@@ -51,6 +51,7 @@ class Run:
 
     @property
     def name(self) -> str:
+        """The name of the run's folder."""
         return f"{self.model}-{self.optimizer}-seed{self.seed}"
 
     def to_json(self) -> dict[str, Any]:
@@ -86,7 +87,7 @@ class Progress:
     score: float | None
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818, like KeyboardInterrupt
     """The run was asked to stop, and has saved itself after the epoch it was in."""
 
 
@@ -312,9 +313,7 @@ def train(
     return result
 
 
-def _open_folder(
-    run: Run, data: Interactions, folder: Path, resume: bool
-) -> dict[str, Any] | None:
+def _open_folder(run: Run, data: Interactions, folder: Path, resume: bool) -> dict[str, Any] | None:
     """Makes the folder, or checks that it holds this run; the result if it is finished."""
     config_file, result_file = folder / "config.json", folder / "result.json"
     try:
@@ -327,7 +326,7 @@ def _open_folder(
     wanted = run.to_json()
     if held is not None and not resume:
         raise UserError(
-            f"--out: {folder} already holds a run; go on with it by --resume, or name another folder"
+            f"--out: {folder} already holds a run; --resume goes on with it, or name another"
         )
     if held is not None and held != wanted:
         changes = [

@@ -6,6 +6,8 @@ attends only to tokens of its own segment, so that packed rows and padded rows g
 
 from __future__ import annotations
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -151,6 +153,7 @@ class Block(nnx.Module):
         mask: Bool[Array, "rows width width"],
         key: PRNGKeyArray | None,
     ) -> Float[Array, "rows width dim"]:
+        """The block's output; ``mask`` says which keys a query may see."""
         attention_key, inner_key, outer_key = _split(key, 3)
         x = x + self.attend(self.attention_norm(x), x, mask, attention_key)
         y = self.feed_forward_norm(x)
@@ -167,7 +170,7 @@ class Block(nnx.Module):
         """Multi-head attention; queries are normalised, keys and values are not."""
         rows, width, dim = x.shape
         heads = (rows, width, self.num_heads, dim // self.num_heads)
-        kernel, bias = self.qkv.kernel[...], self.qkv.bias[...]
+        kernel, bias = self.qkv.kernel[...], cast(nnx.Param, self.qkv.bias)[...]
         q = (query @ kernel[:, :dim] + bias[:dim]).reshape(heads)
         k, v = jnp.split(x @ kernel[:, dim:] + bias[dim:], 2, axis=-1)
         logits = jnp.einsum("rqhd,rkhd->rhqk", q, k.reshape(heads)) * heads[-1] ** -0.5

@@ -27,7 +27,7 @@ def sevo_adamw(
     eps: chex.Numeric = 1e-8,
     eps_root: chex.Numeric = 0.0,
     mu_dtype: Any = None,
-    weight_decay: chex.Numeric = 1e-4,
+    weight_decay: optax.ScalarOrSchedule = 1e-4,
     mask: Any | Callable[[Any], Any] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """SEvo-enhanced AdamW (Algorithm 1): smoothed steps for the tables, AdamW for the rest.

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike
@@ -67,7 +68,7 @@ def edge_graph(
             raise ValueError(
                 f"weights must have one entry an edge, shape {senders.shape}, got {given.shape}"
             )
-        dtype = given.dtype if jax.dtypes.issubdtype(given.dtype, np.floating) else dtype
+        dtype = given.dtype if jnp.issubdtype(given.dtype, jnp.floating) else dtype
         values = given.astype(np.float64)
         bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
         if bad.size:
@@ -97,8 +98,8 @@ def sequence_graph(
     twice that to its own diagonal.
 
     Args:
-        sequences: one sequence of node ids a user; or, with ``lengths``, all of them joined into one
-            flat ``int[interactions]`` array.
+        sequences: one sequence of node ids a user; or, with ``lengths``, all of them joined into
+            one flat ``int[interactions]`` array.
         num_nodes: the number of nodes, the padding item and unseen items included.
         lengths: ``int[users]``, the length of each sequence in a flat array.
         max_len: how many items of each sequence count; ``None`` for all.
@@ -124,7 +125,7 @@ def sequence_graph(
     check_choice("weighting", weighting, ("distance", "frequency"))
     walk_length = _check_positive(walk_length, "walk_length")
     if lengths is None:
-        arrays = [np.asarray(s) for s in sequences]
+        arrays = [np.asarray(s) for s in cast(Sequence[ArrayLike], sequences)]
         lengths = np.array([a.size for a in arrays], np.int64)
         arrays = [a for a in arrays if a.size]
         values = np.concatenate(arrays) if arrays else np.zeros(0, np.int64)

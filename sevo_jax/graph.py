@@ -1,7 +1,7 @@
 """The graph: a normalised adjacency matrix, checked once on the host and carried as a pytree.
 
-SEvo needs one thing of a graph, the operator ``Ã = D^-1/2 W D^-1/2`` (Section 2.1). `Graph` holds it
-together with the edge weights ``W`` it came from. Everything that can go wrong with a graph is
+SEvo needs one thing of a graph, the operator ``Ã = D^-1/2 W D^-1/2`` (Section 2.1). `Graph` holds
+it together with the edge weights ``W`` it came from. Everything that can go wrong with a graph is
 checked here, outside ``jit``; unflattening a `Graph` checks nothing.
 """
 
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
+from jax.core import Tracer
 from jax.experimental.sparse import BCOO, BCSR
 from scipy.sparse.linalg import eigsh
 
@@ -33,8 +34,8 @@ class Graph:
     (`Graph.from_operator`); the constructor itself checks nothing.
 
     Attributes:
-        weights: ``W``, symmetric and non-negative, ``float[n, n]`` in `BCSR` form; ``None`` when only
-            an operator was given.
+        weights: ``W``, symmetric and non-negative, ``float[n, n]`` in `BCSR` form; ``None`` when
+            only an operator was given.
         operator: ``Ã``, symmetric with spectral radius at most 1, ``float[n, n]`` in `BCSR` form.
         num_nodes: ``n``, static.
 
@@ -116,7 +117,7 @@ class Graph:
         operator = normalize(matrix)
         return cls(_to_bcsr(matrix, dtype), _to_bcsr(operator, dtype), matrix.shape[0])
 
-    def to_scipy(self, normalized: bool = True) -> sp.csr_array:
+    def to_scipy(self, normalized: bool = True) -> Any:
         """``Ã`` (or ``W`` with ``normalized=False``) as a SciPy CSR array on the host.
 
         Raises:
@@ -139,7 +140,7 @@ def as_graph(graph: Graph | Operator) -> Graph:
     return graph if isinstance(graph, Graph) else Graph.from_operator(graph)
 
 
-def normalize(weights: sp.csr_array) -> sp.csr_array:
+def normalize(weights: Any) -> Any:
     """``D^-1/2 W D^-1/2`` in float64, with zero rows for nodes of degree zero."""
     weights = weights.astype(np.float64)
     degrees = weights.sum(axis=1)
@@ -150,9 +151,9 @@ def normalize(weights: sp.csr_array) -> sp.csr_array:
     return sp.csr_array((data, weights.indices, weights.indptr), shape=weights.shape)
 
 
-def _to_scipy(matrix: Operator) -> sp.csr_array:
-    """Any supported matrix as canonical CSR on the host, dtype kept where SciPy can compute in it."""
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(matrix)):
+def _to_scipy(matrix: Operator) -> Any:
+    """Any supported matrix as canonical CSR on the host, in a dtype that SciPy can compute in."""
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(matrix)):
         raise TypeError(
             "a raw operator cannot be checked while it is traced: build the graph outside jit with "
             "Graph.from_operator. Under optax.inject_hyperparams declare the static arguments: "
@@ -169,7 +170,7 @@ def _to_scipy(matrix: Operator) -> sp.csr_array:
         # BCOO marks padding by an index one past the end.
         kept = (indices < np.array(matrix.shape)).all(axis=1)
         coordinates = (indices[kept, 0], indices[kept, 1])
-        csr = sp.coo_array((_computable(data[kept]), coordinates), shape=matrix.shape).tocsr()
+        csr: Any = sp.coo_array((_computable(data[kept]), coordinates), shape=matrix.shape).tocsr()
     elif sp.issparse(matrix):
         csr = sp.csr_array(matrix)
         csr = csr.copy() if csr is matrix else csr
@@ -177,7 +178,9 @@ def _to_scipy(matrix: Operator) -> sp.csr_array:
         dense = np.asarray(matrix)
         csr = sp.csr_array(_computable(dense))
     else:
-        shape = f" of shape {np.shape(matrix)}" if isinstance(matrix, np.ndarray | jax.Array) else ""
+        shape = (
+            f" of shape {np.shape(matrix)}" if isinstance(matrix, np.ndarray | jax.Array) else ""
+        )
         raise TypeError(
             "a graph must be a sevo_jax.Graph or a square matrix (SciPy sparse, BCOO, BCSR or "
             f"dense), got {type(matrix).__name__}{shape}"
@@ -202,7 +205,7 @@ def _computable(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32) if values.dtype.itemsize < 4 else values
 
 
-def _to_bcsr(matrix: sp.csr_array, dtype: Any) -> BCSR:
+def _to_bcsr(matrix: Any, dtype: Any) -> BCSR:
     """CSR on the host to `BCSR` on the device, float64 only where JAX has it enabled."""
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     return BCSR(
@@ -217,7 +220,7 @@ def _to_bcsr(matrix: sp.csr_array, dtype: Any) -> BCSR:
     )
 
 
-def _check_operator(matrix: sp.csr_array) -> None:
+def _check_operator(matrix: Any) -> None:
     _check_values(matrix, "operator")
     _check_symmetric(matrix, "operator")
     radius = _spectral_radius(matrix)
@@ -228,17 +231,16 @@ def _check_operator(matrix: sp.csr_array) -> None:
         )
 
 
-def _check_values(matrix: sp.csr_array, name: str) -> None:
+def _check_values(matrix: Any, name: str) -> None:
     bad = np.flatnonzero(~np.isfinite(matrix.data))
     if bad.size:
         row = int(np.searchsorted(matrix.indptr, bad[0], side="right")) - 1
         raise ValueError(
-            f"{name} must be finite, got {matrix.data[bad[0]]} at "
-            f"({row}, {matrix.indices[bad[0]]})"
+            f"{name} must be finite, got {matrix.data[bad[0]]} at ({row}, {matrix.indices[bad[0]]})"
         )
 
 
-def _check_symmetric(matrix: sp.csr_array, name: str) -> None:
+def _check_symmetric(matrix: Any, name: str) -> None:
     difference = abs(matrix - matrix.T).tocoo()
     if difference.nnz == 0:
         return
@@ -253,7 +255,7 @@ def _check_symmetric(matrix: sp.csr_array, name: str) -> None:
         )
 
 
-def _spectral_radius(matrix: sp.csr_array) -> float:
+def _spectral_radius(matrix: Any) -> float:
     if matrix.nnz == 0:
         return 0.0
     # The largest row sum bounds the radius and is often enough.
@@ -263,7 +265,12 @@ def _spectral_radius(matrix: sp.csr_array) -> float:
     if matrix.shape[0] <= _DENSE_EIGENVALUES_UP_TO:
         return float(abs(np.linalg.eigvalsh(matrix.toarray().astype(np.float64))).max())
     start = np.random.default_rng(0).standard_normal(matrix.shape[0])
-    values = eigsh(
-        matrix.astype(np.float64), k=1, which="LM", v0=start, tol=1e-7, return_eigenvectors=False
+    values: Any = eigsh(
+        matrix.astype(np.float64),
+        k=1,
+        which="LM",
+        v0=start,
+        tol=1e-7,  # pyright: ignore[reportArgumentType]
+        return_eigenvectors=False,
     )
     return float(abs(values).max())

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 from sevo_jax.graph import Graph
 from sevo_jax.sparse import check_rows, compute_dtype, spmm
@@ -62,7 +62,11 @@ def smooth(
     start = x.astype(dtype)
     # A Python float keeps its 53 bits through the sum of powers below.
     beta = beta if isinstance(beta, int | float) else jnp.asarray(beta, dtype)
-    scale = 1 - beta if method == "neumann_unscaled" else 1 / sum(beta**l for l in range(layers + 1))
+    scale = (
+        1 - beta
+        if method == "neumann_unscaled"
+        else 1 / sum(beta**power for power in range(layers + 1))
+    )
     smoothed = start
     for _ in range(layers):  # Horner's rule
         smoothed = start + beta * spmm(graph, smoothed)

@@ -51,7 +51,7 @@ def table_mask(tables: Tables, tree: Any, num_nodes: int) -> Any:
 
 
 def broadcast_mask(mask: Any, tree: Any) -> Any:
-    """``mask``, a tree of booleans that is a prefix of ``tree``, in the full structure of ``tree``."""
+    """``mask``, a tree of booleans that is a prefix of ``tree``, in the structure of ``tree``."""
     for leaf in jax.tree.leaves(mask):
         if not isinstance(leaf, bool) and getattr(leaf, "dtype", None) != jnp.bool_:
             raise TypeError(f"a mask must hold booleans, got {leaf!r}")
@@ -112,7 +112,7 @@ def _find(name: str, entries: list[tuple[tuple[str, ...], Any]]) -> int:
         raise ValueError(f"tables: {name!r} matches several leaves: {matches}; give a longer path")
     if crowded:
         raise ValueError(
-            f"tables: {name!r} is a module of several leaves: {', '.join(crowded)}; name one of them"
+            f"tables: {name!r} is a module of several leaves: {', '.join(crowded)}; name one"
         )
     raise ValueError(f"tables: {name!r} matches no leaf; there are {_listing(entries)}")
 

@@ -25,7 +25,7 @@ class SevoSmoothState(NamedTuple):
             compiled step and no constant in it. ``optax.tree.set(state, graph=g)`` replaces it.
     """
 
-    count: chex.Array
+    count: chex.Array  # pyright: ignore[reportIncompatibleMethodOverride]
     graph: Graph
 
 
@@ -48,12 +48,13 @@ def sevo_smooth(
         beta: the degree of smoothness in [0, 1): a scalar or a schedule of the step count.
         num_layers: ``L``, the number of sparse products, at least 0.
         method: ``"neumann"`` (Eq. 7) or ``"neumann_unscaled"``, as in `smooth`.
-        tables: which leaves are tables over the nodes. ``None``: the one leaf whose leading axis has
-            as many rows as the graph has nodes. A string: the leaf, or the module of one leaf, at
-            that path (``"item_embedding"`` or ``"encoder/item_embedding"``). A sequence of strings:
-            one joint table, stacked in that order. A sequence of sequences: groups, each smoothed on
-            its own. A mask, or a callable from parameters to a mask: every True leaf is a table.
-        graph_arg: the name of an extra argument of ``update`` that replaces the graph for one call.
+        tables: which leaves are tables over the nodes. ``None``: the one leaf whose leading axis
+            has as many rows as the graph has nodes. A string: the leaf, or the module of one leaf,
+            at that path (``"item_embedding"``, ``"encoder/item_embedding"``). A sequence of
+            strings: one joint table, stacked in that order. A sequence of sequences: groups, each
+            smoothed on its own. A mask, or a callable from parameters to a mask: every True leaf
+            is a table.
+        graph_arg: the extra argument of ``update`` that replaces the graph for one call.
 
     Returns:
         The transformation. Leaves that are no tables pass through unchanged.
@@ -79,7 +80,7 @@ def sevo_smooth(
     if not callable(beta):
         check_beta(beta)
 
-    def init_fn(params: optax.Params) -> SevoSmoothState:
+    def init_fn(params: Any) -> Any:
         table_groups(tables, params, graph.num_nodes)
         if callable(beta):
             check_beta(beta(jnp.zeros([], jnp.int32)))
@@ -87,11 +88,8 @@ def sevo_smooth(
         return SevoSmoothState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.copy, graph))
 
     def update_fn(
-        updates: optax.Updates,
-        state: SevoSmoothState,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, SevoSmoothState]:
+        updates: Any, state: Any, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, Any]:
         del params
         replacement = extra_args.get(graph_arg)
         current = state.graph if replacement is None else as_graph(replacement)
@@ -106,7 +104,7 @@ def sevo_smooth(
                 rows = leaves[i].shape[0]
                 leaves[i] = smoothed[first : first + rows].astype(leaves[i].dtype)
                 first += rows
-        count = optax.safe_increment(state.count)
+        count = jnp.asarray(optax.safe_increment(state.count))
         return jax.tree.unflatten(structure, leaves), SevoSmoothState(count, state.graph)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -169,11 +167,9 @@ def scale_by_adam(
         mask = moment_correction(tree) if callable(moment_correction) else moment_correction
         return broadcast_mask(mask, tree)
 
-    def update_fn(
-        updates: optax.Updates, state: optax.ScaleByAdamState, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, optax.ScaleByAdamState]:
+    def update_fn(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
-        count = optax.safe_increment(state.count)
+        count = jnp.asarray(optax.safe_increment(state.count))
         idle = _map(lambda c, g: _zero_rows(g) if c else _NO_ROW, corrected(updates), updates)
         mu = optax.tree.update_moment(updates, state.mu, b1, 1)
         nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2)
@@ -217,8 +213,10 @@ def _where_idle(idle: Any, resting: Any, moving: Any) -> Any:
     return _map(choose, idle, resting, moving)
 
 
-def _rest(moments: optax.Updates, decay: chex.Numeric, count: chex.Array) -> optax.Updates:
+def _rest(moments: Any, decay: chex.Numeric, count: jax.Array) -> Any:
     """Moments at step ``count`` whose bias-corrected values are those of the step before."""
-    before = jnp.maximum(count - 1, 1)  # at the first step the moments are zero, and so is 1 - b^0
+    before = jnp.maximum(count - 1, 1)  # in the first step the moments are 0, and so is 1 - b^0
     ratio = (1 - decay**count) / (1 - decay**before)
-    return jax.tree.map(lambda m: m * ratio.astype(jnp.promote_types(m.dtype, jnp.float32)), moments)
+    return jax.tree.map(
+        lambda m: m * ratio.astype(jnp.promote_types(m.dtype, jnp.float32)), moments
+    )

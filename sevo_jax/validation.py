@@ -7,8 +7,8 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
+from jax.core import Tracer
 
 STATIC_ARGS_HINT = (
     "under optax.inject_hyperparams declare it static: optax.inject_hyperparams(sevo_adamw, "
@@ -27,8 +27,8 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 def check_num_layers(num_layers: Any) -> int:
     """``num_layers`` as a Python integer of at least 0."""
-    if isinstance(num_layers, jax.core.Tracer):
-        raise TypeError(f"num_layers must be a static integer, got a traced array; {STATIC_ARGS_HINT}")
+    if isinstance(num_layers, Tracer):
+        raise TypeError(f"num_layers must be a static integer, got a tracer; {STATIC_ARGS_HINT}")
     try:
         if isinstance(num_layers, bool | np.bool_):
             raise TypeError
@@ -42,7 +42,7 @@ def check_num_layers(num_layers: Any) -> int:
 
 def check_beta(beta: Any) -> None:
     """`ValueError` unless ``beta`` is a scalar in [0, 1); traced values pass unchecked."""
-    if isinstance(beta, jax.core.Tracer):
+    if isinstance(beta, Tracer):
         return
     value = np.asarray(beta)
     if value.ndim or not np.issubdtype(value.dtype, np.number):

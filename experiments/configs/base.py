@@ -28,7 +28,9 @@ class Hyperparameters:
     learning_rate: float = _setting(1e-3, "Step size.")
     b1: float = _setting(0.9, "Decay of the first moment.")
     b2: float = _setting(0.98, "Decay of the second moment.")
-    weight_decay: float = _setting(0.1, "Decoupled decay; for adam, the coefficient of a coupled L2 term.")
+    weight_decay: float = _setting(
+        0.1, "Decoupled decay; for adam, the coefficient of a coupled L2 term."
+    )
     beta: float = _setting(0.99, "SEvo: degree of smoothness, in [0, 1).")
     num_layers: int = _setting(3, "SEvo: sparse products of a smoothing.")
     max_len_graph: int = _setting(50, "SEvo: newest training items of a user that make edges.")

@@ -36,10 +36,12 @@ class Interactions:
 
     @property
     def num_users(self) -> int:
+        """Users that were kept."""
         return self.lengths.size
 
     @property
     def num_items(self) -> int:
+        """Distinct items."""
         return self.item_ids.size
 
     @property

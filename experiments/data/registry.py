@@ -30,7 +30,9 @@ class Source:
 SOURCES = {
     "beauty": Source("Beauty.txt", "reviews_Beauty_5.json.gz"),
     "toys": Source("Toys_and_Games.txt", "reviews_Toys_and_Games_5.json.gz"),
-    "tools": Source("Tools_and_Home_Improvement.txt", "reviews_Tools_and_Home_Improvement_5.json.gz"),
+    "tools": Source(
+        "Tools_and_Home_Improvement.txt", "reviews_Tools_and_Home_Improvement_5.json.gz"
+    ),
 }
 NAMES = ("synthetic", *SOURCES)
 

@@ -7,38 +7,33 @@ import numpy as np
 from experiments.data.interactions import Interactions, from_sequences
 
 NUM_USERS, NUM_ITEMS, NUM_COMMUNITIES = 3000, 1000, 50
+ZIPF_EXPONENT = 0.8
+P_STAY, P_NEXT = 0.6, 0.2
 
 
 def synthetic(seed: int = 0) -> Interactions:
     """About 3,000 users and 1,000 items in planted communities, drawn from ``seed``.
 
-    Items belong to 50 communities; popularity follows Zipf's law. A user begins in a community of
-    their own and walks: mostly to one of the few items that tend to follow the last one, which are
-    of its community, else to any item of the user's community, seldom to any item at all.
+    Items belong to 50 communities, which stand in a ring; popularity follows Zipf's law. A user
+    walks over items: the next one is of the same community, of the one after it in the ring, or any
+    item, drawn by popularity.
     """
     rng = np.random.default_rng(seed)
     community = rng.permutation(NUM_ITEMS) % NUM_COMMUNITIES
-    popularity = 1 / (1 + rng.permutation(NUM_ITEMS)) ** 0.7
+    popularity = (1.0 + rng.permutation(NUM_ITEMS)) ** -ZIPF_EXPONENT
+    everywhere = np.cumsum(popularity / popularity.sum())
     members = [np.flatnonzero(community == c) for c in range(NUM_COMMUNITIES)]
-    weights = [popularity[m] / popularity[m].sum() for m in members]
-    community_weights = np.array([popularity[m].sum() for m in members])
-    followers = np.stack(
-        [rng.choice(members[c], 4, p=weights[c], replace=False) for c in community]
-    )
+    within = [np.cumsum(popularity[m] / popularity[m].sum()) for m in members]
 
-    lengths = 5 + rng.geometric(1 / 5, NUM_USERS) - 1
-    homes = rng.choice(NUM_COMMUNITIES, NUM_USERS, p=community_weights / community_weights.sum())
+    lengths = 4 + rng.geometric(1 / 3, NUM_USERS)
     sequences = []
-    for home, length in zip(homes, lengths, strict=True):
-        item = rng.choice(members[home], p=weights[home])
-        walk = [item]
-        for kind in rng.random(length - 1):
-            if kind < 0.5:
-                item = rng.choice(followers[item])
-            elif kind < 0.9:
-                item = rng.choice(members[home], p=weights[home])
+    for length in lengths:
+        walk: list[int] = []
+        for move, draw in rng.random((length, 2)):
+            if not walk or move >= P_STAY + P_NEXT:
+                walk.append(int(np.searchsorted(everywhere, draw)))
             else:
-                item = rng.integers(NUM_ITEMS)
-            walk.append(item)
+                home = (community[walk[-1]] + (move >= P_STAY)) % NUM_COMMUNITIES
+                walk.append(int(members[home][np.searchsorted(within[home], draw)]))
         sequences.append(walk)
     return from_sequences("synthetic", np.concatenate(sequences) + 1, lengths)
