@@ -13,11 +13,8 @@ import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from experiments.data import Interactions
+from experiments.errors import UserError
 from experiments.packing import EMPTY
-
-HELD_OUT = {"train": 2, "valid": 2, "test": 1}
-"""How many of a user's newest items are not part of the input. (The newest training item is a
-target only, as the validation and the test item are.)"""
 
 
 class Corpus(NamedTuple):
@@ -63,7 +60,11 @@ class Tokens(NamedTuple):
 
 
 def make_corpus(data: Interactions) -> Corpus:
-    """Puts a data set on the device."""
+    """Puts a data set on the device.
+
+    Raises:
+        UserError: a user has every item in training, so that no negative is left.
+    """
     training = data.training_part()
     pairs = np.unique(
         data.owners[training].astype(np.int64) * data.num_items + data.items[training] - 1
@@ -71,6 +72,11 @@ def make_corpus(data: Interactions) -> Corpus:
     user, item = pairs // data.num_items, pairs % data.num_items
     starts = np.searchsorted(user, np.arange(data.num_users + 1))
     longest = int(np.diff(starts).max())
+    if longest == data.num_items:
+        raise UserError(
+            f"{data.name}: user {np.diff(starts).argmax() + 1} of {data.num_users} has all "
+            f"{data.num_items} items in training; expected at least one item to draw as a negative"
+        )
     unseen = Unseen(
         gaps=jnp.asarray(item - (np.arange(pairs.size) - starts[user]), jnp.int32),
         starts=jnp.asarray(starts, jnp.int32),

@@ -13,6 +13,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from experiments.errors import UserError
+
 METRICS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10")
 LABELS = {
     "adam": "Adam, as published",
@@ -48,8 +50,11 @@ def write(out: Path) -> None:
         table.add_row(*row)
     console = Console()
     console.print(table)
-    (out / "summary.md").write_text(_markdown(header, rows, results))
-    _draw(curves, out / "curves.png")
+    try:
+        (out / "summary.md").write_text(_markdown(header, rows, results))
+        _draw(curves, out / "curves.png")
+    except OSError as error:
+        raise UserError(f"{out}: the summary cannot be written ({error.strerror})") from error
     console.print(f"table: {out / 'summary.md'}   curves: {out / 'curves.png'}")
 
 

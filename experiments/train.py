@@ -70,6 +70,11 @@ def make_runs(options: Any) -> list[trainer.Run]:
         UserError: an unknown model or optimiser, or a setting out of its range.
     """
     check_name("model", options.model, MODELS)
+    for option, values in (("--optimizer", options.optimizer), ("--seeds", options.seeds)):
+        if not values or len(set(values)) < len(values):
+            raise UserError(f"{option}: expected one or more different values, got {list(values)}")
+    if not 0 <= min(options.seeds) <= max(options.seeds) < 2**32:
+        raise UserError(f"--seeds: must be in [0, 2^32), got {list(options.seeds)}")
     for optimizer in options.optimizer:
         check_name("optimizer", optimizer, OPTIMIZERS)
     given = {f.name: getattr(options, f.name) for f in dataclasses.fields(Hyperparameters)}

@@ -252,10 +252,10 @@ def train(
             epoch_seconds.append(time.perf_counter() - clock)
             if not np.isfinite(losses).all():
                 step = (epoch - 1) * losses.size + int(np.argmin(np.isfinite(losses))) + 1
+                kept = f"the checkpoint of epoch {checkpoint.epoch} in {folder} is the last good one"
                 raise UserError(
                     f"{run.name}: the loss is {losses[~np.isfinite(losses)][0]} at step {step} "
-                    f"(epoch {epoch}); the checkpoint of epoch {checkpoint.epoch} in {folder} is "
-                    "the last good one"
+                    f"(epoch {epoch}); {kept if checkpoint.epoch else 'there is no checkpoint yet'}"
                 )
             loss = float(np.average(losses, weights=layouts.users_per_step))
 
@@ -363,7 +363,13 @@ def _restore(saved: ocp.CheckpointManager, start: Checkpoint) -> Checkpoint:
     latest = saved.latest_step()
     if latest is None:
         return start
-    return Checkpoint(**saved.restore(latest, args=ocp.args.StandardRestore(start._asdict())))
+    try:
+        return Checkpoint(**saved.restore(latest, args=ocp.args.StandardRestore(start._asdict())))
+    except Exception as error:  # each storage layer below has its own
+        raise UserError(
+            f"{saved.directory}: the checkpoint of epoch {latest} cannot be read ({error}); expected "
+            "one of this run, on the same data; to start over, remove the folder"
+        ) from error
 
 
 def _read_records(path: Path, epoch: int) -> list[dict[str, Any]]:

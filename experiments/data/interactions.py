@@ -125,11 +125,10 @@ def read_text(path: Path, name: str) -> Interactions:
 
 
 def _parse_ids(fields: list[str], where: str) -> list[int]:
-    try:
+    text = "".join(fields)
+    if text.isascii() and text.isdigit() and max(map(len, fields)) < 19:  # below 2^63
         ids = list(map(int, fields))
-        if min(ids) > 0 and max(ids) < 2**63:
+        if min(ids) > 0:
             return ids
-    except ValueError:
-        pass
-    bad = next(f for f in fields if not (f.isascii() and f.isdigit() and 0 < int(f) < 2**63))
+    bad = next(f for f in fields if not (f.isascii() and f.isdigit() and len(f) < 19 and int(f)))
     raise UserError(f"{where}: found {bad[:40]!r}; expected positive integer ids")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -68,8 +69,14 @@ def read_amazon(path: Path, name: str) -> Interactions:
     try:
         with gzip.open(path) as file:
             reviews = pl.read_ndjson(file.read(), schema=columns)
-    except (OSError, EOFError, pl.exceptions.PolarsError) as error:
+    except (OSError, EOFError, zlib.error, pl.exceptions.PolarsError) as error:
         raise UserError(f"{path}: is no gzipped file of JSON reviews ({error})") from error
+    incomplete = reviews.select(pl.any_horizontal(pl.all().is_null())).to_series().arg_true()
+    if incomplete.len():
+        raise UserError(
+            f"{path}, review {incomplete[0] + 1}: found {reviews.row(incomplete[0], named=True)}; "
+            f"expected {', '.join(columns)} in every review"
+        )
     reviews = reviews.with_columns(
         user=pl.col("reviewerID").rank("dense"), item=pl.col("asin").rank("dense") - 1
     ).sort("user", "unixReviewTime", maintain_order=True)

@@ -1,0 +1,34 @@
+"""``python -m benchmarks.evaluation``: ranking all items for all users, packed against padded."""
+
+from __future__ import annotations
+
+from flax import nnx
+
+from benchmarks import report, workload
+from experiments.batches import make_corpus
+from experiments.configs import MODELS
+from experiments.evaluate import make_evaluation_set, make_evaluator
+from experiments.trainer import Run, make_model
+
+
+def main() -> None:
+    """Measures and writes ``results/evaluation-DEVICE.json``."""
+    data = workload.dataset()
+    settings = MODELS["sasrec"]("beauty", "sevo-adamw")
+    model = make_model(Run("sasrec", data.name, "adamw", 0, settings), data.num_items)
+    graphdef, params = nnx.split(model, nnx.Param)
+    evaluate = make_evaluator(lambda p: nnx.merge(graphdef, p), "test", settings.max_len)
+    corpus = make_corpus(data)
+    packed = make_evaluation_set(data, "test", settings.max_len)
+    padded = make_evaluation_set(data, "test", settings.max_len, packed=False)
+    calls = {
+        "packed": lambda: evaluate(params, corpus, packed),
+        "padded": lambda: evaluate(params, corpus, padded),
+    }
+    seconds = report.in_turn(calls, rounds=7)
+    name = f"{data.num_users} users, {data.num_items} items, {data.name}"
+    report.write("evaluation", [report.case(name, seconds, "s", 1)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Shared by the tests of experiments: real data, small data, and a cache of compiled programs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.data import Interactions
+from experiments.data.interactions import from_sequences
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory) -> Path:
+    """Runs of the same shapes compile once, here and in subprocesses (see `jax_cache`)."""
+    folder = tmp_path_factory.mktemp("jax-cache")
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield folder
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="session")
+def beauty_file(tmp_path_factory) -> Path:
+    """The first 200 users of Amazon Beauty, as a text file."""
+    beside = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+    folders = [Path(os.environ["SEVO_DATA"])] if os.environ.get("SEVO_DATA") else []
+    for folder in (*folders, beside):
+        if (folder / "Beauty.txt").exists():
+            lines = (folder / "Beauty.txt").read_text().splitlines()[:200]
+            file = tmp_path_factory.mktemp("beauty") / "beauty200.txt"
+            file.write_text("\n".join(lines) + "\n")
+            return file
+    pytest.skip(f"real data: no Beauty.txt in $SEVO_DATA or {beside}")
+
+
+@pytest.fixture(scope="session")
+def small() -> Interactions:
+    """70 users, 40 items, 3 to 30 interactions (most have few), with repeated items."""
+    rng = np.random.default_rng(0)
+    lengths = (2 + rng.geometric(0.15, 70)).clip(max=30)
+    return from_sequences("small", rng.integers(0, 40, lengths.sum()), lengths)

@@ -1,0 +1,70 @@
+"""Tokens of a layout, and negatives drawn without rejection."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments.batches import make_corpus, read_tokens, sample_negatives
+from experiments.data.interactions import from_sequences
+from experiments.errors import UserError
+
+
+def training_items(data) -> list[set[int]]:
+    ends = zip(data.starts, data.lengths, strict=True)
+    return [set(data.items[s : s + n - 2].tolist()) for s, n in ends]
+
+
+def test_read_tokens(small):
+    start, stop = int(small.starts[1]), int(small.starts[1] + small.lengths[1])
+    cells = jnp.array([[-1, stop - 5, stop - 4], [0, -1, -1]])
+    tokens = read_tokens(make_corpus(small), cells, 4, 9)
+    np.testing.assert_array_equal(tokens.items[0], [0, *small.items[stop - 5 : stop - 3]])
+    np.testing.assert_array_equal(tokens.segments, [[0, 2, 2], [1, 0, 0]])
+    np.testing.assert_array_equal(tokens.positions[0], [0, 7, 8])
+    assert start <= stop - 5
+
+
+@pytest.fixture(scope="module")
+def draws(small) -> np.ndarray:
+    """``int[users, 4000]`` negatives."""
+    owners = jnp.repeat(jnp.arange(small.num_users)[:, None], 4000, axis=1)
+    return np.asarray(sample_negatives(make_corpus(small).unseen, owners, jax.random.key(0)))
+
+
+def test_negatives_are_all_the_unseen_items_and_no_other(small, draws):
+    everything = set(range(1, small.num_items + 1))
+    for seen, drawn in zip(training_items(small), draws, strict=True):
+        assert set(drawn.tolist()) == everything - seen
+
+
+def test_held_out_items_may_be_negatives(small, draws):
+    user = next(u for u, seen in enumerate(training_items(small)) if small.items[
+        small.starts[u] + small.lengths[u] - 1] not in seen)
+    assert small.items[small.starts[user] + small.lengths[user] - 1] in draws[user]
+
+
+def test_negatives_are_uniform(draws):
+    p_values = [
+        stats.chisquare(np.bincount(drawn)[np.unique(drawn)]).pvalue for drawn in draws
+    ]
+    assert min(p_values) > 1e-3 / len(p_values)
+    assert stats.kstest(p_values, "uniform").pvalue > 1e-3
+
+
+def test_extremes_of_what_a_user_has_seen():
+    # 5 items; user 0 met 1, 2, 3, 4 (only 5 is left), user 1 only item 3.
+    data = from_sequences("extreme", np.array([0, 1, 2, 3, 4, 4, 2, 0, 0]), np.array([6, 3]))
+    owners = jnp.repeat(jnp.arange(2)[:, None], 500, axis=1)
+    drawn = sample_negatives(make_corpus(data).unseen, owners, jax.random.key(0))
+    assert set(np.asarray(drawn[0]).tolist()) == {5}
+    assert set(np.asarray(drawn[1]).tolist()) == {1, 2, 4, 5}
+
+
+def test_a_user_who_met_every_item_is_an_error():
+    data = from_sequences("all", np.array([0, 1, 0, 1, 0, 0, 1]), np.array([3, 4]))
+    with pytest.raises(UserError, match="user 2 of 2 has all 2 items in training"):
+        make_corpus(data)

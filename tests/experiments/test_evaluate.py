@@ -1,0 +1,112 @@
+"""Ranks by counting against ranks by sorting; packed against padded evaluation."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from experiments.batches import make_corpus
+from experiments.evaluate import make_evaluation_set, make_evaluator, metrics_of, ranks_of
+from models import SASRec
+
+MAX_LEN = 8
+
+
+def brute_force_rank(scores: list[float], target: int, seen: set[int]) -> int:
+    """Sorts all items but the seen ones; among equals the target comes last."""
+    candidates = [i for i in range(1, len(scores) + 1) if i == target or i not in seen]
+    order = sorted(candidates, key=lambda i: (-scores[i - 1], i == target))
+    return order.index(target) + 1
+
+
+def inputs_and_targets(data, split):
+    back = {"valid": 2, "test": 1}[split]
+    for start, length in zip(data.starts, data.lengths, strict=True):
+        stop = start + length - back
+        yield data.items[start:stop].tolist(), int(data.items[stop])
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_ranks_equal_a_sorted_list(small, split):
+    # Small integers, so that many scores tie.
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 6, (small.num_users, small.num_items)).astype(np.float32)
+    blocks = make_evaluation_set(small, split, MAX_LEN)
+    users = blocks.targets.shape[1]
+    padded = jnp.zeros((users, small.num_items)).at[: small.num_users].set(scores)
+    ranks = ranks_of(padded, blocks.targets[0], blocks.seen_users[0], blocks.seen_items[0])
+    want = [
+        brute_force_rank(row.tolist(), target, set(seen))
+        for row, (seen, target) in zip(scores, inputs_and_targets(small, split), strict=True)
+    ]
+    np.testing.assert_array_equal(np.asarray(ranks)[: small.num_users], want)
+    assert any(t in seen for seen, t in inputs_and_targets(small, split))  # the case is covered
+
+
+def test_ties_count_against_the_target():
+    ranks = ranks_of(jnp.ones((1, 7)), jnp.array([3]), jnp.array([0, 0]), jnp.array([5, 0]))
+    assert ranks.tolist() == [6]
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_the_evaluator_equals_brute_force_packed_and_padded(small, split):
+    model = SASRec(small.num_items, max_len=MAX_LEN, dim=8, num_blocks=1, rngs=nnx.Rngs(1))
+    graphdef, params = nnx.split(model, nnx.Param)
+    evaluate = make_evaluator(lambda p: nnx.merge(graphdef, p), split, MAX_LEN)
+    got = {}
+    for packed in (True, False):
+        blocks = make_evaluation_set(small, split, MAX_LEN, packed=packed)
+        ranks, finite = evaluate(params, make_corpus(small), blocks)
+        assert finite
+        got[packed] = np.asarray(ranks)[: small.num_users]
+    np.testing.assert_array_equal(got[True], got[False])
+
+    items = np.zeros((small.num_users, MAX_LEN), np.int32)
+    for row, (seen, _) in zip(items, inputs_and_targets(small, split), strict=True):
+        row[MAX_LEN - len(seen[-MAX_LEN:]) :] = seen[-MAX_LEN:]
+    positions = jnp.where(items > 0, jnp.arange(MAX_LEN), 0)
+    hidden = model(jnp.asarray(items), jnp.asarray(items > 0, jnp.int32), positions)[:, -1]
+    scores = np.asarray(model.scores(hidden))
+    want = [
+        brute_force_rank(row.tolist(), target, set(seen))
+        for row, (seen, target) in zip(scores, inputs_and_targets(small, split), strict=True)
+    ]
+    np.testing.assert_array_equal(got[True], want)
+
+
+def test_blocks_of_users(small, monkeypatch):
+    monkeypatch.setattr("experiments.evaluate.USERS_PER_BLOCK", 16)
+    model = SASRec(small.num_items, max_len=MAX_LEN, dim=8, num_blocks=1, rngs=nnx.Rngs(1))
+    graphdef, params = nnx.split(model, nnx.Param)
+    evaluate = make_evaluator(lambda p: nnx.merge(graphdef, p), "valid", MAX_LEN)
+    many = make_evaluation_set(small, "valid", MAX_LEN)
+    monkeypatch.undo()
+    one = make_evaluation_set(small, "valid", MAX_LEN)
+    assert len(many.cells) == 5
+    assert len(one.cells) == 1
+    ranks = [np.asarray(evaluate(params, make_corpus(small), b)[0])[:70] for b in (many, one)]
+    np.testing.assert_array_equal(*ranks)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_score_that_is_not_finite_is_noticed(small, value):
+    model = SASRec(small.num_items, max_len=MAX_LEN, dim=8, num_blocks=1, rngs=nnx.Rngs(1))
+    table = model.item_embedding.embedding
+    table[...] = table[...].at[7, 0].set(value)
+    graphdef, params = nnx.split(model, nnx.Param)
+    evaluate = make_evaluator(lambda p: nnx.merge(graphdef, p), "test", MAX_LEN)
+    _, finite = evaluate(params, make_corpus(small), make_evaluation_set(small, "test", MAX_LEN))
+    assert not finite
+
+
+def test_metrics_by_hand():
+    metrics = metrics_of(np.array([1, 2, 5, 6, 10, 11]))
+    assert list(metrics) == ["HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10"]
+    gain = {r: 1 / np.log2(r + 1) for r in (1, 2, 5, 6, 10)}
+    assert metrics["HR@1"] == pytest.approx(1 / 6)
+    assert metrics["HR@5"] == pytest.approx(3 / 6)
+    assert metrics["HR@10"] == pytest.approx(5 / 6)
+    assert metrics["NDCG@5"] == pytest.approx((gain[1] + gain[2] + gain[5]) / 6)
+    assert metrics["NDCG@10"] == pytest.approx(sum(gain.values()) / 6)

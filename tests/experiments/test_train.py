@@ -1,0 +1,313 @@
+"""``python -m experiments.train`` end to end: files, resuming, interruptions, bad surroundings."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from experiments import train, trainer
+from experiments.data import load
+from experiments.trainer import Interrupted
+
+TINY = "--dim 16 --num-blocks 1 --max-len 20 --batch-size 64 --eval-every 2".split()
+REPOSITORY = Path(__file__).resolve().parents[2]
+METRICS = {"HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10"}
+NAME = "sasrec-sevo-adamw-seed0"
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before():
+    """`main` handles signals, as the last thing its process does."""
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def arguments(beauty_file) -> list[str]:
+    """SEvo on 200 users of Beauty, but for --epochs and --out."""
+    return ["--dataset", str(beauty_file), "--optimizer", "sevo-adamw", *TINY]
+
+
+@pytest.fixture(scope="module")
+def straight(arguments, tmp_path_factory) -> Path:
+    """A folder with a finished run of 4 epochs."""
+    out = tmp_path_factory.mktemp("straight") / "out"
+    assert train.main([*arguments, "--epochs", "4", "--out", str(out)]) == 0
+    return out
+
+
+def records_of(folder: Path) -> list[dict]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+def scores_of(folder: Path) -> dict:
+    result = json.loads((folder / "result.json").read_text())
+    return {k: v for k, v in result.items() if not k.startswith("seconds")}
+
+
+def checkpoint_of(folder: Path) -> tuple[int, list[np.ndarray]]:
+    """The epoch of the last checkpoint and its leaves, but for the seconds."""
+    with ocp.CheckpointManager((folder / "checkpoints").absolute()) as saved:
+        epoch = saved.latest_step()
+        tree = saved.restore(epoch, args=ocp.args.StandardRestore())
+    tree.pop("seconds")
+    return epoch, [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def same_run(one: Path, other: Path) -> None:
+    assert records_of(one) == records_of(other)
+    assert scores_of(one) == scores_of(other)
+    (epoch, leaves), (other_epoch, other_leaves) = checkpoint_of(one), checkpoint_of(other)
+    assert epoch == other_epoch
+    for a, b in zip(leaves, other_leaves, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_files(straight, beauty_file):
+    folder = straight / NAME
+    config = json.loads((folder / "config.json").read_text())
+    assert config["dataset"] == str(beauty_file)
+    assert (config["optimizer"], config["seed"], config["dim"]) == ("sevo-adamw", 0, 16)
+
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [r["epoch"] for r in records] == [2, 4]
+    assert [set(r) for r in records] == [{"epoch", "step", "train_loss", "seconds", "valid"}] * 2
+    assert all(set(r["valid"]) == METRICS for r in records)
+
+    result = json.loads((folder / "result.json").read_text())
+    assert set(result) == {
+        "model", "dataset", "optimizer", "seed", "epochs", "best_epoch", "valid", "test",
+        "seconds_per_epoch", "seconds_per_evaluation", "device", "versions",
+        "num_users", "num_items", "num_interactions",
+    }  # fmt: skip
+    assert set(result["test"]) == set(result["valid"]) == METRICS
+    best = max(records, key=lambda r: r["valid"]["NDCG@10"])
+    assert (result["best_epoch"], result["valid"]) == (best["epoch"], best["valid"])
+    assert (result["num_users"], result["epochs"]) == (200, 4)
+
+    assert "SEvo-AdamW" in (straight / "summary.md").read_text()
+    assert (straight / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("epoch", [2, 3], ids=["at an evaluation", "between evaluations"])
+def test_resume_is_bit_identical(arguments, straight, tmp_path, epoch):
+    options = ["--epochs", "4", "--out", str(tmp_path)]
+    parsed = train.tyro.cli(train.Options, args=[*arguments, *options])
+    run, data = train.make_runs(parsed)[0], load(parsed.dataset)
+    stop = threading.Event()
+
+    def report(progress: trainer.Progress) -> None:
+        if progress.epoch == epoch - 1:
+            stop.set()
+
+    with pytest.raises(Interrupted, match=f"{NAME}: saved after epoch {epoch} in "):
+        trainer.train(run, data, tmp_path / NAME, stop=stop, report=report)
+    assert checkpoint_of(tmp_path / NAME)[0] == epoch
+    assert not (tmp_path / NAME / "result.json").exists()
+    assert train.main([*arguments, *options, "--resume"]) == 0
+    same_run(tmp_path / NAME, straight / NAME)
+
+
+def test_resuming_a_finished_run_keeps_it(arguments, straight):
+    before = (straight / NAME / "result.json").read_bytes()
+    assert train.main([*arguments, "--epochs", "4", "--out", str(straight), "--resume"]) == 0
+    assert (straight / NAME / "result.json").read_bytes() == before
+
+
+def error_of(capsys, argv: list[str]) -> str:
+    """What the command complains about, on one line."""
+    assert train.main(argv) == 1
+    printed = capsys.readouterr().err
+    assert "Traceback" not in printed
+    return " ".join(printed[printed.index("error: ") :].split())
+
+
+def test_a_folder_that_holds_a_run(arguments, straight, capsys):
+    error = error_of(capsys, [*arguments, "--epochs", "4", "--out", str(straight)])
+    assert f"--out: {straight / NAME} already holds a run; --resume goes on with it" in error
+
+
+def test_resume_with_another_configuration_names_the_field(arguments, straight, capsys):
+    options = ["--epochs", "4", "--out", str(straight), "--resume", "--beta", "0.5"]
+    error = error_of(capsys, [*arguments, *options])
+    assert "--resume:" in error
+    assert "holds a run in which beta was 0.99 and is now 0.5" in error
+
+
+def test_damaged_config(arguments, tmp_path, capsys):
+    (tmp_path / NAME).mkdir()
+    (tmp_path / NAME / "config.json").write_text("{")
+    error = error_of(capsys, [*arguments, "--epochs", "4", "--out", str(tmp_path), "--resume"])
+    assert f"{tmp_path / NAME / 'config.json'}: is no JSON" in error
+
+
+def test_damaged_checkpoint(arguments, straight, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(straight, out)
+    (out / NAME / "result.json").unlink()
+    for file in (out / NAME / "checkpoints").rglob("*"):
+        if file.is_file() and file.parent.name == "d":
+            file.write_bytes(b"")
+    error = error_of(capsys, [*arguments, "--epochs", "4", "--out", str(out), "--resume"])
+    assert f"{out / NAME / 'checkpoints'}: the checkpoint of epoch 4 cannot be read" in error
+
+
+def test_resume_needs_a_folder(capsys):
+    assert "--resume: name the folder to go on with by --out" in error_of(capsys, ["--resume"])
+
+
+def test_unusable_output_folder(arguments, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    options = ["--epochs", "4", "--out", str(tmp_path / "file" / "out")]
+    error = error_of(capsys, [*arguments, *options])
+    assert f"--out: {tmp_path / 'file' / 'out' / NAME} cannot be used (Not a directory)" in error
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--model", "sasrek"], "unknown model 'sasrek' (did you mean 'sasrec'?)"),
+        (["--dataset", "beuty"], "unknown data set 'beuty' (did you mean 'beauty'?)"),
+        (["--optimizer", "sevo-adamv"], "unknown optimizer 'sevo-adamv' (did you mean 'sevo-ada"),
+        (["--optimizer"], "--optimizer: expected one or more different values, got []"),
+        (["--seeds", "1", "1"], "--seeds: expected one or more different values, got [1, 1]"),
+        (["--seeds", "-1"], "--seeds: must be in [0, 2^32), got [-1]"),
+        (["--epochs", "0"], "--epochs: must be at least 1, got 0"),
+        (["--dropout-rate", "1"], "--dropout-rate: must be in [0, 1), got 1.0"),
+        (["--beta", "-0.1"], "--beta: must be in [0, 1), got -0.1"),
+        (["--beta", "nan"], "--beta: must be in [0, 1), got nan"),
+        (["--learning-rate", "0"], "--learning-rate: must be above 0, got 0.0"),
+        (["--weight-decay", "inf"], "--weight-decay: must be at least 0, got inf"),
+        (["--num-layers", "-1"], "--num-layers: must be at least 0, got -1"),
+        (["--dim", "10", "--num-heads", "3"], "--dim: must be a multiple of --num-heads, got 10"),
+    ],
+)
+def test_bad_options(capsys, tmp_path, argv, message):
+    assert message in error_of(capsys, [*argv, "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("argv", [["--epochs", "x"], ["--epoch", "3"]])
+def test_options_that_cannot_be_parsed(capsys, argv):
+    with pytest.raises(SystemExit) as caught:
+        train.main(argv)
+    assert caught.value.code == 2
+    assert argv[0] in capsys.readouterr().err
+
+
+def test_divergence_names_the_step(arguments, tmp_path, capsys):
+    options = ["--learning-rate", "1e30", "--epochs", "4", "--out", str(tmp_path)]
+    error = error_of(capsys, [*arguments, *options])
+    assert f"{NAME}: the loss is nan at step 2 (epoch 1); there is no checkpoint yet" in error
+
+
+def test_divergence_keeps_the_last_checkpoint(arguments, tmp_path, capsys, monkeypatch):
+    make_epoch = trainer.make_epoch
+
+    def failing_in_epoch_3(step):
+        epoch, calls = make_epoch(step), []
+
+        def run(*args):
+            state, losses = epoch(*args)
+            calls.append(1)
+            return state, losses.at[1].set(np.nan) if len(calls) == 3 else losses
+
+        return run
+
+    monkeypatch.setattr(trainer, "make_epoch", failing_in_epoch_3)
+    error = error_of(capsys, [*arguments, "--epochs", "4", "--out", str(tmp_path)])
+    step = 2 * records_of(tmp_path / NAME)[0]["step"] // 2 + 2
+    assert f"the loss is nan at step {step} (epoch 3); the checkpoint of epoch 2 in" in error
+    assert checkpoint_of(tmp_path / NAME)[0] == 2
+
+
+def start(arguments: list[str], cache: Path, **options) -> subprocess.Popen:
+    """The command in a process of its own."""
+    cached = {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.train", *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | cached,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+
+
+def test_full_disk(arguments, straight, compilation_cache, tmp_path):
+    """Files of more than 64 kB cannot be written: the checkpoint of epoch 4 fails."""
+    out = tmp_path / "out"
+    options = [*arguments, "--epochs", "4", "--out", str(out)]
+    parsed = train.tyro.cli(train.Options, args=options)
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Interrupted):
+        trainer.train(train.make_runs(parsed)[0], load(parsed.dataset), out / NAME, stop=stop)
+    epoch, leaves = checkpoint_of(out / NAME)
+
+    limit = 64 * 1024
+    process = start(
+        [*options, "--resume"],
+        compilation_cache,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "Traceback" not in printed
+    assert "the checkpoint of epoch 2 could not be written" in printed
+    assert "make room and go on with --resume" in printed
+    after, leaves_after = checkpoint_of(out / NAME)
+    assert after == epoch == 1
+    for a, b in zip(leaves, leaves_after, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+    assert train.main([*options, "--resume"]) == 0
+    same_scores = scores_of(out / NAME), scores_of(straight / NAME)
+    assert same_scores[0] == same_scores[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_signals_checkpoint_and_exit(arguments, compilation_cache, tmp_path, number):
+    options = [*arguments, "--epochs", "100000", "--out", str(tmp_path)]
+    process = start(options, compilation_cache)
+    until = time.monotonic() + 120
+    while not (tmp_path / NAME / "metrics.jsonl").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    process.send_signal(number)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in printed
+    epoch = checkpoint_of(tmp_path / NAME)[0]
+    words = " ".join(printed.split())
+    assert f"interrupted: {NAME}: saved after epoch {epoch} in" in words
+    assert "go on with --resume" in words
+
+    parsed = train.tyro.cli(train.Options, args=[*options, "--resume"])
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Interrupted, match=f"saved after epoch {epoch + 1} "):
+        trainer.train(
+            train.make_runs(parsed)[0], load(parsed.dataset), tmp_path / NAME,
+            resume=True, stop=stop,
+        )  # fmt: skip
