@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -237,26 +236,34 @@ def test_divergence_keeps_the_last_checkpoint(arguments, tmp_path, capsys, monke
     assert checkpoint_of(tmp_path / NAME)[0] == 2
 
 
-def start(arguments: list[str], cache: Path, **options) -> subprocess.Popen:
-    """The command in a process of its own."""
+LIMITED = """
+import resource, runpy, sys
+limit = int(sys.argv.pop(1))
+if limit:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
+"""
+
+
+def start(arguments: list[str], cache: Path, limit: int = 0) -> subprocess.Popen:
+    """The command in a process of its own, which may write files of ``limit`` bytes at most."""
     cached = {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments.train", *arguments],
+        [sys.executable, "-c", LIMITED, str(limit), *arguments],
         cwd=REPOSITORY,
         env=os.environ | cached,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        **options,
     )
 
 
 def test_full_disk(arguments, straight, compilation_cache, tmp_path):
-    """Files of more than 64 kB cannot be written: the checkpoint of epoch 4 fails."""
+    """Files of more than 64 kB cannot be written: the checkpoint of epoch 2 fails."""
     out = tmp_path / "out"
     options = [*arguments, "--epochs", "4", "--out", str(out)]
     parsed = train.tyro.cli(train.Options, args=options)
@@ -267,11 +274,7 @@ def test_full_disk(arguments, straight, compilation_cache, tmp_path):
     epoch, leaves = checkpoint_of(out / NAME)
 
     limit = 64 * 1024
-    process = start(
-        [*options, "--resume"],
-        compilation_cache,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
+    process = start([*options, "--resume"], compilation_cache, limit)
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "Traceback" not in printed
