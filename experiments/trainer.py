@@ -252,7 +252,9 @@ def train(
             epoch_seconds.append(time.perf_counter() - clock)
             if not np.isfinite(losses).all():
                 step = (epoch - 1) * losses.size + int(np.argmin(np.isfinite(losses))) + 1
-                kept = f"the checkpoint of epoch {checkpoint.epoch} in {folder} is the last good one"
+                kept = (
+                    f"the checkpoint of epoch {checkpoint.epoch} in {folder} is the last good one"
+                )
                 raise UserError(
                     f"{run.name}: the loss is {losses[~np.isfinite(losses)][0]} at step {step} "
                     f"(epoch {epoch}); {kept if checkpoint.epoch else 'there is no checkpoint yet'}"
@@ -367,8 +369,8 @@ def _restore(saved: ocp.CheckpointManager, start: Checkpoint) -> Checkpoint:
         return Checkpoint(**saved.restore(latest, args=ocp.args.StandardRestore(start._asdict())))
     except Exception as error:  # each storage layer below has its own
         raise UserError(
-            f"{saved.directory}: the checkpoint of epoch {latest} cannot be read ({error}); expected "
-            "one of this run, on the same data; to start over, remove the folder"
+            f"{saved.directory}: the checkpoint of epoch {latest} cannot be read ({error}); "
+            "expected one of this run, on the same data; to start over, remove the folder"
         ) from error
 
 

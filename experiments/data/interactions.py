@@ -66,7 +66,11 @@ class Interactions:
 
 
 def from_sequences(
-    name: str, values: np.ndarray, lengths: np.ndarray, item_ids: np.ndarray | None = None
+    name: str,
+    values: np.ndarray,
+    lengths: np.ndarray,
+    item_ids: np.ndarray | None = None,
+    source: Path | None = None,
 ) -> Interactions:
     """Drops users of fewer than 3 interactions and renumbers the items that remain.
 
@@ -75,13 +79,17 @@ def from_sequences(
         values: ``int[interactions]``, non-negative codes of items, user after user.
         lengths: ``int[users]``.
         item_ids: the source's id of each code; the codes themselves if ``None``.
+        source: the file, for messages.
 
     Raises:
         UserError: no user has 3 interactions.
     """
     kept = lengths >= MIN_INTERACTIONS
     if not kept.any():
-        raise UserError(f"{name}: no user has {MIN_INTERACTIONS} or more interactions")
+        raise UserError(
+            f"{source or name}: no user has {MIN_INTERACTIONS} or more interactions; expected one "
+            "item each to train on, to validate and to test"
+        )
     codes, items = np.unique(values[np.repeat(kept, lengths)], return_inverse=True)
     return Interactions(
         name=name,
@@ -121,7 +129,9 @@ def read_text(path: Path, name: str) -> Interactions:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     if not lengths:
         raise UserError(f"{path}: is empty; expected lines of 'user item item …'")
-    return from_sequences(name, np.array(values, np.int64), np.array(lengths, np.int64))
+    return from_sequences(
+        name, np.array(values, np.int64), np.array(lengths, np.int64), source=path
+    )
 
 
 def _parse_ids(fields: list[str], where: str) -> list[int]:

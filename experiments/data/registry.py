@@ -86,6 +86,7 @@ def read_amazon(path: Path, name: str) -> Interactions:
         reviews["item"].to_numpy().astype(np.int64),
         lengths.to_numpy().astype(np.int64),
         reviews["asin"].unique().sort().to_numpy(),
+        source=path,
     )
 
 

@@ -42,15 +42,16 @@ def test_negatives_are_all_the_unseen_items_and_no_other(small, draws):
 
 
 def test_held_out_items_may_be_negatives(small, draws):
-    user = next(u for u, seen in enumerate(training_items(small)) if small.items[
-        small.starts[u] + small.lengths[u] - 1] not in seen)
+    user = next(
+        u
+        for u, seen in enumerate(training_items(small))
+        if small.items[small.starts[u] + small.lengths[u] - 1] not in seen
+    )
     assert small.items[small.starts[user] + small.lengths[user] - 1] in draws[user]
 
 
 def test_negatives_are_uniform(draws):
-    p_values = [
-        stats.chisquare(np.bincount(drawn)[np.unique(drawn)]).pvalue for drawn in draws
-    ]
+    p_values = [stats.chisquare(np.bincount(drawn)[np.unique(drawn)]).pvalue for drawn in draws]
     assert min(p_values) > 1e-3 / len(p_values)
     assert stats.kstest(p_values, "uniform").pvalue > 1e-3
 

@@ -63,7 +63,10 @@ def test_gaps_in_item_ids_are_closed(tmp_path):
         (f"1 1 {2**63} 3\n", f"line 1: found '{2**63}'; expected positive integer ids"),
         (f"1 1 {'9' * 5000} 3\n", f"line 1: found '{'9' * 40}'; expected positive integer ids"),
         ("1,1,2,3\n", "line 1: found '1,1,2,3'; expected positive integer ids"),
-        ("4 1 2 3\n5 1 2 3\n4 2 3\n", "line 3: user 4 already has line 1; expected one line a user"),
+        (
+            "4 1 2 3\n5 1 2 3\n4 2 3\n",
+            "line 3: user 4 already has line 1; expected one line a user",
+        ),
         ("1 1 2\n2 3\n", "no user has 3 or more interactions"),
     ],
 )

@@ -21,7 +21,18 @@ from experiments import train, trainer
 from experiments.data import load
 from experiments.trainer import Interrupted
 
-TINY = "--dim 16 --num-blocks 1 --max-len 20 --batch-size 64 --eval-every 2".split()
+TINY = [
+    "--dim",
+    "16",
+    "--num-blocks",
+    "1",
+    "--max-len",
+    "20",
+    "--batch-size",
+    "64",
+    "--eval-every",
+    "2",
+]
 REPOSITORY = Path(__file__).resolve().parents[2]
 METRICS = {"HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10"}
 NAME = "sasrec-sevo-adamw-seed0"

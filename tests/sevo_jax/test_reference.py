@@ -1,4 +1,4 @@
-"""The optimiser against plain NumPy: Algorithm 1, Eq. 7 and Eq. 8, rows without gradient included."""
+"""The optimiser against plain NumPy: Algorithm 1, Eq. 7 and Eq. 8, idle rows included."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ def test_sevo_adamw_is_algorithm_1(beta: float, layers: int) -> None:
 
     ours = run(params, steps)["table"]
     operator = graph.to_scipy().astype(np.float64)
-    want = algorithm_1(start, steps.astype(np.float64), operator, 0.01, beta, layers, 0.9, 0.98, 0.1)
+    want = algorithm_1(
+        start, steps.astype(np.float64), operator, 0.01, beta, layers, 0.9, 0.98, 0.1
+    )
     np.testing.assert_allclose(ours, want, atol=2e-5)
 
 
