@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import threading
 import time
@@ -352,13 +353,19 @@ def _checkpoints(folder: Path) -> ocp.CheckpointManager:
 
 
 def _save(saved: ocp.CheckpointManager, checkpoint: Checkpoint, folder: Path) -> None:
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # Orbax logs a traceback of every thread that fails
     try:
         saved.save(checkpoint.epoch, args=ocp.args.StandardSave(checkpoint._asdict()))
     except Exception as error:  # each storage layer below has its own
         raise UserError(
-            f"{folder}: the checkpoint of epoch {checkpoint.epoch} could not be written ({error}); "
-            "the one before it is intact, so make room and go on with --resume"
+            f"{folder}: the checkpoint of epoch {checkpoint.epoch} could not be written "
+            f"({str(error).partition(' [')[0]}); the one before it is intact, so make room and go "
+            "on with --resume"
         ) from error
+    finally:
+        log.setLevel(level)
 
 
 def _restore(saved: ocp.CheckpointManager, start: Checkpoint) -> Checkpoint:
