@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -89,11 +91,21 @@ def make_runs(options: Any) -> list[trainer.Run]:
     return runs
 
 
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set; afterwards they do what they did before."""
+    stop = threading.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: stop.set()) for number in numbers]
+    try:
+        yield stop
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
 def train_all(runs: list[trainer.Run], data: Interactions, out: Path, resume: bool) -> None:
     """Trains run after run under a progress bar; the first signal to stop is heeded."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -101,7 +113,7 @@ def train_all(runs: list[trainer.Run], data: Interactions, out: Path, resume: bo
         TextColumn("{task.fields[status]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bar:
+    with stop_on_signal() as stop, Progress(*columns, console=console) as bar:
         for run in runs:
             task = bar.add_task(run.name, total=run.settings.epochs, status="compiling")
             scores: list[float] = []
@@ -147,5 +159,12 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _ignore_closed_loop(unraisable: Any) -> None:
+    """Storage threads that outlive a failed checkpoint find their event loop closed."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
 if __name__ == "__main__":
+    sys.unraisablehook = _ignore_closed_loop
     sys.exit(main())

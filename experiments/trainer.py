@@ -361,7 +361,7 @@ def _save(saved: ocp.CheckpointManager, checkpoint: Checkpoint, folder: Path) ->
     except Exception as error:  # each storage layer below has its own
         raise UserError(
             f"{folder}: the checkpoint of epoch {checkpoint.epoch} could not be written "
-            f"({str(error).partition(' [')[0]}); the one before it is intact, so make room and go "
+            f"({str(error).partition(' [')[0]}); any before it is intact, so make room and go "
             "on with --resume"
         ) from error
     finally:
