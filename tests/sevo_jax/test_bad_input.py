@@ -1,0 +1,110 @@
+"""Malformed calls: each raises where the mistake is made, and says what was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import sevo_jax
+from sevo_jax import Graph, edge_graph, sequence_graph, sevo_adamw, sevo_smooth, smooth
+
+GRAPH = edge_graph([0, 1], [1, 2], 3)
+X = jnp.ones((3, 2))
+TWO = {"a": X, "b": X, "small": jnp.ones(2)}
+
+
+def init(params: Any = X, **options: Any) -> Callable[[], Any]:
+    return lambda: sevo_smooth(GRAPH, **options).init(params)
+
+
+def operator(*rows: list[float]) -> Callable[[], Any]:
+    return lambda: Graph.from_operator(np.array(rows))
+
+
+CALLS: list[tuple[Callable[[], Any], type[Exception], list[str]]] = [
+    # operators
+    (operator([0.0, 1.0], [0.5, 0.0]), ValueError, ["symmetric", "(0, 1)"]),
+    (operator([0.0, 1.0, 0.0], [1.0, 0.0, 0.0]), ValueError, ["square", "(2, 3)"]),
+    (operator([0.0, np.nan], [np.nan, 0.0]), ValueError, ["finite", "nan"]),
+    (operator([0.0, np.inf], [np.inf, 0.0]), ValueError, ["finite", "inf"]),
+    (operator([0.0, 2.0], [2.0, 0.0]), ValueError, ["spectral radius", "from_weights"]),
+    (lambda: sevo_smooth(sp.eye_array(3) * 1.1), ValueError, ["spectral radius", "1.1"]),
+    (lambda: sevo_adamw(0.1, "graph"), TypeError, ["Graph", "str"]),  # type: ignore
+    (lambda: jax.jit(sevo_smooth)(np.eye(3)), TypeError, ["traced", "static_args"]),
+    (lambda: Graph.from_weights(-np.eye(2)), ValueError, ["non-negative", "-1"]),
+    (lambda: Graph.from_operator(np.eye(2)).to_scipy(normalized=False), ValueError, ["weights"]),
+    # edge lists
+    (lambda: edge_graph([0, 3], [1, 1], 3), ValueError, ["senders", "[0, 3)", "got 3"]),
+    (lambda: edge_graph([0], [-1], 3), ValueError, ["receivers", "-1"]),
+    (lambda: edge_graph([0.5], [1], 3), TypeError, ["senders", "integer"]),
+    (lambda: edge_graph([0], [1, 2], 3), ValueError, ["same length"]),
+    (lambda: edge_graph([[0]], [[1]], 3), ValueError, ["one-dimensional"]),
+    (lambda: edge_graph([0], [1], 3, [np.nan]), ValueError, ["weights", "nan", "position 0"]),
+    (lambda: edge_graph([0], [1], 3, [-1.0]), ValueError, ["weights", "-1.0"]),
+    (lambda: edge_graph([0], [1], 3, [1.0, 2.0]), ValueError, ["weights", "(2,)"]),
+    (lambda: edge_graph([], [], 0), ValueError, ["num_nodes", "at least 1"]),
+    (lambda: edge_graph([], [], 2.5), TypeError, ["num_nodes", "2.5"]),  # type: ignore
+    # sequences
+    (lambda: sequence_graph([[1, 9]], 3), ValueError, ["sequences", "got 9"]),
+    (lambda: sequence_graph([[1.0, 2.0]], 3), TypeError, ["sequences", "integer"]),
+    (lambda: sequence_graph([1, 2], 3, lengths=[3]), ValueError, ["lengths", "add up"]),
+    (lambda: sequence_graph([1, 2], 3, lengths=[3, -1]), ValueError, ["lengths", "-1"]),
+    (lambda: sequence_graph([1, 2], 3, lengths=[2.0]), TypeError, ["lengths"]),
+    (lambda: sequence_graph([[1, 2]], 3, walk_length=0), ValueError, ["walk_length", "at least 1"]),
+    (lambda: sequence_graph([[1, 2]], 3, max_len=0), ValueError, ["max_len"]),
+    (
+        lambda: sequence_graph([[1, 2]], 3, keep="lats"),  # type: ignore
+        ValueError,
+        ["keep", "did you mean 'last'"],
+    ),
+    (
+        lambda: sequence_graph([[1, 2]], 3, weighting="distnce"),  # type: ignore
+        ValueError,
+        ["weighting", "did you mean 'distance'"],
+    ),
+    # hyper-parameters
+    (init(beta=1.0), ValueError, ["beta", "[0, 1)", "1.0"]),
+    (init(beta=-0.1), ValueError, ["beta", "-0.1"]),
+    (init(beta=float("nan")), ValueError, ["beta", "nan"]),
+    (init(beta=jnp.ones(2)), TypeError, ["beta", "scalar"]),
+    (init(beta=lambda count: 1.5 + 0 * count), ValueError, ["beta", "1.5"]),
+    (init(num_layers=-1), ValueError, ["num_layers", "-1"]),
+    (init(num_layers=1.5), TypeError, ["num_layers", "1.5"]),
+    (init(num_layers=True), TypeError, ["num_layers", "True"]),
+    (
+        lambda: jax.jit(lambda n: smooth(GRAPH, X, 0.5, n))(1),
+        TypeError,
+        ["num_layers", "static_args"],
+    ),
+    (init(method="neuman"), ValueError, ["method", "did you mean 'neumann'"]),
+    # tables
+    (init(jnp.ones((4, 2))), ValueError, ["no leaf", "3 rows", "[4, 2]"]),
+    (init(TWO), ValueError, ["several leaves", "a[3, 2]", "b[3, 2]", "tables="]),
+    (init(TWO, tables="c"), ValueError, ["'c'", "matches no leaf", "a[3, 2]"]),
+    (init({"m": TWO}, tables="m"), ValueError, ["'m'", "several leaves", "m/a"]),
+    (init({"x": {"a": X}, "y": {"a": X}}, tables="a"), ValueError, ["matches several", "x/a"]),
+    (init(TWO, tables="small"), ValueError, ["small", "2 rows", "3 nodes"]),
+    (init(TWO, tables=("a", "b")), ValueError, ["add up", "6 rows"]),
+    (init(TWO, tables=[["a"], ["a"]]), ValueError, ["'a'", "more than once"]),
+    (init(TWO, tables=["a", ["b"]]), ValueError, ["mixture"]),
+    (init(TWO, tables=[]), ValueError, ["at least one"]),
+    (init({"a": jnp.ones((3, 2), int)}, tables="a"), TypeError, ["'a'", "floating", "int32"]),
+    (init(TWO, tables={"a": 1, "b": 0, "small": 0}), TypeError, ["mask", "booleans"]),
+    # arrays
+    (lambda: smooth(GRAPH, jnp.ones((4, 2))), ValueError, ["3 nodes", "(4, 2)"]),
+    (lambda: sevo_jax.spmm(GRAPH, jnp.ones((3, 2), int)), TypeError, ["floating", "int32"]),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "words"), CALLS, ids=range(len(CALLS)))
+def test_bad_input(call: Callable[[], Any], error: type[Exception], words: list[str]) -> None:
+    with pytest.raises(error) as caught:
+        call()
+    for word in words:
+        assert word in str(caught.value)
