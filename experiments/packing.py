@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 EMPTY = -1
-ROWS_MULTIPLE = 8
+ROWS_MULTIPLE = 4
 
 
 def pack_rows(counts: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, int]:
