@@ -102,6 +102,7 @@ def make_model(run: Run, num_items: int) -> nnx.Module:
         num_heads=s.num_heads,
         num_blocks=s.num_blocks,
         dropout_rate=s.dropout_rate,
+        attend_padding=s.attend_padding,
         rngs=nnx.Rngs(run.seed),
     )
 

@@ -31,6 +31,11 @@ class SASRec(nnx.Module):
     and a last LayerNorm. Item 0 is padding; its row of the table is never used. The score of an
     item is its dot product with the output at the newest position.
 
+    The published model pads a sequence of ``n`` items to ``max_len`` and does not mask the padding:
+    its keys all equal the key bias and its values the value bias, and they take probability. With
+    ``attend_padding`` every query gets one more key that stands for all of them, with the logit
+    ``query · key bias / sqrt(d) + log(max_len - n)``; no row has to be padded for it.
+
     Args:
         num_items: items are ``1 … num_items``.
         max_len: the longest sequence; a sequence's newest item stands at position ``max_len - 1``.
@@ -38,6 +43,7 @@ class SASRec(nnx.Module):
         num_heads: attention heads; divides ``dim``.
         num_blocks: transformer blocks.
         dropout_rate: of embeddings, attention probabilities and the feed-forward layers.
+        attend_padding: whether padding takes part in attention, as published.
         rngs: the stream ``params`` initialises the weights.
 
     Raises:
@@ -63,6 +69,7 @@ class SASRec(nnx.Module):
         num_heads: int = 1,
         num_blocks: int = 2,
         dropout_rate: float = 0.3,
+        attend_padding: bool = False,
         rngs: nnx.Rngs,
     ) -> None:
         if dim % num_heads:
@@ -77,6 +84,7 @@ class SASRec(nnx.Module):
         )
         self.norm = nnx.LayerNorm(dim, epsilon=LAYER_NORM_EPS, rngs=rngs)
         self.dropout_rate = dropout_rate
+        self.attend_padding = attend_padding
 
     def __call__(
         self,
@@ -97,12 +105,15 @@ class SASRec(nnx.Module):
         real = (segments != PADDING)[..., None]
         order = jnp.arange(items.shape[1])
         mask = (segments[:, :, None] == segments[:, None, :]) & (order[:, None] >= order)
+        # A token's position, less the tokens before it, is the padding before its sequence; empty
+        # cells have none.
+        padding = jnp.maximum(positions + 1 - mask.sum(-1), 0) if self.attend_padding else None
 
         table = self.item_embedding.embedding[...]
         x = table[items] * table.shape[1] ** 0.5 + self.position_embedding(positions)
         x = jnp.where(real, dropout(x, self.dropout_rate, keys[0]), 0)
         for block, block_key in zip(self.blocks, keys[1:], strict=True):
-            x = jnp.where(real, block(x, mask, block_key), 0)
+            x = jnp.where(real, block(x, mask, padding, block_key), 0)
         return self.norm(x)
 
     def loss(
@@ -151,11 +162,12 @@ class Block(nnx.Module):
         self,
         x: Float[Array, "rows width dim"],
         mask: Bool[Array, "rows width width"],
+        padding: Int[Array, "rows width"] | None,
         key: PRNGKeyArray | None,
     ) -> Float[Array, "rows width dim"]:
-        """The block's output; ``mask`` says which keys a query may see."""
+        """The block's output: a query sees the keys of ``mask`` and so much ``padding``."""
         attention_key, inner_key, outer_key = _split(key, 3)
-        x = x + self.attend(self.attention_norm(x), x, mask, attention_key)
+        x = x + self.attend(self.attention_norm(x), x, mask, padding, attention_key)
         y = self.feed_forward_norm(x)
         inner = jax.nn.relu(dropout(self.inner(y), self.dropout_rate, inner_key))
         return y + dropout(self.outer(inner), self.dropout_rate, outer_key)
@@ -165,6 +177,7 @@ class Block(nnx.Module):
         query: Float[Array, "rows width dim"],
         x: Float[Array, "rows width dim"],
         mask: Bool[Array, "rows width width"],
+        padding: Int[Array, "rows width"] | None,
         key: PRNGKeyArray | None,
     ) -> Float[Array, "rows width dim"]:
         """Multi-head attention; queries are normalised, keys and values are not."""
@@ -179,10 +192,23 @@ class Block(nnx.Module):
         k, v = map(split, jnp.split(x @ kernel[:, dim:] + bias[dim:], 2, axis=-1))
         logits = jnp.where(jnp.repeat(mask, heads, axis=0), q @ k.swapaxes(1, 2), -jnp.inf)
         # A softmax whose sum divides the product: width^2 divisions fewer. The diagonal is never
-        # masked (padding attends to padding), so that no sum is empty.
-        exponentials = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
-        total = exponentials.sum(-1, keepdims=True)
-        mixed = dropout(exponentials, self.dropout_rate, key) @ v / total
+        # masked (empty cells attend to each other), so that no sum is empty.
+        top = logits.max(-1, keepdims=True)
+        pad = None
+        if padding is not None:
+            pad_key, pad_value = jnp.tile(bias[dim:].reshape(2, heads, 1, size), (1, rows, 1, 1))
+            pads = jnp.repeat(padding, heads, axis=0)[..., None]
+            pad = (q * pad_key).sum(-1, keepdims=True) + jnp.log(pads), pad_value
+            top = jnp.maximum(top, pad[0])
+        top = jax.lax.stop_gradient(top)
+        weights = jnp.exp(logits - top)
+        total = weights.sum(-1, keepdims=True)
+        mixed = dropout(weights, self.dropout_rate, key) @ v
+        if pad is not None:
+            # Dropout keeps about the same share of many equal keys: it is left out.
+            weight = jnp.exp(pad[0] - top)
+            total, mixed = total + weight, mixed + weight * pad[1]
+        mixed = mixed / total
         mixed = mixed.reshape(rows, heads, width, size).swapaxes(1, 2)
         return self.out(mixed.reshape(x.shape))
 

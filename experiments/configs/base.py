@@ -25,6 +25,7 @@ class Hyperparameters:
     num_heads: int = _setting(1, "Attention heads.")
     num_blocks: int = _setting(2, "Transformer blocks.")
     dropout_rate: float = _setting(0.3, "Dropout of embeddings, attention and feed-forward layers.")
+    attend_padding: bool = _setting(False, "Whether padding takes part in attention.")
     learning_rate: float = _setting(1e-3, "Step size.")
     b1: float = _setting(0.9, "Decay of the first moment.")
     b2: float = _setting(0.98, "Decay of the second moment.")

@@ -6,16 +6,19 @@ import dataclasses
 
 from experiments.configs.base import Hyperparameters
 
+# The published runs do not mask padding in attention, and the plain scores depend on it: on Beauty
+# without it, Adam's test NDCG@10 falls from .033 to .031.
 SEVO = {
-    "toys": {"dropout_rate": 0.3},
-    "tools": {"dropout_rate": 0.7},
+    "beauty": {"attend_padding": True},
+    "toys": {"attend_padding": True},
+    "tools": {"attend_padding": True, "dropout_rate": 0.7},
     # Small and quick, so that the first run takes minutes.
-    "synthetic": {"epochs": 100, "batch_size": 128},
+    "synthetic": {"epochs": 60, "batch_size": 128},
 }
 PLAIN = {
     "beauty": {"dropout_rate": 0.5},
     "toys": {"dropout_rate": 0.5},
-    "tools": {"dropout_rate": 0.7, "learning_rate": 5e-4, "weight_decay": 1e-8},
+    "tools": {"learning_rate": 5e-4, "weight_decay": 1e-8},
 }
 
 

@@ -72,6 +72,52 @@ def test_packed_equals_padded(call):
     np.testing.assert_allclose(packed[3:5], padded[1, 4:], atol=1e-5)
 
 
+@pytest.mark.parametrize("attend_padding", [False, True])
+def test_against_a_transformer_over_padded_rows(attend_padding):
+    options = {"num_heads": 2, "attend_padding": attend_padding}
+    model = SASRec(20, max_len=MAX_LEN, dim=8, **options, rngs=nnx.Rngs(0))
+    for block in model.blocks:  # biases start at zero, where padding would have no value
+        block.qkv.bias[...] = jax.random.normal(jax.random.key(1), (24,))
+    hidden = model(ITEMS, SEGMENTS, POSITIONS)[0]
+    for cells in ([0, 1, 2], [3, 4]):
+        items = ITEMS[0, jnp.array(cells)]
+        want = transformer(model, np.asarray(items))
+        np.testing.assert_allclose(hidden[jnp.array(cells)], want, atol=1e-5)
+
+
+def transformer(model: SASRec, items: np.ndarray) -> np.ndarray:
+    """The model's output on one sequence, padded on the left to ``MAX_LEN``, in float64."""
+
+    def array(leaf) -> np.ndarray:
+        return np.asarray(leaf[...], np.float64)
+
+    def norm(layer, x):
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-8)
+        return x * array(layer.scale) + array(layer.bias)
+
+    def linear(layer, x):
+        return x @ array(layer.kernel) + array(layer.bias)
+
+    real = np.arange(MAX_LEN)[:, None] >= MAX_LEN - items.size
+    x = np.zeros((MAX_LEN, 8))
+    x[MAX_LEN - items.size :] = array(model.item_embedding.embedding)[items] * 8**0.5
+    x = (x + array(model.position_embedding.embedding)) * real
+    for block in model.blocks:
+        kernel, bias = array(block.qkv.kernel), array(block.qkv.bias)
+        q = norm(block.attention_norm, x) @ kernel[:, :8] + bias[:8]
+        k, v = np.split(x @ kernel[:, 8:] + bias[8:], 2, axis=1)
+        heads = []
+        for h in (slice(0, 4), slice(4, 8)):
+            logits = q[:, h] @ k[:, h].T / 4**0.5
+            weights = np.tril(np.exp(logits))
+            weights[MAX_LEN - items.size :] *= model.attend_padding | real[:, 0]
+            heads.append(weights / weights.sum(1, keepdims=True) @ v[:, h])
+        x = x + linear(block.out, np.concatenate(heads, axis=1))
+        y = norm(block.feed_forward_norm, x)
+        x = (y + linear(block.outer, np.maximum(linear(block.inner, y), 0))) * real
+    return norm(model.norm, x)[MAX_LEN - items.size :]
+
+
 def test_causal(call):
     before = call(ITEMS, SEGMENTS, POSITIONS)[0]
     after = call(ITEMS.at[0, 2].set(11), SEGMENTS, POSITIONS)[0]
@@ -105,7 +151,9 @@ def test_padding_row_is_unused_and_padding_cells_change_nothing(model):
     assert total(params, ITEMS) == total(params, ITEMS.at[0, 5].set(13))
 
 
-def test_gradients_are_finite_on_a_row_of_padding_only(model):
+@pytest.mark.parametrize("attend_padding", [False, True])
+def test_gradients_are_finite_on_a_row_of_padding_only(attend_padding):
+    model = SASRec(20, max_len=MAX_LEN, dim=8, attend_padding=attend_padding, rngs=nnx.Rngs(0))
     graphdef, params = nnx.split(model, nnx.Param)
     zeros = jnp.zeros((1, 6), jnp.int32)
 
