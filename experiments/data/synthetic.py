@@ -6,34 +6,36 @@ import numpy as np
 
 from experiments.data.interactions import Interactions, from_sequences
 
-NUM_USERS, NUM_ITEMS, NUM_COMMUNITIES = 3000, 1000, 50
-ZIPF_EXPONENT = 0.8
-P_STAY, P_NEXT = 0.6, 0.2
+NUM_USERS, NUM_ITEMS, NUM_COMMUNITIES = 3000, 1000, 40
+ZIPF_EXPONENT = 0.4
+P_STAY, P_NEXT = 0.5, 0.2
+SHORTEST, MEAN_LENGTH = 4, 4.5
 
 
 def synthetic(seed: int = 0) -> Interactions:
     """About 3,000 users and 1,000 items in planted communities, drawn from ``seed``.
 
-    Items belong to 50 communities, which stand in a ring; popularity follows Zipf's law. A user
-    walks over items: the next one is of the same community, of the one after it in the ring, or any
-    item, drawn by popularity.
+    Items belong to communities, which stand in a ring; popularity follows Zipf's law. A user walks
+    over items: the next one is of the same community, of the one after it in the ring, or any item,
+    drawn by popularity. As in shops, an item is met so rarely (a few times in training) that its
+    own interactions say little of it, and those of its neighbours help.
     """
     rng = np.random.default_rng(seed)
     community = rng.permutation(NUM_ITEMS) % NUM_COMMUNITIES
     popularity = (1.0 + rng.permutation(NUM_ITEMS)) ** -ZIPF_EXPONENT
-    everywhere = np.cumsum(popularity / popularity.sum())
+    everywhere = popularity / popularity.sum()
     members = [np.flatnonzero(community == c) for c in range(NUM_COMMUNITIES)]
-    within = [np.cumsum(popularity[m] / popularity[m].sum()) for m in members]
+    within = [popularity[m] / popularity[m].sum() for m in members]
 
-    lengths = 4 + rng.geometric(1 / 3, NUM_USERS)
+    lengths = SHORTEST - 1 + rng.geometric(1 / (MEAN_LENGTH - SHORTEST + 1), NUM_USERS)
     sequences = []
     for length in lengths:
-        walk: list[int] = []
-        for move, draw in rng.random((length, 2)):
-            if not walk or move >= P_STAY + P_NEXT:
-                walk.append(int(np.searchsorted(everywhere, draw)))
-            else:
+        walk = [rng.choice(NUM_ITEMS, p=everywhere)]
+        for move in rng.random(length - 1):
+            if move < P_STAY + P_NEXT:
                 home = (community[walk[-1]] + (move >= P_STAY)) % NUM_COMMUNITIES
-                walk.append(int(members[home][np.searchsorted(within[home], draw)]))
+                walk.append(rng.choice(members[home], p=within[home]))
+            else:
+                walk.append(rng.choice(NUM_ITEMS, p=everywhere))
         sequences.append(walk)
     return from_sequences("synthetic", np.concatenate(sequences) + 1, lengths)

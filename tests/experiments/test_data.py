@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments import trainer
+from experiments.configs import MODELS
 from experiments.data import load, registry
 from experiments.data.interactions import read_text
 from experiments.errors import UserError
@@ -197,3 +199,15 @@ def test_failed_download_says_what_to_do(server, tmp_path):
     assert "/reviews_Beauty_5.json.gz failed" in message
     assert "put either file there by hand" in message
     assert not (tmp_path / "cache" / "reviews_Beauty_5.json.gz").exists()
+
+
+@pytest.mark.slow
+def test_smoothing_gains_on_the_synthetic_data(tmp_path):
+    data = load("synthetic")
+    scores = {}
+    for optimizer in ("adamw", "sevo-adamw"):
+        settings = MODELS["sasrec"]("synthetic", optimizer)
+        runs = [trainer.Run("sasrec", "synthetic", optimizer, seed, settings) for seed in range(3)]
+        results = [trainer.train(run, data, tmp_path / run.name) for run in runs]
+        scores[optimizer] = np.mean([result["test"]["NDCG@10"] for result in results])
+    assert scores["sevo-adamw"] > 1.05 * scores["adamw"]
