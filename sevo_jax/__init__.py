@@ -1,10 +1,27 @@
 """Structure-aware embedding evolution (SEvo) as Optax gradient transformations."""
 
-from sevo_jax.alias import sevo_adamw
-from sevo_jax.builders import edge_graph, sequence_graph
+from sevo_jax.alias import sevo_adam, sevo_adamw, sevo_sgd
+from sevo_jax.builders import (
+    bipartite_graph,
+    category_graph,
+    combine_graphs,
+    edge_graph,
+    knn_graph,
+    sequence_graph,
+)
+from sevo_jax.diagnostics import (
+    convergence_factor,
+    corrected_rows,
+    direction,
+    optimum_share,
+    smoothness,
+    spectral_bounds,
+    structure,
+)
 from sevo_jax.graph import Graph
-from sevo_jax.smoothing import smooth
+from sevo_jax.smoothing import smooth, smooth_exact
 from sevo_jax.sparse import spmm
+from sevo_jax.states import grow, seed_axes
 from sevo_jax.transform import SevoSmoothState, scale_by_adam, sevo_smooth
 
 __version__ = "0.1.0"
@@ -12,11 +29,27 @@ __version__ = "0.1.0"
 __all__ = [
     "Graph",
     "SevoSmoothState",
+    "bipartite_graph",
+    "category_graph",
+    "combine_graphs",
+    "convergence_factor",
+    "corrected_rows",
+    "direction",
     "edge_graph",
+    "grow",
+    "knn_graph",
+    "optimum_share",
     "scale_by_adam",
+    "seed_axes",
     "sequence_graph",
+    "sevo_adam",
     "sevo_adamw",
+    "sevo_sgd",
     "sevo_smooth",
     "smooth",
+    "smooth_exact",
+    "smoothness",
+    "spectral_bounds",
     "spmm",
+    "structure",
 ]

@@ -22,6 +22,7 @@ def sevo_adamw(
     beta: chex.Numeric | Callable[[chex.Array], chex.Array] = 0.99,
     num_layers: int = 3,
     method: Method = "neumann",
+    tol: float = 1e-6,
     b1: chex.Numeric = 0.9,
     b2: chex.Numeric = 0.999,
     eps: chex.Numeric = 1e-8,
@@ -41,7 +42,8 @@ def sevo_adamw(
         tables: which leaves are tables over the graph's nodes; see `sevo_smooth`.
         beta: the degree of smoothness in [0, 1): a scalar or a schedule.
         num_layers: ``L``, the number of sparse products, at least 0.
-        method: ``"neumann"`` or ``"neumann_unscaled"``; see `smooth`.
+        method: ``"neumann"``, ``"neumann_unscaled"``, ``"iterative"`` or ``"exact"``; see `smooth`.
+        tol: the relative residual of ``"exact"``.
         b1: decay of the first moment.
         b2: decay of the second moment.
         eps: added to the square root of the second moment.
@@ -78,7 +80,125 @@ def sevo_adamw(
             mu_dtype,
             moment_correction=lambda tree: table_mask(tables, tree, graph.num_nodes),
         ),
-        sevo_smooth(graph, beta=beta, num_layers=num_layers, method=method, tables=tables),
+        sevo_smooth(graph, beta=beta, num_layers=num_layers, method=method, tol=tol, tables=tables),
         optax.add_decayed_weights(weight_decay, mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def sevo_adam(
+    learning_rate: optax.ScalarOrSchedule,
+    graph: Graph | Operator,
+    *,
+    tables: Tables = None,
+    beta: chex.Numeric | Callable[[chex.Array], chex.Array] = 0.99,
+    num_layers: int = 3,
+    method: Method = "neumann",
+    tol: float = 1e-6,
+    b1: chex.Numeric = 0.9,
+    b2: chex.Numeric = 0.999,
+    eps: chex.Numeric = 1e-8,
+    eps_root: chex.Numeric = 0.0,
+    mu_dtype: Any = None,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
+    mask: Any | Callable[[Any], Any] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """SEvo-enhanced Adam (Algorithm 2): smoothed steps for the tables, Adam for the rest.
+
+    ``G <- grad + weight_decay E``, then ``E <- E - lr psi(m_hat / (sqrt(v_hat) + eps))``. The decay
+    is coupled, so that it goes through the moments and is smoothed with them; there is no moment
+    correction, for which `sevo_adamw` is made. Other leaves get exactly `optax.adam` of ``G``.
+
+    Args:
+        learning_rate: a scalar or a schedule of the step count.
+        graph: a `Graph`, or a normalised operator; see `sevo_smooth`.
+        tables: which leaves are tables over the graph's nodes; see `sevo_smooth`.
+        beta: the degree of smoothness in [0, 1): a scalar or a schedule.
+        num_layers: ``L``, the number of sparse products, at least 0.
+        method: ``"neumann"``, ``"neumann_unscaled"``, ``"iterative"`` or ``"exact"``; see `smooth`.
+        tol: the relative residual of ``"exact"``.
+        b1: decay of the first moment.
+        b2: decay of the second moment.
+        eps: added to the square root of the second moment.
+        eps_root: added under that square root.
+        mu_dtype: dtype of the stored first moment; that of the parameters if ``None``.
+        weight_decay: coefficient of the coupled L2 term.
+        mask: which leaves decay, as `optax.add_decayed_weights` takes it; all if ``None``.
+
+    Returns:
+        The optimiser; see `sevo_adamw` for its state.
+
+    Raises:
+        TypeError: as `sevo_smooth`.
+        ValueError: as `sevo_smooth`.
+
+    Example:
+        >>> import jax.numpy as jnp, sevo_jax
+        >>> tx = sevo_jax.sevo_adam(0.1, sevo_jax.edge_graph([0], [1], 2), weight_decay=1e-6)
+        >>> params = jnp.ones((2, 1))
+        >>> updates, _ = tx.update(jnp.ones((2, 1)), tx.init(params), params)
+        >>> [f"{step:.3f}" for step in updates[:, 0]]
+        ['-0.100', '-0.100']
+    """
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask),
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, moment_correction=False),
+        sevo_smooth(graph, beta=beta, num_layers=num_layers, method=method, tol=tol, tables=tables),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def sevo_sgd(
+    learning_rate: optax.ScalarOrSchedule,
+    graph: Graph | Operator,
+    *,
+    tables: Tables = None,
+    beta: chex.Numeric | Callable[[chex.Array], chex.Array] = 0.99,
+    num_layers: int = 3,
+    method: Method = "neumann",
+    tol: float = 1e-6,
+    momentum: chex.Numeric | None = None,
+    nesterov: bool = False,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
+    mask: Any | Callable[[Any], Any] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """SEvo-enhanced SGD (Algorithm 3): smoothed steps for the tables, SGD for the rest.
+
+    ``G <- grad + weight_decay E``, ``M <- momentum M + G``, then ``E <- E - lr psi(M)``; with
+    ``nesterov``, ``psi(G + momentum M)``. Other leaves get exactly `optax.sgd` of ``G``.
+
+    Args:
+        learning_rate: a scalar or a schedule of the step count.
+        graph: a `Graph`, or a normalised operator; see `sevo_smooth`.
+        tables: which leaves are tables over the graph's nodes; see `sevo_smooth`.
+        beta: the degree of smoothness in [0, 1): a scalar or a schedule.
+        num_layers: ``L``, the number of sparse products, at least 0.
+        method: ``"neumann"``, ``"neumann_unscaled"``, ``"iterative"`` or ``"exact"``; see `smooth`.
+        tol: the relative residual of ``"exact"``.
+        momentum: decay of the momentum; none is kept if ``None``.
+        nesterov: whether the momentum looks one step ahead.
+        weight_decay: coefficient of the coupled L2 term.
+        mask: which leaves decay, as `optax.add_decayed_weights` takes it; all if ``None``.
+
+    Returns:
+        The optimiser; see `sevo_adamw` for its state.
+
+    Raises:
+        TypeError: as `sevo_smooth`.
+        ValueError: as `sevo_smooth`.
+
+    Example:
+        >>> import jax.numpy as jnp, sevo_jax
+        >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2)
+        >>> tx = sevo_jax.sevo_sgd(0.1, graph, beta=0.5, num_layers=1)
+        >>> params = jnp.ones((2, 1))
+        >>> updates, _ = tx.update(jnp.array([[3.0], [0.0]]), tx.init(params), params)
+        >>> [f"{step:.3f}" for step in updates[:, 0]]
+        ['-0.200', '-0.100']
+    """
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.identity() if momentum is None else optax.trace(momentum, nesterov),
+        sevo_smooth(graph, beta=beta, num_layers=num_layers, method=method, tol=tol, tables=tables),
         optax.scale_by_learning_rate(learning_rate),
     )

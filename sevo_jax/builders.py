@@ -1,14 +1,18 @@
-"""Graphs from data: item sequences and edge lists.
+"""Graphs from data: sequences, user-item pairs, categories, nearest neighbours, edge lists.
 
 Every builder runs on the host, without a Python loop over interactions, and returns a `Graph` whose
-weights were summed and normalised in float64.
+weights were summed and normalised in float64. Two options are common to all of them:
+
+- ``self_loops``: who gets a self-edge of weight 1, ``"none"``, the ``"isolated"`` nodes or
+  ``"all"``; see `Graph.from_weights`;
+- ``capacity``: stored entries of the result, zero-padded, so that graphs of different numbers of
+  edges share a compiled step; as many as there are if ``None``.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Sequence
-from typing import Literal, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +20,31 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike
 
-from sevo_jax.graph import Graph
-from sevo_jax.validation import check_choice
+from sevo_jax.graph import Graph, SelfLoops, adjacency
+from sevo_jax.validation import (
+    check_choice,
+    check_count,
+    check_ids,
+    check_positive,
+    check_weights,
+)
 
 Keep = Literal["first", "last"]
 Weighting = Literal["distance", "frequency"]
+Ragged = Any
+"""Runs of ids: a sequence of arrays, a column of lists, or, beside lengths, one flat array."""
+
+_CELLS_PER_BLOCK = 2**25
 
 
 def edge_graph(
-    senders: ArrayLike, receivers: ArrayLike, num_nodes: int, weights: ArrayLike | None = None
+    senders: ArrayLike,
+    receivers: ArrayLike,
+    num_nodes: int,
+    weights: ArrayLike | None = None,
+    *,
+    self_loops: SelfLoops = "none",
+    capacity: int | None = None,
 ) -> Graph:
     """A graph from a list of undirected edges.
 
@@ -32,11 +52,14 @@ def edge_graph(
     ``2w`` to its diagonal entry, and duplicates add up. No edges at all is legal.
 
     Args:
-        senders: ``int[edges]``, node ids in ``[0, num_nodes)``.
+        senders: ``int[edges]``, node ids in ``[0, num_nodes)``: a list, an array, or a column of a
+            data frame.
         receivers: ``int[edges]``, node ids in ``[0, num_nodes)``.
         num_nodes: the number of nodes, isolated ones included.
         weights: ``float[edges]``, finite and non-negative; 1 for every edge if ``None``. The graph
             keeps their floating dtype.
+        self_loops: who gets a self-edge of weight 1; see `Graph.from_weights`.
+        capacity: stored entries, zero-padded; see `Graph.capacity`.
 
     Returns:
         The `Graph`, with ``Ã = D^-1/2 W D^-1/2`` (Section 2.1).
@@ -51,38 +74,13 @@ def edge_graph(
         >>> graph.to_scipy(normalized=False).toarray().tolist()
         [[0.0, 1.0, 3.0], [1.0, 0.0, 0.0], [3.0, 0.0, 0.0]]
     """
-    num_nodes = _check_num_nodes(num_nodes)
-    senders = _check_ids(senders, num_nodes, "senders")
-    receivers = _check_ids(receivers, num_nodes, "receivers")
-    if senders.shape != receivers.shape:
-        raise ValueError(
-            "senders and receivers must have the same length, got "
-            f"{senders.shape[0]} and {receivers.shape[0]}"
-        )
-    dtype = np.dtype(jax.dtypes.canonicalize_dtype(float))
-    if weights is None:
-        values = np.ones(senders.shape[0])
-    else:
-        given = np.asarray(weights)
-        if given.shape != senders.shape:
-            raise ValueError(
-                f"weights must have one entry an edge, shape {senders.shape}, got {given.shape}"
-            )
-        dtype = given.dtype if jnp.issubdtype(given.dtype, jnp.floating) else dtype
-        values = given.astype(np.float64)
-        bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
-        if bad.size:
-            raise ValueError(
-                "weights must be finite and non-negative, got "
-                f"{values[bad[0]]} at position {bad[0]}"
-            )
-    directed = sp.coo_array((values, (senders, receivers)), shape=(num_nodes, num_nodes)).tocsr()
-    # Duplicates are summed before the transpose is added: w_ij and w_ji then round alike.
-    return Graph.from_weights((directed + directed.T).tocsr(), dtype=dtype)
+    num_nodes = check_count("num_nodes", num_nodes)
+    matrix, dtype = adjacency(senders, receivers, num_nodes, weights)
+    return Graph.from_weights(matrix, dtype, self_loops=self_loops, capacity=capacity)
 
 
 def sequence_graph(
-    sequences: Sequence[ArrayLike] | ArrayLike,
+    sequences: Ragged,
     num_nodes: int,
     *,
     lengths: ArrayLike | None = None,
@@ -90,6 +88,8 @@ def sequence_graph(
     keep: Keep = "last",
     walk_length: int = 1,
     weighting: Weighting = "distance",
+    self_loops: SelfLoops = "none",
+    capacity: int | None = None,
 ) -> Graph:
     """A graph of the items that follow each other in sequences (Algorithm 4).
 
@@ -98,14 +98,16 @@ def sequence_graph(
     twice that to its own diagonal.
 
     Args:
-        sequences: one sequence of node ids a user; or, with ``lengths``, all of them joined into
-            one flat ``int[interactions]`` array.
+        sequences: one sequence of node ids a user, as lists, arrays, or a Polars or pandas column
+            of lists; or, with ``lengths``, all of them joined into one flat ``int[interactions]``.
         num_nodes: the number of nodes, the padding item and unseen items included.
         lengths: ``int[users]``, the length of each sequence in a flat array.
         max_len: how many items of each sequence count; ``None`` for all.
         keep: which ones: the ``"last"`` or the ``"first"``.
         walk_length: ``H``, at least 1.
         weighting: ``"distance"`` for ``1/h``, ``"frequency"`` for 1.
+        self_loops: who gets a self-edge of weight 1; see `Graph.from_weights`.
+        capacity: stored entries, zero-padded; see `Graph.capacity`.
 
     Returns:
         The `Graph`. Items without neighbours are isolated nodes.
@@ -120,34 +122,19 @@ def sequence_graph(
         >>> graph.to_scipy(normalized=False).toarray()[1].tolist()
         [0.0, 0.0, 2.0, 0.0]
     """
-    num_nodes = _check_num_nodes(num_nodes)
+    num_nodes = check_count("num_nodes", num_nodes)
     check_choice("keep", keep, ("first", "last"))
     check_choice("weighting", weighting, ("distance", "frequency"))
-    walk_length = _check_positive(walk_length, "walk_length")
-    if lengths is None:
-        arrays = [np.asarray(s) for s in cast(Sequence[ArrayLike], sequences)]
-        lengths = np.array([a.size for a in arrays], np.int64)
-        arrays = [a for a in arrays if a.size]
-        values = np.concatenate(arrays) if arrays else np.zeros(0, np.int64)
-    else:
-        values = np.asarray(sequences)
-        lengths = np.asarray(lengths)
-        if lengths.ndim != 1 or not np.issubdtype(lengths.dtype, np.integer):
-            raise TypeError(f"lengths must be int[users], got {lengths.dtype}{list(lengths.shape)}")
-        if lengths.size and lengths.min() < 0:
-            raise ValueError(f"lengths must not be negative, got {lengths.min()}")
-        if lengths.sum() != values.size:
-            raise ValueError(
-                f"lengths must add up to the {values.size} items given, got {lengths.sum()}"
-            )
-    values = _check_ids(values, num_nodes, "sequences")
+    walk_length = check_count("walk_length", walk_length)
+    values, counts = _ragged("sequences", sequences, lengths)
+    values = check_ids("sequences", values, num_nodes)
 
-    user = np.repeat(np.arange(lengths.size), lengths)
+    user = np.repeat(np.arange(counts.size), counts)
     if max_len is not None:
-        max_len = _check_positive(max_len, "max_len")
-        position = np.arange(values.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        max_len = check_count("max_len", max_len)
+        position = np.arange(values.size) - np.repeat(np.cumsum(counts) - counts, counts)
         if keep == "last":
-            position = np.repeat(lengths, lengths) - 1 - position
+            position = np.repeat(counts, counts) - 1 - position
         values, user = values[position < max_len], user[position < max_len]
 
     senders, receivers, weights = [], [], []
@@ -156,33 +143,285 @@ def sequence_graph(
         senders.append(values[:-h][together])
         receivers.append(values[h:][together])
         weights.append(np.full(senders[-1].size, 1.0 / h if weighting == "distance" else 1.0))
-    weights = np.concatenate(weights).astype(jax.dtypes.canonicalize_dtype(float))
-    return edge_graph(np.concatenate(senders), np.concatenate(receivers), num_nodes, weights)
+    return edge_graph(
+        np.concatenate(senders),
+        np.concatenate(receivers),
+        num_nodes,
+        np.concatenate(weights).astype(jax.dtypes.canonicalize_dtype(float)),
+        self_loops=self_loops,
+        capacity=capacity,
+    )
 
 
-def _check_num_nodes(num_nodes: int) -> int:
-    return _check_positive(num_nodes, "num_nodes")
+def bipartite_graph(
+    rows: ArrayLike,
+    cols: ArrayLike,
+    num_rows: int,
+    num_cols: int,
+    *,
+    weights: ArrayLike | None = None,
+    self_loops: SelfLoops = "none",
+    capacity: int | None = None,
+) -> Graph:
+    """A graph of pairs between two kinds of nodes, such as users and items.
+
+    Nodes ``0 … num_rows - 1`` are the rows, and ``num_rows … num_rows + num_cols - 1`` the columns.
+
+    Args:
+        rows: ``int[pairs]``, in ``[0, num_rows)``: a list, an array, or a column of a data frame.
+        cols: ``int[pairs]``, in ``[0, num_cols)``.
+        num_rows: the number of nodes of the first kind.
+        num_cols: the number of nodes of the second kind.
+        weights: ``float[pairs]``, finite and non-negative; duplicates add up. With ``None`` the
+            graph is binary: a pair has weight 1 however often it is given.
+        self_loops: who gets a self-edge of weight 1; see `Graph.from_weights`.
+        capacity: stored entries, zero-padded; see `Graph.capacity`.
+
+    Raises:
+        TypeError: ids that are not integers.
+        ValueError: unequal lengths, ids out of range, or weights that are negative or not finite.
+
+    Example:
+        >>> import sevo_jax
+        >>> graph = sevo_jax.bipartite_graph([0, 0, 1], [0, 0, 1], num_rows=2, num_cols=2)
+        >>> graph.to_scipy(normalized=False).toarray()[0].tolist()
+        [0.0, 0.0, 1.0, 0.0]
+    """
+    num_rows, num_cols = check_count("num_rows", num_rows), check_count("num_cols", num_cols)
+    rows = check_ids("rows", rows, num_rows, "num_rows")
+    cols = check_ids("cols", cols, num_cols, "num_cols")
+    if rows.shape != cols.shape:
+        raise ValueError(
+            f"rows and cols must have the same length, got {rows.shape[0]} and {cols.shape[0]}"
+        )
+    values, dtype = check_weights(weights, rows.shape)
+    block = sp.coo_array((values, (rows, cols)), shape=(num_rows, num_cols)).tocsr()
+    if weights is None:
+        block.data[:] = 1
+    matrix = sp.block_array([[None, block], [block.T, None]], format="csr")
+    return Graph.from_weights(matrix, dtype, self_loops=self_loops, capacity=capacity)
 
 
-def _check_positive(value: int, name: str) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, got {number}")
-    return number
+def category_graph(
+    members: Ragged | Mapping[Any, ArrayLike],
+    num_nodes: int,
+    *,
+    lengths: ArrayLike | None = None,
+    max_category_size: int | None = None,
+    max_entries: int = 20_000_000,
+    self_loops: SelfLoops = "none",
+    capacity: int | None = None,
+) -> Graph:
+    """A graph that joins nodes which share a category: ``w_ij`` is 1, and 0 on the diagonal.
+
+    A category of ``s`` nodes makes ``s (s - 1)`` entries, so that a few broad ones make a graph
+    nearly dense. Their sum is known before anything is built, and refused beyond a limit.
+
+    Args:
+        members: the nodes of each category, ``int`` ids: lists or arrays, a column of lists, a
+            mapping from category to nodes, or a SciPy sparse incidence matrix of shape
+            ``(num_nodes, categories)``; or, with ``lengths``, all of them in one flat array.
+        num_nodes: the number of nodes, those without a category included.
+        lengths: ``int[categories]``, the number of nodes of each in a flat array.
+        max_category_size: leave out categories of more nodes, which say little of any one.
+        max_entries: the most entries that may be predicted.
+        self_loops: who gets a self-edge of weight 1; see `Graph.from_weights`.
+        capacity: stored entries, zero-padded; see `Graph.capacity`.
+
+    Raises:
+        TypeError: ids that are not integers.
+        ValueError: ids out of range, or too many entries.
+
+    Example:
+        >>> import sevo_jax
+        >>> graph = sevo_jax.category_graph([[0, 1, 2], [2, 3]], num_nodes=4)
+        >>> graph.to_scipy(normalized=False).toarray()[2].tolist()
+        [1.0, 1.0, 0.0, 1.0]
+    """
+    num_nodes = check_count("num_nodes", num_nodes)
+    if sp.issparse(members):
+        incidence: Any = sp.csc_array(members)
+        if incidence.shape[0] != num_nodes:
+            raise ValueError(
+                f"members must have one row a node, {num_nodes}, got shape {incidence.shape}"
+            )
+        incidence.sum_duplicates()
+        incidence.eliminate_zeros()
+    else:
+        given = list(members.values()) if isinstance(members, Mapping) else members
+        values, lengths = _ragged("members", given, lengths)
+        values = check_ids("members", values, num_nodes)
+        category = np.repeat(np.arange(lengths.size), lengths)
+        shape = (num_nodes, lengths.size)
+        incidence = sp.coo_array((np.ones(values.size), (values, category)), shape=shape).tocsc()
+    incidence = incidence.astype(np.int32)
+    incidence.data[:] = 1
+    sizes = np.diff(incidence.indptr).astype(np.int64)
+    if max_category_size is not None:
+        kept = sizes <= check_count("max_category_size", max_category_size)
+        incidence, sizes = incidence[:, np.flatnonzero(kept)], sizes[kept]
+    predicted = int((sizes * (sizes - 1)).sum())
+    if predicted > max_entries:
+        raise ValueError(
+            f"{sizes.size} categories, the largest of {sizes.max()} nodes, make up to "
+            f"{predicted:,} entries, more than max_entries={max_entries:,}: leave out the broad "
+            "ones with max_category_size=..., or raise max_entries"
+        )
+    shared = (incidence @ incidence.T).tocoo()
+    rows, cols = shared.coords
+    off = rows != cols
+    matrix = sp.coo_array((np.ones(off.sum()), (rows[off], cols[off])), shape=shared.shape)
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    return Graph.from_weights(matrix.tocsr(), dtype, self_loops=self_loops, capacity=capacity)
 
 
-def _check_ids(ids: ArrayLike, num_nodes: int, name: str) -> np.ndarray:
-    ids = np.asarray(ids)
-    if ids.ndim != 1:
-        raise ValueError(f"{name} must be one-dimensional, got shape {ids.shape}")
-    if ids.size == 0:
-        return ids.astype(np.int64)
-    if not np.issubdtype(ids.dtype, np.integer):
-        raise TypeError(f"{name} must hold integer node ids, got dtype {ids.dtype}")
-    for extreme in (ids.min(), ids.max()):
-        if not 0 <= extreme < num_nodes:
-            raise ValueError(f"{name} must lie in [0, num_nodes) = [0, {num_nodes}), got {extreme}")
-    return ids
+def knn_graph(
+    features: ArrayLike,
+    k: int = 10,
+    temperature: float = 1.0,
+    *,
+    self_loops: SelfLoops = "none",
+    capacity: int | None = None,
+) -> Graph:
+    """A graph of the ``k`` nearest neighbours by cosine distance (Eq. 41 and 42, Appendix C.3).
+
+    With ``d_ij = 2 - 2 cos(x_i, x_j)``, every node ``i`` adds ``exp(-d_ij / temperature)`` to
+    ``w_ij`` and ``w_ji`` for the ``k`` other nodes of the smallest ``(d_ij, j)``: among equals, the
+    lower id. Distances are computed in float64, in blocks of rows of some 256 MB, and count as
+    equal if they agree to 12 decimals.
+
+    Args:
+        features: ``float[nodes, dim]``, finite and without zero rows.
+        k: neighbours of each node, in ``[1, nodes)``.
+        temperature: ``τ``, the kernel's bandwidth, above 0.
+        self_loops: who gets a self-edge of weight 1; see `Graph.from_weights`.
+        capacity: stored entries, zero-padded; see `Graph.capacity`.
+
+    Raises:
+        TypeError: features that are not numbers, or a ``k`` that is not an integer.
+        ValueError: features that are not a finite matrix without zero rows, ``k`` out of range, or
+            a temperature that is not positive.
+
+    Example:
+        >>> import numpy as np, sevo_jax
+        >>> features = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
+        >>> graph = sevo_jax.knn_graph(features, k=1)
+        >>> (graph.to_scipy(normalized=False).toarray() > 0).astype(int).tolist()
+        [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
+    """
+    x = np.asarray(features)
+    if x.ndim != 2:
+        raise ValueError(f"features must be float[nodes, dim], got shape {x.shape}")
+    x = x.astype(np.float64)
+    nodes = x.shape[0]
+    if check_count("k", k) >= nodes:
+        raise ValueError(f"k must be less than the {nodes} nodes, got {k}")
+    check_positive("temperature", temperature)
+    norms = np.sqrt((x * x).sum(axis=1))
+    bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
+    if bad.size:
+        raise ValueError(
+            f"features must be finite and not zero, got row {bad[0]} of norm {norms[bad[0]]}"
+        )
+    x /= norms[:, None]
+    step = max(1, _CELLS_PER_BLOCK // nodes)
+    blocks = [_nearest(x, start, min(start + step, nodes), k) for start in range(0, nodes, step)]
+    neighbours, distances = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    dtype = features.dtype if isinstance(features, np.ndarray | jax.Array) else np.float64
+    weights = np.exp(-distances / temperature)
+    return edge_graph(
+        np.repeat(np.arange(nodes), k),
+        neighbours,
+        nodes,
+        weights.astype(dtype if np.issubdtype(dtype, np.floating) else np.float64),
+        self_loops=self_loops,
+        capacity=capacity,
+    )
+
+
+def combine_graphs(
+    graphs: Sequence[Graph], weights: ArrayLike, *, capacity: int | None = None
+) -> Graph:
+    """A graph of several relations at once: the operator ``sum of w_k Ã_k``.
+
+    Being a convex combination, it is symmetric and of spectral radius at most 1. It has no edge
+    weights of its own; a node is isolated where it is in all graphs.
+
+    Args:
+        graphs: at least one, all over the same nodes.
+        weights: ``float[graphs]``, non-negative, of sum 1.
+        capacity: stored entries, zero-padded; see `Graph.capacity`.
+
+    Raises:
+        ValueError: no graphs, graphs of different sizes, or weights that are no convex combination.
+
+    Example:
+        >>> import sevo_jax
+        >>> bought = sevo_jax.edge_graph([0], [1], num_nodes=3)
+        >>> viewed = sevo_jax.edge_graph([1], [2], num_nodes=3)
+        >>> graph = sevo_jax.combine_graphs([bought, viewed], [0.75, 0.25])
+        >>> graph.to_scipy().toarray()[1].tolist()
+        [0.75, 0.0, 0.25]
+    """
+    if not graphs:
+        raise ValueError("graphs must hold at least one graph, got none")
+    sizes = [graph.num_nodes for graph in graphs]
+    if len(set(sizes)) > 1:
+        raise ValueError(f"graphs must have the same number of nodes, got {sizes}")
+    shares, _ = check_weights(weights, (len(graphs),))
+    if abs(shares.sum() - 1) > 1e-6:
+        raise ValueError(f"weights must add up to 1, got {shares.sum():.9g}")
+    parts = [w * g.to_scipy().astype(np.float64) for w, g in zip(shares, graphs, strict=True)]
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    dtype = jnp.result_type(*(graph.dtype for graph in graphs))
+    return Graph.from_operator(total, check=False, dtype=dtype, capacity=capacity)
+
+
+def _ragged(name: str, runs: Any, lengths: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
+    """Runs of ids in any accepted form, as one flat array and the length of each run."""
+    if lengths is not None:
+        counts = np.asarray(lengths)
+        if counts.ndim != 1 or (counts.size and not np.issubdtype(counts.dtype, np.integer)):
+            raise TypeError(f"lengths must be int[users], got {counts.dtype}{list(counts.shape)}")
+        values, counts = np.asarray(runs), counts.astype(np.int64)
+        if counts.size and counts.min() < 0:
+            raise ValueError(f"lengths must not be negative, got {counts.min()}")
+        if counts.sum() != values.size:
+            raise ValueError(
+                f"lengths must add up to the {values.size} items given, got {counts.sum()}"
+            )
+        return values, counts
+    if hasattr(runs, "explode") and hasattr(getattr(runs, "list", None), "len"):  # Polars
+        counts = runs.list.len().fill_null(0).to_numpy().astype(np.int64)
+        return runs.explode().drop_nulls().to_numpy(), counts
+    if not isinstance(runs, Iterable):
+        raise TypeError(f"{name} must be a sequence of arrays of ids, got {type(runs).__name__}")
+    arrays = [np.asarray(run) for run in runs]
+    flat = [i for i, array in enumerate(arrays) if array.ndim != 1]
+    if flat:
+        raise TypeError(
+            f"{name} must be a sequence of arrays of ids, got {arrays[flat[0]]!r} at position "
+            f"{flat[0]}; a flat array of ids needs the length of each run"
+        )
+    counts = np.array([array.size for array in arrays], np.int64)
+    arrays = [array for array in arrays if array.size]
+    return np.concatenate(arrays) if arrays else np.zeros(0, np.int64), counts
+
+
+def _nearest(x: np.ndarray, start: int, stop: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ``k`` nearest others of the nodes ``start … stop - 1``: ids, and distances, flat."""
+    distances = x[start:stop] @ x.T
+    distances *= -2
+    distances += 2
+    np.round(distances, 12, out=distances)
+    np.maximum(distances, 0, out=distances)
+    distances[np.arange(stop - start), np.arange(start, stop)] = np.inf
+    bar = np.partition(distances, k - 1, axis=1)[:, k - 1 : k]
+    row, node = np.nonzero(distances <= bar)  # k or, with ties, more in a row
+    order = np.lexsort((node, distances[row, node], row))
+    row, node = row[order], node[order]
+    first = np.searchsorted(row, np.arange(stop - start))
+    chosen = (first[:, None] + np.arange(k)).ravel()
+    return node[chosen], distances[row[chosen], node[chosen]]

@@ -8,7 +8,10 @@ checked here, outside ``jit``; unflattening a `Graph` checks nothing.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import json
+import zipfile
+from pathlib import Path
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +19,22 @@ import numpy as np
 import scipy.sparse as sp
 from jax.core import Tracer
 from jax.experimental.sparse import BCOO, BCSR
+from numpy.typing import ArrayLike
 from scipy.sparse.linalg import eigsh
+
+from sevo_jax.validation import (
+    STATIC_ARGS_HINT,
+    check_choice,
+    check_count,
+    check_ids,
+    check_weights,
+)
 
 Operator = Any
 """An n x n matrix: SciPy sparse, `BCOO`, `BCSR`, or a dense NumPy or JAX array."""
+
+SelfLoops = Literal["none", "isolated", "all"]
+"""Which nodes get an edge of weight 1 to themselves."""
 
 SPECTRAL_TOLERANCE = 1e-5
 _DENSE_EIGENVALUES_UP_TO = 64
@@ -41,9 +56,8 @@ class Graph:
 
     Example:
         >>> import sevo_jax
-        >>> graph = sevo_jax.edge_graph([0, 1], [1, 2], num_nodes=4)
-        >>> graph
-        Graph(num_nodes=4, num_edges=4, dtype=float32)
+        >>> sevo_jax.edge_graph([0, 1], [1, 2], num_nodes=4)
+        Graph(num_nodes=4, capacity=4, dtype=float32)
     """
 
     weights: BCSR | None
@@ -51,8 +65,11 @@ class Graph:
     num_nodes: int = dataclasses.field(metadata={"static": True})
 
     @property
-    def num_edges(self) -> int:
-        """Stored entries of the operator: both directions of an edge, padding included."""
+    def capacity(self) -> int:
+        """Stored entries of the operator: both directions of an edge, and what pads them.
+
+        Two graphs of equal ``num_nodes``, ``capacity`` and dtype share a compiled step.
+        """
         return self.operator.nse
 
     @property
@@ -61,10 +78,17 @@ class Graph:
         return self.operator.dtype
 
     def __repr__(self) -> str:
-        return f"Graph(num_nodes={self.num_nodes}, num_edges={self.num_edges}, dtype={self.dtype})"
+        return f"Graph(num_nodes={self.num_nodes}, capacity={self.capacity}, dtype={self.dtype})"
 
     @classmethod
-    def from_operator(cls, operator: Operator, check: bool = True) -> Graph:
+    def from_operator(
+        cls,
+        operator: Operator,
+        check: bool = True,
+        *,
+        dtype: Any = None,
+        capacity: int | None = None,
+    ) -> Graph:
         """A graph from an operator ``Ã`` that is used exactly as given.
 
         Args:
@@ -72,35 +96,51 @@ class Graph:
             check: whether to verify that the operator is finite, symmetric to rounding, and of
                 spectral radius at most 1 + 1e-5. Without these, smoothing may diverge or point away
                 from the update (Theorem 1). The shape is always checked.
+            dtype: of the result; that of ``operator`` if ``None``.
+            capacity: stored entries, zero-padded; as many as there are if ``None``.
 
         Raises:
             TypeError: the operator is a traced array or not a matrix at all.
-            ValueError: it is not square, or fails a check.
+            ValueError: it is not square, fails a check, or has more entries than the capacity.
 
         Example:
             >>> import numpy as np, sevo_jax
             >>> sevo_jax.Graph.from_operator(np.array([[0.0, 1.0], [1.0, 0.0]]))
-            Graph(num_nodes=2, num_edges=2, dtype=float32)
+            Graph(num_nodes=2, capacity=2, dtype=float32)
         """
         matrix = _to_scipy(operator)
         if check:
             _check_operator(matrix)
-        return cls(None, _to_bcsr(matrix, _floating_dtype(operator)), matrix.shape[0])
+        dtype = _floating_dtype(operator) if dtype is None else dtype
+        return cls(None, _to_bcsr(matrix, dtype, capacity), matrix.shape[0])
 
     @classmethod
-    def from_weights(cls, weights: Operator, dtype: Any = None) -> Graph:
+    def from_weights(
+        cls,
+        weights: Operator,
+        dtype: Any = None,
+        *,
+        self_loops: SelfLoops = "none",
+        capacity: int | None = None,
+    ) -> Graph:
         """A graph from an adjacency matrix ``W``, normalised to ``Ã = D^-1/2 W D^-1/2``.
 
-        A node without edges gets a zero row: smoothing scales its step by the term ``l = 0`` alone.
-        The degrees and the product are computed in float64 and rounded once to ``dtype``.
+        A node without edges gets a zero row: smoothing then scales its step by
+        ``(1 - beta) / (1 - beta^(L+1))``, as the paper does. With ``self_loops="isolated"`` such
+        nodes get an edge to themselves, and smoothing leaves their step alone. The degrees and the
+        product are computed in float64 and rounded once to ``dtype``.
 
         Args:
             weights: ``float[n, n]``, symmetric, finite, non-negative.
             dtype: of the result; that of ``weights`` if ``None``.
+            self_loops: who gets a self-edge of weight 1 on top of ``W``: ``"none"``, the
+                ``"isolated"`` nodes, or ``"all"``.
+            capacity: stored entries, zero-padded; as many as there are if ``None``.
 
         Raises:
             TypeError: the weights are a traced array or not a matrix.
-            ValueError: they are not square, symmetric, finite and non-negative.
+            ValueError: they are not square, symmetric, finite and non-negative, or have more
+                entries than the capacity.
 
         Example:
             >>> import numpy as np, sevo_jax
@@ -108,14 +148,81 @@ class Graph:
             >>> graph.to_scipy().toarray().tolist()
             [[0.0, 1.0], [1.0, 0.0]]
         """
+        check_choice("self_loops", self_loops, ("none", "isolated", "all"))
         matrix = _to_scipy(weights)
         _check_values(matrix, "weights")
         if matrix.nnz and matrix.data.min() < 0:
             raise ValueError(f"weights must be non-negative, got a minimum of {matrix.data.min()}")
         _check_symmetric(matrix, "weights")
         dtype = _floating_dtype(weights) if dtype is None else dtype
-        operator = normalize(matrix)
-        return cls(_to_bcsr(matrix, dtype), _to_bcsr(operator, dtype), matrix.shape[0])
+        if self_loops != "none":
+            degrees = matrix.sum(axis=1)
+            loops = np.ones_like(degrees) if self_loops == "all" else np.equal(degrees, 0)
+            matrix = (matrix + sp.diags_array(loops.astype(matrix.dtype))).tocsr()
+        matrix.eliminate_zeros()
+        operator = _to_bcsr(normalize(matrix), dtype, capacity)
+        return cls(_to_bcsr(matrix, dtype, capacity), operator, matrix.shape[0])
+
+    def add_edges(
+        self,
+        senders: ArrayLike,
+        receivers: ArrayLike,
+        weights: ArrayLike | None = None,
+        *,
+        num_nodes: int | None = None,
+        self_loops: SelfLoops = "none",
+        capacity: int | None = None,
+    ) -> Graph:
+        """This graph with more edges, or more nodes, normalised anew.
+
+        Args:
+            senders: ``int[edges]``, as in `edge_graph`.
+            receivers: ``int[edges]``.
+            weights: ``float[edges]``; 1 for every edge if ``None``.
+            num_nodes: how many nodes the result has; as many as now if ``None``.
+            self_loops: as in `Graph.from_weights`; self-edges that are there already stay.
+            capacity: stored entries, zero-padded. If ``None``, the present capacity where the
+                result fits, so that nothing compiles anew; else as many as there are.
+
+        Raises:
+            TypeError: as `edge_graph`.
+            ValueError: as `edge_graph`; fewer nodes than now; more entries than the capacity; or
+                this graph was made from an operator and has no weights.
+
+        Example:
+            >>> import sevo_jax
+            >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2).add_edges([1], [2], num_nodes=3)
+            >>> graph.to_scipy(normalized=False).toarray()[1].tolist()
+            [1.0, 0.0, 1.0]
+        """
+        before = self.to_scipy(normalized=False)
+        n = self.num_nodes if num_nodes is None else check_count("num_nodes", num_nodes)
+        if n < self.num_nodes:
+            raise ValueError(f"num_nodes must be at least the present {self.num_nodes}, got {n}")
+        before.resize((n, n))
+        added, _ = adjacency(senders, receivers, n, weights)
+        total = (before + added).tocsr()
+        graph = Graph.from_weights(total, self.dtype, self_loops=self_loops, capacity=capacity)
+        if capacity is None and graph.capacity < self.capacity:
+            return graph.with_capacity(self.capacity)
+        return graph
+
+    def with_capacity(self, capacity: int) -> Graph:
+        """This graph with another number of stored entries.
+
+        Raises:
+            ValueError: the graph has more entries.
+
+        Example:
+            >>> import sevo_jax
+            >>> sevo_jax.edge_graph([0], [1], num_nodes=2).with_capacity(8).capacity
+            8
+        """
+        weights = None
+        if self.weights is not None:
+            weights = _to_bcsr(_to_scipy(self.weights), self.dtype, capacity)
+        operator = _to_bcsr(_to_scipy(self.operator), self.dtype, capacity)
+        return Graph(weights, operator, self.num_nodes)
 
     def to_scipy(self, normalized: bool = True) -> Any:
         """``Ã`` (or ``W`` with ``normalized=False``) as a SciPy CSR array on the host.
@@ -133,6 +240,73 @@ class Graph:
         if self.weights is None:
             raise ValueError("this graph was made from an operator and has no weights")
         return _to_scipy(self.weights)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the graph to a file that `scipy.sparse.load_npz` can read too.
+
+        It holds ``W``, or ``Ã`` where there is no ``W``.
+
+        Args:
+            path: the file; ``.npz`` is added if it is missing.
+
+        Example:
+            >>> import sevo_jax, tempfile
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     sevo_jax.edge_graph([0], [1], num_nodes=2).save(folder + "/graph.npz")
+            ...     sevo_jax.Graph.load(folder + "/graph.npz")
+            Graph(num_nodes=2, capacity=2, dtype=float32)
+        """
+        path = _npz(path)
+        sp.save_npz(path, self.to_scipy(normalized=self.weights is None))
+        meta = {"dtype": str(self.dtype), "capacity": self.capacity}
+        meta["normalized"] = self.weights is None
+        with zipfile.ZipFile(path, "a") as archive, archive.open(_META + ".npy", "w") as file:
+            np.save(file, np.array(json.dumps(meta)))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Graph:
+        """Reads what `save` wrote, or the weights that `scipy.sparse.save_npz` did.
+
+        Raises:
+            OSError: the file is missing or cannot be read.
+            ValueError: it is no sparse matrix, or not one of a graph.
+        """
+        path = _npz(path)
+        try:
+            matrix = sp.load_npz(path)
+            with np.load(path) as archive:
+                meta = json.loads(str(archive[_META])) if _META in archive.files else {}
+        except (ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} holds no sparse matrix ({error})") from error
+        dtype, capacity = jnp.dtype(meta.get("dtype", matrix.dtype)), meta.get("capacity")
+        if meta.get("normalized", False):
+            # Checked when it was made; in half precision its rounding would fail the check now.
+            return cls.from_operator(matrix, check=False, dtype=dtype, capacity=capacity)
+        return cls.from_weights(matrix, dtype, capacity=capacity)
+
+
+_META = "sevo_jax"
+
+
+def _npz(path: str | Path) -> Path:
+    return Path(path) if str(path).endswith(".npz") else Path(f"{path}.npz")
+
+
+def adjacency(
+    senders: ArrayLike, receivers: ArrayLike, num_nodes: int, weights: ArrayLike | None
+) -> tuple[Any, Any]:
+    """``W`` of undirected edges as CSR in float64, and the dtype of the weights given."""
+    senders = check_ids("senders", senders, num_nodes)
+    receivers = check_ids("receivers", receivers, num_nodes)
+    if senders.shape != receivers.shape:
+        raise ValueError(
+            "senders and receivers must have the same length, got "
+            f"{senders.shape[0]} and {receivers.shape[0]}"
+        )
+    values, dtype = check_weights(weights, senders.shape)
+    directed = sp.coo_array((values, (senders, receivers)), shape=(num_nodes, num_nodes)).tocsr()
+    # Duplicates are summed before the transpose is added: w_ij and w_ji then round alike.
+    return (directed + directed.T).tocsr(), dtype
 
 
 def as_graph(graph: Graph | Operator) -> Graph:
@@ -156,21 +330,23 @@ def _to_scipy(matrix: Operator) -> Any:
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(matrix)):
         raise TypeError(
             "a raw operator cannot be checked while it is traced: build the graph outside jit with "
-            "Graph.from_operator. Under optax.inject_hyperparams declare the static arguments: "
-            "optax.inject_hyperparams(sevo_adamw, "
-            'static_args=("graph", "tables", "num_layers", "method"))'
+            f"Graph.from_operator; {STATIC_ARGS_HINT}"
         )
     if isinstance(matrix, BCSR | BCOO) and matrix.ndim != 2:
         raise ValueError(f"a graph's matrix must be square, got shape {matrix.shape}")
     if isinstance(matrix, BCSR):
-        parts = (np.asarray(matrix.data), np.asarray(matrix.indices), np.asarray(matrix.indptr))
-        csr = sp.csr_array((_computable(parts[0]), *parts[1:]), shape=matrix.shape)
+        data, indices, indptr = (
+            np.asarray(a) for a in (matrix.data, matrix.indices, matrix.indptr)
+        )
+        stored = indptr[-1]  # what follows pads
+        parts = (_computable(data[:stored]), indices[:stored], indptr)
+        csr: Any = sp.csr_array(parts, shape=matrix.shape, copy=True)
     elif isinstance(matrix, BCOO):
         data, indices = np.asarray(matrix.data), np.asarray(matrix.indices)
         # BCOO marks padding by an index one past the end.
         kept = (indices < np.array(matrix.shape)).all(axis=1)
         coordinates = (indices[kept, 0], indices[kept, 1])
-        csr: Any = sp.coo_array((_computable(data[kept]), coordinates), shape=matrix.shape).tocsr()
+        csr = sp.coo_array((_computable(data[kept]), coordinates), shape=matrix.shape).tocsr()
     elif sp.issparse(matrix):
         csr = sp.csr_array(matrix)
         csr = csr.copy() if csr is matrix else csr
@@ -205,13 +381,21 @@ def _computable(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32) if values.dtype.itemsize < 4 else values
 
 
-def _to_bcsr(matrix: Any, dtype: Any) -> BCSR:
+def _to_bcsr(matrix: Any, dtype: Any, capacity: int | None) -> BCSR:
     """CSR on the host to `BCSR` on the device, float64 only where JAX has it enabled."""
-    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    spare = 0
+    if capacity is not None:
+        spare = check_count("capacity", capacity, least=0) - matrix.nnz
+        if spare < 0:
+            raise ValueError(
+                f"capacity must be at least the graph's {matrix.nnz} entries, got {capacity}"
+            )
+    # JAX marks an entry as padding by a column one past the end.
+    indices = np.pad(matrix.indices, (0, spare), constant_values=matrix.shape[1])
     return BCSR(
         (
-            jnp.asarray(matrix.data, dtype),
-            jnp.asarray(matrix.indices, jnp.int32),
+            jnp.asarray(np.pad(matrix.data, (0, spare)), jax.dtypes.canonicalize_dtype(dtype)),
+            jnp.asarray(indices, jnp.int32),
             jnp.asarray(matrix.indptr, jnp.int32),
         ),
         shape=matrix.shape,

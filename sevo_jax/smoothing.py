@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from sevo_jax.graph import Graph
 from sevo_jax.sparse import check_rows, compute_dtype, spmm
-from sevo_jax.validation import check_beta, check_choice, check_num_layers
+from sevo_jax.validation import check_beta, check_choice, check_num_layers, check_positive
 
-Method = Literal["neumann", "neumann_unscaled"]
-METHODS: tuple[Method, ...] = ("neumann", "neumann_unscaled")
+Method = Literal["neumann", "neumann_unscaled", "iterative", "exact"]
+METHODS: tuple[Method, ...] = ("neumann", "neumann_unscaled", "iterative", "exact")
 
 
 def smooth(
@@ -26,18 +27,26 @@ def smooth(
     beta: ArrayLike = 0.99,
     num_layers: int = 3,
     method: Method = "neumann",
+    *,
+    tol: float = 1e-6,
 ) -> Float[Array, "nodes ..."]:
     """Smooths the rows of ``x`` over the graph.
 
     - ``"neumann"``: ``(1 - beta) / (1 - beta^(L+1)) * sum_{l<=L} beta^l Ã^l x`` (Eq. 7);
-    - ``"neumann_unscaled"``: ``(1 - beta) * sum_{l<=L} beta^l Ã^l x`` (Theorem 1).
+    - ``"neumann_unscaled"``: ``(1 - beta) * sum_{l<=L} beta^l Ã^l x`` (Theorem 1);
+    - ``"iterative"``: ``psi_0 = x``, ``psi_l = beta Ã psi_{l-1} + (1 - beta) x`` (Section 2.2); for
+      a beta of 1/2 or more and an odd ``L`` it may turn against ``x`` (Theorem 1);
+    - ``"exact"``: the minimum of Eq. 6, ``(1 - beta) (I - beta Ã)^-1 x``, by conjugate gradients;
+      see `smooth_exact`.
 
     Args:
         graph: the `Graph`.
         x: ``float[nodes, ...]``; trailing axes are features.
         beta: the degree of smoothness in [0, 1), a scalar; 0 returns ``x``.
-        num_layers: ``L``, a static integer of at least 0: as many sparse products are made.
+        num_layers: ``L``, a static integer of at least 0: as many sparse products are made. Of no
+            account to ``"exact"``.
         method: one of the above.
+        tol: for ``"exact"`` alone, as in `smooth_exact`.
 
     Returns:
         The smoothed array, in the shape and dtype of ``x``.
@@ -45,7 +54,7 @@ def smooth(
     Raises:
         TypeError: ``num_layers`` is not a static integer, or ``x`` is not floating.
         ValueError: ``beta`` outside [0, 1) (where it is concrete), a negative ``num_layers``, an
-            unknown method, or a wrong number of rows.
+            unknown method, a ``tol`` that is not positive, or a wrong number of rows.
 
     Example:
         >>> import jax.numpy as jnp, sevo_jax
@@ -55,13 +64,18 @@ def smooth(
     """
     check_choice("method", method, METHODS)
     layers = check_num_layers(num_layers)
+    if method == "exact":
+        return smooth_exact(graph, x, beta, tol=tol)[0]
     check_beta(beta)
     check_rows(graph, x)
 
-    dtype = compute_dtype(x)
-    start = x.astype(dtype)
-    # A Python float keeps its 53 bits through the sum of powers below.
-    beta = beta if isinstance(beta, int | float) else jnp.asarray(beta, dtype)
+    start = x.astype(compute_dtype(x))
+    beta = _weak(beta, start)
+    if method == "iterative":
+        smoothed = start
+        for _ in range(layers):
+            smoothed = (1 - beta) * start + beta * spmm(graph, smoothed)
+        return smoothed.astype(x.dtype)
     scale = (
         1 - beta
         if method == "neumann_unscaled"
@@ -71,3 +85,73 @@ def smooth(
     for _ in range(layers):  # Horner's rule
         smoothed = start + beta * spmm(graph, smoothed)
     return (scale * smoothed).astype(x.dtype)
+
+
+def smooth_exact(
+    graph: Graph, x: Float[Array, "nodes ..."], beta: ArrayLike = 0.99, *, tol: float = 1e-6
+) -> tuple[Float[Array, "nodes ..."], Int[Array, ""]]:
+    """The minimum of Eq. 6, ``(1 - beta) (I - beta Ã)^-1 x``, by conjugate gradients.
+
+    Every column is solved on its own, all of them at once, until each residual is at most ``tol``
+    times its right-hand side. The condition number is at most ``(1 + beta) / (1 - beta)``, which
+    bounds the iterations: some 100 at beta = 0.99 and the default ``tol``.
+
+    Args:
+        graph: the `Graph`.
+        x: ``float[nodes, ...]``; trailing axes are features.
+        beta: the degree of smoothness in [0, 1), a scalar.
+        tol: the relative residual to reach, above 0.
+
+    Returns:
+        The smoothed array, in the shape and dtype of ``x``, and the iterations, ``int32[]``, each
+        of one sparse product.
+
+    Raises:
+        TypeError: ``x`` is not floating.
+        ValueError: ``beta`` or ``tol`` out of range, or a wrong number of rows.
+
+    Example:
+        >>> import jax.numpy as jnp, sevo_jax
+        >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2)
+        >>> smoothed, iterations = sevo_jax.smooth_exact(graph, jnp.array([[3.0], [0.0]]), 0.5)
+        >>> smoothed.round(4).tolist(), int(iterations)
+        ([[2.0], [1.0]], 2)
+    """
+    check_beta(beta)
+    check_positive("tol", tol)
+    check_rows(graph, x)
+    dtype = compute_dtype(x)
+    b = x.astype(dtype).reshape(x.shape[0], -1)
+    beta = _weak(beta, b)
+
+    # The textbook bound of conjugate gradients on an ideal machine, and a little for rounding.
+    condition = jnp.asarray((1 + beta) / (1 - beta), jnp.float32)
+    limit = jnp.ceil(0.5 * jnp.sqrt(condition) * jnp.log(2 * jnp.sqrt(condition) / tol)) + 10
+    target = jnp.asarray(tol, dtype) ** 2 * (b * b).sum(0)
+
+    def unfinished(state: tuple[Array, ...]) -> Array:
+        _, _, _, norms, count = state
+        return (norms > target).any() & (count < limit)
+
+    def iterate(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        y, residual, search, norms, count = state
+        image = search - beta * spmm(graph, search)
+        step = _ratio(norms, (search * image).sum(0))
+        y, residual = y + step * search, residual - step * image
+        after = (residual * residual).sum(0)
+        return y, residual, residual + _ratio(after, norms) * search, after, count + 1
+
+    start = (jnp.zeros_like(b), b, b, (b * b).sum(0), jnp.zeros([], jnp.int32))
+    y, _, _, norms, iterations = jax.lax.while_loop(unfinished, iterate, start)
+    y = jnp.where(jnp.isfinite(norms), y, jnp.nan)  # a NaN is no number to stop at
+    return ((1 - beta) * y).reshape(x.shape).astype(x.dtype), iterations
+
+
+def _weak(beta: ArrayLike, x: Array) -> float | Array:
+    """``beta`` in the dtype of ``x``; a Python float keeps its 53 bits through sums of powers."""
+    return beta if isinstance(beta, int | float) else jnp.asarray(beta, x.dtype)
+
+
+def _ratio(a: Array, b: Array) -> Array:
+    """``a / b``, and 0 for a column that is solved, where both are 0."""
+    return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)

@@ -11,26 +11,37 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
+
+from sevo_jax.validation import STATIC_ARGS_HINT
 
 Tables = None | str | Sequence[str] | Sequence[Sequence[str]] | Callable[[Any], Any] | Any
 """How a user names tables; see `sevo_smooth`."""
 
 
-def table_groups(tables: Tables, tree: Any, num_nodes: int) -> list[tuple[int, ...]]:
+def tree_entries(tree: Any) -> list[tuple[tuple[str, ...], Any]]:
+    """The path of every leaf, as components, and the leaf."""
+    return [(_components(path), leaf) for path, leaf in jax.tree.leaves_with_path(tree)]
+
+
+def table_groups(tables: Tables, tree: Any, num_nodes: int | None) -> list[tuple[int, ...]]:
     """The groups of leaves to smooth, each a tuple of positions in ``jax.tree.leaves(tree)``.
 
-    The leaves of one group, stacked along the leading axis, have ``num_nodes`` rows in all. A tree
-    without leaves, such as Optax's placeholders, has no groups.
+    The leaves of one group, stacked along the leading axis, have ``num_nodes`` rows in all; with
+    ``None``, for named tables, rows are not checked. A tree without leaves, such as Optax's
+    placeholders, has no groups.
 
     Raises:
         TypeError: a table that is not floating, or ``tables`` of no known form.
         ValueError: a name that matches no leaf or several, a leaf named twice, rows that do not add
             up to ``num_nodes``, or tables of one group that differ in their features.
     """
-    entries = [(_components(path), leaf) for path, leaf in jax.tree.leaves_with_path(tree)]
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tables)):
+        raise TypeError(f"tables must be static, got a tracer; {STATIC_ARGS_HINT}")
+    entries = tree_entries(tree)
     if not entries:
         return []
-    if tables is None:
+    if tables is None and num_nodes is not None:
         groups = [_only_candidate(entries, num_nodes)]
     elif isinstance(tables, str):
         groups = [(_find(tables, entries),)]
@@ -130,7 +141,7 @@ def _only_candidate(entries: list[tuple[tuple[str, ...], Any]], num_nodes: int) 
 
 
 def _check_groups(
-    groups: list[tuple[int, ...]], entries: list[tuple[tuple[str, ...], Any]], num_nodes: int
+    groups: list[tuple[int, ...]], entries: list[tuple[tuple[str, ...], Any]], num_nodes: int | None
 ) -> None:
     seen: set[int] = set()
     for group in groups:
@@ -145,7 +156,7 @@ def _check_groups(
                 raise ValueError(f"table {'/'.join(path)!r} must have rows, got a scalar")
         members = [entries[i] for i in group]
         rows = sum(leaf.shape[0] for _, leaf in members)
-        if rows != num_nodes:
+        if num_nodes is not None and rows != num_nodes:
             joint = "one row a node" if len(group) == 1 else "rows that add up to the nodes"
             raise ValueError(
                 f"table {_listing(members)} must have {joint}: got {rows} rows for a graph of "

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import optax
 
 from sevo_jax.graph import Graph, Operator, as_graph
-from sevo_jax.smoothing import METHODS, Method, smooth
+from sevo_jax.smoothing import METHODS, Method, smooth, smooth_exact
 from sevo_jax.tables import Tables, broadcast_mask, table_groups
-from sevo_jax.validation import check_beta, check_choice, check_num_layers
+from sevo_jax.validation import check_beta, check_choice, check_num_layers, check_positive
 
 
 class SevoSmoothState(NamedTuple):
@@ -23,10 +23,13 @@ class SevoSmoothState(NamedTuple):
         count: steps so far, ``int32[]``, for a schedule of beta.
         graph: the transformation's own copy of the graph. Being state, it is an argument of the
             compiled step and no constant in it. ``optax.tree.set(state, graph=g)`` replaces it.
+        iterations: conjugate-gradient iterations of the last step, ``int32[]``, the most that any
+            table took; 0 for the methods of a fixed number of layers.
     """
 
     count: chex.Array  # pyright: ignore[reportIncompatibleMethodOverride]
     graph: Graph
+    iterations: chex.Array
 
 
 def sevo_smooth(
@@ -35,6 +38,7 @@ def sevo_smooth(
     beta: chex.Numeric | Callable[[chex.Array], chex.Array] = 0.99,
     num_layers: int = 3,
     method: Method = "neumann",
+    tol: float = 1e-6,
     tables: Tables = None,
     graph_arg: str = "graph",
 ) -> optax.GradientTransformationExtraArgs:
@@ -47,7 +51,9 @@ def sevo_smooth(
             array, which is checked once.
         beta: the degree of smoothness in [0, 1): a scalar or a schedule of the step count.
         num_layers: ``L``, the number of sparse products, at least 0.
-        method: ``"neumann"`` (Eq. 7) or ``"neumann_unscaled"``, as in `smooth`.
+        method: ``"neumann"`` (Eq. 7), ``"neumann_unscaled"``, ``"iterative"`` or ``"exact"``
+            (Eq. 6), as in `smooth`.
+        tol: the relative residual of ``"exact"``, above 0.
         tables: which leaves are tables over the nodes. ``None``: the one leaf whose leading axis
             has as many rows as the graph has nodes. A string: the leaf, or the module of one leaf,
             at that path (``"item_embedding"``, ``"encoder/item_embedding"``). A sequence of
@@ -77,6 +83,7 @@ def sevo_smooth(
     graph = as_graph(graph)
     check_choice("method", method, METHODS)
     layers = check_num_layers(num_layers)
+    check_positive("tol", tol)
     if not callable(beta):
         check_beta(beta)
 
@@ -85,7 +92,8 @@ def sevo_smooth(
         if callable(beta):
             check_beta(beta(jnp.zeros([], jnp.int32)))
         # A copy of our own: donating the state must not delete the caller's graph.
-        return SevoSmoothState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.copy, graph))
+        zero = jnp.zeros([], jnp.int32)
+        return SevoSmoothState(zero, jax.tree.map(jnp.copy, graph), jnp.copy(zero))
 
     def update_fn(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
@@ -96,16 +104,22 @@ def sevo_smooth(
         beta_now = beta(state.count) if callable(beta) else beta
 
         leaves, structure = jax.tree.flatten(updates)
+        iterations = jnp.zeros([], jnp.int32)
         for group in table_groups(tables, updates, current.num_nodes):
             joint = jnp.concatenate([leaves[i] for i in group])
-            smoothed = smooth(current, joint, beta_now, layers, method)
+            if method == "exact":
+                smoothed, taken = smooth_exact(current, joint, beta_now, tol=tol)
+                iterations = jnp.maximum(iterations, taken)
+            else:
+                smoothed = smooth(current, joint, beta_now, layers, method)
             first = 0
             for i in group:
                 rows = leaves[i].shape[0]
                 leaves[i] = smoothed[first : first + rows].astype(leaves[i].dtype)
                 first += rows
         count = jnp.asarray(optax.safe_increment(state.count))
-        return jax.tree.unflatten(structure, leaves), SevoSmoothState(count, state.graph)
+        smoothed_updates = jax.tree.unflatten(structure, leaves)
+        return smoothed_updates, SevoSmoothState(count, state.graph, iterations)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -208,7 +222,7 @@ def _zero_rows(gradient: jax.Array) -> jax.Array:
 
 def _where_idle(idle: Any, resting: Any, moving: Any) -> Any:
     def choose(rows: Any, rest: jax.Array, move: jax.Array) -> jax.Array:
-        return move if rows is _NO_ROW else jnp.where(rows, rest, move)
+        return move if rows is _NO_ROW else jnp.where(rows, rest.astype(move.dtype), move)
 
     return _map(choose, idle, resting, moving)
 

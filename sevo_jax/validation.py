@@ -7,8 +7,11 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from numpy.typing import ArrayLike
 
 STATIC_ARGS_HINT = (
     "under optax.inject_hyperparams declare it static: optax.inject_hyperparams(sevo_adamw, "
@@ -29,15 +32,7 @@ def check_num_layers(num_layers: Any) -> int:
     """``num_layers`` as a Python integer of at least 0."""
     if isinstance(num_layers, Tracer):
         raise TypeError(f"num_layers must be a static integer, got a tracer; {STATIC_ARGS_HINT}")
-    try:
-        if isinstance(num_layers, bool | np.bool_):
-            raise TypeError
-        layers = operator.index(num_layers)
-    except TypeError:
-        raise TypeError(f"num_layers must be an integer, got {num_layers!r}") from None
-    if layers < 0:
-        raise ValueError(f"num_layers must be at least 0, got {layers}")
-    return layers
+    return check_count("num_layers", num_layers, least=0)
 
 
 def check_beta(beta: Any) -> None:
@@ -49,3 +44,59 @@ def check_beta(beta: Any) -> None:
         raise TypeError(f"beta must be a scalar, a schedule or a float, got {beta!r}")
     if not 0 <= value < 1:  # false for NaN
         raise ValueError(f"beta must lie in [0, 1), got {value}")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """`ValueError` unless ``value`` is a finite number above 0; traced values pass unchecked."""
+    if isinstance(value, Tracer):
+        return
+    number = np.asarray(value)
+    if number.ndim or not np.issubdtype(number.dtype, np.number):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not 0 < number < np.inf:  # false for NaN
+        raise ValueError(f"{name} must be finite and above 0, got {number}")
+
+
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """``value`` as a Python integer of at least ``least``."""
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    return number
+
+
+def check_ids(name: str, ids: ArrayLike, num_nodes: int, limit: str = "num_nodes") -> np.ndarray:
+    """``ids`` as an integer array of one dimension, all in ``[0, num_nodes)``."""
+    ids = np.asarray(ids)
+    if ids.ndim != 1:
+        raise ValueError(f"{name} must be one-dimensional, got shape {ids.shape}")
+    if ids.size == 0:
+        return ids.astype(np.int64)
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise TypeError(f"{name} must hold integer node ids, got dtype {ids.dtype}")
+    for extreme in (ids.min(), ids.max()):
+        if not 0 <= extreme < num_nodes:
+            raise ValueError(f"{name} must lie in [0, {limit}) = [0, {num_nodes}), got {extreme}")
+    return ids
+
+
+def check_weights(weights: ArrayLike | None, shape: tuple[int, ...]) -> tuple[np.ndarray, Any]:
+    """Edge weights in float64 (1 for ``None``), and the floating dtype they were given in."""
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    if weights is None:
+        return np.ones(shape), dtype
+    given = np.asarray(weights)
+    if given.shape != shape:
+        raise ValueError(f"weights must have one entry an edge, shape {shape}, got {given.shape}")
+    values = given.astype(np.float64)
+    bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
+    if bad.size:
+        raise ValueError(
+            f"weights must be finite and non-negative, got {values[bad[0]]} at position {bad[0]}"
+        )
+    return values, given.dtype if jnp.issubdtype(given.dtype, jnp.floating) else dtype

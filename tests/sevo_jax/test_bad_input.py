@@ -12,7 +12,19 @@ import pytest
 import scipy.sparse as sp
 
 import sevo_jax
-from sevo_jax import Graph, edge_graph, sequence_graph, sevo_adamw, sevo_smooth, smooth
+from sevo_jax import (
+    Graph,
+    bipartite_graph,
+    category_graph,
+    combine_graphs,
+    edge_graph,
+    knn_graph,
+    sequence_graph,
+    sevo_adamw,
+    sevo_smooth,
+    smooth,
+    smooth_exact,
+)
 
 GRAPH = edge_graph([0, 1], [1, 2], 3)
 X = jnp.ones((3, 2))
@@ -68,6 +80,53 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], list[str]]] = [
         ValueError,
         ["weighting", "did you mean 'distance'"],
     ),
+    # other builders
+    (
+        lambda: sequence_graph([1, 2, 3], 4),  # type: ignore
+        TypeError,
+        ["sequences", "position 0", "length of each run"],
+    ),
+    (lambda: sequence_graph(3, 4), TypeError, ["sequences", "int"]),  # type: ignore
+    (lambda: bipartite_graph([0, 2], [0, 0], 2, 1), ValueError, ["rows", "num_rows", "got 2"]),
+    (lambda: bipartite_graph([0], [-1], 2, 1), ValueError, ["cols", "num_cols", "got -1"]),
+    (lambda: bipartite_graph([0], [0, 0], 2, 1), ValueError, ["same length", "1 and 2"]),
+    (lambda: bipartite_graph([0], [0], 0, 1), ValueError, ["num_rows", "at least 1"]),
+    (
+        lambda: bipartite_graph([0], [0], 1, 1, weights=[np.inf]),
+        ValueError,
+        ["weights", "inf", "position 0"],
+    ),
+    (lambda: category_graph([[0, 3]], 3), ValueError, ["members", "[0, 3)", "got 3"]),
+    (lambda: category_graph([[0.5]], 3), TypeError, ["members", "integer"]),
+    (lambda: category_graph([[0]], 3, max_category_size=0), ValueError, ["max_category_size"]),
+    (
+        lambda: category_graph([[0, 1, 2]], 3, max_entries=5),
+        ValueError,
+        ["6 entries", "max_category_size", "max_entries"],
+    ),
+    (lambda: category_graph(sp.eye_array(4), 3), ValueError, ["one row a node", "(4, 4)"]),
+    (lambda: knn_graph(np.ones((3, 2)), 3), ValueError, ["k", "less than the 3 nodes", "got 3"]),
+    (lambda: knn_graph(np.ones((3, 2)), 0), ValueError, ["k", "at least 1"]),
+    (lambda: knn_graph(np.ones((3, 2)), 1.5), TypeError, ["k", "1.5"]),  # type: ignore
+    (lambda: knn_graph(np.ones((3, 2)), 1, 0.0), ValueError, ["temperature", "above 0"]),
+    (lambda: knn_graph(np.ones((3, 2)), 1, -1.0), ValueError, ["temperature", "-1"]),
+    (lambda: knn_graph(np.eye(3)[:, :2], 1), ValueError, ["features", "row 2", "norm 0"]),
+    (lambda: knn_graph(np.full((3, 2), np.nan), 1), ValueError, ["features", "row 0", "nan"]),
+    (lambda: knn_graph(np.ones(3), 1), ValueError, ["features", "(3,)"]),
+    (lambda: edge_graph([0], [1], 3, self_loops="al"), ValueError, ["self_loops", "mean 'all'"]),  # type: ignore
+    (lambda: edge_graph([0], [1], 3, capacity=1), ValueError, ["capacity", "2 entries", "got 1"]),
+    (lambda: edge_graph([0], [1], 3, capacity=2.5), TypeError, ["capacity", "2.5"]),  # type: ignore
+    (lambda: combine_graphs([], []), ValueError, ["at least one graph"]),
+    (lambda: combine_graphs([GRAPH, GRAPH], [0.5, 0.6]), ValueError, ["add up to 1", "1.1"]),
+    (lambda: combine_graphs([GRAPH, GRAPH], [1.5, -0.5]), ValueError, ["non-negative", "-0.5"]),
+    (lambda: combine_graphs([GRAPH], [0.5, 0.5]), ValueError, ["weights", "(1,)", "(2,)"]),
+    (
+        lambda: combine_graphs([GRAPH, edge_graph([], [], 4)], [0.5, 0.5]),
+        ValueError,
+        ["same number of nodes", "[3, 4]"],
+    ),
+    (lambda: GRAPH.add_edges([0], [3]), ValueError, ["receivers", "got 3"]),
+    (lambda: Graph.from_operator(np.eye(3)).add_edges([], []), ValueError, ["no weights"]),
     # hyper-parameters
     (init(beta=1.0), ValueError, ["beta", "[0, 1)", "1.0"]),
     (init(beta=-0.1), ValueError, ["beta", "-0.1"]),
@@ -82,6 +141,20 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], list[str]]] = [
         TypeError,
         ["num_layers", "static_args"],
     ),
+    (init(tol=0.0), ValueError, ["tol", "above 0"]),
+    (lambda: smooth_exact(GRAPH, X, 0.5, tol=float("nan")), ValueError, ["tol", "nan"]),
+    (lambda: smooth_exact(GRAPH, X, 1.0), ValueError, ["beta", "[0, 1)"]),
+    (lambda: sevo_jax.sevo_sgd(0.1, GRAPH, beta=2.0), ValueError, ["beta", "2.0"]),
+    (lambda: sevo_jax.sevo_adam(0.1, GRAPH, num_layers=-2), ValueError, ["num_layers", "-2"]),
+    (lambda: sevo_jax.convergence_factor(0.5, 0), ValueError, ["num_layers", "at least 1"]),
+    (lambda: sevo_jax.spectral_bounds(1.0, 2), ValueError, ["beta", "1.0"]),
+    (
+        lambda: sevo_jax.spectral_bounds(0.5, 2, "iterative"),  # type: ignore
+        ValueError,
+        ["method", "'neumann'", "iterative"],
+    ),
+    (lambda: sevo_jax.direction(X, X[:2]), ValueError, ["same shape", "(3, 2)", "(2, 2)"]),
+    (lambda: sevo_jax.corrected_rows(TWO, "c"), ValueError, ["'c'", "matches no leaf"]),
     (init(method="neuman"), ValueError, ["method", "did you mean 'neumann'"]),
     # tables
     (init(jnp.ones((4, 2))), ValueError, ["no leaf", "3 rows", "[4, 2]"]),

@@ -1,11 +1,15 @@
-"""Graphs: builders against the paper's dictionary loop, operators in every form, normalisation."""
+"""Builders against plain loops, input in every form, and what all builders have in common."""
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
@@ -83,14 +87,193 @@ def test_operators_are_used_as_given(form) -> None:
     np.testing.assert_allclose(sevo_jax.spmm(graph, x), dense @ x, rtol=1e-6)
 
 
-def test_a_graph_without_edges_scales() -> None:
-    graph = sevo_jax.edge_graph([], [], N)
-    x = jnp.ones((N, 2))
-    want = (1 - 0.9) / (1 - 0.9**4)
-    np.testing.assert_allclose(sevo_jax.smooth(graph, x, 0.9, 3), want, rtol=1e-5)
+def w(graph: sevo_jax.Graph) -> np.ndarray:
+    return graph.to_scipy(normalized=False).toarray()
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
-def test_dtypes_are_kept(dtype) -> None:
-    graph = sevo_jax.edge_graph([0], [1], 2)
-    assert sevo_jax.smooth(graph, jnp.ones((2, 3), dtype)).dtype == dtype
+FORMS = {
+    "lists": lambda runs: (runs, None),
+    "arrays": lambda runs: ([np.array(r, np.int32) for r in runs], None),
+    "jax": lambda runs: ([jnp.array(r, int) for r in runs], None),
+    "ragged": lambda runs: (np.concatenate(runs).astype(int), [len(r) for r in runs]),
+    "polars": lambda runs: (pl.Series(runs, dtype=pl.List(pl.Int64)), None),
+    "polars array": lambda runs: (pl.DataFrame({"a": runs})["a"].cast(pl.List(pl.UInt16)), None),
+    "pandas": lambda runs: (pd.Series(runs), None),
+    "tuple": lambda runs: (tuple(runs), None),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_sequences_in_every_form(form):
+    runs = [[1, 2, 3], [], [3, 2], [4], [1, 2]]
+    given, lengths = FORMS[form](runs)
+    graph = sevo_jax.sequence_graph(given, N, lengths=lengths)
+    np.testing.assert_array_equal(w(graph), algorithm_4(runs, 50, "last", 1, "distance"))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_categories_in_every_form(form):
+    given, lengths = FORMS[form]([[1, 2, 3], [], [3, 4]])
+    graph = sevo_jax.category_graph(given, N, lengths=lengths)
+    want = np.zeros((N, N))
+    for i, j in [(1, 2), (1, 3), (2, 3), (3, 4)]:
+        want[i, j] = want[j, i] = 1
+    np.testing.assert_array_equal(w(graph), want)
+
+
+@pytest.mark.parametrize(
+    "form", [list, np.array, jnp.array, pl.Series, pd.Series], ids=lambda f: f.__name__
+)
+def test_columns_of_edges_and_pairs(form):
+    graph = sevo_jax.edge_graph(form([0, 1]), form([1, 2]), N, form([1.0, 2.0]))
+    assert w(graph)[1].tolist() == [1, 0, 2, 0, 0, 0]
+    graph = sevo_jax.bipartite_graph(form([0, 1]), form([1, 2]), 2, 3)
+    assert w(graph)[:2, 2:].tolist() == [[0, 1, 0], [0, 0, 1]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.floats(0.1, 5)), max_size=12),
+    st.booleans(),
+)
+def test_bipartite(pairs, weighted):
+    rows, cols, weights = ([p[i] for p in pairs] for i in range(3))
+    ids = np.array(rows, int), np.array(cols, int)
+    graph = sevo_jax.bipartite_graph(*ids, 3, 4, weights=np.array(weights) if weighted else None)
+    want = np.zeros((7, 7))
+    for i, j, weight in pairs:
+        want[i, 3 + j] = want[3 + j, i] = want[i, 3 + j] + weight if weighted else 1
+    np.testing.assert_allclose(w(graph), want, rtol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.integers(0, N - 1), max_size=5), max_size=5), st.integers(1, 6))
+def test_categories(categories, largest):
+    graph = sevo_jax.category_graph(categories, N, max_category_size=largest)
+    want = np.zeros((N, N))
+    for members in map(set, categories):
+        if len(members) <= largest:
+            for i in members:
+                for j in members - {i}:
+                    want[i, j] = 1
+    np.testing.assert_array_equal(w(graph), want)
+
+
+def test_categories_of_a_mapping_and_an_incidence_matrix():
+    want = w(sevo_jax.category_graph([[0, 1], [1, 2, 3]], N))
+    named = sevo_jax.category_graph({"a": [0, 1], "b": np.array([1, 2, 3])}, N)
+    incidence = np.zeros((N, 2))
+    incidence[[0, 1], 0] = incidence[[1, 2, 3], 1] = 5
+    np.testing.assert_array_equal(w(named), want)
+    for form in (sp.csr_array, sp.coo_matrix):
+        np.testing.assert_array_equal(w(sevo_jax.category_graph(form(incidence), N)), want)
+
+
+def test_broad_categories_are_refused_with_advice():
+    broad = [np.arange(3000), np.arange(10)]
+    with pytest.raises(ValueError, match="max_category_size") as caught:
+        sevo_jax.category_graph(broad, 3000, max_entries=1_000_000)
+    assert "the largest of 3000 nodes, make up to 8,997,090 entries" in str(caught.value)
+    assert sevo_jax.category_graph(broad, 3000, max_category_size=500).capacity == 90
+
+
+def test_categories_of_beauty():
+    file = Path(__file__).resolve().parents[3] / "shared" / "data" / "Beauty_item2attributes.json"
+    if not file.exists():
+        pytest.skip(f"real data: no {file}")
+    of_item = {int(k): v for k, v in json.loads(file.read_text()).items()}
+    nodes = np.repeat(list(of_item), [len(v) for v in of_item.values()])
+    labels = np.concatenate(list(of_item.values()))
+    values, category = np.unique(labels, return_inverse=True)
+    order = np.argsort(category, kind="stable")
+    lengths = np.bincount(category)
+    with pytest.raises(ValueError, match="637 categories"):
+        sevo_jax.category_graph(nodes[order], 12_102, lengths=lengths)
+    graph = sevo_jax.category_graph(nodes[order], 12_102, lengths=lengths, max_category_size=500)
+    assert values.size == 637
+    assert graph.capacity == pytest.approx(2.6e6, rel=0.05)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 5), st.floats(0.1, 10), st.booleans())
+def test_nearest_neighbours(seed, k, temperature, ties):
+    rng = np.random.default_rng(seed)
+    x = rng.integers(-1, 2, (N + 3, 3)) + 0.0 if ties else rng.standard_normal((N + 3, 3))
+    x[~x.any(axis=1)] = 1
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    distance = np.round(2 - 2 * unit @ unit.T, 12)
+    want = np.zeros_like(distance)
+    for i in range(len(x)):
+        others = sorted((distance[i, j], j) for j in range(len(x)) if j != i)
+        for d, j in others[:k]:
+            want[i, j] += np.exp(-d / temperature)
+            want[j, i] += np.exp(-d / temperature)
+    graph = sevo_jax.knn_graph(x, k, temperature)
+    np.testing.assert_allclose(w(graph), want, rtol=1e-5, atol=1e-12)
+
+
+def test_nearest_neighbours_in_blocks(monkeypatch):
+    x = np.random.default_rng(0).standard_normal((50, 4))
+    whole = sevo_jax.knn_graph(x, 3)
+    monkeypatch.setattr("sevo_jax.builders._CELLS_PER_BLOCK", 7 * 50)
+    np.testing.assert_array_equal(w(sevo_jax.knn_graph(x, 3)), w(whole))
+
+
+def test_equal_vectors_are_neighbours_by_id():
+    x = np.tile(np.random.default_rng(0).standard_normal(64), (40, 1))
+    x *= np.random.default_rng(1).uniform(0.1, 10, (40, 1))
+    graph = sevo_jax.knn_graph(x.astype(np.float32), 2)
+    np.testing.assert_array_equal(np.flatnonzero(w(graph)[39]), [0, 1])
+
+
+def test_combined_graphs():
+    one = sevo_jax.edge_graph([0, 1], [1, 2], N)
+    other = sevo_jax.category_graph([[2, 3, 4]], N)
+    graph = sevo_jax.combine_graphs([one, other], [0.25, 0.75])
+    want = 0.25 * one.to_scipy().toarray() + 0.75 * other.to_scipy().toarray()
+    np.testing.assert_allclose(graph.to_scipy().toarray(), want, rtol=1e-6)
+    assert graph.weights is None
+    assert graph.dtype == jnp.float32
+    only = sevo_jax.combine_graphs([one], [1.0])
+    np.testing.assert_array_equal(only.to_scipy().toarray(), one.to_scipy().toarray())
+    half = sevo_jax.edge_graph([0], [1], N, np.ones(1, jnp.bfloat16))
+    assert sevo_jax.combine_graphs([half, half], [0.5, 0.5]).dtype == jnp.bfloat16
+
+
+BUILDERS = {
+    "edge": lambda **o: sevo_jax.edge_graph([0, 1], [1, 2], N, **o),
+    "sequence": lambda **o: sevo_jax.sequence_graph([[0, 1, 2]], N, **o),
+    "bipartite": lambda **o: sevo_jax.bipartite_graph([0, 0], [0, 1], 1, N - 1, **o),
+    "category": lambda **o: sevo_jax.category_graph([[0, 1], [1, 2]], N, **o),
+    "knn": lambda **o: sevo_jax.knn_graph(np.eye(N) + 0.1, 1, **o),
+}
+
+
+@pytest.mark.parametrize("builder", BUILDERS)
+def test_self_loops(builder):
+    make = BUILDERS[builder]
+    none, isolated, everyone = (make(self_loops=s) for s in ("none", "isolated", "all"))
+    alone = w(none).sum(1) == 0
+    assert builder == "knn" or alone.any()
+    np.testing.assert_array_equal(w(isolated), w(none) + np.diag(alone))
+    np.testing.assert_array_equal(w(everyone), w(none) + np.eye(N))
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((N, 2)), jnp.float32)
+    np.testing.assert_allclose(sevo_jax.smooth(isolated, x, 0.9)[alone], x[alone], rtol=1e-5)
+    scale = (1 - 0.9) / (1 - 0.9**4)
+    np.testing.assert_allclose(sevo_jax.smooth(none, x, 0.9)[alone], scale * x[alone], rtol=1e-5)
+
+
+@pytest.mark.parametrize("builder", BUILDERS)
+def test_capacity(builder):
+    make = BUILDERS[builder]
+    tight, roomy = make(), make(capacity=40)
+    assert roomy.capacity == roomy.weights.nse == 40
+    assert tight.capacity == tight.to_scipy().nnz < 40
+    np.testing.assert_array_equal(roomy.to_scipy().toarray(), tight.to_scipy().toarray())
+    np.testing.assert_array_equal(w(roomy), w(tight))
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((N, 2)), jnp.float32)
+    np.testing.assert_array_equal(sevo_jax.smooth(roomy, x), sevo_jax.smooth(tight, x))
+    with pytest.raises(
+        ValueError, match=r"capacity must be at least the graph's \d+ entries, got 1"
+    ):
+        make(capacity=1)

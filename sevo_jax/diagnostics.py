@@ -1,0 +1,243 @@
+"""What smoothing does, as numbers: smoothness, direction, spectrum, convergence, corrected rows."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from sevo_jax.graph import Graph
+from sevo_jax.smoothing import Method, smooth
+from sevo_jax.sparse import check_rows, compute_dtype, spmm
+from sevo_jax.tables import Tables, table_groups, tree_entries
+from sevo_jax.validation import check_beta, check_choice, check_num_layers
+
+Scaling = Literal["neumann", "neumann_unscaled"]
+
+
+def smoothness(graph: Graph, x: Float[Array, "nodes ..."]) -> Float[Array, ""]:
+    """``Tr(X' L~ X)`` with ``L~ = I - Ã`` (Eq. 2): the lower, the more alike are related rows.
+
+    It is half of Eq. 2's sum over ordered pairs, and an isolated node adds its squared norm.
+
+    Args:
+        graph: the `Graph`.
+        x: ``float[nodes, ...]``; trailing axes are features.
+
+    Returns:
+        A scalar in the dtype of ``x``, float32 for the half precisions.
+
+    Raises:
+        TypeError: ``x`` is not floating.
+        ValueError: a wrong number of rows.
+
+    Example:
+        >>> import jax.numpy as jnp, sevo_jax
+        >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2)
+        >>> float(sevo_jax.smoothness(graph, jnp.array([[3.0], [1.0]])))
+        4.0
+    """
+    check_rows(graph, x)
+    x = x.astype(compute_dtype(x))
+    return (x * (x - spmm(graph, x))).sum()
+
+
+def direction(
+    update: Float[Array, "nodes ..."], smoothed: Float[Array, "nodes ..."]
+) -> Float[Array, ""]:
+    """``<psi(U), U>`` (Eq. 5): the transformation is direction-aware where this is above 0.
+
+    Args:
+        update: ``float[nodes, ...]``, before smoothing.
+        smoothed: the same shape, after smoothing.
+
+    Raises:
+        ValueError: unequal shapes.
+
+    Example:
+        >>> import jax.numpy as jnp, sevo_jax
+        >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2)
+        >>> update = jnp.array([[1.0], [-1.0]])
+        >>> smoothed = sevo_jax.smooth(graph, update, beta=0.75, num_layers=1, method="iterative")
+        >>> float(sevo_jax.direction(update, smoothed))
+        -1.0
+    """
+    if jnp.shape(update) != jnp.shape(smoothed):
+        raise ValueError(
+            "update and smoothed must have the same shape, got "
+            f"{jnp.shape(update)} and {jnp.shape(smoothed)}"
+        )
+    dtype = compute_dtype(update)
+    return (update.astype(dtype) * smoothed.astype(dtype)).sum()
+
+
+def structure(
+    graph: Graph, update: Float[Array, "nodes ..."], smoothed: Float[Array, "nodes ..."]
+) -> Float[Array, ""]:
+    """``J(U) - J(psi(U))`` (Eq. 4): structure-aware where this is not below 0; `smoothness` is J.
+
+    Args:
+        graph: the `Graph`.
+        update: ``float[nodes, ...]``, before smoothing.
+        smoothed: the same shape, after smoothing.
+
+    Raises:
+        TypeError: arrays that are not floating.
+        ValueError: a wrong number of rows.
+
+    Example:
+        >>> import jax.numpy as jnp, sevo_jax
+        >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2)
+        >>> update = jnp.array([[3.0], [0.0]])
+        >>> smoothed = sevo_jax.smooth(graph, update, beta=0.5, num_layers=1)
+        >>> float(sevo_jax.structure(graph, update, smoothed))
+        8.0
+    """
+    return smoothness(graph, update) - smoothness(graph, smoothed)
+
+
+def spectral_bounds(
+    beta: ArrayLike, num_layers: int, method: Scaling = "neumann_unscaled"
+) -> tuple[ArrayLike, ArrayLike]:
+    """Bounds on the eigenvalues of the smoothing operator over all graphs (Lemma 1).
+
+    For ``P = (1 - beta) * sum_{l<=L} beta^l Ã^l``,
+    ``(1 - beta) / (1 + beta) * (1 - beta^L) <= lambda <= 1 - beta^(L+1)``. The upper bound is
+    reached by every graph that has an edge; a graph without any stays below it.
+
+    Args:
+        beta: the degree of smoothness in [0, 1), a scalar.
+        num_layers: ``L``, at least 0.
+        method: ``"neumann"`` for the rescaled operator, whose bounds are these divided by
+            ``1 - beta^(L+1)``.
+
+    Returns:
+        The lower and the upper bound.
+
+    Raises:
+        TypeError: ``num_layers`` is not an integer.
+        ValueError: an argument out of its range.
+
+    Example:
+        >>> import sevo_jax
+        >>> sevo_jax.spectral_bounds(0.5, 1)
+        (0.16666666666666666, 0.75)
+    """
+    check_choice("method", method, ("neumann", "neumann_unscaled"))
+    layers = check_num_layers(num_layers)
+    check_beta(beta)
+    upper = 1 - beta ** (layers + 1)
+    lower = (1 - beta) / (1 + beta) * (1 - beta**layers)
+    return (lower, upper) if method == "neumann_unscaled" else (lower / upper, upper / upper)
+
+
+def convergence_factor(beta: ArrayLike, num_layers: int, method: Scaling = "neumann") -> ArrayLike:
+    """``gamma`` of Theorem 4: after ``T`` steps, ``min |grad|^2 <= 2 C eps / (gamma (T + 1))``.
+
+    With rescaling, ``(1 - beta) / (1 + beta) * (1 - beta^L) / (1 - beta^(L+1))``; without it,
+    ``(1 - beta) / (1 + beta) * (1 - beta^L) (1 + beta^(L+1))``, which is smaller by an order of
+    ``1 - beta``. Gradient descent has 1.
+
+    Args:
+        beta: the degree of smoothness in [0, 1), a scalar.
+        num_layers: ``L``, at least 1.
+        method: ``"neumann"`` or ``"neumann_unscaled"``.
+
+    Raises:
+        TypeError: ``num_layers`` is not an integer.
+        ValueError: an argument out of its range.
+
+    Example:
+        >>> import sevo_jax
+        >>> round(sevo_jax.convergence_factor(0.5, 1), 4)
+        0.2222
+    """
+    check_choice("method", method, ("neumann", "neumann_unscaled"))
+    layers = check_num_layers(num_layers)
+    if layers < 1:
+        raise ValueError(f"num_layers must be at least 1 in Theorem 4, got {layers}")
+    check_beta(beta)
+    common = (1 - beta) / (1 + beta) * (1 - beta**layers)
+    last = beta ** (layers + 1)
+    return common / (1 - last) if method == "neumann" else common * (1 + last)
+
+
+def optimum_share(
+    graph: Graph,
+    x: Float[Array, "nodes ..."],
+    beta: ArrayLike = 0.99,
+    num_layers: int = 3,
+    method: Method = "neumann",
+    *,
+    tol: float = 1e-6,
+) -> Float[Array, ""]:
+    """How much of what Eq. 6 can gain ``L`` layers do gain: 1 at the exact optimum, 0 at ``x``.
+
+    With ``F(Y) = (1 - beta) |Y - X|^2 + beta Tr(Y' L~ Y)``, it is
+    ``(F(X) - F(psi(X))) / (F(X) - F(psi*(X)))``; NaN where there is nothing to gain.
+
+    Args:
+        graph: the `Graph`.
+        x: ``float[nodes, ...]``; trailing axes are features.
+        beta: the degree of smoothness in [0, 1), a scalar.
+        num_layers: ``L``, at least 0.
+        method: as in `smooth`.
+        tol: of the exact optimum, as in `smooth_exact`.
+
+    Raises:
+        TypeError: as `smooth`.
+        ValueError: as `smooth`.
+
+    Example:
+        >>> import jax.numpy as jnp, sevo_jax
+        >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2)
+        >>> x = jnp.array([[3.0], [0.0]])
+        >>> round(float(sevo_jax.optimum_share(graph, x, 0.5, 1)), 4)
+        1.0
+    """
+
+    def objective(y: Array) -> Any:
+        return (1 - beta) * ((y - x) ** 2).sum() + beta * smoothness(graph, y)
+
+    start = objective(x)
+    reached = start - objective(smooth(graph, x, beta, num_layers, method, tol=tol))
+    return reached / (start - objective(smooth(graph, x, beta, method="exact", tol=tol)))
+
+
+def corrected_rows(grads: Any, tables: Tables = None) -> dict[str, Float[Array, ""]]:
+    """The share of rows whose whole gradient is zero, which the moment correction lets rest.
+
+    A share of 0 on a sparse problem tells that something makes idle rows non-zero (an L2 term in
+    the loss, decay before Adam, gradient noise) and that the correction does nothing.
+
+    Args:
+        grads: a tree of gradients.
+        tables: which leaves are tables, as `sevo_smooth` takes it, but for their number of rows,
+            which is not checked; ``None`` for every leaf of two or more dimensions.
+
+    Returns:
+        For each table, under its path, a share in [0, 1].
+
+    Raises:
+        ValueError: tables that cannot be found.
+
+    Example:
+        >>> import jax.numpy as jnp, sevo_jax
+        >>> grads = {"items": jnp.array([[1.0, 0.0], [0.0, 0.0]]), "bias": jnp.zeros(3)}
+        >>> {path: float(share) for path, share in sevo_jax.corrected_rows(grads).items()}
+        {'items': 0.5}
+    """
+    entries = tree_entries(grads)
+    if tables is None:
+        chosen = [i for i, (_, leaf) in enumerate(entries) if leaf.ndim >= 2]
+    else:
+        chosen = [i for group in table_groups(tables, grads, None) for i in group]
+
+    def share(gradient: Array) -> Array:
+        idle = ~jnp.any(gradient != 0, axis=tuple(range(1, gradient.ndim)))
+        return jnp.mean(idle, dtype=jnp.float32)
+
+    return {"/".join(entries[i][0]): share(jax.numpy.asarray(entries[i][1])) for i in chosen}
