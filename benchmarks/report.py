@@ -42,7 +42,7 @@ def case(name: str, seconds: dict[str, np.ndarray], unit: str, scale: float) -> 
     medians = {k: float(np.median(v)) * scale for k, v in seconds.items()}
     (_, ours), *peers = medians.items()
     best = min(peers, key=lambda peer: peer[1])[0] if peers else None
-    result = {"case": name, "ours": round(ours, 4), "unit": unit}
+    result: dict[str, Any] = {"case": name, "ours": round(ours, 4), "unit": unit}
     result["peers"] = {k: round(v, 4) for k, v in peers}
     if best:
         ratios = next(iter(seconds.values())) / seconds[best]

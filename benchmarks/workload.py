@@ -26,7 +26,9 @@ def dataset() -> Interactions:
         return load("synthetic")
 
 
-def epoch_runner(data: Interactions, optimizer: str, **changes: Any) -> tuple[Callable, int]:
+def epoch_runner(
+    data: Interactions, optimizer: str, **changes: Any
+) -> tuple[Callable[[], jax.Array], int]:
     """A call that trains one epoch, always the same batches of users, and the number of steps."""
     settings = dataclasses.replace(MODELS["sasrec"]("beauty", "sevo-adamw"), **changes)
     run = Run("sasrec", data.name, optimizer, 0, settings)

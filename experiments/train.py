@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -92,7 +92,7 @@ def make_runs(options: Any) -> list[trainer.Run]:
 
 
 @contextlib.contextmanager
-def stop_on_signal() -> Iterator[threading.Event]:
+def stop_on_signal() -> Generator[threading.Event]:
     """An event that Ctrl-C and SIGTERM set; afterwards they do what they did before."""
     stop = threading.Event()
     numbers = (signal.SIGINT, signal.SIGTERM)

@@ -108,7 +108,7 @@ def make_model(run: Run, num_items: int) -> nnx.Module:
 
 
 def make_step(
-    graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, max_len: int
+    graphdef: nnx.GraphDef[Any], optimizer: optax.GradientTransformation, max_len: int
 ) -> Callable[[Corpus, TrainState, jax.Array, jax.Array], tuple[TrainState, jax.Array]]:
     """A training step: of corpus, state, cells ``int32[rows, width]`` and a key."""
 

@@ -187,7 +187,7 @@ class Block(nnx.Module):
         def split(y: Array) -> Array:  # heads join the batch axis: plain batched products are fast
             return y.reshape(rows, width, heads, size).swapaxes(1, 2).reshape(-1, width, size)
 
-        kernel, bias = self.qkv.kernel[...], cast(nnx.Param, self.qkv.bias)[...]
+        kernel, bias = self.qkv.kernel[...], cast("nnx.Param[Array]", self.qkv.bias)[...]
         q = split((query @ kernel[:, :dim] + bias[:dim]) * size**-0.5)
         k, v = map(split, jnp.split(x @ kernel[:, dim:] + bias[dim:], 2, axis=-1))
         logits = jnp.where(jnp.repeat(mask, heads, axis=0), q @ k.swapaxes(1, 2), -jnp.inf)
