@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import chex
+import jax
 import optax
+from jax.typing import ArrayLike
 
 from sevo_jax.graph import Graph, Operator, as_graph
 from sevo_jax.smoothing import Method
@@ -19,14 +20,14 @@ def sevo_adamw(
     graph: Graph | Operator,
     *,
     tables: Tables = None,
-    beta: chex.Numeric | Callable[[chex.Array], chex.Array] = 0.99,
+    beta: ArrayLike | Callable[[jax.Array], jax.Array] = 0.99,
     num_layers: int = 3,
     method: Method = "neumann",
     tol: float = 1e-6,
-    b1: chex.Numeric = 0.9,
-    b2: chex.Numeric = 0.999,
-    eps: chex.Numeric = 1e-8,
-    eps_root: chex.Numeric = 0.0,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.999,
+    eps: ArrayLike = 1e-8,
+    eps_root: ArrayLike = 0.0,
     mu_dtype: Any = None,
     weight_decay: optax.ScalarOrSchedule = 1e-4,
     mask: Any | Callable[[Any], Any] | None = None,
@@ -91,14 +92,14 @@ def sevo_adam(
     graph: Graph | Operator,
     *,
     tables: Tables = None,
-    beta: chex.Numeric | Callable[[chex.Array], chex.Array] = 0.99,
+    beta: ArrayLike | Callable[[jax.Array], jax.Array] = 0.99,
     num_layers: int = 3,
     method: Method = "neumann",
     tol: float = 1e-6,
-    b1: chex.Numeric = 0.9,
-    b2: chex.Numeric = 0.999,
-    eps: chex.Numeric = 1e-8,
-    eps_root: chex.Numeric = 0.0,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.999,
+    eps: ArrayLike = 1e-8,
+    eps_root: ArrayLike = 0.0,
     mu_dtype: Any = None,
     weight_decay: optax.ScalarOrSchedule = 0.0,
     mask: Any | Callable[[Any], Any] | None = None,
@@ -153,11 +154,11 @@ def sevo_sgd(
     graph: Graph | Operator,
     *,
     tables: Tables = None,
-    beta: chex.Numeric | Callable[[chex.Array], chex.Array] = 0.99,
+    beta: ArrayLike | Callable[[jax.Array], jax.Array] = 0.99,
     num_layers: int = 3,
     method: Method = "neumann",
     tol: float = 1e-6,
-    momentum: chex.Numeric | None = None,
+    momentum: ArrayLike | None = None,
     nesterov: bool = False,
     weight_decay: optax.ScalarOrSchedule = 0.0,
     mask: Any | Callable[[Any], Any] | None = None,

@@ -34,7 +34,8 @@ Weighting = Literal["distance", "frequency"]
 Ragged = Any
 """Runs of ids: a sequence of arrays, a column of lists, or, beside lengths, one flat array."""
 
-_CELLS_PER_BLOCK = 2**25
+_CELLS_PER_BLOCK = 2**25  # of float32 similarities, 128 MB
+_CHUNK = 64
 
 
 def edge_graph(
@@ -287,8 +288,8 @@ def knn_graph(
 
     With ``d_ij = 2 - 2 cos(x_i, x_j)``, every node ``i`` adds ``exp(-d_ij / temperature)`` to
     ``w_ij`` and ``w_ji`` for the ``k`` other nodes of the smallest ``(d_ij, j)``: among equals, the
-    lower id. Distances are computed in float64, in blocks of rows of some 256 MB, and count as
-    equal if they agree to 12 decimals.
+    lower id. Candidates are found in float32, in blocks of rows of some 128 MB, and compared in
+    float64; distances count as equal if they agree to 12 decimals.
 
     Args:
         features: ``float[nodes, dim]``, finite and without zero rows.
@@ -325,7 +326,10 @@ def knn_graph(
         )
     x /= norms[:, None]
     step = max(1, _CELLS_PER_BLOCK // nodes)
-    blocks = [_nearest(x, start, min(start + step, nodes), k) for start in range(0, nodes, step)]
+    single = x.astype(np.float32)
+    blocks = [
+        _nearest(x, single, start, min(start + step, nodes), k) for start in range(0, nodes, step)
+    ]
     neighbours, distances = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     dtype = features.dtype if isinstance(features, np.ndarray | jax.Array) else np.float64
     weights = np.exp(-distances / temperature)
@@ -410,18 +414,31 @@ def _ragged(name: str, runs: Any, lengths: ArrayLike | None) -> tuple[np.ndarray
     return np.concatenate(arrays) if arrays else np.zeros(0, np.int64), counts
 
 
-def _nearest(x: np.ndarray, start: int, stop: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ``k`` nearest others of the nodes ``start … stop - 1``: ids, and distances, flat."""
-    distances = x[start:stop] @ x.T
-    distances *= -2
-    distances += 2
-    np.round(distances, 12, out=distances)
-    np.maximum(distances, 0, out=distances)
-    distances[np.arange(stop - start), np.arange(start, stop)] = np.inf
-    bar = np.partition(distances, k - 1, axis=1)[:, k - 1 : k]
-    row, node = np.nonzero(distances <= bar)  # k or, with ties, more in a row
-    order = np.lexsort((node, distances[row, node], row))
-    row, node = row[order], node[order]
+def _nearest(
+    x: np.ndarray, single: np.ndarray, start: int, stop: int, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ``k`` nearest others of the nodes ``start … stop - 1``: ids, and distances, flat.
+
+    Rows of ``x`` have norm 1; ``single`` is ``x`` in float32.
+    """
+    nodes, dim = x.shape
+    similarity = single[start:stop] @ single.T
+    similarity[np.arange(stop - start), np.arange(start, stop)] = -np.inf
+    # The k-th best of the chunks' best is a bar that k nodes or more reach, for a fraction of the
+    # work of selecting among all nodes; float32 may be off by the margin.
+    chunk = min(_CHUNK, max(1, nodes // (4 * k)))
+    best = np.maximum.reduceat(similarity, np.arange(0, nodes, chunk), axis=1)
+    bar = np.partition(best, best.shape[1] - k, axis=1)[:, best.shape[1] - k]
+    margin = 4 * dim * np.finfo(np.float32).eps
+    row, node = np.nonzero(similarity >= (bar - margin)[:, None])
+    if row.size * dim > _CELLS_PER_BLOCK and stop - start > 1:  # very many ties
+        middle = (start + stop) // 2
+        halves = (_nearest(x, single, *span, k) for span in ((start, middle), (middle, stop)))
+        ids, distances = zip(*halves, strict=True)
+        return np.concatenate(ids), np.concatenate(distances)
+    exact = np.einsum("ij,ij->i", x[start + row], x[node])
+    distance = np.maximum(np.round(2 - 2 * exact, 12), 0)
+    order = np.lexsort((node, distance, row))
     first = np.searchsorted(row, np.arange(stop - start))
-    chosen = (first[:, None] + np.arange(k)).ravel()
-    return node[chosen], distances[row[chosen], node[chosen]]
+    chosen = order[(first[:, None] + np.arange(k)).ravel()]
+    return node[chosen], distance[chosen]

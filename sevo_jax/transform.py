@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from sevo_jax.graph import Graph, Operator, as_graph
 from sevo_jax.smoothing import METHODS, Method, smooth, smooth_exact
@@ -27,15 +27,15 @@ class SevoSmoothState(NamedTuple):
             table took; 0 for the methods of a fixed number of layers.
     """
 
-    count: chex.Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
     graph: Graph
-    iterations: chex.Array
+    iterations: jax.Array
 
 
 def sevo_smooth(
     graph: Graph | Operator,
     *,
-    beta: chex.Numeric | Callable[[chex.Array], chex.Array] = 0.99,
+    beta: ArrayLike | Callable[[jax.Array], jax.Array] = 0.99,
     num_layers: int = 3,
     method: Method = "neumann",
     tol: float = 1e-6,
@@ -125,10 +125,10 @@ def sevo_smooth(
 
 
 def scale_by_adam(
-    b1: chex.Numeric = 0.9,
-    b2: chex.Numeric = 0.999,
-    eps: chex.Numeric = 1e-8,
-    eps_root: chex.Numeric = 0.0,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.999,
+    eps: ArrayLike = 1e-8,
+    eps_root: ArrayLike = 0.0,
     mu_dtype: Any = None,
     *,
     nesterov: bool = False,
@@ -227,7 +227,7 @@ def _where_idle(idle: Any, resting: Any, moving: Any) -> Any:
     return _map(choose, idle, resting, moving)
 
 
-def _rest(moments: Any, decay: chex.Numeric, count: jax.Array) -> Any:
+def _rest(moments: Any, decay: ArrayLike, count: jax.Array) -> Any:
     """Moments at step ``count`` whose bias-corrected values are those of the step before."""
     before = jnp.maximum(count - 1, 1)  # in the first step the moments are 0, and so is 1 - b^0
     ratio = (1 - decay**count) / (1 - decay**before)
