@@ -20,7 +20,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike
 
-from sevo_jax.graph import Graph, SelfLoops, adjacency
+from sevo_jax.graph import Graph, SelfLoops, adjacency, graph_of
 from sevo_jax.validation import (
     check_choice,
     check_count,
@@ -77,7 +77,7 @@ def edge_graph(
     """
     num_nodes = check_count("num_nodes", num_nodes)
     matrix, dtype = adjacency(senders, receivers, num_nodes, weights)
-    return Graph.from_weights(matrix, dtype, self_loops=self_loops, capacity=capacity)
+    return graph_of(matrix, dtype, self_loops, capacity)
 
 
 def sequence_graph(
@@ -200,7 +200,7 @@ def bipartite_graph(
     if weights is None:
         block.data[:] = 1
     matrix = sp.block_array([[None, block], [block.T, None]], format="csr")
-    return Graph.from_weights(matrix, dtype, self_loops=self_loops, capacity=capacity)
+    return graph_of(matrix, dtype, self_loops, capacity)
 
 
 def category_graph(
@@ -273,7 +273,7 @@ def category_graph(
     off = rows != cols
     matrix = sp.coo_array((np.ones(off.sum()), (rows[off], cols[off])), shape=shared.shape)
     dtype = jax.dtypes.canonicalize_dtype(float)
-    return Graph.from_weights(matrix.tocsr(), dtype, self_loops=self_loops, capacity=capacity)
+    return graph_of(matrix.tocsr(), dtype, self_loops, capacity)
 
 
 def knn_graph(

@@ -148,20 +148,13 @@ class Graph:
             >>> graph.to_scipy().toarray().tolist()
             [[0.0, 1.0], [1.0, 0.0]]
         """
-        check_choice("self_loops", self_loops, ("none", "isolated", "all"))
         matrix = _to_scipy(weights)
         _check_values(matrix, "weights")
         if matrix.nnz and matrix.data.min() < 0:
             raise ValueError(f"weights must be non-negative, got a minimum of {matrix.data.min()}")
         _check_symmetric(matrix, "weights")
         dtype = _floating_dtype(weights) if dtype is None else dtype
-        if self_loops != "none":
-            degrees = matrix.sum(axis=1)
-            loops = np.ones_like(degrees) if self_loops == "all" else np.equal(degrees, 0)
-            matrix = (matrix + sp.diags_array(loops.astype(matrix.dtype))).tocsr()
-        matrix.eliminate_zeros()
-        operator = _to_bcsr(normalize(matrix), dtype, capacity)
-        return cls(_to_bcsr(matrix, dtype, capacity), operator, matrix.shape[0])
+        return graph_of(matrix, dtype, self_loops, capacity)
 
     def add_edges(
         self,
@@ -202,7 +195,7 @@ class Graph:
         before.resize((n, n))
         added, _ = adjacency(senders, receivers, n, weights)
         total = (before + added).tocsr()
-        graph = Graph.from_weights(total, self.dtype, self_loops=self_loops, capacity=capacity)
+        graph = graph_of(total, self.dtype, self_loops, capacity)
         if capacity is None and graph.capacity < self.capacity:
             return graph.with_capacity(self.capacity)
         return graph
@@ -314,14 +307,28 @@ def as_graph(graph: Graph | Operator) -> Graph:
     return graph if isinstance(graph, Graph) else Graph.from_operator(graph)
 
 
+def graph_of(weights: Any, dtype: Any, self_loops: SelfLoops, capacity: int | None) -> Graph:
+    """`Graph.from_weights` for weights that are known to be sound: CSR and symmetric."""
+    check_choice("self_loops", self_loops, ("none", "isolated", "all"))
+    weights.sort_indices()
+    if self_loops != "none":
+        degrees = weights.sum(axis=1)
+        loops = np.ones_like(degrees) if self_loops == "all" else np.equal(degrees, 0)
+        weights = (weights + sp.diags_array(loops.astype(weights.dtype))).tocsr()
+    weights.eliminate_zeros()
+    operator = _to_bcsr(normalize(weights), dtype, capacity)
+    return Graph(_to_bcsr(weights, dtype, capacity), operator, weights.shape[0])
+
+
 def normalize(weights: Any) -> Any:
     """``D^-1/2 W D^-1/2`` in float64, with zero rows for nodes of degree zero."""
     weights = weights.astype(np.float64)
     degrees = weights.sum(axis=1)
     scale = np.divide(1.0, np.sqrt(degrees), out=np.zeros_like(degrees), where=degrees > 0)
-    rows = np.repeat(np.arange(weights.shape[0]), np.diff(weights.indptr))
     # One product of two scales, so that entries (i, j) and (j, i) round alike.
-    data = weights.data * (scale[rows] * scale[weights.indices])
+    scales = np.repeat(scale, np.diff(weights.indptr))
+    scales *= scale[weights.indices]
+    data = weights.data * scales
     return sp.csr_array((data, weights.indices, weights.indptr), shape=weights.shape)
 
 
@@ -348,8 +355,7 @@ def _to_scipy(matrix: Operator) -> Any:
         coordinates = (indices[kept, 0], indices[kept, 1])
         csr = sp.coo_array((_computable(data[kept]), coordinates), shape=matrix.shape).tocsr()
     elif sp.issparse(matrix):
-        csr = sp.csr_array(matrix)
-        csr = csr.copy() if csr is matrix else csr
+        csr = sp.csr_array(matrix, copy=True)  # what follows works in place
     elif isinstance(matrix, np.ndarray | jax.Array) and matrix.ndim == 2:
         dense = np.asarray(matrix)
         csr = sp.csr_array(_computable(dense))
@@ -390,11 +396,13 @@ def _to_bcsr(matrix: Any, dtype: Any, capacity: int | None) -> BCSR:
             raise ValueError(
                 f"capacity must be at least the graph's {matrix.nnz} entries, got {capacity}"
             )
-    # JAX marks an entry as padding by a column one past the end.
-    indices = np.pad(matrix.indices, (0, spare), constant_values=matrix.shape[1])
+    data, indices = matrix.data, matrix.indices
+    if spare:  # JAX marks an entry as padding by a column one past the end
+        data = np.pad(data, (0, spare))
+        indices = np.pad(indices, (0, spare), constant_values=matrix.shape[1])
     return BCSR(
         (
-            jnp.asarray(np.pad(matrix.data, (0, spare)), jax.dtypes.canonicalize_dtype(dtype)),
+            jnp.asarray(data, jax.dtypes.canonicalize_dtype(dtype)),
             jnp.asarray(indices, jnp.int32),
             jnp.asarray(matrix.indptr, jnp.int32),
         ),

@@ -58,6 +58,17 @@ def test_padding_of_bcoo_and_bcsr_is_left_out():
     assert again.capacity == np.count_nonzero(A)
 
 
+@pytest.mark.parametrize("make", [sevo_jax.Graph.from_weights, sevo_jax.Graph.from_operator])
+def test_the_callers_matrix_stays_as_it_was(make):
+    """A matrix with unsorted columns, duplicates and stored zeros, which we sort, sum and drop."""
+    parts = np.array([0.2, 0.3, 0.0, 0.5]), np.array([1, 1, 0, 0]), np.array([0, 3, 4])
+    matrix = sp.csr_array(tuple(part.copy() for part in parts), shape=(2, 2))
+    graph = make(matrix)
+    assert graph.to_scipy().toarray()[0, 1] > 0
+    for now, before in zip((matrix.data, matrix.indices, matrix.indptr), parts, strict=True):
+        np.testing.assert_array_equal(now, before)
+
+
 def test_unchecked_operators():
     wild = np.array([[0.0, 3.0], [1.0, 0.0]])
     graph = sevo_jax.Graph.from_operator(wild, check=False)
