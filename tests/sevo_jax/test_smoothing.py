@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.experimental.sparse import BCSR
 
 import sevo_jax
 from tests.sevo_jax.graphs import NODES, dense, dense_psi, graphs, random_graph
@@ -111,6 +112,52 @@ class Variants(chex.TestCase):
 
         want = dense_psi(graph, 0.9, 3, "neumann") @ np.asarray(weights)  # psi is symmetric
         np.testing.assert_allclose(self.variant(jax.grad(loss))(x), want, atol=1e-5)
+
+
+def test_gradients_of_the_operators_values():
+    """dL/dÃ_ij = g_i · x_j for every stored entry, and nothing for the padding."""
+    graph, x, g = random_graph(0), table(1, 4), table(2, 4)
+    matrix = graph.operator
+
+    def loss(matrix):
+        changed = sevo_jax.Graph(None, matrix, NODES)
+        return (
+            jnp.asarray(g, jnp.float32) * sevo_jax.spmm(changed, jnp.asarray(x, jnp.float32))
+        ).sum()
+
+    got = jax.grad(loss, allow_int=True)(matrix).data
+    stored = graph.to_scipy().tocoo()
+    np.testing.assert_allclose(
+        got[: stored.nnz], (g[stored.coords[0]] * x[stored.coords[1]]).sum(-1), rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_array_equal(got[stored.nnz :], 0)
+
+
+def test_gradients_under_vmap_and_vmap_of_vmap():
+    graph, xs = random_graph(0), jnp.asarray(table(1, 4, 3, 2), jnp.float32)
+
+    def squared(x):
+        return (sevo_jax.smooth(graph, x, 0.9, 2) ** 2).sum()
+
+    got = jax.jit(jax.vmap(jax.vmap(jax.grad(squared), 2, 2), 3, 3))(xs)
+    psi = dense_psi(graph, 0.9, 2, "neumann")
+    want = np.tensordot(2 * psi @ psi, np.asarray(xs), axes=1)
+    np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def test_a_graph_for_each_table_under_vmap():
+    each = [random_graph(seed) for seed in range(3)]
+    xs = [jnp.asarray(table(seed, 4), jnp.float32) for seed in range(3)]
+
+    def product(data, indices, indptr, x):
+        matrix = BCSR((data, indices, indptr), shape=(NODES, NODES))
+        return sevo_jax.spmm(sevo_jax.Graph(None, matrix, NODES), x)
+
+    parts = [(g.operator.data, g.operator.indices, g.operator.indptr, x)
+             for g, x in zip(each, xs, strict=True)]  # fmt: skip
+    got = jax.vmap(product)(*(jnp.stack(p) for p in zip(*parts, strict=True)))
+    for product_, graph, x in zip(got, each, xs, strict=True):
+        np.testing.assert_allclose(product_, dense(graph) @ np.asarray(x), atol=1e-5)
 
 
 def test_zero_beta_or_no_layers_return_the_table():
