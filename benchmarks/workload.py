@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,11 @@ from experiments.data import Interactions, load
 from experiments.errors import UserError
 from experiments.optimizers import make_optimizer
 from experiments.trainer import EpochLayouts, Run, TrainState, make_epoch, make_model, make_step
+
+
+def cores() -> int:
+    """The processors that this process may run on."""
+    return len(os.sched_getaffinity(0))
 
 
 def dataset() -> Interactions:

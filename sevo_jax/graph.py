@@ -263,6 +263,13 @@ class Graph:
         Raises:
             OSError: the file is missing or cannot be read.
             ValueError: it is no sparse matrix, or not one of a graph.
+
+        Example:
+            >>> import numpy as np, scipy.sparse as sp, sevo_jax, tempfile
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     sp.save_npz(folder + "/w.npz", sp.csr_array(np.array([[0.0, 2.0], [2.0, 0.0]])))
+            ...     sevo_jax.Graph.load(folder + "/w.npz").to_scipy().toarray().tolist()
+            [[0.0, 1.0], [1.0, 0.0]]
         """
         path = _npz(path)
         try:

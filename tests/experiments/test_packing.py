@@ -95,12 +95,16 @@ def test_an_epoch_reads_the_newest_training_inputs_of_every_user(data):
     np.testing.assert_array_equal(got, np.concatenate(want))
 
 
-def test_both_layouts_give_the_same_loss_and_gradients(data):
+@pytest.mark.parametrize("attend_padding", [False, True])
+def test_both_layouts_give_the_same_loss_and_gradients(data, attend_padding):
     corpus = make_corpus(data)
     negatives_of = jnp.asarray(
         np.random.default_rng(1).integers(1, data.num_items + 1, data.items.size)
     )
-    model = SASRec(data.num_items, max_len=MAX_LEN, dim=16, num_heads=2, rngs=nnx.Rngs(0))
+    shape = {"max_len": MAX_LEN, "dim": 16, "num_heads": 2, "attend_padding": attend_padding}
+    model = SASRec(data.num_items, **shape, rngs=nnx.Rngs(0))
+    for block in model.blocks:  # biases start at zero, where padding would have no value
+        block.qkv.bias[...] = jnp.linspace(-1, 1, 48)
     graphdef, params = nnx.split(model, nnx.Param)
 
     @jax.jit

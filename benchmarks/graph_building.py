@@ -1,0 +1,52 @@
+"""``python -m benchmarks.graph_building``: `sequence_graph` against Algorithm 4's dictionary."""
+
+from __future__ import annotations
+
+import resource
+from collections import defaultdict
+from functools import partial
+
+import numpy as np
+
+import sevo_jax
+from benchmarks import report
+from benchmarks.graphs import TABLE_1, interactions
+
+
+def dictionary_loop(items: np.ndarray, lengths: np.ndarray) -> int:
+    """Algorithm 4 as the paper writes it, for H = 1 and the last 50 items; its entries."""
+    weights: dict[tuple[int, int], float] = defaultdict(float)
+    flat, start = items.tolist(), 0
+    for length in lengths.tolist():
+        sequence = flat[start : start + length][-50:]
+        start += length
+        for i in range(len(sequence) - 1):
+            weights[sequence[i], sequence[i + 1]] += 1
+            weights[sequence[i + 1], sequence[i]] += 1
+    return len(weights)
+
+
+def main() -> None:
+    """Measures and writes ``results/graph_building-DEVICE.json``."""
+    cases = []
+    for name in ("clothing", "electronics", "beauty"):
+        size = TABLE_1[name]
+        items, lengths = interactions(size)
+        ours = partial(sevo_jax.sequence_graph, items, size.items, lengths=lengths)
+        entries = ours().capacity
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        seconds = report.in_turn(
+            {"sequence_graph": ours, "dictionary loop": partial(dictionary_loop, items, lengths)},
+            rounds=7,
+        )
+        assert entries == dictionary_loop(items, lengths)
+        case = report.case(f"{name}: {size.interactions} interactions", seconds, "s", 1)
+        if name == "clothing":
+            # The first case and before any loop: the peak so far, data and JAX included, is ours.
+            case["peak_memory"] = f"{peak:.1f} GiB"
+        cases.append(case)
+    report.write("graph_building", cases)
+
+
+if __name__ == "__main__":
+    main()

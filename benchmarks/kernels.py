@@ -1,0 +1,99 @@
+"""``python -m benchmarks.kernels``: the product ``Ã X`` against what a user would pick instead.
+
+At the six sizes of Table 1, d = 64: SciPy, PyTorch (if it is installed), JAX's own formats, and a
+dense product where it fits. Beauty's graph is the real one where the data is at hand. Beside the
+times: the error against float64, the bytes that must move, and the bandwidth of a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.sparse import BCOO
+
+import sevo_jax
+from benchmarks import report, workload
+from benchmarks.graphs import TABLE_1, graph
+from experiments.data import load
+from experiments.errors import UserError
+from experiments.optimizers import item_graph
+
+DIM = 64
+DENSE_UP_TO = 13_000
+
+
+def graphs() -> dict[str, sevo_jax.Graph]:
+    """A graph for each row of Table 1."""
+    made = {name: graph(size) for name, size in TABLE_1.items()}
+    try:
+        made["beauty"] = item_graph(load("beauty"), max_len=50)
+    except UserError:
+        print("Beauty is not at hand: a graph of its size stands in")
+    return made
+
+
+def torch_products(matrix: Any, x: np.ndarray) -> dict[str, Callable[[], Any]]:
+    """PyTorch's CSR and COO products; none without PyTorch."""
+    try:
+        import torch  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return {}
+    torch.set_num_threads(workload.cores())
+    csr = torch.sparse_csr_tensor(
+        torch.from_numpy(matrix.indptr.astype(np.int64)),
+        torch.from_numpy(matrix.indices.astype(np.int64)),
+        torch.from_numpy(matrix.data),
+        size=matrix.shape,
+    )
+    coo, table = csr.to_sparse_coo().coalesce(), torch.from_numpy(x)
+    return {"torch CSR": lambda: csr @ table, "torch COO": lambda: coo @ table}
+
+
+def products(g: sevo_jax.Graph, x: np.ndarray) -> dict[str, Callable[[], Any]]:
+    """Ours first, then the peers."""
+    matrix, table = g.to_scipy(), jnp.asarray(x)
+    bcoo = BCOO.from_scipy_sparse(matrix)
+    ours, peer = jax.jit(sevo_jax.spmm), jax.jit(lambda m, y: m @ y)
+    found: dict[str, Callable[[], Any]] = {
+        "sevo_jax.spmm": lambda: ours(g, table),
+        "BCSR": lambda: peer(g.operator, table),
+        "BCOO": lambda: peer(bcoo, table),
+        "SciPy CSR": lambda: matrix @ x,
+    }
+    found |= torch_products(matrix, x)
+    if g.num_nodes <= DENSE_UP_TO:
+        dense = jnp.asarray(matrix.toarray())
+        found["dense"] = lambda: peer(dense, table)
+    return found
+
+
+def main() -> None:
+    """Measures and writes ``results/kernels-DEVICE.json``."""
+    copied = jnp.ones(2**26)  # 256 MB
+    copy = jax.jit(lambda a: a + 1)
+    copying = report.in_turn({"copy": lambda: copy(copied)}, rounds=7)["copy"]
+    bandwidth = 2 * copied.nbytes / float(np.median(copying))
+
+    cases = []
+    for name, g in graphs().items():
+        x = np.random.default_rng(0).standard_normal((g.num_nodes, DIM)).astype(np.float32)
+        seconds = report.in_turn(products(g, x), rounds=11 if g.capacity > 10**6 else 31)
+        entry = report.case(
+            f"{name}: {g.num_nodes} nodes, {g.capacity} entries", seconds, "ms", 1e3
+        )
+        exact = g.to_scipy().astype(np.float64) @ x.astype(np.float64)
+        error = np.abs(np.asarray(sevo_jax.spmm(g, jnp.asarray(x))) - exact).max()
+        least = 8 * g.capacity + 4 * g.num_nodes + 2 * x.nbytes
+        entry["error"] = float(error / np.abs(exact).max())
+        entry["memory_limit_ms"] = round(1e3 * least / bandwidth, 4)
+        entry["times_memory_limit"] = round(entry["ours"] / entry["memory_limit_ms"], 2)
+        cases.append(entry)
+    report.write("kernels", cases)
+
+
+if __name__ == "__main__":
+    main()
