@@ -10,12 +10,15 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 from experiments.errors import UserError
+from experiments.trainer import CRITERION
 
 METRICS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10")
+HEADER = ("Optimiser", *METRICS, "Seeds")
 LABELS = {
     "adam": "Adam, as published",
     "adamw": "AdamW, SEvo's settings",
@@ -44,52 +47,54 @@ def write(out: Path) -> None:
         lines = (file.parent / "metrics.jsonl").read_text().splitlines()
         curves[result["optimizer"]].append([json.loads(line) for line in lines])
 
-    header, rows = _rows(results)
-    table = Table(*header, title="Test metrics at the epoch of the best validation NDCG@10")
+    rows = _rows(results)
+    datasets = ", ".join(sorted({key[1] for key in results}))
+    table = Table(
+        *HEADER, title=f"{datasets}: test metrics at the best validation {CRITERION}", box=SIMPLE
+    )
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*row, style=None if row[-1] else "dim")
     console = Console()
     console.print(table)
     try:
-        (out / "summary.md").write_text(_markdown(header, rows, results))
+        (out / "summary.md").write_text(_markdown(rows, results, datasets))
         _draw(curves, out / "curves.png")
     except OSError as error:
         raise UserError(f"{out}: the summary cannot be written ({error.strerror})") from error
-    console.print(f"table: {out / 'summary.md'}   curves: {out / 'curves.png'}")
+    console.print(f"table: {out / 'summary.md'}", soft_wrap=True)
+    console.print(f"curves: {out / 'curves.png'}", soft_wrap=True)
 
 
-def _rows(results: Results) -> tuple[list[str], list[list[str]]]:
-    """The table's cells: a row for each optimiser, and one for the paper where it has values."""
+def _rows(results: Results) -> list[list[str]]:
+    """The cells: for each optimiser the mean, the deviation over seeds, the paper's value."""
     rows = []
     order = list(LABELS)
     for key in sorted(results, key=lambda k: (k[0], k[1], order.index(k[2]))):
         runs = results[key]
         values = np.array([[run["test"][m] for m in METRICS] for run in runs])
-        cells = [f"{mean:.4f}" for mean in values.mean(axis=0)]
+        mean = values.mean(axis=0)
+        seeds = " ".join(str(run["seed"]) for run in runs)
+        rows.append([LABELS[key[2]], *(f"{v:.4f}" for v in mean), seeds])
         if len(runs) > 1:
-            cells = [
-                f"{cell} ± {deviation:.4f}"
-                for cell, deviation in zip(cells, values.std(axis=0, ddof=1), strict=True)
-            ]
-        seeds = ", ".join(str(run["seed"]) for run in runs)
-        rows.append([key[1], LABELS[key[2]], *cells, seeds])
+            deviation = values.std(axis=0, ddof=1)
+            rows.append(["  ± over seeds", *(f"{v:.4f}" for v in deviation), ""])
         if key in PAPER:
             paper = np.array(PAPER[key])
-            change = values.mean(axis=0) / paper - 1
-            cells = [f"{p:.4f} ({c:+.1%})" for p, c in zip(paper, change, strict=True)]
-            rows.append(["", "  paper (ours against it)", *cells, "5 seeds"])
-    return ["Data set", "Optimiser", *METRICS, "Seeds"], rows
+            rows.append(["  paper, 5 seeds", *(f"{v:.4f}" for v in paper), ""])
+            rows.append(["  ours against it", *(f"{v:+.1%}" for v in mean / paper - 1), ""])
+    return rows
 
 
-def _markdown(header: list[str], rows: list[list[str]], results: Results) -> str:
-    lines = [header, ["---"] * len(header), *([c.strip() for c in row] for row in rows)]
+def _markdown(rows: list[list[str]], results: Results, datasets: str) -> str:
+    lines = [list(HEADER), ["---"] * len(HEADER), *([c.strip() for c in row] for row in rows)]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     runs = [run for group in results.values() for run in group]
     devices = ", ".join(sorted({run["device"] for run in runs}))
     epochs = ", ".join(sorted({str(run["epochs"]) for run in runs}))
     return (
-        "Test metrics at the epoch of the best validation NDCG@10; full ranking, leave-one-out.\n"
-        f"Runs of {epochs} epochs on: {devices}.\n\n{table}\n\n![Learning curves](curves.png)\n"
+        f"{datasets}: test metrics at the epoch of the best validation {CRITERION}; full ranking, "
+        f"leave-one-out.\nRuns of {epochs} epochs on: {devices}.\n\n{table}\n\n"
+        "![Learning curves](curves.png)\n"
     )
 
 

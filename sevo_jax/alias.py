@@ -142,7 +142,7 @@ def sevo_adam(
         ['-0.100', '-0.100']
     """
     return optax.chain(
-        optax.add_decayed_weights(weight_decay, mask),
+        _coupled_decay(weight_decay, mask),
         scale_by_adam(b1, b2, eps, eps_root, mu_dtype, moment_correction=False),
         sevo_smooth(graph, beta=beta, num_layers=num_layers, method=method, tol=tol, tables=tables),
         optax.scale_by_learning_rate(learning_rate),
@@ -198,8 +198,17 @@ def sevo_sgd(
         ['-0.200', '-0.100']
     """
     return optax.chain(
-        optax.add_decayed_weights(weight_decay, mask),
+        _coupled_decay(weight_decay, mask),
         optax.identity() if momentum is None else optax.trace(momentum, nesterov),
         sevo_smooth(graph, beta=beta, num_layers=num_layers, method=method, tol=tol, tables=tables),
         optax.scale_by_learning_rate(learning_rate),
     )
+
+
+def _coupled_decay(
+    weight_decay: optax.ScalarOrSchedule, mask: Any | Callable[[Any], Any] | None
+) -> optax.GradientTransformation:
+    """An L2 term; nothing, which needs no parameters, where the coefficient is a plain 0."""
+    if isinstance(weight_decay, int | float) and weight_decay == 0:
+        return optax.identity()
+    return optax.add_decayed_weights(weight_decay, mask)

@@ -20,7 +20,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike
 
-from sevo_jax.graph import Graph, SelfLoops, adjacency, graph_of
+from sevo_jax.graph import Graph, Operator, SelfLoops, adjacency, as_graph, graph_of
 from sevo_jax.validation import (
     check_choice,
     check_count,
@@ -169,7 +169,8 @@ def bipartite_graph(
     Nodes ``0 … num_rows - 1`` are the rows, and ``num_rows … num_rows + num_cols - 1`` the columns.
 
     Args:
-        rows: ``int[pairs]``, in ``[0, num_rows)``: a list, an array, or a column of a data frame.
+        rows: ``int[pairs]``, in ``[0, num_rows)``: a list, an array, or a column of a data frame;
+            of a SciPy COO matrix, its ``row``, and its ``col`` for the other.
         cols: ``int[pairs]``, in ``[0, num_cols)``.
         num_rows: the number of nodes of the first kind.
         num_cols: the number of nodes of the second kind.
@@ -310,6 +311,8 @@ def knn_graph(
         >>> (graph.to_scipy(normalized=False).toarray() > 0).astype(int).tolist()
         [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
     """
+    if sp.issparse(features):
+        raise TypeError("features must be dense, got a sparse matrix; pass its toarray()")
     x = np.asarray(features)
     if x.ndim != 2:
         raise ValueError(f"features must be float[nodes, dim], got shape {x.shape}")
@@ -344,7 +347,11 @@ def knn_graph(
 
 
 def combine_graphs(
-    graphs: Sequence[Graph], weights: ArrayLike, *, capacity: int | None = None
+    graphs: Sequence[Graph | Operator],
+    weights: ArrayLike,
+    *,
+    self_loops: SelfLoops = "none",
+    capacity: int | None = None,
 ) -> Graph:
     """A graph of several relations at once: the operator ``sum of w_k Ã_k``.
 
@@ -352,12 +359,15 @@ def combine_graphs(
     weights of its own; a node is isolated where it is in all graphs.
 
     Args:
-        graphs: at least one, all over the same nodes.
+        graphs: at least one graph or normalised operator, all over the same nodes.
         weights: ``float[graphs]``, non-negative, of sum 1.
+        self_loops: ``"none"``, or ``"isolated"`` for a diagonal entry of 1 where a node is isolated
+            in all graphs. A self-edge for ``"all"`` is to be given to each graph.
         capacity: stored entries, zero-padded; see `Graph.capacity`.
 
     Raises:
-        ValueError: no graphs, graphs of different sizes, or weights that are no convex combination.
+        ValueError: no graphs, graphs of different sizes, weights that are no convex combination, or
+            another choice of ``self_loops``.
 
     Example:
         >>> import sevo_jax
@@ -369,17 +379,23 @@ def combine_graphs(
     """
     if not graphs:
         raise ValueError("graphs must hold at least one graph, got none")
-    sizes = [graph.num_nodes for graph in graphs]
+    check_choice("self_loops", self_loops, ("none", "isolated"))
+    checked = [as_graph(graph) for graph in graphs]
+    sizes = [graph.num_nodes for graph in checked]
     if len(set(sizes)) > 1:
         raise ValueError(f"graphs must have the same number of nodes, got {sizes}")
     shares, _ = check_weights(weights, (len(graphs),))
     if abs(shares.sum() - 1) > 1e-6:
         raise ValueError(f"weights must add up to 1, got {shares.sum():.9g}")
-    parts = [w * g.to_scipy().astype(np.float64) for w, g in zip(shares, graphs, strict=True)]
+    parts = [w * g.to_scipy().astype(np.float64) for w, g in zip(shares, checked, strict=True)]
     total = parts[0]
     for part in parts[1:]:
         total = total + part
-    dtype = jnp.result_type(*(graph.dtype for graph in graphs))
+    if self_loops == "isolated":
+        alone = np.equal(abs(total).sum(axis=1), 0)
+        total = (total + sp.diags_array(alone.astype(np.float64))).tocsr()
+        total.eliminate_zeros()
+    dtype = jnp.result_type(*(graph.dtype for graph in checked))
     return Graph.from_operator(total, check=False, dtype=dtype, capacity=capacity)
 
 
@@ -397,12 +413,17 @@ def _ragged(name: str, runs: Any, lengths: ArrayLike | None) -> tuple[np.ndarray
                 f"lengths must add up to the {values.size} items given, got {counts.sum()}"
             )
         return values, counts
-    if hasattr(runs, "explode") and hasattr(getattr(runs, "list", None), "len"):  # Polars
+    if hasattr(runs, "explode") and hasattr(runs, "list"):  # a column of Polars
+        if hasattr(runs.dtype, "size"):  # fixed-size lists
+            runs = runs.arr.to_list()
         counts = runs.list.len().fill_null(0).to_numpy().astype(np.int64)
-        return runs.explode().drop_nulls().to_numpy(), counts
+        flat = runs.explode().drop_nulls().to_numpy()
+        if flat.size != counts.sum():
+            raise ValueError(f"{name} must not hold nulls, got {counts.sum() - flat.size}")
+        return flat, counts
     if not isinstance(runs, Iterable):
         raise TypeError(f"{name} must be a sequence of arrays of ids, got {type(runs).__name__}")
-    arrays = [np.asarray(run) for run in runs]
+    arrays = [np.asarray(() if run is None else run) for run in runs]
     flat = [i for i, array in enumerate(arrays) if array.ndim != 1]
     if flat:
         raise TypeError(

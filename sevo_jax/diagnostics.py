@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from sevo_jax.graph import Graph
+from sevo_jax.graph import Graph, Operator, as_graph
 from sevo_jax.smoothing import Method, smooth
 from sevo_jax.sparse import check_rows, compute_dtype, spmm
 from sevo_jax.tables import Tables, table_groups, tree_entries
@@ -18,13 +18,13 @@ from sevo_jax.validation import check_beta, check_choice, check_num_layers
 Scaling = Literal["neumann", "neumann_unscaled"]
 
 
-def smoothness(graph: Graph, x: Float[Array, "nodes ..."]) -> Float[Array, ""]:
+def smoothness(graph: Graph | Operator, x: Float[Array, "nodes ..."]) -> Float[Array, ""]:
     """``Tr(X' L~ X)`` with ``L~ = I - Ã`` (Eq. 2): the lower, the more alike are related rows.
 
     It is half of Eq. 2's sum over ordered pairs, and an isolated node adds its squared norm.
 
     Args:
-        graph: the `Graph`.
+        graph: the `Graph`, or a normalised operator, which is checked at every call.
         x: ``float[nodes, ...]``; trailing axes are features.
 
     Returns:
@@ -40,6 +40,7 @@ def smoothness(graph: Graph, x: Float[Array, "nodes ..."]) -> Float[Array, ""]:
         >>> float(sevo_jax.smoothness(graph, jnp.array([[3.0], [1.0]])))
         4.0
     """
+    graph = as_graph(graph)
     check_rows(graph, x)
     x = x.astype(compute_dtype(x))
     return (x * (x - spmm(graph, x))).sum()
@@ -75,12 +76,12 @@ def direction(
 
 
 def structure(
-    graph: Graph, update: Float[Array, "nodes ..."], smoothed: Float[Array, "nodes ..."]
+    graph: Graph | Operator, update: Float[Array, "nodes ..."], smoothed: Float[Array, "nodes ..."]
 ) -> Float[Array, ""]:
     """``J(U) - J(psi(U))`` (Eq. 4): structure-aware where this is not below 0; `smoothness` is J.
 
     Args:
-        graph: the `Graph`.
+        graph: the `Graph`, or a normalised operator, which is checked at every call.
         update: ``float[nodes, ...]``, before smoothing.
         smoothed: the same shape, after smoothing.
 
@@ -166,7 +167,7 @@ def convergence_factor(beta: ArrayLike, num_layers: int, method: Scaling = "neum
 
 
 def optimum_share(
-    graph: Graph,
+    graph: Graph | Operator,
     x: Float[Array, "nodes ..."],
     beta: ArrayLike = 0.99,
     num_layers: int = 3,
@@ -180,7 +181,7 @@ def optimum_share(
     ``(F(X) - F(psi(X))) / (F(X) - F(psi*(X)))``; NaN where there is nothing to gain.
 
     Args:
-        graph: the `Graph`.
+        graph: the `Graph`, or a normalised operator, which is checked at every call.
         x: ``float[nodes, ...]``; trailing axes are features.
         beta: the degree of smoothness in [0, 1), a scalar.
         num_layers: ``L``, at least 0.

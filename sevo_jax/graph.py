@@ -20,7 +20,7 @@ import scipy.sparse as sp
 from jax.core import Tracer
 from jax.experimental.sparse import BCOO, BCSR
 from numpy.typing import ArrayLike
-from scipy.sparse.linalg import eigsh
+from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
 from sevo_jax.validation import (
     STATIC_ARGS_HINT,
@@ -68,7 +68,8 @@ class Graph:
     def capacity(self) -> int:
         """Stored entries of the operator: both directions of an edge, and what pads them.
 
-        Two graphs of equal ``num_nodes``, ``capacity`` and dtype share a compiled step.
+        Two graphs share a compiled step if they are equal in ``num_nodes``, ``capacity`` and dtype,
+        and both have weights or neither has.
         """
         return self.operator.nse
 
@@ -109,9 +110,9 @@ class Graph:
             Graph(num_nodes=2, capacity=2, dtype=float32)
         """
         matrix = _to_scipy(operator)
-        if check:
-            _check_operator(matrix)
         dtype = _floating_dtype(operator) if dtype is None else dtype
+        if check:
+            _check_operator(matrix, dtype)
         return cls(None, _to_bcsr(matrix, dtype, capacity), matrix.shape[0])
 
     @classmethod
@@ -152,8 +153,8 @@ class Graph:
         _check_values(matrix, "weights")
         if matrix.nnz and matrix.data.min() < 0:
             raise ValueError(f"weights must be non-negative, got a minimum of {matrix.data.min()}")
-        _check_symmetric(matrix, "weights")
         dtype = _floating_dtype(weights) if dtype is None else dtype
+        _check_symmetric(matrix, "weights", dtype)
         return graph_of(matrix, dtype, self_loops, capacity)
 
     def add_edges(
@@ -278,7 +279,7 @@ class Graph:
                 meta = json.loads(str(archive[_META])) if _META in archive.files else {}
         except (ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} holds no sparse matrix ({error})") from error
-        dtype, capacity = jnp.dtype(meta.get("dtype", matrix.dtype)), meta.get("capacity")
+        dtype, capacity = meta.get("dtype"), meta.get("capacity")
         if meta.get("normalized", False):
             # Checked when it was made; in half precision its rounding would fail the check now.
             return cls.from_operator(matrix, check=False, dtype=dtype, capacity=capacity)
@@ -346,8 +347,10 @@ def _to_scipy(matrix: Operator) -> Any:
             "a raw operator cannot be checked while it is traced: build the graph outside jit with "
             f"Graph.from_operator; {STATIC_ARGS_HINT}"
         )
-    if isinstance(matrix, BCSR | BCOO) and matrix.ndim != 2:
-        raise ValueError(f"a graph's matrix must be square, got shape {matrix.shape}")
+    if isinstance(matrix, BCSR | BCOO) and (matrix.n_batch or matrix.n_dense or matrix.ndim != 2):
+        raise ValueError(
+            f"a graph's matrix must be square and have no batch or dense axes, got {matrix!r}"
+        )
     if isinstance(matrix, BCSR):
         data, indices, indptr = (
             np.asarray(a) for a in (matrix.data, matrix.indices, matrix.indptr)
@@ -396,6 +399,12 @@ def _computable(values: np.ndarray) -> np.ndarray:
 
 def _to_bcsr(matrix: Any, dtype: Any, capacity: int | None) -> BCSR:
     """CSR on the host to `BCSR` on the device, float64 only where JAX has it enabled."""
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"dtype must be a floating-point type, got {jnp.dtype(dtype)}")
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    largest = abs(matrix.data).max(initial=0.0)
+    if largest > float(jnp.finfo(dtype).max):
+        raise ValueError(f"weights must fit {dtype}, got {largest}")
     spare = 0
     if capacity is not None:
         spare = check_count("capacity", capacity, least=0) - matrix.nnz
@@ -409,7 +418,7 @@ def _to_bcsr(matrix: Any, dtype: Any, capacity: int | None) -> BCSR:
         indices = np.pad(indices, (0, spare), constant_values=matrix.shape[1])
     return BCSR(
         (
-            jnp.asarray(data, jax.dtypes.canonicalize_dtype(dtype)),
+            jnp.asarray(data, dtype),
             jnp.asarray(indices, jnp.int32),
             jnp.asarray(matrix.indptr, jnp.int32),
         ),
@@ -419,9 +428,9 @@ def _to_bcsr(matrix: Any, dtype: Any, capacity: int | None) -> BCSR:
     )
 
 
-def _check_operator(matrix: Any) -> None:
+def _check_operator(matrix: Any, dtype: Any) -> None:
     _check_values(matrix, "operator")
-    _check_symmetric(matrix, "operator")
+    _check_symmetric(matrix, "operator", dtype)
     radius = _spectral_radius(matrix)
     if radius > 1 + SPECTRAL_TOLERANCE:
         raise ValueError(
@@ -439,13 +448,15 @@ def _check_values(matrix: Any, name: str) -> None:
         )
 
 
-def _check_symmetric(matrix: Any, name: str) -> None:
+def _check_symmetric(matrix: Any, name: str, dtype: Any) -> None:
     difference = abs(matrix - matrix.T).tocoo()
     if difference.nnz == 0:
         return
     worst = int(difference.data.argmax())
-    # A few roundings of the stored precision, on the scale of the largest entry.
-    limit = 16 * np.finfo(matrix.dtype).eps * abs(matrix.data).max()
+    # A few roundings of the precision it has or will have, on the scale of the largest entry.
+    stored = jax.dtypes.canonicalize_dtype(dtype)
+    eps = max(np.finfo(matrix.dtype).eps, float(jnp.finfo(stored).eps))
+    limit = 16 * eps * abs(matrix.data).max()
     if difference.data[worst] > limit:
         row, column = difference.coords[0][worst], difference.coords[1][worst]
         raise ValueError(
@@ -464,12 +475,18 @@ def _spectral_radius(matrix: Any) -> float:
     if matrix.shape[0] <= _DENSE_EIGENVALUES_UP_TO:
         return float(abs(np.linalg.eigvalsh(matrix.toarray().astype(np.float64))).max())
     start = np.random.default_rng(0).standard_normal(matrix.shape[0])
-    values: Any = eigsh(
-        matrix.astype(np.float64),
-        k=1,
-        which="LM",
-        v0=start,
-        tol=1e-7,  # pyright: ignore[reportArgumentType]
-        return_eigenvectors=False,
-    )
+    try:
+        values: Any = eigsh(
+            matrix.astype(np.float64),
+            k=1,
+            which="LM",
+            v0=start,
+            tol=SPECTRAL_TOLERANCE,  # pyright: ignore[reportArgumentType]
+            return_eigenvectors=False,
+        )
+    except ArpackNoConvergence as error:
+        raise ValueError(
+            "the operator's spectral radius could not be computed; if you know that it is at most "
+            "1, pass Graph.from_operator(..., check=False)"
+        ) from error
     return float(abs(values).max())

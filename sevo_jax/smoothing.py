@@ -6,6 +6,7 @@ prefactor ``(1 - beta) / (1 - beta^(L+1))`` is the same number, but loses digits
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from sevo_jax.graph import Graph
+from sevo_jax.graph import Graph, Operator, as_graph
 from sevo_jax.sparse import check_rows, compute_dtype, spmm
 from sevo_jax.validation import check_beta, check_choice, check_num_layers, check_positive
 
@@ -22,7 +23,7 @@ METHODS: tuple[Method, ...] = ("neumann", "neumann_unscaled", "iterative", "exac
 
 
 def smooth(
-    graph: Graph,
+    graph: Graph | Operator,
     x: Float[Array, "nodes ..."],
     beta: ArrayLike = 0.99,
     num_layers: int = 3,
@@ -40,7 +41,7 @@ def smooth(
       see `smooth_exact`.
 
     Args:
-        graph: the `Graph`.
+        graph: the `Graph`, or a normalised operator, which is checked at every call.
         x: ``float[nodes, ...]``; trailing axes are features.
         beta: the degree of smoothness in [0, 1), a scalar; 0 returns ``x``.
         num_layers: ``L``, a static integer of at least 0: as many sparse products are made. Of no
@@ -62,6 +63,7 @@ def smooth(
         >>> sevo_jax.smooth(graph, jnp.array([[3.0], [0.0]]), beta=0.5, num_layers=1).tolist()
         [[2.0], [1.0]]
     """
+    graph = as_graph(graph)
     check_choice("method", method, METHODS)
     layers = check_num_layers(num_layers)
     if method == "exact":
@@ -88,7 +90,11 @@ def smooth(
 
 
 def smooth_exact(
-    graph: Graph, x: Float[Array, "nodes ..."], beta: ArrayLike = 0.99, *, tol: float = 1e-6
+    graph: Graph | Operator,
+    x: Float[Array, "nodes ..."],
+    beta: ArrayLike = 0.99,
+    *,
+    tol: float = 1e-6,
 ) -> tuple[Float[Array, "nodes ..."], Int[Array, ""]]:
     """The minimum of Eq. 6, ``(1 - beta) (I - beta Ã)^-1 x``, by conjugate gradients.
 
@@ -97,7 +103,7 @@ def smooth_exact(
     bounds the iterations: some 100 at beta = 0.99 and the default ``tol``.
 
     Args:
-        graph: the `Graph`.
+        graph: the `Graph`, or a normalised operator, which is checked at every call.
         x: ``float[nodes, ...]``; trailing axes are features.
         beta: the degree of smoothness in [0, 1), a scalar.
         tol: the relative residual to reach, above 0.
@@ -117,34 +123,48 @@ def smooth_exact(
         >>> smoothed.round(4).tolist(), int(iterations)
         ([[2.0], [1.0]], 2)
     """
+    graph = as_graph(graph)
     check_beta(beta)
     check_positive("tol", tol)
     check_rows(graph, x)
     dtype = compute_dtype(x)
     b = x.astype(dtype).reshape(x.shape[0], -1)
     beta = _weak(beta, b)
+    # Columns of magnitude 1, whose squares neither overflow nor vanish; powers of 2 cost no digit.
+    largest = jax.lax.stop_gradient(jnp.abs(b).max(axis=0, initial=0))
+    size = jnp.where(largest > 0, jnp.ldexp(jnp.ones_like(largest), jnp.frexp(largest)[1] - 1), 1)
 
     # The textbook bound of conjugate gradients on an ideal machine, and a little for rounding.
     condition = jnp.asarray((1 + beta) / (1 - beta), jnp.float32)
     limit = jnp.ceil(0.5 * jnp.sqrt(condition) * jnp.log(2 * jnp.sqrt(condition) / tol)) + 10
-    target = jnp.asarray(tol, dtype) ** 2 * (b * b).sum(0)
 
-    def unfinished(state: tuple[Array, ...]) -> Array:
-        _, _, _, norms, count = state
-        return (norms > target).any() & (count < limit)
+    def matrix(v: Array) -> Array:
+        return v - beta * spmm(graph, v)
 
-    def iterate(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        y, residual, search, norms, count = state
-        image = search - beta * spmm(graph, search)
-        step = _ratio(norms, (search * image).sum(0))
-        y, residual = y + step * search, residual - step * image
-        after = (residual * residual).sum(0)
-        return y, residual, residual + _ratio(after, norms) * search, after, count + 1
+    def solve(matrix: Callable[[Array], Array], b: Array) -> tuple[Array, Array]:
+        start = (b * b).sum(0)
+        target = jnp.asarray(tol, dtype) ** 2 * start
 
-    start = (jnp.zeros_like(b), b, b, (b * b).sum(0), jnp.zeros([], jnp.int32))
-    y, _, _, norms, iterations = jax.lax.while_loop(unfinished, iterate, start)
-    y = jnp.where(jnp.isfinite(norms), y, jnp.nan)  # a NaN is no number to stop at
-    return ((1 - beta) * y).reshape(x.shape).astype(x.dtype), iterations
+        def unfinished(state: tuple[Array, ...]) -> Array:
+            _, _, _, norms, count = state
+            return (norms > target).any() & (count < limit)
+
+        def iterate(state: tuple[Array, ...]) -> tuple[Array, ...]:
+            y, residual, search, norms, count = state
+            image = matrix(search)
+            step = _ratio(norms, (search * image).sum(0))
+            y, residual = y + step * search, residual - step * image
+            after = (residual * residual).sum(0)
+            return y, residual, residual + _ratio(after, norms) * search, after, count + 1
+
+        first = (jnp.zeros_like(b), b, b, start, jnp.zeros([], jnp.int32))
+        y, _, _, norms, count = jax.lax.while_loop(unfinished, iterate, first)
+        return jnp.where(jnp.isfinite(norms), y, jnp.nan), count  # a NaN is no number to stop at
+
+    y, iterations = jax.lax.custom_linear_solve(
+        matrix, b / size, solve, symmetric=True, has_aux=True
+    )
+    return ((1 - beta) * size * y).reshape(x.shape).astype(x.dtype), iterations
 
 
 def _weak(beta: ArrayLike, x: Array) -> float | Array:

@@ -16,18 +16,19 @@ from jax.custom_batching import custom_vmap
 from jax.experimental.sparse import BCSR
 from jaxtyping import Array, Float, Int
 
-from sevo_jax.graph import Graph
+from sevo_jax.graph import Graph, Operator, as_graph
 
 
-def spmm(graph: Graph, x: Float[Array, "nodes ..."]) -> Float[Array, "nodes ..."]:
+def spmm(graph: Graph | Operator, x: Float[Array, "nodes ..."]) -> Float[Array, "nodes ..."]:
     """``Ã x``: each node's weighted sum over its neighbours.
 
-    It can be differentiated in reverse mode, in ``x`` (``Ã`` being symmetric, that is one more
-    product) and in the operator's values. Under ``vmap`` over ``x``, the mapped axis joins the
-    features: one product for all.
+    It can be differentiated in reverse mode, any number of times, in ``x`` (``Ã`` being symmetric,
+    that is one more product) and in the operator's values; not in forward mode. Under ``vmap`` over
+    ``x``, the mapped axis joins the features: one product for all.
 
     Args:
-        graph: the `Graph`; its operator's values are cast to the compute dtype.
+        graph: the `Graph`, or a normalised operator, which is checked at every call; its values
+            are cast to the compute dtype.
         x: ``float[nodes, ...]``. Trailing axes, none or several, are features.
 
     Returns:
@@ -35,6 +36,7 @@ def spmm(graph: Graph, x: Float[Array, "nodes ..."]) -> Float[Array, "nodes ..."
         float32 where that is narrower.
 
     Raises:
+        TypeError: ``x`` is not floating.
         ValueError: the leading axis of ``x`` is not the number of nodes.
 
     Example:
@@ -43,6 +45,7 @@ def spmm(graph: Graph, x: Float[Array, "nodes ..."]) -> Float[Array, "nodes ..."
         >>> sevo_jax.spmm(graph, jnp.array([[1.0], [5.0]])).tolist()
         [[5.0], [1.0]]
     """
+    graph = as_graph(graph)
     check_rows(graph, x)
     dtype = compute_dtype(x)
     matrix = graph.operator
@@ -63,15 +66,16 @@ def _product(data: Values, indices: Indices, indptr: Pointers, x: Table) -> Tabl
 
 
 def _product_forward(data: Values, indices: Indices, indptr: Pointers, x: Table) -> tuple[Any, Any]:
-    return _kernel(data, indices, indptr, x), (data, indices, indptr, x)
+    # Not the kernel: the gradient of a gradient differentiates what stands here.
+    return _product(data, indices, indptr, x), (data, indices, indptr, x)
 
 
 def _product_backward(residuals: Any, g: Table) -> tuple[Any, ...]:
     data, indices, indptr, x = residuals
     rows = jnp.searchsorted(indptr, jnp.arange(data.size), side="right") - 1
     neighbours = x.at[indices].get(mode="fill", fill_value=0)  # columns past the end are padding
-    of_data = (g.at[rows].get(mode="fill", fill_value=0) * neighbours).sum(-1)
-    return of_data, None, None, _kernel(data, indices, indptr, g)
+    of_values = (g.at[rows].get(mode="fill", fill_value=0) * neighbours).sum(-1)
+    return of_values, None, None, _product(data, indices, indptr, g)
 
 
 _product.defvjp(_product_forward, _product_backward)

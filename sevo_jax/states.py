@@ -11,7 +11,8 @@ from jax.experimental.sparse import BCSR
 from jax.typing import ArrayLike
 
 from sevo_jax.graph import Graph
-from sevo_jax.tables import Tables, table_groups
+from sevo_jax.tables import Tables, table_groups, tree_entries
+from sevo_jax.validation import check_count
 
 
 def seed_axes(tx: optax.GradientTransformation, params: Any) -> Any:
@@ -46,9 +47,10 @@ def grow(
 ) -> tuple[Any, Any]:
     """Tables, moments and graphs with more nodes, the new ones at the end.
 
-    Every table gets new rows of ``initial``, whatever in the state has the structure of the
-    parameters (moments, traces) gets zeros there, and every graph in it gets isolated nodes. Then
-    make the optimiser anew with the graph of all nodes and put that graph into the state::
+    Every table gets new rows of ``initial``; its moments and traces, found in the state by the
+    table's path and shape, get zeros there; and every graph in the state of as many nodes as the
+    tables have rows gets isolated ones. Then make the optimiser anew with the graph of all nodes
+    and put that graph into the state::
 
         state, params = sevo_jax.grow(state, params, graph.num_nodes)
         tx = sevo_jax.sevo_adamw(1e-3, graph)
@@ -61,15 +63,17 @@ def grow(
         state: an optimiser state that holds a graph, from `sevo_smooth` or an alias.
         params: the parameters.
         num_nodes: how many nodes there are to be, at least the present number.
-        tables: which leaves grow, as `sevo_smooth` takes it. A joint table cannot grow here.
+        tables: which leaves grow, as `sevo_smooth` takes it, all of the same number of rows: all
+            tables over the graphs of that size. A joint table cannot grow here.
         initial: the new rows, an array that broadcasts to their shape.
 
     Returns:
         The state and the parameters.
 
     Raises:
-        ValueError: a state without a graph, fewer nodes than now, tables that cannot be found, or a
-            joint table.
+        TypeError: ``num_nodes`` is not an integer.
+        ValueError: a state without a graph of the tables' size, fewer nodes than now, tables that
+            cannot be found, a joint table, or moments of another shape (Adafactor's) to grow.
 
     Example:
         >>> import jax.numpy as jnp, optax, sevo_jax
@@ -79,48 +83,55 @@ def grow(
         >>> params["table"].shape, optax.tree.get(state, "mu")["table"].shape
         ((3, 4), (3, 4))
     """
-    graphs = [leaf for leaf in jax.tree.leaves(state, is_leaf=_is_graph) if _is_graph(leaf)]
-    if not graphs:
+    num_nodes = check_count("num_nodes", num_nodes)
+    sizes = sorted({g.num_nodes for _, g in tree_entries(state, _is_graph) if _is_graph(g)})
+    if not sizes:
         raise ValueError("state must hold a graph, as the states of sevo_smooth do; found none")
-    present = graphs[0].num_nodes
-    if num_nodes < present:
-        raise ValueError(f"num_nodes must be at least the present {present}, got {num_nodes}")
-    groups = table_groups(tables, params, present)
+    if tables is None and len(sizes) > 1:
+        raise ValueError(f"state holds graphs of {sizes} nodes; name the tables with tables=...")
+    groups = table_groups(tables, params, sizes[0] if tables is None else None)
     if any(len(group) > 1 for group in groups):
         raise ValueError("tables: a joint table cannot grow, since its nodes would be renumbered")
-    growing = {i for group in groups for i in group}
-    structure = jax.tree.structure(params)
+    entries = tree_entries(params)
+    growing = {entries[i][0] for group in groups for i in group}
+    rows = sorted({leaf.shape[0] for path, leaf in entries if path in growing})
+    if len(rows) != 1 or rows[0] not in sizes:
+        raise ValueError(
+            f"tables must all have the rows of one graph, got {rows} rows and graphs of {sizes}"
+        )
+    present = rows[0]
+    if num_nodes < present:
+        raise ValueError(f"num_nodes must be at least the present {present}, got {num_nodes}")
+    shapes = {path: getattr(leaf, "shape", None) for path, leaf in entries}
 
-    def with_rows(tree: Any, fill: ArrayLike) -> Any:
-        leaves = jax.tree.leaves(tree)
-        for i in growing:
-            new = jnp.broadcast_to(
-                jnp.asarray(fill, leaves[i].dtype), (num_nodes - present, *leaves[i].shape[1:])
-            )
-            leaves[i] = jnp.concatenate([leaves[i], new])
-        return jax.tree.unflatten(structure, leaves)
+    def with_rows(leaf: jax.Array, fill: ArrayLike) -> jax.Array:
+        shape = (num_nodes - present, *leaf.shape[1:])
+        return jnp.concatenate([leaf, jnp.broadcast_to(jnp.asarray(fill, leaf.dtype), shape)])
 
-    def is_like_params(tree: Any) -> bool:
-        return jax.tree.structure(tree) == structure
-
-    def grown(leaf: Any) -> Any:
+    def grown(path: tuple[str, ...], leaf: Any) -> Any:
         if _is_graph(leaf):
-            return _with_isolated(leaf, num_nodes)
-        if is_like_params(leaf) and _rows(leaf, growing) == {present}:
+            return _with_isolated(leaf, num_nodes) if leaf.num_nodes == present else leaf
+        suffixes = (path[start:] for start in range(len(path) + 1))
+        of = next((suffix for suffix in suffixes if suffix in shapes), None)  # the longest
+        if of not in growing or not hasattr(leaf, "shape"):
+            return leaf
+        if leaf.shape == shapes[of]:
             return with_rows(leaf, 0.0)
+        if present in leaf.shape:
+            raise ValueError(
+                f"state: {'/'.join(path)} of shape {leaf.shape} belongs to the table "
+                f"{'/'.join(of)!r} of shape {shapes[of]} and cannot grow; make the state anew"
+            )
         return leaf
 
-    state = jax.tree.map(grown, state, is_leaf=lambda x: _is_graph(x) or is_like_params(x))
-    return state, with_rows(params, initial)
+    leaves = [grown(*entry) for entry in tree_entries(state, _is_graph)]
+    state = jax.tree.unflatten(jax.tree.structure(state, is_leaf=_is_graph), leaves)
+    tables_grown = [with_rows(x, initial) if path in growing else x for path, x in entries]
+    return state, jax.tree.unflatten(jax.tree.structure(params), tables_grown)
 
 
 def _is_graph(leaf: Any) -> bool:
     return isinstance(leaf, Graph)
-
-
-def _rows(tree: Any, which: set[int]) -> set[int]:
-    leaves = jax.tree.leaves(tree)
-    return {leaves[i].shape[0] if leaves[i].ndim else 0 for i in which}
 
 
 def _with_isolated(graph: Graph, num_nodes: int) -> Graph:

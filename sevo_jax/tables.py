@@ -6,6 +6,7 @@ variables or Equinox modules. Everything here runs on structures and shapes, so 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,9 +20,22 @@ Tables = None | str | Sequence[str] | Sequence[Sequence[str]] | Callable[[Any], 
 """How a user names tables; see `sevo_smooth`."""
 
 
-def tree_entries(tree: Any) -> list[tuple[tuple[str, ...], Any]]:
-    """The path of every leaf, as components, and the leaf."""
-    return [(_components(path), leaf) for path, leaf in jax.tree.leaves_with_path(tree)]
+Entries = list[tuple[tuple[str, ...], Any]]
+
+
+def tree_entries(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> Entries:
+    """The path of every leaf, as components, and the leaf.
+
+    A trailing ``value``, as the variables of Flax have it, is dropped where it has no siblings.
+    """
+    found = jax.tree.leaves_with_path(tree, is_leaf=is_leaf)
+    entries = [(_components(path), leaf) for path, leaf in found]
+    siblings = Counter(path[:-1] for path, _ in entries)
+
+    def is_variable(path: tuple[str, ...]) -> bool:
+        return len(path) > 1 and path[-1] == "value" and siblings[path[:-1]] == 1
+
+    return [(path[:-1] if is_variable(path) else path, leaf) for path, leaf in entries]
 
 
 def table_groups(tables: Tables, tree: Any, num_nodes: int | None) -> list[tuple[int, ...]]:
@@ -48,8 +62,10 @@ def table_groups(tables: Tables, tree: Any, num_nodes: int | None) -> list[tuple
     elif names := _as_groups(tables):
         groups = [tuple(_find(name, entries) for name in group) for group in names]
     else:
-        mask = broadcast_mask(tables(tree) if callable(tables) else tables, tree)
+        mask = broadcast_mask("tables", tables(tree) if callable(tables) else tables, tree)
         groups = [(i,) for i, is_table in enumerate(jax.tree.leaves(mask)) if is_table]
+        if not groups:
+            raise ValueError(f"tables: the mask selects no leaf; there are {_listing(entries)}")
     _check_groups(groups, entries, num_nodes)
     return groups
 
@@ -61,17 +77,28 @@ def table_mask(tables: Tables, tree: Any, num_nodes: int) -> Any:
     return jax.tree.unflatten(structure, [i in chosen for i in range(len(leaves))])
 
 
-def broadcast_mask(mask: Any, tree: Any) -> Any:
-    """``mask``, a tree of booleans that is a prefix of ``tree``, in the structure of ``tree``."""
+def broadcast_mask(name: str, mask: Any, tree: Any) -> Any:
+    """``mask``, a tree of booleans that is a prefix of ``tree``, in the structure of ``tree``.
+
+    Raises:
+        TypeError: leaves that are no booleans; the message calls the mask ``name``.
+        ValueError: the mask is no prefix of the tree.
+    """
     for leaf in jax.tree.leaves(mask):
         if not isinstance(leaf, bool) and getattr(leaf, "dtype", None) != jnp.bool_:
-            raise TypeError(f"a mask must hold booleans, got {leaf!r}")
-    return jax.tree.map(lambda m, sub: jax.tree.map(lambda _: bool(m), sub), mask, tree)
+            raise TypeError(f"{name}: a mask must hold booleans, got {leaf!r}")
+    try:
+        return jax.tree.map(lambda m, sub: jax.tree.map(lambda _: bool(m), sub), mask, tree)
+    except ValueError as error:
+        raise ValueError(
+            f"{name}: a mask must have the structure of the parameters, or of their upper levels; "
+            f"the parameters are {_listing(tree_entries(tree))} ({error})"
+        ) from error
 
 
 def _components(path: tuple[Any, ...]) -> tuple[str, ...]:
-    parts = tuple(jax.tree_util.keystr(path, simple=True, separator="/").split("/"))
-    return parts[:-1] if len(parts) > 1 and parts[-1] == "value" else parts
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    return tuple(name.split("/")) if name else ()
 
 
 def _as_groups(tables: Any) -> list[list[str]] | None:
@@ -97,14 +124,16 @@ def _as_groups(tables: Any) -> list[list[str]] | None:
     return None
 
 
-def _find(name: str, entries: list[tuple[tuple[str, ...], Any]]) -> int:
+def _find(name: str, entries: Entries) -> int:
     """The position of the one leaf that ``name`` denotes.
 
     The components of the name stand together in the leaf's path and end at the leaf, or at a module
-    that holds exactly one leaf.
+    that holds exactly one leaf. Of several such, the one that begins at the root is meant.
     """
     wanted = tuple(name.split("/"))
     paths = [path for path, _ in entries]
+    if wanted[-1] == "value" and len(wanted) > 1 and wanted[:-1] in paths:
+        wanted = wanted[:-1]
     found: list[int] = []
     crowded: list[str] = []
     for i, path in enumerate(paths):
@@ -116,8 +145,9 @@ def _find(name: str, entries: list[tuple[tuple[str, ...], Any]]) -> int:
                 found.append(i)
                 break
             crowded.append("/".join(path))
-    if len(found) == 1:
-        return found[0]
+    from_root = [i for i in found if paths[i][: len(wanted)] == wanted]
+    if len(found) == 1 or len(from_root) == 1:
+        return (from_root or found)[0]
     if found:
         matches = ", ".join("/".join(paths[i]) for i in found)
         raise ValueError(f"tables: {name!r} matches several leaves: {matches}; give a longer path")
@@ -128,8 +158,8 @@ def _find(name: str, entries: list[tuple[tuple[str, ...], Any]]) -> int:
     raise ValueError(f"tables: {name!r} matches no leaf; there are {_listing(entries)}")
 
 
-def _only_candidate(entries: list[tuple[tuple[str, ...], Any]], num_nodes: int) -> tuple[int, ...]:
-    rows = [i for i, (_, leaf) in enumerate(entries) if leaf.ndim and leaf.shape[0] == num_nodes]
+def _only_candidate(entries: Entries, num_nodes: int) -> tuple[int, ...]:
+    rows = [i for i, (_, leaf) in enumerate(entries) if _shape(leaf)[:1] == (num_nodes,)]
     if len(rows) == 1:
         return (rows[0],)
     if rows:
@@ -140,9 +170,7 @@ def _only_candidate(entries: list[tuple[tuple[str, ...], Any]], num_nodes: int) 
     raise ValueError(f"no leaf has the graph's {num_nodes} rows; there are {_listing(entries)}")
 
 
-def _check_groups(
-    groups: list[tuple[int, ...]], entries: list[tuple[tuple[str, ...], Any]], num_nodes: int | None
-) -> None:
+def _check_groups(groups: list[tuple[int, ...]], entries: Entries, num_nodes: int | None) -> None:
     seen: set[int] = set()
     for group in groups:
         for i in group:
@@ -150,6 +178,11 @@ def _check_groups(
             if i in seen:
                 raise ValueError(f"tables names {'/'.join(path)!r} more than once")
             seen.add(i)
+            if not hasattr(leaf, "dtype"):
+                raise TypeError(
+                    f"table {'/'.join(path)!r} must be an array, got {type(leaf).__name__}; pass "
+                    "the arrays of a module alone: eqx.filter(model, eqx.is_inexact_array)"
+                )
             if not jnp.issubdtype(leaf.dtype, jnp.floating):
                 raise TypeError(f"table {'/'.join(path)!r} must be floating, got {leaf.dtype}")
             if leaf.ndim == 0:
@@ -166,5 +199,10 @@ def _check_groups(
             raise ValueError(f"tables smoothed jointly must agree in features: {_listing(members)}")
 
 
-def _listing(entries: list[tuple[tuple[str, ...], Any]]) -> str:
-    return ", ".join(f"{'/'.join(path)}{list(leaf.shape)}" for path, leaf in entries)
+def _listing(entries: Entries) -> str:
+    return ", ".join(f"{'/'.join(path)}{list(_shape(leaf))}" for path, leaf in entries)
+
+
+def _shape(leaf: Any) -> tuple[int, ...]:
+    """The shape of an array; none for what is no array, which is a table never."""
+    return getattr(leaf, "shape", ())

@@ -63,7 +63,9 @@ def sevo_smooth(
         graph_arg: the extra argument of ``update`` that replaces the graph for one call.
 
     Returns:
-        The transformation. Leaves that are no tables pass through unchanged.
+        The transformation. Leaves that are no tables pass through unchanged. Call ``init`` outside
+        ``jit`` or on shapes (`jax.eval_shape`): a compiled ``init`` holds the graph as a constant,
+        the compiled ``update`` never does.
 
     Raises:
         TypeError: a traced or unsuitable graph or ``num_layers``; a table that is not floating.
@@ -100,7 +102,7 @@ def sevo_smooth(
     ) -> tuple[Any, Any]:
         del params
         replacement = extra_args.get(graph_arg)
-        current = state.graph if replacement is None else as_graph(replacement)
+        current = as_graph(state.graph if replacement is None else replacement)
         beta_now = beta(state.count) if callable(beta) else beta
 
         leaves, structure = jax.tree.flatten(updates)
@@ -158,10 +160,11 @@ def scale_by_adam(
 
     Returns:
         The transformation, with the state and, where nothing is corrected, the results of
-        `optax.scale_by_adam`.
+        `optax.scale_by_adam`. Corrected leaves in half precision keep ``nu`` in float32.
 
     Raises:
         TypeError: a mask that does not hold booleans.
+        ValueError: a mask that does not fit the parameters.
 
     Example:
         >>> import jax.numpy as jnp, optax, sevo_jax
@@ -179,7 +182,14 @@ def scale_by_adam(
         if isinstance(moment_correction, bool):
             return jax.tree.map(lambda leaf: moment_correction and leaf.ndim >= 2, tree)
         mask = moment_correction(tree) if callable(moment_correction) else moment_correction
-        return broadcast_mask(mask, tree)
+        return broadcast_mask("moment_correction", mask, tree)
+
+    def init_fn(params: Any) -> Any:
+        # In half precision the second moment of an idle row could not grow by the factor that
+        # keeps its bias-corrected value: it soon rounds to 1.
+        state: Any = adam.init(params)
+        nu = _map(lambda c, v: _wide(v) if c else v, corrected(params), state.nu)
+        return state._replace(nu=nu)
 
     def update_fn(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
@@ -196,11 +206,21 @@ def scale_by_adam(
             ahead = optax.tree.bias_correction(mu, b1, optax.safe_increment(count))
             mu_hat = _map(lambda m, g: b1 * m + (1 - b1) * g, ahead, gradient)
         nu_hat = optax.tree.bias_correction(nu, b2, count)
-        updates = _map(lambda m, v: m / (jnp.sqrt(v + eps_root) + eps), mu_hat, nu_hat)
+        steps = _map(lambda m, v: m / (jnp.sqrt(v + eps_root) + eps), mu_hat, nu_hat)
+        # The wide second moment of a narrow table does not widen its step.
+        steps = _map(
+            lambda rows, x, g, m: (
+                x if rows is _NO_ROW else x.astype(jnp.promote_types(g.dtype, m.dtype))
+            ),
+            idle,
+            steps,
+            updates,
+            state.mu,
+        )
         mu = optax.tree.cast(mu, mu_dtype)
-        return updates, optax.ScaleByAdamState(count, mu, optax.tree.cast_like(nu, state.nu))
+        return steps, optax.ScaleByAdamState(count, mu, optax.tree.cast_like(nu, state.nu))
 
-    return optax.GradientTransformation(adam.init, update_fn)
+    return optax.GradientTransformation(init_fn, update_fn)
 
 
 _NO_ROW = False
@@ -213,6 +233,10 @@ def _map(function: Callable[..., Any], *trees: Any) -> Any:
         *trees,
         is_leaf=lambda x: x is None,
     )
+
+
+def _wide(moment: jax.Array) -> jax.Array:
+    return moment.astype(jnp.promote_types(moment.dtype, jnp.float32))
 
 
 def _zero_rows(gradient: jax.Array) -> jax.Array:
@@ -231,6 +255,4 @@ def _rest(moments: Any, decay: ArrayLike, count: jax.Array) -> Any:
     """Moments at step ``count`` whose bias-corrected values are those of the step before."""
     before = jnp.maximum(count - 1, 1)  # in the first step the moments are 0, and so is 1 - b^0
     ratio = (1 - decay**count) / (1 - decay**before)
-    return jax.tree.map(
-        lambda m: m * ratio.astype(jnp.promote_types(m.dtype, jnp.float32)), moments
-    )
+    return jax.tree.map(lambda m: _wide(m) * ratio.astype(_wide(m).dtype), moments)

@@ -40,7 +40,7 @@ def check_beta(beta: Any) -> None:
     if isinstance(beta, Tracer):
         return
     value = np.asarray(beta)
-    if value.ndim or not np.issubdtype(value.dtype, np.number):
+    if value.ndim or not jnp.issubdtype(value.dtype, jnp.number):
         raise TypeError(f"beta must be a scalar, a schedule or a float, got {beta!r}")
     if not 0 <= value < 1:  # false for NaN
         raise ValueError(f"beta must lie in [0, 1), got {value}")
@@ -51,7 +51,7 @@ def check_positive(name: str, value: Any) -> None:
     if isinstance(value, Tracer):
         return
     number = np.asarray(value)
-    if number.ndim or not np.issubdtype(number.dtype, np.number):
+    if number.ndim or not jnp.issubdtype(number.dtype, jnp.number):
         raise TypeError(f"{name} must be a number, got {value!r}")
     if not 0 < number < np.inf:  # false for NaN
         raise ValueError(f"{name} must be finite and above 0, got {number}")

@@ -8,8 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import polars as pl
 import pytest
 import scipy.sparse as sp
+from jax.experimental.sparse import BCOO
 
 import sevo_jax
 from sevo_jax import (
@@ -119,6 +121,28 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], list[str]]] = [
     (lambda: combine_graphs([], []), ValueError, ["at least one graph"]),
     (lambda: combine_graphs([GRAPH, GRAPH], [0.5, 0.6]), ValueError, ["add up to 1", "1.1"]),
     (lambda: combine_graphs([GRAPH, GRAPH], [1.5, -0.5]), ValueError, ["non-negative", "-0.5"]),
+    (
+        lambda: combine_graphs([GRAPH], [1.0], self_loops="all"),
+        ValueError,
+        ["self_loops", "'isolated'", "all"],
+    ),
+    (lambda: knn_graph(sp.eye_array(3), 1), TypeError, ["features", "dense", "toarray"]),
+    (
+        lambda: sequence_graph(pl.Series([[0, None], [1]]), 3),
+        ValueError,
+        ["sequences", "nulls", "got 1"],
+    ),
+    (lambda: Graph.from_operator(np.eye(2), dtype=int), TypeError, ["dtype", "floating", "int"]),
+    (
+        lambda: edge_graph([0, 0], [1, 1], 2, np.full(2, 4e4, np.float16)),
+        ValueError,
+        ["weights", "float16", "80000"],
+    ),
+    (
+        lambda: Graph.from_operator(BCOO.fromdense(jnp.zeros((2, 2, 2)), n_dense=1)),
+        ValueError,
+        ["square", "dense axes"],
+    ),
     (lambda: combine_graphs([GRAPH], [0.5, 0.5]), ValueError, ["weights", "(1,)", "(2,)"]),
     (
         lambda: combine_graphs([GRAPH, edge_graph([], [], 4)], [0.5, 0.5]),
@@ -168,7 +192,15 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], list[str]]] = [
     (init(TWO, tables=["a", ["b"]]), ValueError, ["mixture"]),
     (init(TWO, tables=[]), ValueError, ["at least one"]),
     (init({"a": jnp.ones((3, 2), int)}, tables="a"), TypeError, ["'a'", "floating", "int32"]),
-    (init(TWO, tables={"a": 1, "b": 0, "small": 0}), TypeError, ["mask", "booleans"]),
+    (init(TWO, tables={"a": 1, "b": 0, "small": 0}), TypeError, ["tables", "mask", "booleans"]),
+    (init(TWO, tables=42), TypeError, ["tables", "booleans", "42"]),
+    (init(TWO, tables={"a": True}), ValueError, ["tables", "structure", "b[3, 2]"]),
+    (init(TWO, tables=lambda t: jax.tree.map(lambda _: False, t)), ValueError, ["selects no leaf"]),
+    (
+        lambda: sevo_jax.scale_by_adam(moment_correction={"a": 1}).init({"a": X}),
+        TypeError,
+        ["moment_correction", "booleans"],
+    ),
     # arrays
     (lambda: smooth(GRAPH, jnp.ones((4, 2))), ValueError, ["3 nodes", "(4, 2)"]),
     (lambda: sevo_jax.spmm(GRAPH, jnp.ones((3, 2), int)), TypeError, ["floating", "int32"]),

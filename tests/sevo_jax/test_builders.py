@@ -240,6 +240,21 @@ def test_combined_graphs():
     assert sevo_jax.combine_graphs([half, half], [0.5, 0.5]).dtype == jnp.bfloat16
 
 
+def test_combined_operators_and_their_isolated_nodes():
+    one = sevo_jax.edge_graph([0], [1], N)
+    graph = sevo_jax.combine_graphs([one, one.to_scipy()], [0.5, 0.5], self_loops="isolated")
+    want = one.to_scipy().toarray() + np.diag([0, 0, 1, 1, 1, 1])
+    np.testing.assert_allclose(graph.to_scipy().toarray(), want, rtol=1e-6)
+
+
+def test_missing_and_fixed_size_lists():
+    want = w(sevo_jax.sequence_graph([[0, 1], [], [2, 3]], N))
+    for column in (pl.Series([[0, 1], None, [2, 3]]), pd.Series([[0, 1], None, [2, 3]])):
+        np.testing.assert_array_equal(w(sevo_jax.sequence_graph(column, N)), want)
+    fixed = pl.Series([[0, 1], [2, 3]], dtype=pl.Array(pl.Int64, 2))
+    np.testing.assert_array_equal(w(sevo_jax.sequence_graph(fixed, N)), want)
+
+
 BUILDERS = {
     "edge": lambda **o: sevo_jax.edge_graph([0, 1], [1, 2], N, **o),
     "sequence": lambda **o: sevo_jax.sequence_graph([[0, 1, 2]], N, **o),

@@ -86,6 +86,19 @@ def test_large_operators_are_checked_by_their_spectrum():
             sevo_jax.Graph.from_operator(1.01 * matrix)
 
 
+def test_chains_are_checked_in_reasonable_time():
+    """Their leading eigenvalues crowd at 1, where Lanczos to many digits takes minutes."""
+    nodes = 5000
+    chain = sevo_jax.edge_graph(np.arange(nodes - 1), np.arange(1, nodes), nodes)
+    sevo_jax.Graph.from_operator(chain.to_scipy())
+
+
+def test_a_float64_operator_may_have_been_rounded_to_float32():
+    single = random_graph(0).to_scipy().toarray()
+    single[1, 2] = np.nextafter(single[1, 2], 1, dtype=np.float32)
+    sevo_jax.Graph.from_operator(single.astype(np.float64))
+
+
 @given(graphs(np.float32), graphs(np.float32))
 @settings(max_examples=40, deadline=None)
 def test_add_edges(one, other):
@@ -138,6 +151,16 @@ def test_files(tmp_path, dtype, kind):
 def test_files_of_scipy_are_weights(tmp_path):
     sp.save_npz(tmp_path / "w.npz", sp.csr_array(A))
     np.testing.assert_array_equal(w(sevo_jax.Graph.load(tmp_path / "w.npz")), A)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, bool, np.uint8])
+def test_files_of_counts_become_floats(tmp_path, dtype):
+    counts = np.array([[0, 3, 0], [3, 0, 1], [0, 1, 0]]).astype(dtype)
+    sp.save_npz(tmp_path / "w.npz", sp.csr_array(counts))
+    graph = sevo_jax.Graph.load(tmp_path / "w.npz")
+    assert graph.dtype == jnp.float32
+    np.testing.assert_array_equal(w(graph), counts)
+    np.testing.assert_array_equal(dense(graph), dense(sevo_jax.Graph.from_weights(counts)))
 
 
 def test_files_that_are_no_graph(tmp_path):

@@ -244,6 +244,33 @@ def test_correction_survives_a_bfloat16_first_moment():
     np.testing.assert_allclose(later[1], first[1], rtol=0.03)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_idle_rows_rest_for_thousands_of_steps(dtype):
+    tx = sevo_jax.scale_by_adam()
+    g = jnp.ones((2, 3), dtype)
+    state = tx.init(g)
+    assert state.nu.dtype == jnp.float32
+    first, state = tx.update(g, state)
+
+    def idle(state: Any, _: None) -> Any:
+        step, state = tx.update(g.at[1].set(0), state)
+        return state, step[1]
+
+    _, steps = jax.jit(lambda state: jax.lax.scan(idle, state, None, 5000))(state)
+    assert steps.dtype == dtype
+    tolerance = 1e-3 if dtype == jnp.float32 else 0.05
+    want = np.float32(first[1, 0])
+    np.testing.assert_allclose(steps.astype(np.float32), want, rtol=tolerance)
+
+
+@pytest.mark.parametrize("alias", [sevo_jax.sevo_adam, sevo_jax.sevo_sgd])
+def test_without_decay_no_parameters_are_needed(alias):
+    tx = alias(LR, random_graph(0))
+    table = jnp.asarray(start(), jnp.float32)
+    updates, _ = tx.update(table, tx.init(table))
+    assert updates.shape == table.shape
+
+
 OTHERS = {
     "lion": (optax.scale_by_lion(), optax.scale(-LR)),
     "adafactor": (optax.scale_by_factored_rms(), optax.scale(-LR)),

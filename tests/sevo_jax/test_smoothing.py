@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.experimental.sparse import BCSR
@@ -209,3 +210,40 @@ def test_layers_approach_the_exact_optimum():
     errors = [float(jnp.abs(sevo_jax.smooth(graph, x, 0.7, n) - exact).max()) for n in (2, 8, 40)]
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 1e-5
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-24, 1e20, 1e30])
+@pytest.mark.parametrize("method", METHODS)
+def test_tables_of_any_magnitude(method, scale):
+    graph, x = random_graph(0), jnp.asarray(table(1, 3), jnp.float32)
+    got = sevo_jax.smooth(graph, x * scale, 0.9, 3, method)
+    np.testing.assert_allclose(got / scale, sevo_jax.smooth(graph, x, 0.9, 3, method), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["neumann", "exact"])
+def test_gradients_of_gradients(method, x64):
+    graph = random_graph(0, dtype=np.float64)
+    x, v = jnp.asarray(table(1, 3)), jnp.asarray(table(2, 3))
+    psi = dense_psi(graph, 0.9, 3, method)
+
+    def squared(x):
+        return (sevo_jax.smooth(graph, x, 0.9, 3, method, tol=1e-14) ** 2).sum()
+
+    got = jax.jit(jax.grad(squared))(x)
+    np.testing.assert_allclose(got, 2 * psi @ psi @ np.asarray(x), atol=1e-9)
+    twice = jax.jit(jax.grad(lambda x: (jax.grad(squared)(x) * v).sum()))(x)
+    np.testing.assert_allclose(twice, 2 * psi @ psi @ np.asarray(v), atol=1e-9)
+
+
+@pytest.mark.parametrize("form", [sp.csr_array, np.asarray, BCSR.fromdense])
+def test_an_operator_in_place_of_a_graph(form):
+    graph, x = random_graph(0), jnp.asarray(table(1, 3), jnp.float32)
+    operator = form(dense(graph).astype(np.float32))
+    for call in (sevo_jax.smooth, sevo_jax.spmm, sevo_jax.smoothness):
+        np.testing.assert_allclose(call(operator, x), call(graph, x), rtol=1e-5, atol=1e-6)
+
+
+def test_beta_in_half_precision():
+    graph, x = random_graph(0), jnp.asarray(table(1, 3), jnp.float32)
+    got = sevo_jax.smooth(graph, x, jnp.bfloat16(0.5))
+    np.testing.assert_allclose(got, sevo_jax.smooth(graph, x, 0.5), rtol=1e-5)

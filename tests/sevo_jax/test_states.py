@@ -94,6 +94,52 @@ def test_grown_states_go_on_as_before(alias):
     assert np.abs(moved["table"][NODES:]).max() > 0
 
 
+def test_grow_inside_other_transformations():
+    """Moments are found by path and shape, through partitions, masks and wrappers."""
+    graph, params = random_graph(0), tree(0)
+    labels = {"table": "sevo", "bias": "plain"}
+    wraps = {
+        "partition": lambda g: optax.partition(
+            {"sevo": sevo_jax.sevo_adamw(0.1, g), "plain": optax.adam(0.1)}, labels
+        ),
+        "masked": lambda g: optax.masked(
+            sevo_jax.sevo_adamw(0.1, g), {"table": True, "bias": False}
+        ),
+        "steps": lambda g: optax.MultiSteps(
+            sevo_jax.sevo_adamw(0.1, g, tables="table"), 2
+        ).gradient_transformation(),
+    }
+    for make in wraps.values():
+        state, grown = sevo_jax.grow(make(graph).init(params), params, NODES + 2, tables="table")
+        fresh = make(graph.add_edges([], [], num_nodes=NODES + 2))
+        chex.assert_trees_all_equal_shapes_and_dtypes(state, fresh.init(grown))
+        fresh.update(grown, state, grown)
+
+
+def test_only_graphs_of_the_tables_size_grow():
+    params = {"a": jnp.ones((NODES, 2)), "b": jnp.ones((3, 2))}
+    tx = optax.chain(
+        sevo_jax.sevo_smooth(random_graph(0), tables="a"),
+        sevo_jax.sevo_smooth(sevo_jax.edge_graph([0], [1], 3), tables="b"),
+    )
+    with pytest.raises(ValueError, match=r"graphs of \[3, 7\] nodes; name the tables"):
+        sevo_jax.grow(tx.init(params), params, 9)
+    state, grown = sevo_jax.grow(tx.init(params), params, 5, tables="b")
+    assert [s.graph.num_nodes for s in state] == [NODES, 5]
+    assert grown["b"].shape == (5, 2)
+    with pytest.raises(ValueError, match=r"got \[3, 7\] rows and graphs of \[3, 7\]"):
+        sevo_jax.grow(tx.init(params), params, 9, tables=[["a"], ["b"]])
+
+
+def test_factored_moments_are_refused():
+    table = jnp.ones((NODES, NODES))
+    tx = optax.chain(
+        optax.scale_by_factored_rms(min_dim_size_to_factor=1), sevo_jax.sevo_smooth(random_graph(0))
+    )
+    with pytest.raises(ValueError, match=r"of shape \(7,\) belongs to the table .* make the state"):
+        sevo_jax.grow(tx.init(table), table, 9)
+
+
 def test_grow_from_the_example_without_tables():
     tx = sevo_jax.sevo_adamw(0.1, random_graph(0))
     table = tree(0)["table"]
@@ -114,6 +160,8 @@ def test_what_cannot_grow():
     tx, params = ALIASES["adamw"](random_graph(0)), tree(0)
     with pytest.raises(ValueError, match="num_nodes must be at least the present 7, got 3"):
         sevo_jax.grow(tx.init(params), params, 3, tables="table")
+    with pytest.raises(TypeError, match="num_nodes must be an integer"):
+        sevo_jax.grow(tx.init(params), params, 9.0, tables="table")
     with pytest.raises(ValueError, match="state must hold a graph"):
         sevo_jax.grow(optax.adam(0.1).init(params), params, 9)
     joint = {"users": jnp.ones((3, 2)), "items": jnp.ones((NODES - 3, 2))}

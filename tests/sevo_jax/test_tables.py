@@ -177,3 +177,31 @@ def test_nnx_optimizer_trains_a_model():
     trained = model.item_embedding.embedding[...]
     assert not np.allclose(trained[3], fresh[3] * trained[5, 0] / fresh[5, 0], rtol=1e-3)
     np.testing.assert_allclose(trained[5], fresh[5] * trained[5, 0] / fresh[5, 0], rtol=1e-4)
+
+
+def test_of_equal_names_the_one_at_the_root_is_meant():
+    x = jnp.arange(24.0).reshape(NODES, 4)
+    tree = {"emb": x, "dec": {"emb": 2 * x}}
+    assert smoothed_paths("emb", tree) == ["emb"]
+    assert smoothed_paths("dec/emb", tree) == ["dec/emb"]
+    modules = {"emb": {"table": x}, "dec": {"emb": {"table": 2 * x}}}
+    assert smoothed_paths("emb", modules) == ["emb/table"]
+
+
+def test_a_leaf_called_value_beside_others_keeps_its_name():
+    x = jnp.arange(24.0).reshape(NODES, 4)
+    tree = {"att": {"query": x, "key": x, "value": x}, "item": {"value": x}}
+    assert smoothed_paths("att/value", tree) == ["att/value"]
+    assert smoothed_paths("item/value", tree) == ["item/value"]
+    with pytest.raises(ValueError, match="'att' is a module of several leaves"):
+        sevo_jax.sevo_smooth(GRAPH, tables="att").init(tree)
+
+
+def test_leaves_that_are_no_arrays_are_no_tables():
+    tree = {"table": jnp.ones((NODES, 2)), "rate": 0.1, "act": jax.nn.relu}
+    state = sevo_jax.sevo_smooth(GRAPH).init(tree)
+    assert state.graph.num_nodes == NODES
+    with pytest.raises(TypeError, match=r"table 'act' must be an array.*eqx\.filter"):
+        sevo_jax.sevo_smooth(GRAPH, tables="act").init(tree)
+    with pytest.raises(ValueError, match=r"matches no leaf; there are act\[\], rate\[\]"):
+        sevo_jax.sevo_smooth(GRAPH, tables="none").init(tree)
