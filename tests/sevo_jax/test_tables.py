@@ -205,3 +205,19 @@ def test_leaves_that_are_no_arrays_are_no_tables():
         sevo_jax.sevo_smooth(GRAPH, tables="act").init(tree)
     with pytest.raises(ValueError, match=r"matches no leaf; there are act\[\], rate\[\]"):
         sevo_jax.sevo_smooth(GRAPH, tables="none").init(tree)
+
+
+def test_nnx_optimizer_takes_another_graph_for_a_call():
+    other = sevo_jax.edge_graph([0, 1, 2, 4], [2, 3, 4, 5], NODES)
+    moved = {}
+    for name, graph in (("own", None), ("other", other)):
+        model = NnxModel()
+        before = model.item_embedding.embedding[...]
+        tx = sevo_jax.sevo_sgd(1.0, GRAPH, tables="item_embedding")
+        optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+        grads = nnx.state(NnxModel(), nnx.Param)
+        optimizer.update(model, grads, graph=graph)
+        moved[name] = model.item_embedding.embedding[...] - before
+        want = -sevo_jax.smooth(graph or GRAPH, before)
+        np.testing.assert_allclose(moved[name], want, rtol=1e-4, atol=1e-6)
+    assert not np.allclose(moved["own"], moved["other"])
