@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -35,17 +36,25 @@ def dataset() -> Interactions:
 def epoch_runner(
     data: Interactions, optimizer: str, **changes: Any
 ) -> tuple[Callable[[], jax.Array], int]:
-    """A call that trains one epoch, always the same batches of users, and the number of steps."""
+    """A call that trains the next epoch, as training does it, and the number of steps.
+
+    Laying out the epoch after it is part of the call, and overlaps as it does in training.
+    """
     settings = dataclasses.replace(MODELS["sasrec"]("beauty", "sevo-adamw"), **changes)
     run = Run("sasrec", data.name, optimizer, 0, settings)
     transformation = make_optimizer(optimizer, settings, data)
     graphdef, params = nnx.split(make_model(run, data.num_items), nnx.Param)
     epoch = make_epoch(make_step(graphdef, transformation, settings.max_len))
-    corpus, cells = make_corpus(data), EpochLayouts(data, settings, 0)(0)
-    state = [TrainState(params, transformation.init(params))]
+    corpus, layouts = make_corpus(data), EpochLayouts(data, settings, 0)
+    packer = ThreadPoolExecutor(1)
+    state = TrainState(params, transformation.init(params))
+    upcoming, number = packer.submit(layouts, 0), 0
 
     def call() -> jax.Array:
-        state[0], losses = epoch(state[0], corpus, cells, jax.random.key(0))
+        nonlocal state, upcoming, number
+        cells, number = upcoming.result(), number + 1
+        upcoming = packer.submit(layouts, number)
+        state, losses = epoch(state, corpus, cells, jax.random.key(number))
         return losses
 
-    return call, cells.shape[0]
+    return call, layouts.users_per_step.size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from experiments.configs import MODELS
 from experiments.errors import UserError
+from experiments.files import read_json, read_lines
 from experiments.trainer import CRITERION
 
 METRICS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10")
@@ -34,51 +37,73 @@ PAPER = {
     ("sasrec", "tools", "sevo-adamw"): (0.0108, 0.0337, 0.0497, 0.0223, 0.0274),
 }
 
-Results = dict[tuple[str, str, str], list[dict[str, Any]]]
+Results = dict[str, list[dict[str, Any]]]
+"""The results of each row, one a seed, with their configurations."""
+Curves = dict[str, list[list[dict[str, Any]]]]
 
 
 def write(out: Path) -> None:
-    """Prints the table of the runs finished in ``out``; writes ``summary.md``, ``curves.png``."""
-    results: Results = defaultdict(list)
-    curves: dict[str, list[list[dict[str, Any]]]] = defaultdict(list)
-    for file in sorted(out.glob("*/result.json")):
-        result = json.loads(file.read_text())
-        results[result["model"], result["dataset"], result["optimizer"]].append(result)
-        lines = (file.parent / "metrics.jsonl").read_text().splitlines()
-        curves[result["optimizer"]].append([json.loads(line) for line in lines])
+    """Prints the table of the runs finished in ``out``; writes ``summary.md``, ``curves.png``.
 
+    Nothing is written where no run is finished.
+
+    Raises:
+        UserError: a run's file cannot be read, or the summary cannot be written.
+    """
+    results: Results = defaultdict(list)
+    curves: Curves = defaultdict(list)
+    for file in sorted(out.glob("*/result.json")):
+        config = read_json(file.parent / "config.json")
+        label = _label(config)
+        results[label].append(read_json(file) | {"config": config})
+        curves[label].append(read_lines(file.parent / "metrics.jsonl"))
+    if not results:
+        return
     rows = _rows(results)
-    datasets = ", ".join(sorted({key[1] for key in results}))
+    datasets = ", ".join(sorted({str(run["dataset"]) for runs in results.values() for run in runs}))
     table = Table(
         *HEADER, title=f"{datasets}: test metrics at the best validation {CRITERION}", box=SIMPLE
     )
     for row in rows:
-        table.add_row(*row, style=None if row[-1] else "dim")
+        table.add_row(*map(escape, row), style=None if row[-1] else "dim")
     console = Console()
     console.print(table)
     try:
-        (out / "summary.md").write_text(_markdown(rows, results, datasets))
+        (out / "summary.md").write_text(_markdown(rows, results, datasets), encoding="utf-8")
         _draw(curves, out / "curves.png")
     except OSError as error:
         raise UserError(f"{out}: the summary cannot be written ({error.strerror})") from error
-    console.print(f"table: {out / 'summary.md'}", soft_wrap=True)
-    console.print(f"curves: {out / 'curves.png'}", soft_wrap=True)
+    for what, name in (("table", "summary.md"), ("curves", "curves.png")):
+        console.print(f"{what}: {out / name}", markup=False, soft_wrap=True)
+
+
+def _label(config: dict[str, Any]) -> str:
+    """The optimiser's name and, in brackets, the settings that are not the published ones."""
+    changes = _changes(config)
+    return LABELS[config["optimizer"]] + (f" [{', '.join(changes)}]" if changes else "")
+
+
+def _changes(config: dict[str, Any]) -> list[str]:
+    settings = MODELS[config["model"]](config["dataset"], config["optimizer"])
+    published = dataclasses.asdict(settings)
+    return [f"{k} {config.get(k)}" for k, v in published.items() if config.get(k) != v]
 
 
 def _rows(results: Results) -> list[list[str]]:
     """The cells: for each optimiser the mean, the deviation over seeds, the paper's value."""
     rows = []
-    order = list(LABELS)
-    for key in sorted(results, key=lambda k: (k[0], k[1], order.index(k[2]))):
-        runs = results[key]
+    for label in sorted(results, key=lambda k: list(LABELS.values()).index(k.partition(" [")[0])):
+        runs = results[label]
         values = np.array([[run["test"][m] for m in METRICS] for run in runs])
         mean = values.mean(axis=0)
         seeds = " ".join(str(run["seed"]) for run in runs)
-        rows.append([LABELS[key[2]], *(f"{v:.4f}" for v in mean), seeds])
+        rows.append([label, *(f"{v:.4f}" for v in mean), seeds])
         if len(runs) > 1:
             deviation = values.std(axis=0, ddof=1)
             rows.append(["  ± over seeds", *(f"{v:.4f}" for v in deviation), ""])
-        if key in PAPER:
+        config = runs[0]["config"]
+        key = config["model"], config["dataset"], config["optimizer"]
+        if key in PAPER and not _changes(config):
             paper = np.array(PAPER[key])
             rows.append(["  paper, 5 seeds", *(f"{v:.4f}" for v in paper), ""])
             rows.append(["  ours against it", *(f"{v:+.1%}" for v in mean / paper - 1), ""])
@@ -98,17 +123,17 @@ def _markdown(rows: list[list[str]], results: Results, datasets: str) -> str:
     )
 
 
-def _draw(curves: dict[str, list[list[dict[str, Any]]]], path: Path) -> None:
+def _draw(curves: Curves, path: Path) -> None:
     mpl.use("agg")
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for optimizer, color in zip(LABELS, ("tab:gray", "tab:blue", "tab:orange"), strict=True):
-        for i, records in enumerate(curves.get(optimizer, [])):
+    for label, color in zip(curves, mpl.color_sequences["tab10"] * len(curves), strict=False):
+        for i, records in enumerate(curves[label]):
             epochs = [r["epoch"] for r in records]
-            style = {"color": color, "lw": 1.5, "label": None if i else LABELS[optimizer]}
+            style = {"color": color, "lw": 1.5, "label": None if i else label}
             left.plot(epochs, [r["train_loss"] for r in records], **style)
-            right.plot(epochs, [r["valid"]["NDCG@10"] for r in records], **style)
+            right.plot(epochs, [r["valid"][CRITERION] for r in records], **style)
     left.set(xlabel="epoch", ylabel="training loss")
-    right.set(xlabel="epoch", ylabel="validation NDCG@10", ylim=(0, None))
+    right.set(xlabel="epoch", ylabel=f"validation {CRITERION}", ylim=(0, None))
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

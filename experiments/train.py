@@ -92,20 +92,40 @@ def make_runs(options: Any) -> list[trainer.Run]:
 
 
 @contextlib.contextmanager
-def stop_on_signal() -> Generator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set; afterwards they do what they did before."""
+def stop_on_signal(progress: Progress) -> Generator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set. A second signal does what it did before."""
     stop = threading.Event()
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda *_: stop.set()) for number in numbers]
-    try:
-        yield stop
-    finally:
+    before = [signal.getsignal(number) for number in numbers]
+
+    def give_back() -> None:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
 
+    def heed(*_: Any) -> None:
+        stop.set()
+        give_back()
+        progress.console.print("stopping after this epoch; once more to stop at once")
+
+    for number in numbers:
+        signal.signal(number, heed)
+    try:
+        yield stop
+    finally:
+        give_back()
+
 
 def train_all(runs: list[trainer.Run], data: Interactions, out: Path, resume: bool) -> None:
-    """Trains run after run under a progress bar; the first signal to stop is heeded."""
+    """Trains run after run under a progress bar; the first signal to stop is heeded.
+
+    Raises:
+        UserError: as `trainer.train`; a folder that cannot be used, before any run begins.
+        Interrupted: a signal came.
+    """
+    for run in runs:
+        finished = trainer.check_folder(run, data, out / run.name, resume)
+        if resume and finished is None and not (out / run.name / "config.json").exists():
+            console.print(f"{run.name}: nothing to resume, starts anew", markup=False)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -113,8 +133,10 @@ def train_all(runs: list[trainer.Run], data: Interactions, out: Path, resume: bo
         TextColumn("{task.fields[status]}"),
         TimeRemainingColumn(),
     )
-    with stop_on_signal() as stop, Progress(*columns, console=console) as bar:
+    with Progress(*columns, console=console) as bar, stop_on_signal(bar) as stop:
         for run in runs:
+            if stop.is_set():
+                raise trainer.Interrupted(f"{run.name}: not begun")
             task = bar.add_task(run.name, total=run.settings.epochs, status="compiling")
             scores: list[float] = []
 
@@ -135,26 +157,35 @@ def main(argv: list[str] | None = None) -> int:
     options = tyro.cli(Options, args=argv, description=Arguments.__doc__)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     out = options.out or Path("runs") / f"{Path(options.dataset).stem}-{stamp}"
+
+    def say(message: str, style: str | None = None) -> None:
+        console.print(message, style=style, markup=False, soft_wrap=True)
+
     try:
         if options.resume and options.out is None:
             raise UserError("--resume: name the folder to go on with by --out")
         runs = make_runs(options)
         data = load(options.dataset, options.data_dir)
-        console.print(
+        say(
             f"{data.name}: {data.num_users:,} users, {data.num_items:,} items, "
             f"{data.items.size:,} interactions; results go to {out}"
         )
         if data.dropped_users:
-            console.print(f"dropped {data.dropped_users:,} users of fewer than 3 interactions")
+            say(f"dropped {data.dropped_users:,} users of fewer than 3 interactions")
         if data.renumbered:
-            console.print("item ids have gaps: renumbered, see item_ids.json in each run's folder")
-        train_all(runs, data, out, options.resume)
-        summary.write(out)
+            say("items are renumbered from 1: see item_ids.json in each run's folder")
+        try:
+            train_all(runs, data, out, options.resume)
+        finally:
+            summary.write(out)
     except trainer.Interrupted as interruption:
-        console.print(f"interrupted: {interruption}; go on with --resume --out {out}")
+        say(f"interrupted: {interruption}; go on with --resume --out {out}")
+        return 130
+    except KeyboardInterrupt:
+        say(f"interrupted; what {out} holds is kept: go on with --resume --out {out}")
         return 130
     except UserError as error:
-        console.print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
+        say(f"error: {error}", "bold red")
         return 1
     return 0
 

@@ -30,6 +30,7 @@ from experiments.configs import Hyperparameters
 from experiments.data import Interactions
 from experiments.errors import UserError
 from experiments.evaluate import Split, make_evaluation_set, make_evaluator, metrics_of
+from experiments.files import read_json, read_lines, write_json, write_text
 from experiments.optimizers import make_optimizer
 from experiments.packing import EMPTY, layout
 from models import SASRec
@@ -209,7 +210,7 @@ def train(
             finite.
         Interrupted: ``stop`` was set.
     """
-    finished = _open_folder(run, data, folder, resume)
+    finished = check_folder(run, data, folder, resume)
     if finished is not None:
         return finished
     settings = run.settings
@@ -218,6 +219,7 @@ def train(
     corpus = make_corpus(data)
     layouts = EpochLayouts(data, settings, run.seed)
     run_epoch = make_epoch(make_step(graphdef, optimizer, settings.max_len))
+    _claim_folder(run, data, folder)
 
     def evaluator(split: Split) -> Callable[[Any], dict[str, float]]:
         blocks = make_evaluation_set(data, split, settings.max_len)
@@ -226,7 +228,7 @@ def train(
         def evaluate(params: Any) -> dict[str, float]:
             ranks, finite = compiled(params, corpus, blocks)
             if not finite:
-                raise UserError(f"{run.name}: a {split} score is not finite")
+                raise _NotFinite(f"a {split} score is not finite")
             return metrics_of(np.asarray(ranks)[: data.num_users])
 
         return evaluate
@@ -243,6 +245,12 @@ def train(
         began = time.perf_counter() - checkpoint.seconds
         epoch_seconds: list[float] = []
         evaluation_seconds: list[float] = []
+
+        def diverged(what: str, epoch: int) -> UserError:
+            kept = f"the checkpoint of epoch {checkpoint.epoch} in {folder} is the last good one"
+            kept = kept if checkpoint.epoch else "there is no checkpoint yet"
+            return UserError(f"{run.name}: {what} (epoch {epoch}); {kept}")
+
         upcoming = packer.submit(layouts, epoch)
         while epoch < settings.epochs:
             clock = time.perf_counter()
@@ -252,23 +260,24 @@ def train(
             losses = np.asarray(losses, np.float64)
             epoch += 1
             epoch_seconds.append(time.perf_counter() - clock)
-            if not np.isfinite(losses).all():
-                step = (epoch - 1) * losses.size + int(np.argmin(np.isfinite(losses))) + 1
-                kept = (
-                    f"the checkpoint of epoch {checkpoint.epoch} in {folder} is the last good one"
-                )
-                raise UserError(
-                    f"{run.name}: the loss is {losses[~np.isfinite(losses)][0]} at step {step} "
-                    f"(epoch {epoch}); {kept if checkpoint.epoch else 'there is no checkpoint yet'}"
-                )
+            finite = np.isfinite(losses)
+            if not finite.all():
+                step = (epoch - 1) * losses.size + int(np.argmin(finite)) + 1
+                raise diverged(f"the loss is {losses[~finite][0]} at step {step}", epoch)
             loss = float(np.average(losses, weights=layouts.users_per_step))
 
             due = epoch % settings.eval_every == 0 or epoch == settings.epochs
             stopping = stop is not None and stop.is_set()
             score = None
+            if (due or stopping) and not _all_finite(state):
+                # The loss of a step is that of the parameters before it.
+                raise diverged(f"parameters are not finite at step {epoch * losses.size}", epoch)
             if due:
                 clock = time.perf_counter()
-                metrics = validate(state.params)
+                try:
+                    metrics = validate(state.params)
+                except _NotFinite as error:
+                    raise diverged(f"{error} at step {epoch * losses.size}", epoch) from error
                 evaluation_seconds.append(time.perf_counter() - clock)
                 score = metrics[CRITERION]
                 if score > checkpoint.best_score:
@@ -289,7 +298,8 @@ def train(
                 checkpoint = checkpoint._replace(
                     state=state, epoch=epoch, seconds=time.perf_counter() - began
                 )
-                _write(folder / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in records))
+                lines = "".join(json.dumps(r) + "\n" for r in records)
+                write_text(folder / "metrics.jsonl", lines)
                 _save(saved, checkpoint, folder)
             report(Progress(epoch, loss, score))
             if stopping and epoch < settings.epochs:
@@ -313,44 +323,76 @@ def train(
         "num_items": data.num_items,
         "num_interactions": int(data.items.size),
     }
-    _write_json(folder / "result.json", result)
+    write_json(folder / "result.json", result)
     return result
 
 
-def _open_folder(run: Run, data: Interactions, folder: Path, resume: bool) -> dict[str, Any] | None:
-    """Makes the folder, or checks that it holds this run; the result if it is finished."""
+class _NotFinite(Exception):  # noqa: N818, a step of `train`
+    """A score is NaN or infinite."""
+
+
+def _config(run: Run, data: Interactions) -> dict[str, Any]:
+    """What ``config.json`` holds: the run, and what tells its data from others."""
+    return run.to_json() | {"data": data.fingerprint}
+
+
+def check_folder(run: Run, data: Interactions, folder: Path, resume: bool) -> dict[str, Any] | None:
+    """Reads what the folder holds, and changes nothing; the run's result if it is finished.
+
+    Raises:
+        UserError: the folder holds another run, or this one and ``resume`` is not set.
+    """
     config_file, result_file = folder / "config.json", folder / "result.json"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = json.loads(config_file.read_text()) if config_file.exists() else None
+        exists = config_file.exists()
+        leftover = not exists and any((folder / "checkpoints").glob("*"))
     except OSError as error:
         raise UserError(f"--out: {folder} cannot be used ({error.strerror})") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{config_file}: is no JSON ({error})") from error
-    wanted = run.to_json()
-    if held is not None and not resume:
+    if leftover:
+        raise UserError(f"--out: {folder} holds checkpoints but no config.json; name another")
+    if not exists:
+        return None
+    if not resume:
         raise UserError(
             f"--out: {folder} already holds a run; --resume goes on with it, or name another"
         )
-    if held is not None and held != wanted:
+    held, wanted = read_json(config_file), _config(run, data)
+    if held != wanted:
         changes = [
             f"{name} was {held.get(name)!r} and is now {wanted.get(name)!r}"
             for name in sorted(held.keys() | wanted.keys())
             if held.get(name) != wanted.get(name)
         ]
         raise UserError(f"--resume: {folder} holds a run in which {'; '.join(changes)}")
-    if held is None:
-        if data.renumbered:
-            _write_json(folder / "item_ids.json", data.item_ids.tolist())
-        _write_json(config_file, wanted)
-    elif result_file.exists():
-        return json.loads(result_file.read_text())
-    return None
+    return read_json(result_file) if result_file.exists() else None
+
+
+def _claim_folder(run: Run, data: Interactions, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out: {folder} cannot be used ({error.strerror})") from error
+    if data.renumbered:
+        write_json(folder / "item_ids.json", data.item_ids.tolist())
+    write_json(folder / "config.json", _config(run, data))
+
+
+@jax.jit
+def _finite_leaves(tree: Any) -> list[jax.Array]:
+    floating = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return [jnp.isfinite(x).all() for x in floating]
+
+
+def _all_finite(state: TrainState) -> bool:
+    return all(map(bool, _finite_leaves(state.params)))
 
 
 def _checkpoints(folder: Path) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
-    return ocp.CheckpointManager((folder / "checkpoints").absolute(), options=options)
+    try:
+        return ocp.CheckpointManager((folder / "checkpoints").absolute(), options=options)
+    except OSError as error:
+        raise UserError(f"{folder / 'checkpoints'}: cannot be used ({error.strerror})") from error
 
 
 def _save(saved: ocp.CheckpointManager, checkpoint: Checkpoint, folder: Path) -> None:
@@ -358,7 +400,7 @@ def _save(saved: ocp.CheckpointManager, checkpoint: Checkpoint, folder: Path) ->
     level = log.level
     log.setLevel(logging.CRITICAL)  # Orbax logs a traceback of every thread that fails
     try:
-        saved.save(checkpoint.epoch, args=ocp.args.StandardSave(checkpoint._asdict()))
+        done = saved.save(checkpoint.epoch, args=ocp.args.StandardSave(checkpoint._asdict()))
     except Exception as error:  # each storage layer below has its own
         raise UserError(
             f"{folder}: the checkpoint of epoch {checkpoint.epoch} could not be written "
@@ -367,6 +409,8 @@ def _save(saved: ocp.CheckpointManager, checkpoint: Checkpoint, folder: Path) ->
         ) from error
     finally:
         log.setLevel(level)
+    if not done:
+        raise UserError(f"{folder}: holds a checkpoint of a later epoch than {checkpoint.epoch}")
 
 
 def _restore(saved: ocp.CheckpointManager, start: Checkpoint) -> Checkpoint:
@@ -386,22 +430,7 @@ def _read_records(path: Path, epoch: int) -> list[dict[str, Any]]:
     """The lines up to the epoch of the checkpoint; what came after it is computed again."""
     if not path.exists():
         return []
-    records = map(json.loads, path.read_text().splitlines())
-    return [record for record in records if record["epoch"] <= epoch]
-
-
-def _write_json(path: Path, content: Any) -> None:
-    _write(path, json.dumps(content, indent=2) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    """Replaces a file whole, so that an error or a kill leaves the old one."""
-    draft = path.with_name(path.name + ".part")
-    try:
-        draft.write_text(text)
-        draft.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    return [record for record in read_lines(path) if record["epoch"] <= epoch]
 
 
 def _median(seconds: Iterable[float]) -> float | None:

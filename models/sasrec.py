@@ -34,7 +34,8 @@ class SASRec(nnx.Module):
     The published model pads a sequence of ``n`` items to ``max_len`` and does not mask the padding:
     its keys all equal the key bias and its values the value bias, and they take probability. With
     ``attend_padding`` every query gets one more key that stands for all of them, with the logit
-    ``query · key bias / sqrt(d) + log(max_len - n)``; no row has to be padded for it.
+    ``query · key bias / sqrt(d) + log(max_len - n)``; no row has to be padded for it. That key
+    knows no dropout, else this is the published model.
 
     Args:
         num_items: items are ``1 … num_items``.
@@ -205,7 +206,8 @@ class Block(nnx.Module):
         total = weights.sum(-1, keepdims=True)
         mixed = dropout(weights, self.dropout_rate, key) @ v
         if pad is not None:
-            # Dropout keeps about the same share of many equal keys: it is left out.
+            # The published model drops each padding key on its own; of many equal ones about the
+            # same share is left every time, and so dropout is left out here.
             weight = jnp.exp(pad[0] - top)
             total, mixed = total + weight, mixed + weight * pad[1]
         mixed = mixed / total

@@ -1,4 +1,4 @@
-"""The README's example runs as it stands, and its commands are the ones that CI calls."""
+"""The README's example runs as it stands."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ def _setting(default: Any, meaning: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Hyperparameters:
-    """Settings of one run. The defaults are those of SASRec with SEvo on Amazon Beauty."""
+    """Settings of one run. The defaults are SASRec's with SEvo, for a data set by path."""
 
     epochs: int = _setting(200, "Passes over the users.")
     batch_size: int = _setting(512, "Users of a step.")

@@ -7,7 +7,7 @@ import dataclasses
 from experiments.configs.base import Hyperparameters
 
 # The published runs do not mask padding in attention, and the plain scores depend on it: on Beauty
-# without it, Adam's test NDCG@10 falls from .033 to .031.
+# with a mask (results/sasrec-beauty-masked) Adam's test NDCG@10 is .0314, without it .0334.
 SEVO = {
     "beauty": {"attend_padding": True},
     "toys": {"attend_padding": True},

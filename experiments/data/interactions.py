@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,14 @@ class Interactions:
         """``bool[interactions]``: all but each user's last two."""
         to_end = np.repeat(self.starts + self.lengths, self.lengths) - np.arange(self.items.size)
         return to_end > 2
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells these interactions from any others, under any numbering of the items."""
+        digest = hashlib.sha256()
+        for array in (self.lengths, self.items, self.item_ids.astype("U")):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
 
     @property
     def renumbered(self) -> bool:

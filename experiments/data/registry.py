@@ -60,7 +60,7 @@ def load(dataset: str, data_dir: Path | None = None) -> Interactions:
     if os.sep in dataset or Path(dataset).suffix or Path(dataset).exists():
         return read_text(Path(dataset), Path(dataset).stem)
     check_name("data set", dataset, NAMES)
-    raise AssertionError("unreachable")
+    raise AssertionError("a known name was handled above")
 
 
 def read_amazon(path: Path, name: str) -> Interactions:

@@ -11,6 +11,7 @@ import pytest
 
 from experiments.data import Interactions
 from experiments.data.interactions import from_sequences
+from experiments.data.synthetic import synthetic
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,6 +43,20 @@ def beauty_file(tmp_path_factory) -> Path:
             file.write_text("\n".join(lines) + "\n")
             return file
     pytest.skip(f"real data: no Beauty.txt in $SEVO_DATA or {beside}")
+
+
+@pytest.fixture(scope="session")
+def users_file(request, tmp_path_factory) -> Path:
+    """200 users of Amazon Beauty, or of the built-in data where Beauty is not at hand."""
+    try:
+        return request.getfixturevalue("beauty_file")
+    except pytest.skip.Exception:
+        data = synthetic()
+        users = np.split(data.items, data.starts[1:])[:200]
+        file = tmp_path_factory.mktemp("synthetic") / "synthetic200.txt"
+        lines = [f"{i} {' '.join(map(str, items))}" for i, items in enumerate(users, 1)]
+        file.write_text("\n".join(lines) + "\n")
+        return file
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from scipy import stats
 from experiments.batches import make_corpus, read_tokens, sample_negatives
 from experiments.data.interactions import from_sequences
 from experiments.errors import UserError
+from experiments.optimizers import item_graph
 
 
 def training_items(data) -> list[set[int]]:
@@ -69,3 +72,16 @@ def test_a_user_who_met_every_item_is_an_error():
     data = from_sequences("all", np.array([0, 1, 0, 1, 0, 0, 1]), np.array([3, 4]))
     with pytest.raises(UserError, match="user 2 of 2 has all 2 items in training"):
         make_corpus(data)
+
+
+def test_the_graph_knows_training_items_only(small):
+    """Other held-out items, the same graph; other training items, another one."""
+    held_out = ~small.training_part()
+    changed = {}
+    for name, where in (("held out", held_out), ("training", ~held_out)):
+        items = np.where(where, small.items % small.num_items + 1, small.items).astype(np.int32)
+        changed[name] = item_graph(dataclasses.replace(small, items=items), 50).to_scipy().toarray()
+    graph = item_graph(small, 50).to_scipy().toarray()
+    np.testing.assert_array_equal(changed["held out"], graph)
+    assert not np.array_equal(changed["training"], graph)
+    assert not graph[0].any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ import pytest
 
 from experiments import train, trainer
 from experiments.data import load
+from experiments.errors import UserError
 from experiments.trainer import Interrupted
 
 TINY = [
@@ -38,19 +40,10 @@ METRICS = {"HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10"}
 NAME = "sasrec-sevo-adamw-seed0"
 
 
-@pytest.fixture(autouse=True)
-def signals_as_before():
-    """`main` handles signals, as the last thing its process does."""
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 @pytest.fixture(scope="module")
-def arguments(beauty_file) -> list[str]:
-    """SEvo on 200 users of Beauty, but for --epochs and --out."""
-    return ["--dataset", str(beauty_file), "--optimizer", "sevo-adamw", *TINY]
+def arguments(users_file) -> list[str]:
+    """SEvo on 200 users, but for --epochs and --out."""
+    return ["--dataset", str(users_file), "--optimizer", "sevo-adamw", *TINY]
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +82,10 @@ def same_run(one: Path, other: Path) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-def test_files(straight, beauty_file):
+def test_files(straight, users_file):
     folder = straight / NAME
     config = json.loads((folder / "config.json").read_text())
-    assert config["dataset"] == str(beauty_file)
+    assert config["dataset"] == str(users_file)
     assert (config["optimizer"], config["seed"], config["dim"]) == ("sevo-adamw", 0, 16)
 
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -148,6 +141,12 @@ def error_of(capsys, argv: list[str]) -> str:
     return " ".join(printed[printed.index("error: ") :].split())
 
 
+def text_file(path: Path, users: list[list[int]]) -> Path:
+    lines = (f"{i} {' '.join(map(str, items))}" for i, items in enumerate(users, 1))
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
 def test_a_folder_that_holds_a_run(arguments, straight, capsys):
     error = error_of(capsys, [*arguments, "--epochs", "4", "--out", str(straight)])
     assert f"--out: {straight / NAME} already holds a run; --resume goes on with it" in error
@@ -160,11 +159,103 @@ def test_resume_with_another_configuration_names_the_field(arguments, straight, 
     assert "holds a run in which beta was 0.99 and is now 0.5" in error
 
 
-def test_damaged_config(arguments, tmp_path, capsys):
-    (tmp_path / NAME).mkdir()
-    (tmp_path / NAME / "config.json").write_text("{")
-    error = error_of(capsys, [*arguments, "--epochs", "4", "--out", str(tmp_path), "--resume"])
-    assert f"{tmp_path / NAME / 'config.json'}: is no JSON" in error
+def test_resume_on_other_data_is_refused(straight, users_file, tmp_path, capsys):
+    """The same name, the same counts, the users in another order."""
+    out, changed = tmp_path / "out", tmp_path / users_file.name
+    shutil.copytree(straight, out)
+    lines = users_file.read_text().splitlines()
+    changed.write_text("\n".join([*lines[1:], lines[0]]) + "\n")
+    config = out / NAME / "config.json"
+    config.write_text(config.read_text().replace(str(users_file), str(changed)))
+    options = ["--optimizer", "sevo-adamw", *TINY, "--epochs", "4", "--out", str(out), "--resume"]
+    error = error_of(capsys, ["--dataset", str(changed), *options])
+    assert "holds a run in which data was '" in error
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", b"{", "is no JSON"),
+        ("config.json", b"[]", "expected a JSON object, found '[]'"),
+        ("config.json", b"\xff", "is no JSON"),
+        ("result.json", b"", "is no JSON"),
+        ("metrics.jsonl", b"{}\n{", "metrics.jsonl, line 2: is no JSON"),
+    ],
+)
+def test_damaged_files(arguments, straight, tmp_path, capsys, name, content, message):
+    out = tmp_path / "out"
+    shutil.copytree(straight, out)
+    (out / NAME / name).write_bytes(content)
+    error = error_of(capsys, [*arguments, "--epochs", "4", "--out", str(out), "--resume"])
+    assert str(out / NAME / name) in error
+    assert message in error
+
+
+def test_every_folder_is_checked_before_any_run(arguments, straight, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(straight, out)
+    both = [*arguments, "--optimizer", "adamw", "sevo-adamw", "--epochs", "4", "--out", str(out)]
+    assert "already holds a run" in error_of(capsys, both)
+    assert not (out / "sasrec-adamw-seed0").exists()
+
+
+def test_checkpoints_without_a_configuration(arguments, straight, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(straight, out)
+    for file in (out / NAME).glob("*.json*"):
+        file.unlink()
+    error = error_of(capsys, [*arguments, "--epochs", "4", "--out", str(out)])
+    assert f"{out / NAME} holds checkpoints but no config.json" in error
+
+
+def test_a_read_only_folder(arguments, tmp_path, capsys, monkeypatch):
+    """Root may write anywhere, so the error is made up."""
+    mkdir = Path.mkdir
+
+    def refuse(path: Path, *args, **kwargs) -> None:
+        if path.name == NAME:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        mkdir(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    error = error_of(capsys, [*arguments, "--epochs", "4", "--out", str(tmp_path / "out")])
+    assert f"--out: {tmp_path / 'out' / NAME} cannot be used (Read-only file system)" in error
+
+
+def test_bad_data_leaves_the_folder_free(tmp_path, capsys):
+    """No user has two training items; with one more item the same command runs."""
+    file = text_file(tmp_path / "a.txt", [[1, 2, 3], [2, 3, 4]])
+    argv = ["--dataset", str(file), "--optimizer", "adamw", *TINY, "--epochs", "1", "--out"]
+    error = error_of(capsys, [*argv, str(tmp_path / "out")])
+    assert "no user has two training items" in error
+    text_file(file, [[1, 2, 3, 4], [2, 3, 4, 5]])
+    assert train.main([*argv, str(tmp_path / "out")]) == 0
+
+
+def test_dropped_users_and_gaps_are_told_and_the_mapping_is_kept(tmp_path, capsys):
+    file = text_file(tmp_path / "a.txt", [[10, 20, 30, 40], [20, 30], [40, 30, 20, 70], [10]])
+    out = tmp_path / "o[ut]"  # brackets are no markup
+    argv = ["--dataset", str(file), "--optimizer", "adamw", *TINY, "--epochs", "1"]
+    assert train.main([*argv, "--out", str(out)]) == 0
+    printed = capsys.readouterr()
+    assert "dropped 2 users of fewer than 3 interactions" in printed.err
+    assert "items are renumbered" in printed.err
+    assert str(out) in printed.err
+    assert str(out / "summary.md") in printed.out
+    mapping = json.loads((out / "sasrec-adamw-seed0" / "item_ids.json").read_text())
+    assert mapping == [10, 20, 30, 40, 70]
+
+
+def test_the_summary_tells_settings_apart(straight, arguments, tmp_path):
+    """Runs of other settings are rows of their own, and none is held against the paper."""
+    out = tmp_path / "out"
+    shutil.copytree(straight, out)
+    argv = [*arguments, "--epochs", "2", "--seeds", "1", "--beta", "0.5", "--out", str(out)]
+    assert train.main(argv) == 0
+    table = (out / "summary.md").read_text()
+    assert "beta 0.5" in table
+    assert table.count("SEvo-AdamW [") == 2
+    assert "paper" not in table
 
 
 def test_damaged_checkpoint(arguments, straight, tmp_path, capsys):
@@ -242,7 +333,7 @@ def test_divergence_keeps_the_last_checkpoint(arguments, tmp_path, capsys, monke
 
     monkeypatch.setattr(trainer, "make_epoch", failing_in_epoch_3)
     error = error_of(capsys, [*arguments, "--epochs", "4", "--out", str(tmp_path)])
-    step = 2 * records_of(tmp_path / NAME)[0]["step"] // 2 + 2
+    step = records_of(tmp_path / NAME)[0]["step"] + 2
     assert f"the loss is nan at step {step} (epoch 3); the checkpoint of epoch 2 in" in error
     assert checkpoint_of(tmp_path / NAME)[0] == 2
 
@@ -300,6 +391,37 @@ def test_full_disk(arguments, straight, compilation_cache, tmp_path):
     assert train.main([*options, "--resume"]) == 0
     same_scores = scores_of(out / NAME), scores_of(straight / NAME)
     assert same_scores[0] == same_scores[1]
+
+
+def test_parameters_that_overflow_spare_the_last_checkpoint(arguments, tmp_path, monkeypatch):
+    """The last update of an epoch overflows: its losses are finite, the parameters are not."""
+    make_epoch = trainer.make_epoch
+
+    def overflowing_in_epoch_3(step):
+        epoch, calls = make_epoch(step), []
+
+        def run(*args):
+            state, losses = epoch(*args)
+            calls.append(1)
+            if len(calls) == 3:
+                state = state._replace(params=jax.tree.map(lambda x: x * np.inf, state.params))
+            return state, losses
+
+        return run
+
+    monkeypatch.setattr(trainer, "make_epoch", overflowing_in_epoch_3)
+    parsed = train.tyro.cli(
+        train.Options, args=[*arguments, "--epochs", "4", "--out", str(tmp_path)]
+    )
+    run, data, stop = train.make_runs(parsed)[0], load(parsed.dataset), threading.Event()
+
+    def report(progress: trainer.Progress) -> None:
+        if progress.epoch == 2:  # a signal comes in epoch 3
+            stop.set()
+
+    with pytest.raises(UserError, match=r"not finite at step \d+ \(epoch 3\); the checkpoint"):
+        trainer.train(run, data, tmp_path / NAME, stop=stop, report=report)
+    assert checkpoint_of(tmp_path / NAME)[0] == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])

@@ -1,0 +1,66 @@
+"""Files of a run: read with errors that a user can act on, replaced whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from experiments.errors import UserError
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        UserError: the file cannot be read, or holds something else.
+    """
+    return _parse(_read(path), path)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of one JSON object a line.
+
+    Raises:
+        UserError: the file cannot be read, or a line holds something else.
+    """
+    lines = _read(path).splitlines()
+    return [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes indented JSON, as `write_text` does."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file whole, so that an error or a kill leaves the old one.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    draft = path.with_name(path.name + ".part")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is no JSON ({error})") from error
+
+
+def _parse(text: str, where: Path | str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: is no JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: expected a JSON object, found {text[:40]!r}")
+    return content
