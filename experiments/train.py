@@ -119,13 +119,9 @@ def train_all(runs: list[trainer.Run], data: Interactions, out: Path, resume: bo
     """Trains run after run under a progress bar; the first signal to stop is heeded.
 
     Raises:
-        UserError: as `trainer.train`; a folder that cannot be used, before any run begins.
+        UserError: as `trainer.train`.
         Interrupted: a signal came.
     """
-    for run in runs:
-        finished = trainer.check_folder(run, data, out / run.name, resume)
-        if resume and finished is None and not (out / run.name / "config.json").exists():
-            console.print(f"{run.name}: nothing to resume, starts anew", markup=False)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -174,10 +170,17 @@ def main(argv: list[str] | None = None) -> int:
             say(f"dropped {data.dropped_users:,} users of fewer than 3 interactions")
         if data.renumbered:
             say("items are renumbered from 1: see item_ids.json in each run's folder")
+        for run in runs:  # before the first of them trains for hours
+            finished = trainer.check_folder(run, data, out / run.name, options.resume)
+            if options.resume and not finished and not (out / run.name / "config.json").exists():
+                say(f"{run.name}: nothing to resume, starts anew")
         try:
             train_all(runs, data, out, options.resume)
-        finally:
-            summary.write(out)
+        except BaseException:
+            with contextlib.suppress(UserError):  # the first error is the one to tell
+                summary.write(out)
+            raise
+        summary.write(out)
     except trainer.Interrupted as interruption:
         say(f"interrupted: {interruption}; go on with --resume --out {out}")
         return 130

@@ -228,7 +228,7 @@ def train(
         def evaluate(params: Any) -> dict[str, float]:
             ranks, finite = compiled(params, corpus, blocks)
             if not finite:
-                raise _NotFinite(f"a {split} score is not finite")
+                raise _NotFiniteError(f"a {split} score is not finite")
             return metrics_of(np.asarray(ranks)[: data.num_users])
 
         return evaluate
@@ -276,7 +276,7 @@ def train(
                 clock = time.perf_counter()
                 try:
                     metrics = validate(state.params)
-                except _NotFinite as error:
+                except _NotFiniteError as error:
                     raise diverged(f"{error} at step {epoch * losses.size}", epoch) from error
                 evaluation_seconds.append(time.perf_counter() - clock)
                 score = metrics[CRITERION]
@@ -327,7 +327,7 @@ def train(
     return result
 
 
-class _NotFinite(Exception):  # noqa: N818, a step of `train`
+class _NotFiniteError(UserError):
     """A score is NaN or infinite."""
 
 

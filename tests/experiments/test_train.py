@@ -199,6 +199,19 @@ def test_every_folder_is_checked_before_any_run(arguments, straight, tmp_path, c
     assert not (out / "sasrec-adamw-seed0").exists()
 
 
+def test_an_error_leaves_the_summary_of_finished_runs(arguments, straight, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(straight, out)
+    (out / "summary.md").unlink()
+    argv = [*arguments, "--seeds", "1", "--epochs", "4", "--learning-rate", "1e30"]
+    assert "the loss is nan at step 2" in error_of(capsys, [*argv, "--out", str(out)])
+    assert "SEvo-AdamW" in (out / "summary.md").read_text()
+    (out / "summary.md").unlink()
+    (out / "summary.md").mkdir()  # cannot be written
+    shutil.rmtree(out / "sasrec-sevo-adamw-seed1")
+    assert "the loss is nan at step 2" in error_of(capsys, [*argv, "--out", str(out)])
+
+
 def test_checkpoints_without_a_configuration(arguments, straight, tmp_path, capsys):
     out = tmp_path / "out"
     shutil.copytree(straight, out)
