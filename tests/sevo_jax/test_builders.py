@@ -219,6 +219,19 @@ def test_nearest_neighbours_in_blocks(monkeypatch):
     np.testing.assert_array_equal(w(sevo_jax.knn_graph(x, 3)), w(whole))
 
 
+def test_nearest_neighbours_among_many():
+    """Enough nodes for candidates to be found by chunks."""
+    nodes, k = 1500, 10
+    x = np.random.default_rng(0).standard_normal((nodes, 16)).astype(np.float32).astype(float)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    similarity = unit @ unit.T
+    np.fill_diagonal(similarity, -np.inf)
+    chosen = np.zeros((nodes, nodes), bool)
+    np.put_along_axis(chosen, np.argsort(-similarity, axis=1)[:, :k], True, axis=1)
+    graph = sevo_jax.knn_graph(x, k)
+    np.testing.assert_array_equal(w(graph) > 0, chosen | chosen.T)
+
+
 def test_equal_vectors_are_neighbours_by_id():
     x = np.tile(np.random.default_rng(0).standard_normal(64), (40, 1))
     x *= np.random.default_rng(1).uniform(0.1, 10, (40, 1))
