@@ -44,8 +44,9 @@ def epoch_runner(
     run = Run("sasrec", data.name, optimizer, 0, settings)
     transformation = make_optimizer(optimizer, settings, data)
     graphdef, params = nnx.split(make_model(run, data.num_items), nnx.Param)
-    epoch = make_epoch(make_step(graphdef, transformation, settings.max_len))
     corpus, layouts = make_corpus(data), EpochLayouts(data, settings, 0)
+    step = make_step(graphdef, transformation, settings.max_len, layouts.few_rows)
+    epoch = make_epoch(step)
     packer = ThreadPoolExecutor(1)
     state = TrainState(params, transformation.init(params))
     upcoming, number = packer.submit(layouts, 0), 0

@@ -12,6 +12,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
+import jax
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -40,6 +41,8 @@ class Arguments:
     sevo-adamw."""
     seeds: tuple[int, ...] = (0,)
     """A run of each optimiser for each seed."""
+    together: bool | None = None
+    """Train all seeds of an optimiser in one program; if not given, on accelerators alone."""
     out: Path | None = None
     """Where the runs go; runs/DATASET-TIME if not given."""
     data_dir: Path | None = None
@@ -91,6 +94,16 @@ def make_runs(options: Any) -> list[trainer.Run]:
     return runs
 
 
+def make_groups(runs: list[trainer.Run], together: bool | None) -> list[list[trainer.Run]]:
+    """The seeds of each optimiser together, or every run on its own."""
+    if together is None:
+        together = jax.default_backend() != "cpu"
+    if not together:
+        return [[run] for run in runs]
+    optimizers = dict.fromkeys(run.optimizer for run in runs)
+    return [[run for run in runs if run.optimizer == name] for name in optimizers]
+
+
 @contextlib.contextmanager
 def stop_on_signal(progress: Progress) -> Generator[threading.Event]:
     """An event that Ctrl-C and SIGTERM set. A second signal does what it did before."""
@@ -115,8 +128,10 @@ def stop_on_signal(progress: Progress) -> Generator[threading.Event]:
         give_back()
 
 
-def train_all(runs: list[trainer.Run], data: Interactions, out: Path, resume: bool) -> None:
-    """Trains run after run under a progress bar; the first signal to stop is heeded.
+def train_all(groups: list[list[trainer.Run]], data: Interactions, out: Path, resume: bool) -> None:
+    """Trains group after group under a progress bar; the first signal to stop is heeded.
+
+    The runs of a group differ in their seeds alone, and are trained together.
 
     Raises:
         UserError: as `trainer.train`.
@@ -130,22 +145,30 @@ def train_all(runs: list[trainer.Run], data: Interactions, out: Path, resume: bo
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as bar, stop_on_signal(bar) as stop:
-        for run in runs:
+        for runs in groups:
+            names = [run.name for run in runs]
             if stop.is_set():
-                raise trainer.Interrupted(f"{run.name}: not begun")
-            task = bar.add_task(run.name, total=run.settings.epochs, status="compiling")
-            scores: list[float] = []
+                raise trainer.Interrupted(f"{', '.join(names)}: not begun")
+            epochs = runs[0].settings.epochs
+            tasks = {name: bar.add_task(name, total=epochs, status="compiling") for name in names}
+            scores: dict[str, float] = {}
 
             def report(
-                progress: trainer.Progress, task: TaskID = task, scores: list[float] = scores
+                progress: trainer.Progress,
+                tasks: dict[str, TaskID] = tasks,
+                scores: dict[str, float] = scores,
             ) -> None:
-                scores.extend([] if progress.score is None else [progress.score])
+                if progress.score is not None:
+                    scores[progress.run] = progress.score
                 status = f"loss {progress.train_loss:.4f}"
-                status += f"  NDCG@10 {scores[-1]:.4f}" if scores else ""
-                bar.update(task, completed=progress.epoch, status=status)
+                if progress.run in scores:
+                    status += f"  NDCG@10 {scores[progress.run]:.4f}"
+                bar.update(tasks[progress.run], completed=progress.epoch, status=status)
 
-            trainer.train(run, data, out / run.name, resume=resume, stop=stop, report=report)
-            bar.update(task, completed=run.settings.epochs, status="done")
+            folders = [out / name for name in names]
+            trainer.train_together(runs, data, folders, resume=resume, stop=stop, report=report)
+            for task in tasks.values():
+                bar.update(task, completed=epochs, status="done")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -175,7 +198,7 @@ def main(argv: list[str] | None = None) -> int:
             if options.resume and not finished and not (out / run.name / "config.json").exists():
                 say(f"{run.name}: nothing to resume, starts anew")
         try:
-            train_all(runs, data, out, options.resume)
+            train_all(make_groups(runs, options.together), data, out, options.resume)
         except BaseException:
             with contextlib.suppress(UserError):  # the first error is the one to tell
                 summary.write(out)

@@ -6,15 +6,17 @@ goes on exactly as it would have.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +27,7 @@ import optax
 import orbax.checkpoint as ocp
 from flax import nnx
 
+import sevo_jax
 from experiments.batches import Corpus, make_corpus, read_tokens, sample_negatives
 from experiments.configs import Hyperparameters
 from experiments.data import Interactions
@@ -32,7 +35,7 @@ from experiments.errors import UserError
 from experiments.evaluate import Split, make_evaluation_set, make_evaluator, metrics_of
 from experiments.files import read_json, read_lines, write_json, write_text
 from experiments.optimizers import make_optimizer
-from experiments.packing import EMPTY, layout
+from experiments.packing import EMPTY, ROWS_MULTIPLE, layout
 from models import SASRec
 
 CRITERION = "NDCG@10"
@@ -87,10 +90,15 @@ class Progress:
     epoch: int
     train_loss: float
     score: float | None
+    run: str
 
 
 class Interrupted(Exception):  # noqa: N818, like KeyboardInterrupt
     """The run was asked to stop, and has saved itself after the epoch it was in."""
+
+
+_INITIAL, _TRAINING = 0, 1
+"""What is folded into a seed's key for the initial weights, and for the epochs."""
 
 
 def make_model(run: Run, num_items: int) -> nnx.Module:
@@ -104,14 +112,21 @@ def make_model(run: Run, num_items: int) -> nnx.Module:
         num_blocks=s.num_blocks,
         dropout_rate=s.dropout_rate,
         attend_padding=s.attend_padding,
-        rngs=nnx.Rngs(run.seed),
+        rngs=nnx.Rngs(jax.random.fold_in(jax.random.key(run.seed), _INITIAL)),
     )
 
 
 def make_step(
-    graphdef: nnx.GraphDef[Any], optimizer: optax.GradientTransformation, max_len: int
+    graphdef: nnx.GraphDef[Any],
+    optimizer: optax.GradientTransformation,
+    max_len: int,
+    few_rows: int | None = None,
 ) -> Callable[[Corpus, TrainState, jax.Array, jax.Array], tuple[TrainState, jax.Array]]:
-    """A training step: of corpus, state, cells ``int32[rows, width]`` and a key."""
+    """A training step: of corpus, state, cells ``int32[rows, width]`` and a key.
+
+    Packed batches of an epoch have the rows of its largest. Most need fewer: where ``few_rows`` are
+    enough, the model computes no more than these, with the same result.
+    """
 
     def step(
         corpus: Corpus, state: TrainState, cells: jax.Array, key: jax.Array
@@ -122,21 +137,34 @@ def make_step(
         positives = jnp.where(real, corpus.items[cells + 1], 0)
         negatives = sample_negatives(corpus.unseen, corpus.owners[cells], negative_key)
 
-        def loss(params: Any) -> jax.Array:
+        def loss(params: Any, rows: int) -> jax.Array:
             model = nnx.merge(graphdef, params)
-            return model.loss(model(*tokens, dropout_key), positives, negatives, real)
+            hidden = model(*(t[:rows] for t in tokens), dropout_key)
+            return model.loss(hidden, positives[:rows], negatives[:rows], real[:rows])
 
-        value, gradients = jax.value_and_grad(loss)(state.params)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        def gradients(rows: int) -> Callable[[Any], tuple[jax.Array, Any]]:
+            return lambda params: jax.value_and_grad(loss)(params, rows)
+
+        rows = cells.shape[0]
+        if few_rows is None or few_rows >= rows:
+            value, grads = gradients(rows)(state.params)
+        else:
+            more = real[few_rows:].any()
+            value, grads = jax.lax.cond(more, gradients(rows), gradients(few_rows), state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         return TrainState(optax.apply_updates(state.params, updates), opt_state), value
 
     return step
 
 
-def make_epoch(step: Callable[..., Any]) -> Callable[..., tuple[TrainState, jax.Array]]:
+def make_epoch(
+    step: Callable[..., Any], seed_axes: TrainState | None = None
+) -> Callable[..., tuple[TrainState, jax.Array]]:
     """Compiles an epoch: a scan of ``step`` over ``cells``, ``int32[steps, rows, width]``.
 
-    The state is donated. Returns the new state and the loss of every step.
+    With ``seed_axes``, the axes of a state of several seeds, it trains them all: cells, keys and
+    losses then have a leading axis of seeds. The state is donated. Returns the new state and the
+    loss of every step.
     """
 
     def epoch(
@@ -145,6 +173,8 @@ def make_epoch(step: Callable[..., Any]) -> Callable[..., tuple[TrainState, jax.
         keys = jax.random.split(key, cells.shape[0])
         return jax.lax.scan(lambda s, batch: step(corpus, s, *batch), state, (cells, keys))
 
+    if seed_axes is not None:
+        epoch = jax.vmap(epoch, (seed_axes, None, 0, 0), (seed_axes, 0))
     return jax.jit(epoch, donate_argnums=0)
 
 
@@ -162,8 +192,10 @@ class EpochLayouts:
         self._settings, self._seed = settings, seed
         # Epochs pack into about as many rows each. Epoch 0 sets the least for all, so that few
         # epochs differ in shape and compile anew.
-        self._rows = 0
-        self._rows = self(0).shape[1]
+        self.rows = 0
+        first = self(0)
+        self.rows = first.shape[1]
+        self.few_rows = _few_rows((first != EMPTY).any(axis=-1).sum(axis=-1), self.rows)
 
     def __call__(self, epoch: int) -> np.ndarray:
         """``int32[steps, rows, width]``, users shuffled and dealt into batches."""
@@ -175,7 +207,7 @@ class EpochLayouts:
             s.batch_size,
             s.max_len,
             packed=s.packed,
-            rows=self._rows,
+            rows=self.rows,
         )
         return cells
 
@@ -184,6 +216,13 @@ class EpochLayouts:
         """``int64[steps]``: the weights of the steps' losses in an epoch's mean."""
         steps = np.arange(0, self._first.size, self._settings.batch_size)
         return np.minimum(self._first.size - steps, self._settings.batch_size)
+
+
+def _few_rows(needed: np.ndarray, rows: int) -> int:
+    """The number of rows that saves most if steps which need no more compute no more."""
+    choices = np.arange(ROWS_MULTIPLE, rows + 1, ROWS_MULTIPLE)
+    saved = (rows - choices) * (needed[:, None] <= choices).mean(axis=0)
+    return int(choices[saved.argmax()])
 
 
 def train(
@@ -210,121 +249,273 @@ def train(
             finite.
         Interrupted: ``stop`` was set.
     """
-    finished = check_folder(run, data, folder, resume)
-    if finished is not None:
-        return finished
+    return train_together([run], data, [folder], resume=resume, stop=stop, report=report)[0]
+
+
+def train_together(
+    runs: Sequence[Run],
+    data: Interactions,
+    folders: Sequence[Path],
+    *,
+    resume: bool = False,
+    stop: threading.Event | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> list[dict[str, Any]]:
+    """`train` for runs that differ in their seeds alone, in one program that shares the graph.
+
+    Every run gets the folder and, up to rounding, the numbers that it would get on its own. Runs
+    that stand at different epochs, as they may on resuming, are trained one group after the other.
+    """
+    found = [check_folder(*held, resume) for held in zip(runs, repeat(data), folders)]
+    todo = [i for i, result in enumerate(found) if result is None]
+    results = [result or {} for result in found]
+    if not todo:
+        return results
+    setup = _make_setup(runs[todo[0]], data)
+    layouts = {i: EpochLayouts(data, setup.settings, runs[i].seed) for i in todo}
+    with contextlib.ExitStack() as stack:
+        lanes: dict[int, _Lane] = {}
+        for i in todo:
+            _claim_folder(runs[i], data, folders[i])
+            saved = stack.enter_context(_checkpoints(folders[i]))
+            start = _start(runs[i], setup, data)
+            lanes[i] = _open_lane(runs[i], start, layouts[i], folders[i], saved, resume)
+        for epoch in sorted({lane.checkpoint.epoch for lane in lanes.values()}):
+            group = {i: lane for i, lane in lanes.items() if lane.checkpoint.epoch == epoch}
+            _train_lanes(list(group.values()), setup, stop, report)
+            for i, lane in group.items():
+                results[i] = _finish(lane, setup, data)
+    return results
+
+
+@dataclasses.dataclass(frozen=True)
+class _Setup:
+    """What runs share that differ in their seeds alone."""
+
+    graphdef: nnx.GraphDef[Any]
+    optimizer: optax.GradientTransformation
+    corpus: Corpus
+    settings: Hyperparameters
+    evaluate: Callable[[Split, Any], dict[str, float]]
+
+
+@dataclasses.dataclass
+class _Lane:
+    """A run in training, on the host."""
+
+    run: Run
+    folder: Path
+    saved: ocp.CheckpointManager
+    checkpoint: Checkpoint
+    records: list[dict[str, Any]]
+    layouts: EpochLayouts
+    epoch_seconds: list[float] = dataclasses.field(default_factory=list[float])
+    evaluation_seconds: list[float] = dataclasses.field(default_factory=list[float])
+
+    def diverged(self, what: str, epoch: int) -> UserError:
+        """The error for a number that is not finite."""
+        last = self.checkpoint.epoch
+        kept = f"the checkpoint of epoch {last} in {self.folder} is the last good one"
+        kept = kept if last else "there is no checkpoint yet"
+        return UserError(f"{self.run.name}: {what} (epoch {epoch}); {kept}")
+
+    def mean_loss(self, losses: np.ndarray, epoch: int) -> float:
+        """The mean loss of an epoch over users, from ``float[steps]``."""
+        finite = np.isfinite(losses)
+        if not finite.all():
+            step = (epoch - 1) * losses.size + int(np.argmin(finite)) + 1
+            raise self.diverged(f"the loss is {losses[~finite][0]} at step {step}", epoch)
+        return float(np.average(losses, weights=self.layouts.users_per_step))
+
+    def validate(
+        self, params: Any, setup: _Setup, epoch: int, loss: float, seconds: float
+    ) -> float:
+        """Scores an epoch, keeps the best one's parameters, and returns the criterion."""
+        step = epoch * self.layouts.users_per_step.size
+        clock = time.perf_counter()
+        try:
+            metrics = setup.evaluate("valid", params)
+        except _NotFiniteError as error:
+            raise self.diverged(f"{error} at step {step}", epoch) from error
+        self.evaluation_seconds.append(time.perf_counter() - clock)
+        record = {"epoch": epoch, "step": step, "train_loss": loss}
+        self.records.append(record | {"seconds": round(seconds, 3), "valid": metrics})
+        if metrics[CRITERION] > self.checkpoint.best_score:
+            self.checkpoint = self.checkpoint._replace(
+                best_params=jax.tree.map(jnp.copy, params),
+                best_epoch=epoch,
+                best_score=metrics[CRITERION],
+            )
+        return metrics[CRITERION]
+
+    def save(self, state: TrainState, epoch: int, seconds: float) -> None:
+        """Writes the records, then the checkpoint."""
+        self.checkpoint = self.checkpoint._replace(state=state, epoch=epoch, seconds=seconds)
+        lines = "".join(json.dumps(record) + "\n" for record in self.records)
+        write_text(self.folder / "metrics.jsonl", lines)
+        _save(self.saved, self.checkpoint, self.folder)
+
+
+def _make_setup(run: Run, data: Interactions) -> _Setup:
     settings = run.settings
     optimizer = make_optimizer(run.optimizer, settings, data)
-    graphdef, params = nnx.split(make_model(run, data.num_items), nnx.Param)
+    graphdef = nnx.split(make_model(run, data.num_items), nnx.Param)[0]
     corpus = make_corpus(data)
-    layouts = EpochLayouts(data, settings, run.seed)
-    run_epoch = make_epoch(make_step(graphdef, optimizer, settings.max_len))
-    _claim_folder(run, data, folder)
+    compiled: dict[Split, Callable[[Any], tuple[jax.Array, jax.Array]]] = {}
 
-    def evaluator(split: Split) -> Callable[[Any], dict[str, float]]:
-        blocks = make_evaluation_set(data, split, settings.max_len)
-        compiled = make_evaluator(lambda p: nnx.merge(graphdef, p), split, settings.max_len)
+    def evaluate(split: Split, params: Any) -> dict[str, float]:
+        if split not in compiled:
+            blocks = make_evaluation_set(data, split, settings.max_len)
+            ranker = make_evaluator(lambda p: nnx.merge(graphdef, p), split, settings.max_len)
+            compiled[split] = lambda p: ranker(p, corpus, blocks)
+        ranks, finite = compiled[split](params)
+        if not finite:
+            raise _NotFiniteError(f"a {split} score is not finite")
+        return metrics_of(np.asarray(ranks)[: data.num_users])
 
-        def evaluate(params: Any) -> dict[str, float]:
-            ranks, finite = compiled(params, corpus, blocks)
-            if not finite:
-                raise _NotFiniteError(f"a {split} score is not finite")
-            return metrics_of(np.asarray(ranks)[: data.num_users])
+    return _Setup(graphdef, optimizer, corpus, settings, evaluate)
 
-        return evaluate
 
-    validate = evaluator("valid")
-    key = jax.random.key(run.seed)
-    start = Checkpoint(
-        TrainState(params, optimizer.init(params)), jax.tree.map(jnp.copy, params), 0, 0, -1.0, 0.0
-    )
-    with _checkpoints(folder) as saved, ThreadPoolExecutor(1) as packer:
-        checkpoint = _restore(saved, start) if resume else start
-        records = _read_records(folder / "metrics.jsonl", checkpoint.epoch)
-        state, epoch = checkpoint.state, checkpoint.epoch
-        began = time.perf_counter() - checkpoint.seconds
-        epoch_seconds: list[float] = []
-        evaluation_seconds: list[float] = []
+def _start(run: Run, setup: _Setup, data: Interactions) -> Checkpoint:
+    params = nnx.split(make_model(run, data.num_items), nnx.Param)[1]
+    state = TrainState(params, setup.optimizer.init(params))
+    return Checkpoint(state, jax.tree.map(jnp.copy, params), 0, 0, -1.0, 0.0)
 
-        def diverged(what: str, epoch: int) -> UserError:
-            kept = f"the checkpoint of epoch {checkpoint.epoch} in {folder} is the last good one"
-            kept = kept if checkpoint.epoch else "there is no checkpoint yet"
-            return UserError(f"{run.name}: {what} (epoch {epoch}); {kept}")
 
-        upcoming = packer.submit(layouts, epoch)
+def _open_lane(
+    run: Run,
+    start: Checkpoint,
+    layouts: EpochLayouts,
+    folder: Path,
+    saved: ocp.CheckpointManager,
+    resume: bool,
+) -> _Lane:
+    checkpoint = _restore(saved, start) if resume else start
+    records = _read_records(folder / "metrics.jsonl", checkpoint.epoch)
+    return _Lane(run, folder, saved, checkpoint, records, layouts)
+
+
+def _train_lanes(
+    lanes: list[_Lane],
+    setup: _Setup,
+    stop: threading.Event | None,
+    report: Callable[[Progress], None],
+) -> None:
+    """Trains runs that stand at the same epoch to the last one, or until ``stop`` is set."""
+    settings, epoch = setup.settings, lanes[0].checkpoint.epoch
+    began = time.perf_counter() - lanes[0].checkpoint.seconds
+    together = len(lanes) > 1
+    axes = _seed_axes(setup.optimizer, lanes[0].checkpoint.state)
+    # Under vmap both sides of a condition are computed: no few rows then.
+    few_rows = None if together else lanes[0].layouts.few_rows
+    step = make_step(setup.graphdef, setup.optimizer, settings.max_len, few_rows)
+    run_epoch = make_epoch(step, axes if together else None)
+    states = [lane.checkpoint.state for lane in lanes]
+    state = _stack(states, axes) if together else states[0]
+
+    def lay_out(epoch: int) -> np.ndarray:
+        cells = [lane.layouts(epoch) for lane in lanes]
+        if not together:
+            return cells[0]
+        rows = max(c.shape[1] for c in cells)
+        spare = [((0, 0), (0, rows - c.shape[1]), (0, 0)) for c in cells]
+        padded = (np.pad(*c, constant_values=EMPTY) for c in zip(cells, spare, strict=True))
+        return np.stack(list(padded))
+
+    def key_of(epoch: int) -> jax.Array:
+        def own(seed: int) -> jax.Array:
+            training = jax.random.fold_in(jax.random.key(seed, impl=settings.rng), _TRAINING)
+            return jax.random.fold_in(training, epoch)
+
+        keys = [own(lane.run.seed) for lane in lanes]
+        return jnp.stack(keys) if together else keys[0]
+
+    with ThreadPoolExecutor(1) as packer:
+        upcoming = packer.submit(lay_out, epoch)
         while epoch < settings.epochs:
             clock = time.perf_counter()
             cells = upcoming.result()
-            upcoming = packer.submit(layouts, epoch + 1)  # packed while the device works
-            state, losses = run_epoch(state, corpus, cells, jax.random.fold_in(key, epoch))
-            losses = np.asarray(losses, np.float64)
+            upcoming = packer.submit(lay_out, epoch + 1)  # packed while the device works
+            state, losses = run_epoch(state, setup.corpus, cells, key_of(epoch))
+            losses = np.asarray(losses, np.float64).reshape(len(lanes), -1)
             epoch += 1
-            epoch_seconds.append(time.perf_counter() - clock)
-            finite = np.isfinite(losses)
-            if not finite.all():
-                step = (epoch - 1) * losses.size + int(np.argmin(finite)) + 1
-                raise diverged(f"the loss is {losses[~finite][0]} at step {step}", epoch)
-            loss = float(np.average(losses, weights=layouts.users_per_step))
+            seconds = (time.perf_counter() - clock) / len(lanes)
 
             due = epoch % settings.eval_every == 0 or epoch == settings.epochs
             stopping = stop is not None and stop.is_set()
-            score = None
-            if (due or stopping) and not _all_finite(state):
-                # The loss of a step is that of the parameters before it.
-                raise diverged(f"parameters are not finite at step {epoch * losses.size}", epoch)
-            if due:
-                clock = time.perf_counter()
+            saving = due or stopping or not np.isfinite(losses).all()
+            failures: list[UserError] = []
+            for i, lane in enumerate(lanes):
                 try:
-                    metrics = validate(state.params)
-                except _NotFiniteError as error:
-                    raise diverged(f"{error} at step {epoch * losses.size}", epoch) from error
-                evaluation_seconds.append(time.perf_counter() - clock)
-                score = metrics[CRITERION]
-                if score > checkpoint.best_score:
-                    best = jax.tree.map(jnp.copy, state.params)
-                    checkpoint = checkpoint._replace(
-                        best_params=best, best_epoch=epoch, best_score=score
-                    )
-                records.append(
-                    {
-                        "epoch": epoch,
-                        "step": epoch * losses.size,
-                        "train_loss": loss,
-                        "seconds": round(time.perf_counter() - began, 3),
-                        "valid": metrics,
-                    }
-                )
-            if due or stopping:
-                checkpoint = checkpoint._replace(
-                    state=state, epoch=epoch, seconds=time.perf_counter() - began
-                )
-                lines = "".join(json.dumps(r) + "\n" for r in records)
-                write_text(folder / "metrics.jsonl", lines)
-                _save(saved, checkpoint, folder)
-            report(Progress(epoch, loss, score))
+                    lane.epoch_seconds.append(seconds)
+                    loss, score = lane.mean_loss(losses[i], epoch), None
+                    if saving:
+                        own = _lane_of(state, axes, i) if together else state
+                        if not _all_finite(own):
+                            # The loss of a step is that of the parameters before it.
+                            what = f"parameters are not finite at step {epoch * losses.shape[1]}"
+                            raise lane.diverged(what, epoch)
+                        elapsed = time.perf_counter() - began
+                        if due:
+                            score = lane.validate(own.params, setup, epoch, loss, elapsed)
+                        lane.save(own, epoch, time.perf_counter() - began)
+                    report(Progress(epoch, loss, score, lane.run.name))
+                except UserError as error:  # the other runs are saved before it stops them
+                    failures.append(error)
+            if failures:
+                raise failures[0]
             if stopping and epoch < settings.epochs:
-                raise Interrupted(f"{run.name}: saved after epoch {epoch} in {folder}")
+                names = ", ".join(lane.run.name for lane in lanes)
+                parent = lanes[0].folder if not together else lanes[0].folder.parent
+                raise Interrupted(f"{names}: saved after epoch {epoch} in {parent}")
 
-    best = next((r for r in records if r["epoch"] == checkpoint.best_epoch), None)
+
+def _finish(lane: _Lane, setup: _Setup, data: Interactions) -> dict[str, Any]:
+    """Tests the best epoch, and writes ``result.json``."""
+    checkpoint, run = lane.checkpoint, lane.run
+    best = next((r for r in lane.records if r["epoch"] == checkpoint.best_epoch), None)
     result = {
         "model": run.model,
         "dataset": run.dataset,
         "optimizer": run.optimizer,
         "seed": run.seed,
-        "epochs": settings.epochs,
+        "epochs": setup.settings.epochs,
         "best_epoch": checkpoint.best_epoch,
-        "valid": best["valid"] if best else validate(checkpoint.best_params),
-        "test": evaluator("test")(checkpoint.best_params),
-        "seconds_per_epoch": _median(epoch_seconds),
-        "seconds_per_evaluation": _median(evaluation_seconds),
+        "valid": best["valid"] if best else setup.evaluate("valid", checkpoint.best_params),
+        "test": setup.evaluate("test", checkpoint.best_params),
+        "seconds_per_epoch": _median(lane.epoch_seconds),
+        "seconds_per_evaluation": _median(lane.evaluation_seconds),
         "device": f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores",
         "versions": {p: version(p) for p in ("jax", "jaxlib", "flax", "optax", "numpy")},
         "num_users": data.num_users,
         "num_items": data.num_items,
         "num_interactions": int(data.items.size),
     }
-    write_json(folder / "result.json", result)
+    write_json(lane.folder / "result.json", result)
     return result
+
+
+def _seed_axes(optimizer: optax.GradientTransformation, state: TrainState) -> TrainState:
+    """The axes of a state of several seeds: 0, and None for what they share."""
+    params = jax.tree.map(lambda _: 0, state.params)
+    return TrainState(params, sevo_jax.seed_axes(optimizer, state.params))
+
+
+def _by_axis(function: Callable[..., Any], axes: TrainState, *states: TrainState) -> TrainState:
+    """``function`` of the leaves of one seed each; what seeds share is taken from the first."""
+
+    def apply(axis: int | None, *subtrees: Any) -> Any:
+        return subtrees[0] if axis is None else function(*subtrees)
+
+    return jax.tree.map(apply, axes, *states, is_leaf=lambda x: x is None)
+
+
+def _stack(states: list[TrainState], axes: TrainState) -> TrainState:
+    return _by_axis(lambda *leaves: jnp.stack(leaves), axes, *states)
+
+
+def _lane_of(state: TrainState, axes: TrainState, i: int) -> TrainState:
+    return _by_axis(lambda leaf: leaf[i], axes, state)
 
 
 class _NotFiniteError(UserError):

@@ -36,6 +36,12 @@ Operator = Any
 SelfLoops = Literal["none", "isolated", "all"]
 """Which nodes get an edge of weight 1 to themselves."""
 
+Kernel = Literal["bcsr", "gather", "pallas"]
+"""What multiplies by the operator; see `sevo_jax.sparse`."""
+
+Precision = Literal["float32", "bfloat16"]
+"""Of the table's rows as they are gathered: their own, float32 or more, or bfloat16."""
+
 SPECTRAL_TOLERANCE = 1e-5
 _DENSE_EIGENVALUES_UP_TO = 64
 
@@ -53,6 +59,9 @@ class Graph:
             only an operator was given.
         operator: ``Ã``, symmetric with spectral radius at most 1, ``float[n, n]`` in `BCSR` form.
         num_nodes: ``n``, static.
+        kernel: what multiplies by the operator, static; ``None`` for the platform's default. See
+            `with_kernel`.
+        precision: of what that gathers, static.
 
     Example:
         >>> import sevo_jax
@@ -63,13 +72,15 @@ class Graph:
     weights: BCSR | None
     operator: BCSR
     num_nodes: int = dataclasses.field(metadata={"static": True})
+    kernel: Kernel | None = dataclasses.field(default=None, metadata={"static": True})
+    precision: Precision = dataclasses.field(default="float32", metadata={"static": True})
 
     @property
     def capacity(self) -> int:
         """Stored entries of the operator: both directions of an edge, and what pads them.
 
-        Two graphs share a compiled step if they are equal in ``num_nodes``, ``capacity`` and dtype,
-        and both have weights or neither has.
+        Two graphs share a compiled step if they are equal in ``num_nodes``, ``capacity``, dtype,
+        kernel and precision, and both have weights or neither has.
         """
         return self.operator.nse
 
@@ -198,8 +209,8 @@ class Graph:
         total = (before + added).tocsr()
         graph = graph_of(total, self.dtype, self_loops, capacity)
         if capacity is None and graph.capacity < self.capacity:
-            return graph.with_capacity(self.capacity)
-        return graph
+            graph = graph.with_capacity(self.capacity)
+        return dataclasses.replace(graph, kernel=self.kernel, precision=self.precision)
 
     def with_capacity(self, capacity: int) -> Graph:
         """This graph with another number of stored entries.
@@ -216,7 +227,33 @@ class Graph:
         if self.weights is not None:
             weights = _to_bcsr(_to_scipy(self.weights), self.dtype, capacity)
         operator = _to_bcsr(_to_scipy(self.operator), self.dtype, capacity)
-        return Graph(weights, operator, self.num_nodes)
+        return dataclasses.replace(self, weights=weights, operator=operator)
+
+    def with_kernel(self, kernel: Kernel | None, *, precision: Precision = "float32") -> Graph:
+        """This graph with another kernel behind its product, wherever it is used.
+
+        Args:
+            kernel: ``"bcsr"``, JAX's product; ``"gather"``, sums of gathered rows without a
+                scatter, the same bits at every run on every platform; ``"pallas"``, a Triton kernel
+                for GPUs (interpreted, and slow, on CPUs); ``None``, the platform's default.
+            precision: ``"bfloat16"`` rounds the gathered rows, which halves their bytes, and sums
+                in float32 or more. With ``kernel`` ``None`` or ``"gather"`` alone.
+
+        Raises:
+            ValueError: an unknown name, or a precision that the kernel does not have.
+
+        Example:
+            >>> import jax.numpy as jnp, sevo_jax
+            >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2).with_kernel("gather")
+            >>> sevo_jax.spmm(graph, jnp.array([[1.0], [5.0]])).tolist()
+            [[5.0], [1.0]]
+        """
+        if kernel is not None:
+            check_choice("kernel", kernel, ("bcsr", "gather", "pallas"))
+        check_choice("precision", precision, ("float32", "bfloat16"))
+        if precision == "bfloat16" and kernel not in (None, "gather"):
+            raise ValueError(f"precision 'bfloat16' needs the kernel 'gather', got {kernel!r}")
+        return dataclasses.replace(self, kernel=kernel, precision=precision)
 
     def to_scipy(self, normalized: bool = True) -> Any:
         """``Ã`` (or ``W`` with ``normalized=False``) as a SciPy CSR array on the host.
@@ -254,6 +291,7 @@ class Graph:
         sp.save_npz(path, self.to_scipy(normalized=self.weights is None))
         meta = {"dtype": str(self.dtype), "capacity": self.capacity}
         meta["normalized"] = self.weights is None
+        meta |= {"kernel": self.kernel, "precision": self.precision}
         with zipfile.ZipFile(path, "a") as archive, archive.open(_META + ".npy", "w") as file:
             np.save(file, np.array(json.dumps(meta)))
 
@@ -282,8 +320,11 @@ class Graph:
         dtype, capacity = meta.get("dtype"), meta.get("capacity")
         if meta.get("normalized", False):
             # Checked when it was made; in half precision its rounding would fail the check now.
-            return cls.from_operator(matrix, check=False, dtype=dtype, capacity=capacity)
-        return cls.from_weights(matrix, dtype, capacity=capacity)
+            graph = cls.from_operator(matrix, check=False, dtype=dtype, capacity=capacity)
+        else:
+            graph = cls.from_weights(matrix, dtype, capacity=capacity)
+        precision = meta.get("precision", "float32")
+        return graph.with_kernel(meta.get("kernel"), precision=precision)
 
 
 _META = "sevo_jax"

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from sevo_jax.graph import Graph, Operator, as_graph
-from sevo_jax.sparse import check_rows, compute_dtype, spmm
+from sevo_jax.sparse import operator_rows, product
 from sevo_jax.validation import check_beta, check_choice, check_num_layers, check_positive
 
 Method = Literal["neumann", "neumann_unscaled", "iterative", "exact"]
@@ -69,24 +69,21 @@ def smooth(
     if method == "exact":
         return smooth_exact(graph, x, beta, tol=tol)[0]
     check_beta(beta)
-    check_rows(graph, x)
-
-    start = x.astype(compute_dtype(x))
+    start, restore = operator_rows(graph, x)
     beta = _weak(beta, start)
+    smoothed = start
     if method == "iterative":
-        smoothed = start
         for _ in range(layers):
-            smoothed = (1 - beta) * start + beta * spmm(graph, smoothed)
-        return smoothed.astype(x.dtype)
+            smoothed = (1 - beta) * start + beta * product(graph, smoothed)
+        return restore(smoothed)
     scale = (
         1 - beta
         if method == "neumann_unscaled"
         else 1 / sum(beta**power for power in range(layers + 1))
     )
-    smoothed = start
     for _ in range(layers):  # Horner's rule
-        smoothed = start + beta * spmm(graph, smoothed)
-    return (scale * smoothed).astype(x.dtype)
+        smoothed = start + beta * product(graph, smoothed)
+    return restore(scale * smoothed)
 
 
 def smooth_exact(
@@ -126,9 +123,7 @@ def smooth_exact(
     graph = as_graph(graph)
     check_beta(beta)
     check_positive("tol", tol)
-    check_rows(graph, x)
-    dtype = compute_dtype(x)
-    b = x.astype(dtype).reshape(x.shape[0], -1)
+    b, restore = operator_rows(graph, x)
     beta = _weak(beta, b)
     # Columns of magnitude 1, whose squares neither overflow nor vanish; powers of 2 cost no digit.
     largest = jax.lax.stop_gradient(jnp.abs(b).max(axis=0, initial=0))
@@ -139,11 +134,11 @@ def smooth_exact(
     limit = jnp.ceil(0.5 * jnp.sqrt(condition) * jnp.log(2 * jnp.sqrt(condition) / tol)) + 10
 
     def matrix(v: Array) -> Array:
-        return v - beta * spmm(graph, v)
+        return v - beta * product(graph, v)
 
     def solve(matrix: Callable[[Array], Array], b: Array) -> tuple[Array, Array]:
         start = (b * b).sum(0)
-        target = jnp.asarray(tol, dtype) ** 2 * start
+        target = jnp.asarray(tol, b.dtype) ** 2 * start
 
         def unfinished(state: tuple[Array, ...]) -> Array:
             _, _, _, norms, count = state
@@ -164,7 +159,7 @@ def smooth_exact(
     y, iterations = jax.lax.custom_linear_solve(
         matrix, b / size, solve, symmetric=True, has_aux=True
     )
-    return ((1 - beta) * size * y).reshape(x.shape).astype(x.dtype), iterations
+    return restore((1 - beta) * size * y), iterations
 
 
 def _weak(beta: ArrayLike, x: Array) -> float | Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -149,4 +150,5 @@ def _with_isolated(graph: Graph, num_nodes: int) -> Graph:
         )
 
     weights = None if graph.weights is None else resize(graph.weights)
-    return Graph(weights, resize(graph.operator), num_nodes)
+    operator = resize(graph.operator)
+    return dataclasses.replace(graph, weights=weights, operator=operator, num_nodes=num_nodes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from experiments.errors import UserError
 
@@ -37,6 +37,11 @@ class Hyperparameters:
     max_len_graph: int = _setting(50, "SEvo: newest training items of a user that make edges.")
     eval_every: int = _setting(5, "Epochs between validations.")
     packed: bool = _setting(True, "Whether short sequences share rows.")
+    rng: Literal["threefry2x32", "rbg", "unsafe_rbg"] = _setting(
+        "threefry2x32",
+        "Generator of dropout and negatives. The others may be faster on accelerators; seeds "
+        "trained together then draw other numbers than on their own.",
+    )
 
     def check(self) -> None:
         """A `UserError` that names the option, unless every setting is in its range."""

@@ -334,8 +334,8 @@ def test_divergence_names_the_step(arguments, tmp_path, capsys):
 def test_divergence_keeps_the_last_checkpoint(arguments, tmp_path, capsys, monkeypatch):
     make_epoch = trainer.make_epoch
 
-    def failing_in_epoch_3(step):
-        epoch, calls = make_epoch(step), []
+    def failing_in_epoch_3(step, seed_axes):
+        epoch, calls = make_epoch(step, seed_axes), []
 
         def run(*args):
             state, losses = epoch(*args)
@@ -410,8 +410,8 @@ def test_parameters_that_overflow_spare_the_last_checkpoint(arguments, tmp_path,
     """The last update of an epoch overflows: its losses are finite, the parameters are not."""
     make_epoch = trainer.make_epoch
 
-    def overflowing_in_epoch_3(step):
-        epoch, calls = make_epoch(step), []
+    def overflowing_in_epoch_3(step, seed_axes):
+        epoch, calls = make_epoch(step, seed_axes), []
 
         def run(*args):
             state, losses = epoch(*args)
