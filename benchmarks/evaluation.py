@@ -11,9 +11,9 @@ from experiments.evaluate import make_evaluation_set, make_evaluator
 from experiments.trainer import Run, make_model
 
 
-def main() -> None:
-    """Measures and writes ``results/evaluation-DEVICE.json``."""
-    data = workload.dataset()
+def measure(quick: bool) -> list[report.Case]:
+    """One evaluation in seconds."""
+    data = workload.dataset(quick)
     settings = MODELS["sasrec"]("beauty", "sevo-adamw")
     model = make_model(Run("sasrec", data.name, "adamw", 0, settings), data.num_items)
     graphdef, params = nnx.split(model, nnx.Param)
@@ -25,10 +25,10 @@ def main() -> None:
         "packed": lambda: evaluate(params, corpus, packed),
         "padded": lambda: evaluate(params, corpus, padded),
     }
-    seconds = report.in_turn(calls, rounds=7)
+    seconds = report.in_turn(calls, rounds=1 if quick else 7)
     name = f"{data.num_users} users, {data.num_items} items, {data.name}"
-    report.write("evaluation", [report.case(name, seconds, "s", 1)])
+    return [report.case(name, seconds, "s", 1)]
 
 
 if __name__ == "__main__":
-    main()
+    report.command("evaluation", measure)

@@ -17,13 +17,16 @@ print(time.perf_counter() - start)
 """
 
 
-def main() -> None:
-    """Measures and writes ``results/import_time-DEVICE.json``."""
-    command = [sys.executable, "-c", PROGRAM]
-    runs = [subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(8)]
+def measure(quick: bool) -> list[report.Case]:
+    """Seconds in a process of its own."""
+    command, rounds = [sys.executable, "-c", PROGRAM], 1 if quick else 7
+    runs = [
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        for _ in range(1 + rounds)
+    ]
     seconds = np.array([float(run.stdout) for run in runs[1:]])
-    report.write("import_time", [report.case("import sevo_jax", {"sevo_jax": seconds}, "s", 1)])
+    return [report.case("import sevo_jax", {"sevo_jax": seconds}, "s", 1)]
 
 
 if __name__ == "__main__":
-    main()
+    report.command("import_time", measure)

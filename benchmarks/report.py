@@ -1,12 +1,13 @@
-"""Measuring in turn, and the JSON file that every benchmark writes."""
+"""Measuring in turn, the JSON file that every benchmark writes, and the command around both."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -14,16 +15,35 @@ from typing import Any
 
 import jax
 import numpy as np
+import tyro
 
 RESULTS = Path(__file__).parent / "results"
-QUICK = 0.2
+QUICK_CALL, SLOW_CALL = 0.2, 30.0
+Case = dict[str, Any]
 
 
-def in_turn(candidates: dict[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:
-    """Seconds of each candidate, ``float[rounds]``: A B C A B C …, after one call to warm up.
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Measures and writes BENCHMARK-DEVICE.json."""
 
-    Turns let a change of the machine's speed meet all candidates alike. A quick call is preceded by
-    one that is not counted, so that none finds the caches that another has filled.
+    quick: bool = False
+    """Small sizes and few rounds: to see that the benchmark works, not to measure."""
+    out: Path = RESULTS
+    """The folder of the results."""
+
+
+def command(benchmark: str, measure: Callable[[bool], list[Case]]) -> None:
+    """What ``python -m benchmarks.NAME`` does: ``measure(quick)``, and write its cases."""
+    options = tyro.cli(Options, description=f"{Options.__doc__} Benchmark: {benchmark}.")
+    write(benchmark, measure(options.quick), options.out)
+
+
+def in_turn(candidates: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:
+    """Seconds of each candidate, ``float[rounds]``, in turns, after one call to warm up.
+
+    Turns let a change of the machine's speed meet all candidates alike, and every other round goes
+    backwards, so that none always follows the same one. A quick call is preceded by one that is
+    not counted, so that none finds the caches that another has filled.
     """
 
     def seconds_of(call: Callable[[], Any]) -> float:
@@ -33,26 +53,28 @@ def in_turn(candidates: dict[str, Callable[[], Any]], rounds: int) -> dict[str, 
 
     quick = {}
     for name, call in candidates.items():
-        jax.block_until_ready(call())
-        quick[name] = seconds_of(call) < QUICK
+        first = seconds_of(call)  # which may compile
+        quick[name] = first < SLOW_CALL and seconds_of(call) < QUICK_CALL
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(rounds):
-        for name, call in candidates.items():
+    names = list(candidates)
+    for number in range(rounds):
+        for name in names if number % 2 == 0 else reversed(names):
             if quick[name]:
-                jax.block_until_ready(call())
-            seconds[name].append(seconds_of(call))
+                jax.block_until_ready(candidates[name]())
+            seconds[name].append(seconds_of(candidates[name]))
     return {name: np.array(values) for name, values in seconds.items()}
 
 
-def case(name: str, seconds: dict[str, np.ndarray], unit: str, scale: float) -> dict[str, Any]:
+def case(name: str, seconds: dict[str, np.ndarray], unit: str, scale: float) -> Case:
     """A case of the JSON file: the first candidate is ours, the others are its peers.
 
-    ``ratio`` is ours over the best peer, by medians; ``spread`` its extremes over rounds.
+    ``ratio`` is ours over the best peer, by medians; ``spread`` its extremes over rounds. Without
+    peers there is no ratio, and the spread is that of ours.
     """
     medians = {k: float(np.median(v)) * scale for k, v in seconds.items()}
     (_, ours), *peers = medians.items()
     best = min(peers, key=lambda peer: peer[1])[0] if peers else None
-    result: dict[str, Any] = {"case": name, "ours": round(ours, 4), "unit": unit}
+    result: Case = {"case": name, "ours": round(ours, 4), "unit": unit}
     result["peers"] = {k: round(v, 4) for k, v in peers}
     if best:
         ratios = next(iter(seconds.values())) / seconds[best]
@@ -65,19 +87,32 @@ def case(name: str, seconds: dict[str, np.ndarray], unit: str, scale: float) -> 
     return result
 
 
-def write(benchmark: str, cases: list[dict[str, Any]]) -> None:
-    """Prints the cases and writes ``results/BENCHMARK-DEVICE.json``."""
-    kind = jax.devices()[0].device_kind.lower().replace(" ", "-")
+def device() -> str:
+    """The device's kind, as file names carry it."""
+    return jax.devices()[0].device_kind.lower().replace(" ", "-")
+
+
+def write(benchmark: str, cases: list[Case], folder: Path = RESULTS) -> None:
+    """Prints the cases and writes ``FOLDER/BENCHMARK-DEVICE.json``."""
+    packages = ("jax", "jaxlib", "optax", "flax", "numpy", "scipy")
     content = {
         "benchmark": benchmark,
-        "device": f"{kind}, {platform.machine()}, {os.cpu_count()} cores",
-        "versions": {p: version(p) for p in ("jax", "jaxlib", "optax", "flax", "numpy")},
+        "device": f"{device()}, {platform.machine()}, {os.cpu_count()} cores",
+        "versions": {p: version(p) for p in packages} | torch_version(),
         "date": date.today().isoformat(),
         "cases": cases,
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{benchmark}-{kind}.json"
+    folder.mkdir(exist_ok=True, parents=True)
+    path = folder / f"{benchmark}-{device()}.json"
     path.write_text(json.dumps(content, indent=2) + "\n")
     for entry in cases:
         print(json.dumps(entry))
     print(f"written to {path}")
+
+
+def torch_version() -> dict[str, str]:
+    """PyTorch's version, if it is installed."""
+    try:
+        return {"torch": version("torch")}
+    except ModuleNotFoundError:
+        return {}

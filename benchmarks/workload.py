@@ -9,14 +9,23 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
-from flax import nnx
+import jax.numpy as jnp
+import numpy as np
 
-from experiments.batches import make_corpus
 from experiments.configs import MODELS
 from experiments.data import Interactions, load
 from experiments.errors import UserError
-from experiments.optimizers import make_optimizer
-from experiments.trainer import EpochLayouts, Run, TrainState, make_epoch, make_model, make_step
+from experiments.trainer import (
+    EpochLayouts,
+    Run,
+    initial_checkpoint,
+    make_epoch,
+    make_setup,
+    make_step,
+    stack_cells,
+    stack_states,
+    state_axes,
+)
 
 
 def cores() -> int:
@@ -24,8 +33,10 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def dataset() -> Interactions:
-    """Beauty if its file can be had, else the built-in data set."""
+def dataset(quick: bool = False) -> Interactions:
+    """Beauty if its file can be had, else the built-in data set; that one if it is to be quick."""
+    if quick:
+        return load("synthetic")
     try:
         return load("beauty")
     except UserError as error:
@@ -34,28 +45,38 @@ def dataset() -> Interactions:
 
 
 def epoch_runner(
-    data: Interactions, optimizer: str, **changes: Any
+    data: Interactions, optimizer: str, *, seeds: int = 1, **changes: Any
 ) -> tuple[Callable[[], jax.Array], int]:
     """A call that trains the next epoch, as training does it, and the number of steps.
 
-    Laying out the epoch after it is part of the call, and overlaps as it does in training.
+    Laying out the epoch after it is part of the call, and overlaps as it does in training. More
+    than one seed is trained in one program.
     """
-    settings = dataclasses.replace(MODELS["sasrec"]("beauty", "sevo-adamw"), **changes)
-    run = Run("sasrec", data.name, optimizer, 0, settings)
-    transformation = make_optimizer(optimizer, settings, data)
-    graphdef, params = nnx.split(make_model(run, data.num_items), nnx.Param)
-    corpus, layouts = make_corpus(data), EpochLayouts(data, settings, 0)
-    step = make_step(graphdef, transformation, settings.max_len, layouts.few_rows)
-    epoch = make_epoch(step)
+    settings = dataclasses.replace(MODELS["sasrec"]("beauty", optimizer), **changes)
+    runs = [Run("sasrec", data.name, optimizer, seed, settings) for seed in range(seeds)]
+    setup = make_setup(runs[0], data)
+    states = [initial_checkpoint(run, setup, data).state for run in runs]
+    layouts = [EpochLayouts(data, settings, run.seed) for run in runs]
+    axes = state_axes(setup.optimizer, states[0])
+    few_rows = layouts[0].few_rows if seeds == 1 else None
+    step = make_step(setup.graphdef, setup.optimizer, settings.max_len, few_rows)
+    epoch = make_epoch(step, None if seeds == 1 else axes)
+    state = states[0] if seeds == 1 else stack_states(states, axes)
+
+    def lay_out(number: int) -> np.ndarray:
+        cells = [layout(number) for layout in layouts]
+        return cells[0] if seeds == 1 else stack_cells(cells)
+
     packer = ThreadPoolExecutor(1)
-    state = TrainState(params, transformation.init(params))
-    upcoming, number = packer.submit(layouts, 0), 0
+    upcoming, number = packer.submit(lay_out, 0), 0
 
     def call() -> jax.Array:
         nonlocal state, upcoming, number
         cells, number = upcoming.result(), number + 1
-        upcoming = packer.submit(layouts, number)
-        state, losses = epoch(state, corpus, cells, jax.random.key(number))
+        upcoming = packer.submit(lay_out, number)
+        keys = [jax.random.key(seeds * number + seed) for seed in range(seeds)]
+        key = keys[0] if seeds == 1 else jnp.stack(keys)
+        state, losses = epoch(state, setup.corpus, cells, key)
         return losses
 
-    return call, layouts.users_per_step.size
+    return call, layouts[0].users_per_step.size

@@ -20,6 +20,8 @@ from experiments.packing import layout
 
 Split = Literal["valid", "test"]
 USERS_PER_BLOCK = 256
+SCORES_PER_BLOCK = 2**25
+"""Users and scores of a block, at most: 128 MiB of scores, however many items there are."""
 CUTOFFS = {"HR": (1, 5, 10), "NDCG": (5, 10)}
 
 
@@ -50,9 +52,10 @@ def make_evaluation_set(
     data: Interactions, split: Split, max_len: int, *, packed: bool = True
 ) -> EvaluationSet:
     """Lays out all users for a split. The input is everything before the held-out item."""
+    users_per_block = max(1, min(USERS_PER_BLOCK, SCORES_PER_BLOCK // data.num_items))
     target = data.starts + data.lengths - held_out(split)
     counts = np.minimum(target - data.starts, max_len)
-    cells, last = layout(target - counts, counts, USERS_PER_BLOCK, max_len, packed=packed)
+    cells, last = layout(target - counts, counts, users_per_block, max_len, packed=packed)
     blocks = last.shape[0]
     targets = np.zeros(last.size, np.int32)
     targets[: data.num_users] = data.items[target]
@@ -60,10 +63,10 @@ def make_evaluation_set(
     is_input = np.arange(data.items.size) < np.repeat(target, data.lengths)
     pairs = np.unique(np.stack([data.owners[is_input], data.items[is_input]]), axis=1)
     users, items = pairs[:, pairs[1] != targets[pairs[0]]]
-    block = users // USERS_PER_BLOCK
+    block = users // users_per_block
     starts = np.searchsorted(block, np.arange(blocks + 1))
     seen = np.zeros((2, blocks, int(np.diff(starts).max())), np.int32)
-    seen[:, block, np.arange(users.size) - starts[block]] = users % USERS_PER_BLOCK, items
+    seen[:, block, np.arange(users.size) - starts[block]] = users % users_per_block, items
     arrays = (cells, last, targets.reshape(blocks, -1), seen[0], seen[1])
     return EvaluationSet(*map(jnp.asarray, arrays))
 

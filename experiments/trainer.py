@@ -271,14 +271,14 @@ def train_together(
     results = [result or {} for result in found]
     if not todo:
         return results
-    setup = _make_setup(runs[todo[0]], data)
+    setup = make_setup(runs[todo[0]], data)
     layouts = {i: EpochLayouts(data, setup.settings, runs[i].seed) for i in todo}
     with contextlib.ExitStack() as stack:
         lanes: dict[int, _Lane] = {}
         for i in todo:
             _claim_folder(runs[i], data, folders[i])
             saved = stack.enter_context(_checkpoints(folders[i]))
-            start = _start(runs[i], setup, data)
+            start = initial_checkpoint(runs[i], setup, data)
             lanes[i] = _open_lane(runs[i], start, layouts[i], folders[i], saved, resume)
         for epoch in sorted({lane.checkpoint.epoch for lane in lanes.values()}):
             group = {i: lane for i, lane in lanes.items() if lane.checkpoint.epoch == epoch}
@@ -289,7 +289,7 @@ def train_together(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Setup:
+class Setup:
     """What runs share that differ in their seeds alone."""
 
     graphdef: nnx.GraphDef[Any]
@@ -327,9 +327,7 @@ class _Lane:
             raise self.diverged(f"the loss is {losses[~finite][0]} at step {step}", epoch)
         return float(np.average(losses, weights=self.layouts.users_per_step))
 
-    def validate(
-        self, params: Any, setup: _Setup, epoch: int, loss: float, seconds: float
-    ) -> float:
+    def validate(self, params: Any, setup: Setup, epoch: int, loss: float, seconds: float) -> float:
         """Scores an epoch, keeps the best one's parameters, and returns the criterion."""
         step = epoch * self.layouts.users_per_step.size
         clock = time.perf_counter()
@@ -356,7 +354,8 @@ class _Lane:
         _save(self.saved, self.checkpoint, self.folder)
 
 
-def _make_setup(run: Run, data: Interactions) -> _Setup:
+def make_setup(run: Run, data: Interactions) -> Setup:
+    """Builds what the run shares with those of other seeds."""
     settings = run.settings
     optimizer = make_optimizer(run.optimizer, settings, data)
     graphdef = nnx.split(make_model(run, data.num_items), nnx.Param)[0]
@@ -373,10 +372,11 @@ def _make_setup(run: Run, data: Interactions) -> _Setup:
             raise _NotFiniteError(f"a {split} score is not finite")
         return metrics_of(np.asarray(ranks)[: data.num_users])
 
-    return _Setup(graphdef, optimizer, corpus, settings, evaluate)
+    return Setup(graphdef, optimizer, corpus, settings, evaluate)
 
 
-def _start(run: Run, setup: _Setup, data: Interactions) -> Checkpoint:
+def initial_checkpoint(run: Run, setup: Setup, data: Interactions) -> Checkpoint:
+    """Where a run begins, its weights drawn from its seed."""
     params = nnx.split(make_model(run, data.num_items), nnx.Param)[1]
     state = TrainState(params, setup.optimizer.init(params))
     return Checkpoint(state, jax.tree.map(jnp.copy, params), 0, 0, -1.0, 0.0)
@@ -397,7 +397,7 @@ def _open_lane(
 
 def _train_lanes(
     lanes: list[_Lane],
-    setup: _Setup,
+    setup: Setup,
     stop: threading.Event | None,
     report: Callable[[Progress], None],
 ) -> None:
@@ -405,22 +405,17 @@ def _train_lanes(
     settings, epoch = setup.settings, lanes[0].checkpoint.epoch
     began = time.perf_counter() - lanes[0].checkpoint.seconds
     together = len(lanes) > 1
-    axes = _seed_axes(setup.optimizer, lanes[0].checkpoint.state)
+    axes = state_axes(setup.optimizer, lanes[0].checkpoint.state)
     # Under vmap both sides of a condition are computed: no few rows then.
     few_rows = None if together else lanes[0].layouts.few_rows
     step = make_step(setup.graphdef, setup.optimizer, settings.max_len, few_rows)
     run_epoch = make_epoch(step, axes if together else None)
     states = [lane.checkpoint.state for lane in lanes]
-    state = _stack(states, axes) if together else states[0]
+    state = stack_states(states, axes) if together else states[0]
 
     def lay_out(epoch: int) -> np.ndarray:
         cells = [lane.layouts(epoch) for lane in lanes]
-        if not together:
-            return cells[0]
-        rows = max(c.shape[1] for c in cells)
-        spare = [((0, 0), (0, rows - c.shape[1]), (0, 0)) for c in cells]
-        padded = (np.pad(*c, constant_values=EMPTY) for c in zip(cells, spare, strict=True))
-        return np.stack(list(padded))
+        return stack_cells(cells) if together else cells[0]
 
     def key_of(epoch: int) -> jax.Array:
         def own(seed: int) -> jax.Array:
@@ -450,7 +445,7 @@ def _train_lanes(
                     lane.epoch_seconds.append(seconds)
                     loss, score = lane.mean_loss(losses[i], epoch), None
                     if saving:
-                        own = _lane_of(state, axes, i) if together else state
+                        own = state_of(state, axes, i) if together else state
                         if not _all_finite(own):
                             # The loss of a step is that of the parameters before it.
                             what = f"parameters are not finite at step {epoch * losses.shape[1]}"
@@ -470,7 +465,7 @@ def _train_lanes(
                 raise Interrupted(f"{names}: saved after epoch {epoch} in {parent}")
 
 
-def _finish(lane: _Lane, setup: _Setup, data: Interactions) -> dict[str, Any]:
+def _finish(lane: _Lane, setup: Setup, data: Interactions) -> dict[str, Any]:
     """Tests the best epoch, and writes ``result.json``."""
     checkpoint, run = lane.checkpoint, lane.run
     best = next((r for r in lane.records if r["epoch"] == checkpoint.best_epoch), None)
@@ -495,7 +490,7 @@ def _finish(lane: _Lane, setup: _Setup, data: Interactions) -> dict[str, Any]:
     return result
 
 
-def _seed_axes(optimizer: optax.GradientTransformation, state: TrainState) -> TrainState:
+def state_axes(optimizer: optax.GradientTransformation, state: TrainState) -> TrainState:
     """The axes of a state of several seeds: 0, and None for what they share."""
     params = jax.tree.map(lambda _: 0, state.params)
     return TrainState(params, sevo_jax.seed_axes(optimizer, state.params))
@@ -510,11 +505,21 @@ def _by_axis(function: Callable[..., Any], axes: TrainState, *states: TrainState
     return jax.tree.map(apply, axes, *states, is_leaf=lambda x: x is None)
 
 
-def _stack(states: list[TrainState], axes: TrainState) -> TrainState:
+def stack_cells(cells: list[np.ndarray]) -> np.ndarray:
+    """Layouts ``int32[steps, rows, width]`` of several seeds as one, filled up to equal rows."""
+    rows = max(c.shape[1] for c in cells)
+    spare = [((0, 0), (0, rows - c.shape[1]), (0, 0)) for c in cells]
+    padded = (np.pad(*c, constant_values=EMPTY) for c in zip(cells, spare, strict=True))
+    return np.stack(list(padded))
+
+
+def stack_states(states: list[TrainState], axes: TrainState) -> TrainState:
+    """The states of several seeds as one."""
     return _by_axis(lambda *leaves: jnp.stack(leaves), axes, *states)
 
 
-def _lane_of(state: TrainState, axes: TrainState, i: int) -> TrainState:
+def state_of(state: TrainState, axes: TrainState, i: int) -> TrainState:
+    """The state of seed ``i`` among several."""
     return _by_axis(lambda leaf: leaf[i], axes, state)
 
 

@@ -190,11 +190,11 @@ def _gather_kernel(
     begin, end, entries, most = indptr[:-1], indptr[1:], data.size, x.shape[0]
 
     def entry(position: Indices, valid: Array) -> Table:
-        value = jnp.where(valid, data[position], 0)  # a NaN neighbour times 0 is still a NaN
-        return value[:, None] * source[indices[position]].astype(x.dtype)
+        value = jnp.where(valid, _take(data, position), 0)  # a NaN neighbour times 0 is a NaN
+        return value[:, None] * _take(source, _take(indices, position)).astype(x.dtype)
 
     def chunk_sum(sums: Table, position: Indices, valid: Array) -> Table:
-        return jnp.where(valid[:, None], sums[position], 0)
+        return jnp.where(valid[:, None], _take(sums, position), 0)
 
     term = entry
     while most > CHUNK:
@@ -204,10 +204,19 @@ def _gather_kernel(
         chunk = jnp.arange((entries + (CHUNK - 1) * begin.size) // CHUNK, dtype=jnp.int32)
         row = jnp.searchsorted(chunk_end, chunk, side="right").astype(jnp.int32)
         row = jnp.minimum(row, begin.size - 1)  # of spare chunks, which nothing reads
-        first = begin[row] + CHUNK * (chunk - chunk_begin[row])
-        term = partial(chunk_sum, _sum_terms(term, first, end[row]))
+        first = _take(begin, row) + CHUNK * (chunk - _take(chunk_begin, row))
+        term = partial(chunk_sum, _sum_terms(term, first, _take(end, row)))
         begin, end, entries, most = chunk_begin, chunk_end, chunk.size, -(-most // CHUNK)
     return jnp.where((end > begin)[:, None], _sum_terms(term, begin, end), 0)
+
+
+def _take(array: Array, positions: Indices) -> Array:
+    """``array[positions]``, which traces many times slower; a kernel takes some sixty of them."""
+    dimensions = jax.lax.GatherDimensionNumbers(
+        offset_dims=tuple(range(1, array.ndim)), collapsed_slice_dims=(0,), start_index_map=(0,)
+    )
+    row = (1, *array.shape[1:])
+    return jax.lax.gather(array, positions[:, None], dimensions, row, mode="clip")
 
 
 def _sum_terms(term: Callable[[Indices, Array], Table], begin: Indices, end: Indices) -> Table:

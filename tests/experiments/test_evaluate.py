@@ -76,8 +76,13 @@ def test_the_evaluator_equals_brute_force_packed_and_padded(small, split):
     np.testing.assert_array_equal(got[True], want)
 
 
-def test_blocks_of_users(small, monkeypatch):
-    monkeypatch.setattr("experiments.evaluate.USERS_PER_BLOCK", 16)
+@pytest.mark.parametrize(
+    ("limit", "value"), [("USERS_PER_BLOCK", 16), ("SCORES_PER_BLOCK", 16 * 40 + 1)]
+)
+def test_blocks_of_users(small, monkeypatch, limit, value):
+    """With many items, blocks have fewer users: no block holds more scores than the limit."""
+    assert small.num_items == 40
+    monkeypatch.setattr(f"experiments.evaluate.{limit}", value)
     model = SASRec(small.num_items, max_len=MAX_LEN, dim=8, num_blocks=1, rngs=nnx.Rngs(1))
     graphdef, params = nnx.split(model, nnx.Param)
     evaluate = make_evaluator(lambda p: nnx.merge(graphdef, p), "valid", MAX_LEN)

@@ -1,0 +1,71 @@
+"""``python -m benchmarks.compiling``: compile time of SASRec's step over the size of the graph.
+
+The graph is an argument of the compiled step and no constant in it, so its size should not matter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import sevo_jax
+from benchmarks import report
+from benchmarks.graphs import random_graph
+from experiments.configs import MODELS
+from experiments.data import load
+from experiments.optimizers import TABLE
+from experiments.trainer import (
+    EpochLayouts,
+    Run,
+    initial_checkpoint,
+    make_epoch,
+    make_setup,
+    make_step,
+)
+
+FEW, MANY = 200_000, 15_000_000
+NODES = 400_000
+
+
+def compiler(graph: sevo_jax.Graph) -> Callable[[], float]:
+    """A call that compiles an epoch of SASRec on a table of the graph's nodes; its seconds."""
+    data = dataclasses.replace(load("synthetic"), item_ids=np.arange(1, graph.num_nodes))
+    settings = MODELS["sasrec"]("beauty", "sevo-adamw")
+    run = Run("sasrec", data.name, "adamw", 0, settings)
+    optimizer = sevo_jax.sevo_adamw(1e-3, graph, tables=TABLE)
+    setup = dataclasses.replace(make_setup(run, data), optimizer=optimizer)
+    state = initial_checkpoint(run, setup, data).state
+    cells = jnp.asarray(EpochLayouts(data, settings, 0)(0))
+    key = jax.random.key(0)
+
+    def call() -> float:
+        jax.clear_caches()
+        start = time.perf_counter()
+        epoch: Any = make_epoch(make_step(setup.graphdef, optimizer, settings.max_len))
+        epoch.lower(state, setup.corpus, cells, key).compile()
+        return time.perf_counter() - start
+
+    return call
+
+
+def measure(quick: bool) -> list[report.Case]:
+    """Seconds to trace, lower and compile, the two sizes in turns."""
+    few, many, nodes = (2_000, 20_000, 1_000) if quick else (FEW, MANY, NODES)
+    compilers = {f"{edges} edges": compiler(random_graph(nodes, edges)) for edges in (many, few)}
+    rounds = 1 if quick else 7
+    seconds: dict[str, list[float]] = {name: [] for name in compilers}
+    for _ in range(rounds):
+        for name, call in compilers.items():
+            seconds[name].append(call())
+    arrays = {name: np.array(values) for name, values in seconds.items()}
+    return [report.case(f"SASRec epoch, {nodes} nodes", arrays, "s", 1)]
+
+
+if __name__ == "__main__":
+    report.command("compiling", measure)

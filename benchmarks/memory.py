@@ -1,0 +1,55 @@
+"""``python -m benchmarks.memory``: what an update needs beside parameters, state and gradient.
+
+XLA's own account of the compiled update, with parameters and state donated as in training.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import sevo_jax
+from benchmarks import report
+from benchmarks.graphs import TABLE_1, graph
+
+DIM = 64
+
+
+def temporaries(transformation: optax.GradientTransformation, nodes: int) -> float:
+    """Temporary buffers of ``tx.update``, in tables; its output is not one of them."""
+    table = jnp.zeros((nodes, DIM))
+
+    def update(gradient: jax.Array, state: Any, params: jax.Array) -> Any:
+        return transformation.update(gradient, state, params)
+
+    state = transformation.init(table)
+    compiled = jax.jit(update, donate_argnums=1).lower(table, state, table).compile()
+    analysis: Any = compiled.memory_analysis()
+    return analysis.temp_size_in_bytes / table.nbytes
+
+
+def measure(quick: bool) -> list[report.Case]:
+    """Tables of temporaries, one case a method."""
+    g = graph(TABLE_1["ml-1m" if quick else "beauty"])
+    adamw = round(temporaries(optax.adamw(1e-3), g.num_nodes), 3)
+    cases: list[report.Case] = []
+    for method in ("neumann", "iterative", "exact"):
+        ours = temporaries(sevo_jax.sevo_adamw(1e-3, g, method=method), g.num_nodes)
+        cases.append(
+            {
+                "case": f"update, {method}, {g.num_nodes} x {DIM}",
+                "ours": round(ours, 3),
+                "unit": "tables",
+                "peers": {"optax.adamw": adamw},
+                "ratio": None,
+                "spread": [round(ours, 3)] * 2,
+            }
+        )
+    return cases
+
+
+if __name__ == "__main__":
+    report.command("memory", measure)

@@ -1,0 +1,206 @@
+"""The page of all results: ``README.md`` in their folder, with tables, targets and pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import matplotlib as mpl
+
+from benchmarks.report import Case
+from experiments.errors import UserError
+from experiments.files import write_text
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+
+FLOPS_PER_ENTRY = 2 * 64
+
+
+class Result(NamedTuple):
+    """The content of a result file."""
+
+    benchmark: str
+    device: str
+    date: str
+    versions: dict[str, str]
+    cases: list[Case]
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it was measured on a GPU."""
+        return "nvidia" in self.device or "gpu" in self.device
+
+
+class Target(NamedTuple):
+    """A figure to reach, where it stands, and its limits: None to report, "" if not asked for."""
+
+    what: str
+    benchmark: str
+    cpu: float | Literal[""] | None
+    gpu: float | Literal[""] | None
+    value: Callable[[list[Case]], float]
+    unit: str
+
+
+def _worst_ratio(cases: list[Case]) -> float:
+    return max(case["ratio"] for case in cases)
+
+
+def _first_ratio(cases: list[Case]) -> float:
+    return cases[0]["ratio"]
+
+
+TARGETS = (
+    Target("Ã X, the worst of six sizes, over the best peer", "kernels", 1.05, 1.05, _worst_ratio,
+           "x its time"),
+    Target("Ã X at Clothing's size, over the memory limit", "kernels", None, 2.5,
+           lambda cases: cases[-1]["times_memory_limit"], "x"),
+    Target("SEvo-AdamW over AdamW, SASRec's packed step", "smoothing", 1.12, 1.03, _first_ratio,
+           "x its time"),
+    Target("SASRec epoch, padded over packed (at least)", "packing", 8.0, None,
+           lambda cases: 1 / cases[0]["ratio"], "x"),
+    Target("five seeds together over one", "seeds", None, 2.0, _first_ratio, "x its time"),
+    Target("compile time, 15,000,000 edges over 200,000", "compiling", 1.2, 1.2, _first_ratio, "x"),
+    Target("graph building at Clothing's size", "graph_building", 3.0, "",
+           lambda cases: cases[0]["ours"], "s"),
+    Target("its process's peak memory", "graph_building", 4.0, "",
+           lambda cases: cases[0]["peak_memory_gib"], "GiB"),
+    Target("the dictionary loop over ours (at least)", "graph_building", 15.0, "",
+           lambda cases: 1 / cases[0]["ratio"], "x"),
+    Target("temporaries of an update (SEvo, Eq. 7)", "memory", 2.0, 2.0,
+           lambda cases: cases[0]["ours"], "tables"),
+)  # fmt: skip
+
+
+def read(folder: Path) -> list[Result]:
+    """The results of a folder, by benchmark and device.
+
+    Raises:
+        UserError: a file that is none of ours.
+    """
+    results: list[Result] = []
+    for path in sorted(folder.glob("*-*.json")):
+        try:
+            content = json.loads(path.read_text())
+            results.append(Result(*(content[name] for name in Result._fields)))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: no result of a benchmark ({error!r})") from error
+    return results
+
+
+def write(folder: Path) -> Path:
+    """Draws the pictures and writes the page of the folder's results; returns its path."""
+    results = read(folder)
+    lines = [
+        "# Benchmarks",
+        "",
+        "Written by `python -m benchmarks.run` (`--only NAME …` for some of them). Ratios compare",
+        "what was measured in turns in one run; they are medians, with the extremes over rounds.",
+        "",
+        "## Figures to reach",
+        "",
+        "| what | CPU | to reach | GPU | to reach |",
+        "|---|---|---|---|---|",
+        *(_target_row(target, results) for target in TARGETS),
+    ]
+    for picture, title, draw in PICTURES:
+        for result in results:
+            if result.benchmark == picture and draw(result, folder):
+                name = _picture_name(result)
+                lines += ["", f"## {title}, {result.device}", "", f"![{title}]({name})"]
+    for result in results:
+        lines += ["", f"## {result.benchmark}, {result.device}", "", *_table(result)]
+    page = folder / "README.md"
+    write_text(page, "\n".join(lines) + "\n")
+    return page
+
+
+def _target_row(target: Target, results: list[Result]) -> str:
+    cells = [target.what]
+    for gpu, limit in ((False, target.cpu), (True, target.gpu)):
+        if limit == "":
+            cells += ["–", "–"]
+            continue
+        found = [r for r in results if r.benchmark == target.benchmark and r.on_gpu == gpu]
+        value = f"{target.value(found[0].cases):.3g} {target.unit}" if found else "not measured"
+        cells += [value, "report" if limit is None else f"{limit:g} {target.unit}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def _table(result: Result) -> list[str]:
+    versions = ", ".join(f"{name} {number}" for name, number in result.versions.items())
+    lines = [f"{result.date}; {versions}.", "", "| case | ours | peers | ratio | spread | more |"]
+    lines.append("|---|---|---|---|---|---|")
+    known = {"case", "ours", "unit", "peers", "ratio", "spread"}
+    for case in result.cases:
+        peers = ", ".join(f"{name} {value:.4g}" for name, value in case["peers"].items())
+        more = ", ".join(_extra(k, v) for k, v in case.items() if k not in known)
+        ratio = "" if case["ratio"] is None else f"{case['ratio']:.3g}"
+        spread = " to ".join(f"{value:.3g}" for value in case["spread"])
+        ours = f"{case['ours']:.4g} {case['unit']}"
+        lines.append(f"| {case['case']} | {ours} | {peers} | {ratio} | {spread} | {more} |")
+    return lines
+
+
+def _extra(name: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{name}: " + ", ".join(f"{k} {v:.4g}" for k, v in value.items())
+    return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+
+
+def _picture_name(result: Result) -> str:
+    return f"{result.benchmark}-{result.device.partition(',')[0]}.png"
+
+
+def _draw_roofline(result: Result, folder: Path) -> bool:
+    """Floating-point operations a second over operations a byte, under the memory's roof."""
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    bandwidth = result.cases[0]["bandwidth"]
+    for case in result.cases:
+        entries = int(case["case"].split()[-2])
+        flops = FLOPS_PER_ENTRY * entries
+        intensity = flops / case["bytes"]
+        achieved = flops / (case["ours"] * 1e-3) / 1e9
+        axes.plot(intensity, achieved, "o")
+        name = case["case"].partition(":")[0]
+        axes.annotate(name, (intensity, achieved), xytext=(5, 4), textcoords="offset points")
+    low, high = axes.get_xlim()
+    span = (min(low, 1.0), high * 1.3)
+    roof = [bandwidth * x / 1e9 for x in span]
+    axes.plot(span, roof, "k--", label=f"every byte once, at a copy's {bandwidth / 1e9:.0f} GB/s")
+    axes.set(xscale="log", yscale="log", xlabel="operations a byte that must move")
+    axes.set(ylabel="GFLOP/s", title="Ã X, d = 64, float32")
+    axes.legend(loc="lower right", frameon=False)
+    figure.savefig(folder / _picture_name(result), dpi=150)
+    plt.close(figure)
+    return True
+
+
+def _draw_growth(result: Result, folder: Path) -> bool:
+    """An update's time over each of what was varied, beside AdamW's."""
+    series = list(dict.fromkeys(case["varied"] for case in result.cases))
+    figure, panels = plt.subplots(2, 2, figsize=(9, 6.5), layout="constrained")
+    for axes, name in zip(panels.flat, series, strict=False):
+        cases = [case for case in result.cases if case["varied"] == name]
+        x = [case["value"] for case in cases]
+        axes.plot(x, [case["ours"] for case in cases], "o-", label="sevo_adamw")
+        peer = [case["peers"]["optax.adamw"] for case in cases]
+        axes.plot(x, peer, "s--", label="optax.adamw")
+        axes.set(xlabel=name, ylabel="ms an update", yscale="log")
+        if name != "layers":
+            axes.set_xscale("log")
+        axes.grid(alpha=0.3)
+    panels.flat[0].legend(frameon=False)
+    figure.savefig(folder / _picture_name(result), dpi=150)
+    plt.close(figure)
+    return True
+
+
+PICTURES = (
+    ("kernels", "Roofline of the product", _draw_roofline),
+    ("growth", "Growth of an update with edges, features, layers and rows", _draw_growth),
+)

@@ -1,0 +1,62 @@
+"""``python -m benchmarks.run``: every benchmark, then the page of all results.
+
+Each runs in a process of its own, so that none inherits another's memory or compiled programs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import tyro
+from rich.console import Console
+
+from benchmarks import page, report
+
+BENCHMARKS = (
+    "import_time",
+    "kernels",
+    "smoothing",
+    "growth",
+    "packing",
+    "seeds",
+    "evaluation",
+    "memory",
+    "compiling",
+    "graph_building",
+    "first_run",
+)
+console = Console(stderr=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(report.Options):
+    """Runs the benchmarks one after the other, and writes the page of all results."""
+
+    only: tuple[str, ...] = BENCHMARKS
+    """Which benchmarks; none of them (--only without names) writes the page alone."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit status, 1 if a benchmark failed."""
+    options = tyro.cli(Options, args=argv)
+    unknown = sorted(set(options.only) - set(BENCHMARKS))
+    if unknown:
+        console.print(f"error: --only: no benchmark {unknown[0]!r}; there are {BENCHMARKS}")
+        return 1
+    failed: list[str] = []
+    for name in options.only:
+        console.rule(name)
+        command = [sys.executable, "-m", f"benchmarks.{name}", "--out", str(options.out)]
+        command += ["--quick"] if options.quick else []
+        if subprocess.run(command).returncode:
+            failed.append(name)
+    print(f"page: {page.write(options.out)}")
+    if failed:
+        console.print(f"error: failed: {', '.join(failed)}; the others' results are written")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""The benchmark suite at small sizes: what is measured, what is written, and the page."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import time
+
+import numpy as np
+import pytest
+
+from benchmarks import page, report, run
+from benchmarks.graphs import TABLE_1, interactions, random_graph
+from experiments.errors import UserError
+
+CASE = {"case", "ours", "unit", "peers", "ratio", "spread"}
+FAST = ("memory", "graph_building", "import_time")
+
+
+def check(cases: list[report.Case]) -> None:
+    assert cases
+    for case in cases:
+        assert set(case) >= CASE
+        assert case["ours"] > 0
+        assert case["spread"][0] <= case["spread"][1]
+    json.dumps(cases)
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_quick(name):
+    check(importlib.import_module(f"benchmarks.{name}").measure(True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(run.BENCHMARKS) - set(FAST)))
+def test_quick_but_slower(name):
+    check(importlib.import_module(f"benchmarks.{name}").measure(True))
+
+
+def test_candidates_take_turns():
+    calls: list[str] = []
+    waits = {"a": 0.004, "b": 0.001}
+
+    def candidate(name: str) -> None:
+        calls.append(name)
+        time.sleep(waits[name])
+
+    seconds = report.in_turn({n: lambda n=n: candidate(n) for n in waits}, rounds=3)
+    assert {name: s.shape for name, s in seconds.items()} == {"a": (3,), "b": (3,)}
+    timed = "".join(calls)[4:]  # after two calls of each to warm up
+    assert timed == "aabb" + "bbaa" + "aabb"
+    assert np.median(seconds["a"]) > np.median(seconds["b"])
+
+
+def test_a_case_compares_with_the_best_peer():
+    seconds = {
+        "ours": np.array([2.0, 3.0, 4.0]),
+        "slow": np.array([9.0, 9.0, 9.0]),
+        "best": np.array([2.0, 2.0, 2.0]),
+    }
+    case = report.case("it", seconds, "ms", 1e3)
+    assert (case["ours"], case["ratio"], case["spread"]) == (3000, 1.5, [1.0, 2.0])
+    assert case["peers"] == {"slow": 9000, "best": 2000}
+    alone = report.case("it", {"ours": seconds["ours"]}, "s", 1)
+    assert (alone["ratio"], alone["spread"], alone["peers"]) == (None, [2.0, 4.0], {})
+
+
+def test_seeded_data_has_the_sizes_it_names():
+    items, lengths = interactions(TABLE_1["tools"])
+    assert (items.size, lengths.size, int(lengths.sum())) == (134_476, 16_638, 134_476)
+    assert lengths.min() >= 5
+    graph = random_graph(300, 2_000)
+    assert (graph.num_nodes, graph.capacity) == (300, 4_000)
+    degrees = np.sort(np.diff(graph.to_scipy().indptr))
+    assert degrees[-30:].sum() > 4 * degrees[:30].sum()  # popular ends
+
+
+def result(benchmark: str, device: str, cases: list[report.Case]) -> str:
+    content = {"benchmark": benchmark, "device": device, "versions": {"jax": "0"}}
+    return json.dumps(content | {"date": "2026-01-01", "cases": cases})
+
+
+def case(ours: float, ratio: float | None, **more) -> report.Case:
+    peers = {"optax.adamw": 1.0}
+    return {
+        "case": "beauty: 10 nodes, 20 entries", "ours": ours, "unit": "ms", "peers": peers,
+        "ratio": ratio, "spread": [1, 2], **more,
+    }  # fmt: skip
+
+
+def test_the_page_shows_what_was_measured_and_what_was_not(tmp_path):
+    limits = {"bytes": 1e6, "bandwidth": 1e10, "memory_limit_ms": 0.1, "times_memory_limit": 3.5}
+    kernels = [case(1.0, 1.01, **limits), case(2.0, 0.5, **limits)]
+    (tmp_path / "kernels-cpu.json").write_text(result("kernels", "cpu, x86_64", kernels))
+    grown = [case(v, 2.0, varied=n, value=v) for n in ("rows", "layers") for v in (1, 2)]
+    (tmp_path / "growth-cpu.json").write_text(result("growth", "cpu, x86_64", grown))
+    fast = [case(1.0, 1.02)]
+    (tmp_path / "smoothing-nvidia-h100.json").write_text(
+        result("smoothing", "nvidia-h100, x86_64", fast)
+    )
+    text = page.write(tmp_path).read_text()
+    rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
+    assert "1.01 x its time | 1.05 x" in rows["Ã X, the worst of six sizes, over the best peer"]
+    step = rows["SEvo-AdamW over AdamW, SASRec's packed step"]
+    assert "| not measured | 1.12 x its time | 1.02 x its time | 1.03 x its time |" in step
+    assert "3.5 x | report | not measured" in rows["Ã X at Clothing's size, over the memory limit"]
+    for picture in ("kernels-cpu.png", "growth-cpu.png"):
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+        assert f"]({picture})" in text
+
+
+def test_a_broken_result_is_named(tmp_path):
+    (tmp_path / "kernels-cpu.json").write_text("{}")
+    with pytest.raises(UserError, match=r"kernels-cpu\.json: no result"):
+        page.write(tmp_path)
+
+
+def test_run(tmp_path, capsys):
+    assert run.main(["--only", "memory", "--quick", "--out", str(tmp_path)]) == 0
+    content = json.loads(next(tmp_path.glob("memory-*.json")).read_text())
+    assert set(content) == {"benchmark", "device", "versions", "date", "cases"}
+    check(content["cases"])
+    assert "temporaries of an update" in (tmp_path / "README.md").read_text()
+    assert run.main(["--only", "unheard_of"]) == 1
+    assert "no benchmark 'unheard_of'" in capsys.readouterr().err

@@ -1,0 +1,161 @@
+"""Every kernel behind `spmm` against float64 linear algebra, on shapes where they differ inside."""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import sevo_jax
+from tests.sevo_jax.graphs import NODES, dense, graphs, random_graph
+
+KERNELS = [None, "bcsr", "gather", "pallas"]
+
+
+def hub_graph(nodes: int = 700, *, capacity: int | None = None) -> sevo_jax.Graph:
+    """Node 0 is joined to all others but the last, which is isolated; the rest are sparse.
+
+    The hub's row fills chunks of chunks of chunks of `gather`.
+    """
+    rng = np.random.default_rng(0)
+    hub = np.arange(1, nodes - 1)
+    senders, receivers = rng.integers(1, nodes - 1, size=(2, 2 * nodes))
+    return sevo_jax.edge_graph(
+        np.concatenate([np.zeros_like(hub), senders]),
+        np.concatenate([hub, receivers]),
+        nodes,
+        capacity=capacity,
+    )
+
+
+def table(nodes: int, *trailing: int) -> np.ndarray:
+    return np.random.default_rng(1).standard_normal((nodes, *trailing), np.float32)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("dim", [1, 3, 8, 33])
+def test_equals_the_dense_product(kernel, dim):
+    graph, x = hub_graph(150 if kernel == "pallas" else 700).with_kernel(kernel), None
+    x = table(graph.num_nodes, dim)
+    want = graph.to_scipy().astype(np.float64) @ x
+    got = jax.jit(sevo_jax.spmm)(graph, x)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    np.testing.assert_array_equal(got[-1], 0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(graph=graphs(dtype=np.float32), kernel=st.sampled_from(["gather", "bcsr"]))
+def test_any_graph(graph, kernel):
+    x = table(NODES, 2)
+    got = sevo_jax.spmm(graph.with_kernel(kernel), jnp.asarray(x))
+    np.testing.assert_allclose(got, dense(graph) @ x, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", ["gather", "bcsr"])
+def test_double_precision(kernel, x64):
+    graph = random_graph(0, dtype=np.float64).with_kernel(kernel)
+    x = np.random.default_rng(1).standard_normal((NODES, 5))
+    np.testing.assert_allclose(sevo_jax.spmm(graph, jnp.asarray(x)), dense(graph) @ x, atol=1e-14)
+
+
+@pytest.mark.parametrize("kernel", ["gather", "pallas"])
+def test_gradients_vmap_and_padding(kernel):
+    """What the rules around the kernels do, they do for every kernel."""
+    graph = random_graph(0).with_kernel(kernel)  # padded to its capacity
+    xs, psi = jnp.asarray(table(NODES, 4, 3)), dense(graph)
+    got = jax.jit(jax.vmap(sevo_jax.spmm, (None, 2), 2))(graph, xs)
+    np.testing.assert_allclose(got, np.tensordot(psi, xs, axes=1), atol=1e-5)
+
+    def squared(x):
+        return (sevo_jax.smooth(graph, x, 0.5, 1, "neumann_unscaled") ** 2).sum()
+
+    p = 0.5 * (np.eye(NODES) + 0.5 * psi)
+    want = 2 * p @ p @ np.asarray(xs[..., 0])
+    np.testing.assert_allclose(jax.grad(squared)(xs[..., 0]), want, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_nan_stays_among_its_neighbours(kernel):
+    graph = random_graph(0).with_kernel(kernel)
+    for node in range(NODES):
+        x = jnp.ones((NODES, 2)).at[node, 0].set(jnp.nan)
+        got = np.asarray(sevo_jax.spmm(graph, x))
+        np.testing.assert_array_equal(np.isnan(got[:, 0]), dense(graph)[:, node] != 0)
+        assert np.isfinite(got[:, 1]).all()
+
+
+def test_bfloat16_gathers_sum_in_float32():
+    graph, x = hub_graph(), table(700, 16)
+    narrow = graph.with_kernel(None, precision="bfloat16")
+    got, want = sevo_jax.spmm(narrow, jnp.asarray(x)), graph.to_scipy() @ x
+    chex.assert_type(got, jnp.float32)
+    rounded = np.asarray(jnp.asarray(x).astype(jnp.bfloat16).astype(jnp.float32), np.float64)
+    np.testing.assert_allclose(got, graph.to_scipy().astype(np.float64) @ rounded, atol=1e-5)
+    assert np.abs(got - want).max() > 1e-4  # or nothing was rounded
+
+
+def test_gather_compiles_anew_only_for_another_capacity():
+    product = jax.jit(lambda graph, x: sevo_jax.spmm(graph, x))  # a cache of its own
+    x = table(NODES, 2)
+    for seed in range(3):
+        graph = random_graph(seed).with_kernel("gather")
+        np.testing.assert_allclose(product(graph, x), dense(graph) @ x, atol=1e-5)
+    assert product._cache_size() == 1
+
+
+@pytest.mark.parametrize(
+    ("platform", "kernel", "text", "there"),
+    [
+        ("tpu", None, "scatter", False),
+        ("cpu", None, "cpu_csr_sparse_dense_ffi", True),
+        ("cuda", "gather", "scatter", False),
+    ],
+)
+def test_the_program_of_a_platform(platform, kernel, text, there):
+    """The default on TPUs has no scatter, the one on CPUs is JAX's CSR kernel."""
+    graph, x = hub_graph().with_kernel(kernel), table(700, 16)
+
+    def smoothed(graph, x):
+        return sevo_jax.smooth(graph, x)
+
+    exported = jax.export.export(
+        jax.jit(smoothed), platforms=[platform], disabled_checks=[
+            jax.export.DisabledSafetyCheck.custom_call("cpu_csr_sparse_dense_ffi")
+        ]
+    )(*jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (graph, x)))  # fmt: skip
+    assert (text in exported.mlir_module()) == there
+
+
+def test_a_graph_keeps_its_kernel(tmp_path):
+    graph = random_graph(0).with_kernel("gather", precision="bfloat16")
+    graph.save(tmp_path / "graph.npz")
+    kept = [
+        sevo_jax.Graph.load(tmp_path / "graph.npz"),
+        graph.with_capacity(60),
+        graph.add_edges([0], [1], num_nodes=NODES + 1),
+        jax.tree.map(jnp.copy, graph),
+    ]
+    for other in kept:
+        assert (other.kernel, other.precision) == ("gather", "bfloat16")
+    assert (random_graph(0).kernel, random_graph(0).precision) == (None, "float32")
+    params = {"table": jnp.ones((NODES, 2))}
+    state, _ = sevo_jax.grow(sevo_jax.sevo_smooth(graph).init(params), params, NODES + 2)
+    assert state.graph.kernel == "gather"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "precision", "words"),
+    [
+        ("cusparse", "float32", "kernel must be one of"),
+        (None, "float16", "precision must be one of"),
+        ("bcsr", "bfloat16", "needs the kernel 'gather', got 'bcsr'"),
+    ],
+)
+def test_bad_choices(kernel, precision, words):
+    with pytest.raises(ValueError, match=words):
+        random_graph(0).with_kernel(kernel, precision=precision)
