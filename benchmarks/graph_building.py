@@ -13,16 +13,19 @@ from benchmarks import report
 from benchmarks.graphs import TABLE_1, interactions
 
 
-def dictionary_loop(items: np.ndarray, lengths: np.ndarray) -> int:
-    """Algorithm 4 as the paper writes it, for H = 1 and the last 50 items; its entries."""
+def dictionary_loop(
+    items: np.ndarray, lengths: np.ndarray, max_len: int = 50, walk_length: int = 1
+) -> int:
+    """Algorithm 4 as the paper writes it, by distance and with the last items; its entries."""
     weights: dict[tuple[int, int], float] = defaultdict(float)
     flat, start = items.tolist(), 0
     for length in lengths.tolist():
-        sequence = flat[start : start + length][-50:]
+        seq = flat[start : start + length][-max_len:]
         start += length
-        for i in range(len(sequence) - 1):
-            weights[sequence[i], sequence[i + 1]] += 1
-            weights[sequence[i + 1], sequence[i]] += 1
+        for i in range(len(seq) - 1):
+            for h, j in enumerate(range(i + 1, min(i + walk_length + 1, len(seq))), start=1):
+                weights[seq[i], seq[j]] += 1 / h
+                weights[seq[j], seq[i]] += 1 / h
     return len(weights)
 
 

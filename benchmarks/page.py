@@ -25,14 +25,11 @@ class Result(NamedTuple):
 
     benchmark: str
     device: str
+    platform: str
+    quick: bool
     date: str
     versions: dict[str, str]
     cases: list[Case]
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether it was measured on a GPU."""
-        return "nvidia" in self.device or "gpu" in self.device
 
 
 class Target(NamedTuple):
@@ -95,11 +92,14 @@ def read(folder: Path) -> list[Result]:
 def write(folder: Path) -> Path:
     """Draws the pictures and writes the page of the folder's results; returns its path."""
     results = read(folder)
+    quick = any(result.quick for result in results)
     lines = [
         "# Benchmarks",
         "",
         "Written by `python -m benchmarks.run` (`--only NAME …` for some of them). Ratios compare",
         "what was measured in turns in one run; they are medians, with the extremes over rounds.",
+        "SASRec is trained and Ã taken from Amazon Beauty unless a row says otherwise.",
+        *(["", "**Of `--quick` runs: no figure here is a measurement.**"] if quick else []),
         "",
         "## Figures to reach",
         "",
@@ -109,7 +109,8 @@ def write(folder: Path) -> Path:
     ]
     for picture, title, draw in PICTURES:
         for result in results:
-            if result.benchmark == picture and draw(result, folder):
+            if result.benchmark == picture:
+                draw(result, folder)
                 name = _picture_name(result)
                 lines += ["", f"## {title}, {result.device}", "", f"![{title}]({name})"]
     for result in results:
@@ -121,12 +122,13 @@ def write(folder: Path) -> Path:
 
 def _target_row(target: Target, results: list[Result]) -> str:
     cells = [target.what]
-    for gpu, limit in ((False, target.cpu), (True, target.gpu)):
+    for platform, limit in (("cpu", target.cpu), ("gpu", target.gpu)):
         if limit == "":
             cells += ["–", "–"]
             continue
-        found = [r for r in results if r.benchmark == target.benchmark and r.on_gpu == gpu]
-        value = f"{target.value(found[0].cases):.3g} {target.unit}" if found else "not measured"
+        found = [r for r in results if (r.benchmark, r.platform) == (target.benchmark, platform)]
+        values = [f"{target.value(r.cases):.3g} {target.unit}" for r in found]
+        value = ", ".join(values) or "not measured"
         cells += [value, "report" if limit is None else f"{limit:g} {target.unit}"]
     return f"| {' | '.join(cells)} |"
 
@@ -156,13 +158,15 @@ def _picture_name(result: Result) -> str:
     return f"{result.benchmark}-{result.device.partition(',')[0]}.png"
 
 
-def _draw_roofline(result: Result, folder: Path) -> bool:
-    """Floating-point operations a second over operations a byte, under the memory's roof."""
+def _draw_roofline(result: Result, folder: Path) -> None:
+    """Floating-point operations a second over operations a byte, under the memory's roof.
+
+    What fits into a cache may stand above that roof.
+    """
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     bandwidth = result.cases[0]["bandwidth"]
     for case in result.cases:
-        entries = int(case["case"].split()[-2])
-        flops = FLOPS_PER_ENTRY * entries
+        flops = FLOPS_PER_ENTRY * case["entries"]
         intensity = flops / case["bytes"]
         achieved = flops / (case["ours"] * 1e-3) / 1e9
         axes.plot(intensity, achieved, "o")
@@ -171,16 +175,20 @@ def _draw_roofline(result: Result, folder: Path) -> bool:
     low, high = axes.get_xlim()
     span = (min(low, 1.0), high * 1.3)
     roof = [bandwidth * x / 1e9 for x in span]
-    axes.plot(span, roof, "k--", label=f"every byte once, at a copy's {bandwidth / 1e9:.0f} GB/s")
+    axes.plot(
+        span,
+        roof,
+        "k--",
+        label=f"memory, at the {bandwidth / 1e9:.0f} GB/s of a copy",
+    )
     axes.set(xscale="log", yscale="log", xlabel="operations a byte that must move")
     axes.set(ylabel="GFLOP/s", title="Ã X, d = 64, float32")
     axes.legend(loc="lower right", frameon=False)
     figure.savefig(folder / _picture_name(result), dpi=150)
     plt.close(figure)
-    return True
 
 
-def _draw_growth(result: Result, folder: Path) -> bool:
+def _draw_growth(result: Result, folder: Path) -> None:
     """An update's time over each of what was varied, beside AdamW's."""
     series = list(dict.fromkeys(case["varied"] for case in result.cases))
     figure, panels = plt.subplots(2, 2, figsize=(9, 6.5), layout="constrained")
@@ -197,7 +205,6 @@ def _draw_growth(result: Result, folder: Path) -> bool:
     panels.flat[0].legend(frameon=False)
     figure.savefig(folder / _picture_name(result), dpi=150)
     plt.close(figure)
-    return True
 
 
 PICTURES = (

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from datetime import date
@@ -16,6 +17,8 @@ from typing import Any
 import jax
 import numpy as np
 import tyro
+
+from experiments.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 QUICK_CALL, SLOW_CALL = 0.2, 30.0
@@ -28,18 +31,25 @@ class Options:
 
     quick: bool = False
     """Small sizes and few rounds: to see that the benchmark works, not to measure."""
-    out: Path = RESULTS
-    """The folder of the results."""
+    out: Path | None = None
+    """The folder of the results: benchmarks/results, or a new temporary one if it is --quick."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go."""
+        if self.out is not None:
+            return self.out
+        return Path(tempfile.mkdtemp(prefix="benchmarks-")) if self.quick else RESULTS
 
 
 def command(benchmark: str, measure: Callable[[bool], list[Case]]) -> None:
     """What ``python -m benchmarks.NAME`` does: ``measure(quick)``, and write its cases."""
     options = tyro.cli(Options, description=f"{Options.__doc__} Benchmark: {benchmark}.")
-    write(benchmark, measure(options.quick), options.out)
+    write(benchmark, measure(options.quick), options.folder, quick=options.quick)
 
 
 def in_turn(candidates: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:
-    """Seconds of each candidate, ``float[rounds]``, in turns, after one call to warm up.
+    """Seconds of each candidate, ``float[rounds]``, in turns, after two calls to warm up.
 
     Turns let a change of the machine's speed meet all candidates alike, and every other round goes
     backwards, so that none always follows the same one. A quick call is preceded by one that is
@@ -92,19 +102,21 @@ def device() -> str:
     return jax.devices()[0].device_kind.lower().replace(" ", "-")
 
 
-def write(benchmark: str, cases: list[Case], folder: Path = RESULTS) -> None:
+def write(benchmark: str, cases: list[Case], folder: Path, *, quick: bool = False) -> None:
     """Prints the cases and writes ``FOLDER/BENCHMARK-DEVICE.json``."""
     packages = ("jax", "jaxlib", "optax", "flax", "numpy", "scipy")
     content = {
         "benchmark": benchmark,
         "device": f"{device()}, {platform.machine()}, {os.cpu_count()} cores",
+        "platform": jax.default_backend(),
+        "quick": quick,
         "versions": {p: version(p) for p in packages} | torch_version(),
         "date": date.today().isoformat(),
         "cases": cases,
     }
     folder.mkdir(exist_ok=True, parents=True)
     path = folder / f"{benchmark}-{device()}.json"
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    write_json(path, content)
     for entry in cases:
         print(json.dumps(entry))
     print(f"written to {path}")

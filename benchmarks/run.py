@@ -13,6 +13,7 @@ import tyro
 from rich.console import Console
 
 from benchmarks import page, report
+from experiments.errors import UserError
 
 BENCHMARKS = (
     "import_time",
@@ -46,15 +47,20 @@ def main(argv: list[str] | None = None) -> int:
         console.print(f"error: --only: no benchmark {unknown[0]!r}; there are {BENCHMARKS}")
         return 1
     failed: list[str] = []
+    folder = options.folder
     for name in options.only:
         console.rule(name)
-        command = [sys.executable, "-m", f"benchmarks.{name}", "--out", str(options.out)]
+        command = [sys.executable, "-m", f"benchmarks.{name}", "--out", str(folder)]
         command += ["--quick"] if options.quick else []
         if subprocess.run(command).returncode:
             failed.append(name)
-    print(f"page: {page.write(options.out)}")
+    try:
+        print(f"page: {page.write(folder)}")
+    except UserError as error:
+        console.print(f"error: {error}", markup=False)
+        return 1
     if failed:
-        console.print(f"error: failed: {', '.join(failed)}; the others' results are written")
+        console.print(f"error: failed: {', '.join(failed)}; their results, if any, are old ones")
     return 1 if failed else 0
 
 

@@ -86,7 +86,8 @@ def _label(config: dict[str, Any]) -> str:
 def _changes(config: dict[str, Any]) -> list[str]:
     settings = MODELS[config["model"]](config["dataset"], config["optimizer"])
     published = dataclasses.asdict(settings)
-    return [f"{k} {config.get(k)}" for k, v in published.items() if config.get(k) != v]
+    # A run that is older than a setting was made with what is now its default.
+    return [f"{k} {config[k]}" for k, v in published.items() if config.get(k, v) != v]
 
 
 def _rows(results: Results) -> list[list[str]]:

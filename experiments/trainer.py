@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
-from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,7 +74,7 @@ class TrainState(NamedTuple):
 class Checkpoint(NamedTuple):
     """What a run needs to go on."""
 
-    state: TrainState
+    state: TrainState | Any  # None while the run is trained: an epoch takes its memory
     best_params: Any
     epoch: int
     best_epoch: int
@@ -98,7 +97,8 @@ class Interrupted(Exception):  # noqa: N818, like KeyboardInterrupt
 
 
 _INITIAL, _TRAINING = 0, 1
-"""What is folded into a seed's key for the initial weights, and for the epochs."""
+"""What is folded into a seed's key for the initial weights, and for the epochs. Both fold numbers
+from 0 on into the key that they get: from one key, weights and epochs would draw alike."""
 
 
 def make_model(run: Run, num_items: int) -> nnx.Module:
@@ -125,7 +125,8 @@ def make_step(
     """A training step: of corpus, state, cells ``int32[rows, width]`` and a key.
 
     Packed batches of an epoch have the rows of its largest. Most need fewer: where ``few_rows`` are
-    enough, the model computes no more than these, with the same result.
+    enough, the model computes no more than these. Neither layout nor dropout, whose bits belong to
+    positions counted from the first row, notices the rows that are left out.
     """
 
     def step(
@@ -220,7 +221,7 @@ class EpochLayouts:
 
 def _few_rows(needed: np.ndarray, rows: int) -> int:
     """The number of rows that saves most if steps which need no more compute no more."""
-    choices = np.arange(ROWS_MULTIPLE, rows + 1, ROWS_MULTIPLE)
+    choices = np.append(np.arange(ROWS_MULTIPLE, rows, ROWS_MULTIPLE), rows)
     saved = (rows - choices) * (needed[:, None] <= choices).mean(axis=0)
     return int(choices[saved.argmax()])
 
@@ -263,29 +264,45 @@ def train_together(
 ) -> list[dict[str, Any]]:
     """`train` for runs that differ in their seeds alone, in one program that shares the graph.
 
-    Every run gets the folder and, up to rounding, the numbers that it would get on its own. Runs
-    that stand at different epochs, as they may on resuming, are trained one group after the other.
+    Every run gets the folder and, up to rounding, the numbers that it would get on its own. On
+    resuming, runs that lag behind are trained first, until they meet the next ones. A run that
+    fails does not hold up the others; its error is raised when they are done.
+
+    The seconds of an epoch are divided by the runs trained in it; those of ``metrics.jsonl`` are
+    the time since the first of them began, resting times left out.
     """
-    found = [check_folder(*held, resume) for held in zip(runs, repeat(data), folders)]
+    if len({dataclasses.replace(run, seed=0) for run in runs}) != 1:
+        raise ValueError("runs that are trained together must differ in their seeds alone")
+    held = list(zip(runs, folders, strict=True))
+    found = [check_folder(run, data, folder, resume) for run, folder in held]
+    results = {i: result for i, result in enumerate(found) if result is not None}
     todo = [i for i, result in enumerate(found) if result is None]
-    results = [result or {} for result in found]
     if not todo:
-        return results
+        return [results[i] for i in range(len(runs))]
     setup = make_setup(runs[todo[0]], data)
     layouts = {i: EpochLayouts(data, setup.settings, runs[i].seed) for i in todo}
+    failures: list[UserError] = []
     with contextlib.ExitStack() as stack:
         lanes: dict[int, _Lane] = {}
         for i in todo:
-            _claim_folder(runs[i], data, folders[i])
-            saved = stack.enter_context(_checkpoints(folders[i]))
-            start = initial_checkpoint(runs[i], setup, data)
-            lanes[i] = _open_lane(runs[i], start, layouts[i], folders[i], saved, resume)
-        for epoch in sorted({lane.checkpoint.epoch for lane in lanes.values()}):
-            group = {i: lane for i, lane in lanes.items() if lane.checkpoint.epoch == epoch}
-            _train_lanes(list(group.values()), setup, stop, report)
-            for i, lane in group.items():
-                results[i] = _finish(lane, setup, data)
-    return results
+            run, folder = held[i]
+            _claim_folder(run, data, folder)
+            saved = stack.enter_context(_checkpoints(folder))
+            start = initial_checkpoint(run, setup, data)
+            lanes[i] = _open_lane(run, start, layouts[i], folder, saved, resume)
+        while epochs := sorted({lane.epoch for lane in lanes.values()}):
+            group = {i: lane for i, lane in lanes.items() if lane.epoch == epochs[0]}
+            until = epochs[1] if len(epochs) > 1 else setup.settings.epochs
+            errors = _train_lanes(list(group.values()), until, setup, stop, report)
+            failures += [error for error in errors if error is not None]
+            for (i, lane), error in zip(group.items(), errors, strict=True):
+                if error is None and lane.epoch == setup.settings.epochs:
+                    results[i] = _finish(lane, setup, data)
+                if error is not None or i in results:
+                    del lanes[i]
+    if failures:
+        raise failures[0]
+    return [results[i] for i in range(len(runs))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,6 +329,11 @@ class _Lane:
     epoch_seconds: list[float] = dataclasses.field(default_factory=list[float])
     evaluation_seconds: list[float] = dataclasses.field(default_factory=list[float])
 
+    @property
+    def epoch(self) -> int:
+        """The epochs behind it."""
+        return self.checkpoint.epoch
+
     def diverged(self, what: str, epoch: int) -> UserError:
         """The error for a number that is not finite."""
         last = self.checkpoint.epoch
@@ -327,7 +349,7 @@ class _Lane:
             raise self.diverged(f"the loss is {losses[~finite][0]} at step {step}", epoch)
         return float(np.average(losses, weights=self.layouts.users_per_step))
 
-    def validate(self, params: Any, setup: Setup, epoch: int, loss: float, seconds: float) -> float:
+    def validate(self, params: Any, setup: Setup, epoch: int, loss: float, began: float) -> float:
         """Scores an epoch, keeps the best one's parameters, and returns the criterion."""
         step = epoch * self.layouts.users_per_step.size
         clock = time.perf_counter()
@@ -337,7 +359,8 @@ class _Lane:
             raise self.diverged(f"{error} at step {step}", epoch) from error
         self.evaluation_seconds.append(time.perf_counter() - clock)
         record = {"epoch": epoch, "step": step, "train_loss": loss}
-        self.records.append(record | {"seconds": round(seconds, 3), "valid": metrics})
+        seconds = round(time.perf_counter() - began, 3)
+        self.records.append(record | {"seconds": seconds, "valid": metrics})
         if metrics[CRITERION] > self.checkpoint.best_score:
             self.checkpoint = self.checkpoint._replace(
                 best_params=jax.tree.map(jnp.copy, params),
@@ -348,10 +371,10 @@ class _Lane:
 
     def save(self, state: TrainState, epoch: int, seconds: float) -> None:
         """Writes the records, then the checkpoint."""
-        self.checkpoint = self.checkpoint._replace(state=state, epoch=epoch, seconds=seconds)
+        self.checkpoint = self.checkpoint._replace(epoch=epoch, seconds=seconds)
         lines = "".join(json.dumps(record) + "\n" for record in self.records)
         write_text(self.folder / "metrics.jsonl", lines)
-        _save(self.saved, self.checkpoint, self.folder)
+        _save(self.saved, self.checkpoint._replace(state=state), self.folder)
 
 
 def make_setup(run: Run, data: Interactions) -> Setup:
@@ -397,21 +420,33 @@ def _open_lane(
 
 def _train_lanes(
     lanes: list[_Lane],
+    until: int,
     setup: Setup,
     stop: threading.Event | None,
     report: Callable[[Progress], None],
-) -> None:
-    """Trains runs that stand at the same epoch to the last one, or until ``stop`` is set."""
-    settings, epoch = setup.settings, lanes[0].checkpoint.epoch
+) -> list[UserError | None]:
+    """Trains runs that stand at one epoch to the epoch ``until``; returns the errors of each.
+
+    An error ends the training of all, once the others are saved.
+
+    Raises:
+        Interrupted: ``stop`` was set, and all are saved.
+    """
+    settings, epoch = setup.settings, lanes[0].epoch
     began = time.perf_counter() - lanes[0].checkpoint.seconds
     together = len(lanes) > 1
-    axes = state_axes(setup.optimizer, lanes[0].checkpoint.state)
-    # Under vmap both sides of a condition are computed: no few rows then.
-    few_rows = None if together else lanes[0].layouts.few_rows
+    states = [lane.checkpoint.state for lane in lanes]
+    axes = state_axes(setup.optimizer, states[0])
+    state = stack_states(states, axes) if together else states[0]
+    for lane in lanes:  # an epoch takes the state's memory
+        lane.checkpoint = lane.checkpoint._replace(state=None)
+    del states
+    # Under vmap both sides of a condition are computed, and a GPU may wait for the host to choose.
+    choosing = not together and jax.default_backend() == "cpu"
+    few_rows = lanes[0].layouts.few_rows if choosing else None
     step = make_step(setup.graphdef, setup.optimizer, settings.max_len, few_rows)
     run_epoch = make_epoch(step, axes if together else None)
-    states = [lane.checkpoint.state for lane in lanes]
-    state = stack_states(states, axes) if together else states[0]
+    errors: list[UserError | None] = [None] * len(lanes)
 
     def lay_out(epoch: int) -> np.ndarray:
         cells = [lane.layouts(epoch) for lane in lanes]
@@ -425,9 +460,24 @@ def _train_lanes(
         keys = [own(lane.run.seed) for lane in lanes]
         return jnp.stack(keys) if together else keys[0]
 
+    def finish_epoch(i: int, losses: np.ndarray, saving: bool, due: bool) -> None:
+        lane, score = lanes[i], None
+        loss = lane.mean_loss(losses, epoch)
+        if saving:
+            own = state_of(state, axes, i) if together else state
+            if not _all_finite(own):
+                # The loss of a step is that of the parameters before it.
+                raise lane.diverged(
+                    f"parameters are not finite at step {epoch * losses.size}", epoch
+                )
+            if due:
+                score = lane.validate(own.params, setup, epoch, loss, began)
+            lane.save(own, epoch, time.perf_counter() - began)
+        report(Progress(epoch, loss, score, lane.run.name))
+
     with ThreadPoolExecutor(1) as packer:
         upcoming = packer.submit(lay_out, epoch)
-        while epoch < settings.epochs:
+        while epoch < until and not any(errors):
             clock = time.perf_counter()
             cells = upcoming.result()
             upcoming = packer.submit(lay_out, epoch + 1)  # packed while the device works
@@ -438,31 +488,21 @@ def _train_lanes(
 
             due = epoch % settings.eval_every == 0 or epoch == settings.epochs
             stopping = stop is not None and stop.is_set()
-            saving = due or stopping or not np.isfinite(losses).all()
-            failures: list[UserError] = []
+            saving = due or stopping or epoch == until or not np.isfinite(losses).all()
             for i, lane in enumerate(lanes):
+                lane.epoch_seconds.append(seconds)
                 try:
-                    lane.epoch_seconds.append(seconds)
-                    loss, score = lane.mean_loss(losses[i], epoch), None
-                    if saving:
-                        own = state_of(state, axes, i) if together else state
-                        if not _all_finite(own):
-                            # The loss of a step is that of the parameters before it.
-                            what = f"parameters are not finite at step {epoch * losses.shape[1]}"
-                            raise lane.diverged(what, epoch)
-                        elapsed = time.perf_counter() - began
-                        if due:
-                            score = lane.validate(own.params, setup, epoch, loss, elapsed)
-                        lane.save(own, epoch, time.perf_counter() - began)
-                    report(Progress(epoch, loss, score, lane.run.name))
-                except UserError as error:  # the other runs are saved before it stops them
-                    failures.append(error)
-            if failures:
-                raise failures[0]
-            if stopping and epoch < settings.epochs:
+                    finish_epoch(i, losses[i], saving, due)
+                except UserError as error:
+                    errors[i] = error
+            if stopping and epoch < settings.epochs and not any(errors):
                 names = ", ".join(lane.run.name for lane in lanes)
-                parent = lanes[0].folder if not together else lanes[0].folder.parent
-                raise Interrupted(f"{names}: saved after epoch {epoch} in {parent}")
+                where = lanes[0].folder.parent if together else lanes[0].folder
+                raise Interrupted(f"{names}: saved after epoch {epoch} in {where}")
+    for i, lane in enumerate(lanes):
+        own = state_of(state, axes, i) if together else state
+        lane.checkpoint = lane.checkpoint._replace(state=own)
+    return errors
 
 
 def _finish(lane: _Lane, setup: Setup, data: Interactions) -> dict[str, Any]:
@@ -553,6 +593,8 @@ def check_folder(run: Run, data: Interactions, folder: Path, resume: bool) -> di
             f"--out: {folder} already holds a run; --resume goes on with it, or name another"
         )
     held, wanted = read_json(config_file), _config(run, data)
+    defaults = dataclasses.asdict(Hyperparameters())
+    held = defaults | held  # a setting that is younger than the run
     if held != wanted:
         changes = [
             f"{name} was {held.get(name)!r} and is now {wanted.get(name)!r}"

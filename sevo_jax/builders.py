@@ -20,7 +20,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike
 
-from sevo_jax.graph import Graph, Operator, SelfLoops, adjacency, as_graph, graph_of
+from sevo_jax.graph import Graph, Operator, SelfLoops, adjacency, as_graph, graph_of, symmetrized
 from sevo_jax.validation import (
     check_choice,
     check_count,
@@ -130,13 +130,15 @@ def sequence_graph(
     values, counts = _ragged("sequences", sequences, lengths)
     values = check_ids("sequences", values, num_nodes)
 
-    user = np.repeat(np.arange(counts.size), counts)
-    if max_len is not None:
-        max_len = check_count("max_len", max_len)
-        position = np.arange(values.size) - np.repeat(np.cumsum(counts) - counts, counts)
-        if keep == "last":
-            position = np.repeat(counts, counts) - 1 - position
-        values, user = values[position < max_len], user[position < max_len]
+    # The arrays are large: 32 bits where they suffice, and no pass that changes nothing.
+    small = np.int32 if max(values.size, counts.size) < 2**31 else np.int64
+    user = np.repeat(np.arange(counts.size, dtype=small), counts)
+    if max_len is not None and counts.max(initial=0) > check_count("max_len", max_len):
+        stops = np.cumsum(counts)
+        ends = stops - max_len if keep == "last" else stops - counts + max_len
+        place, end = np.arange(values.size, dtype=small), np.repeat(ends.astype(small), counts)
+        kept = place >= end if keep == "last" else place < end
+        values, user = values[kept], user[kept]
 
     senders, receivers, weights = [], [], []
     for h in range(1, walk_length + 1):
@@ -144,14 +146,9 @@ def sequence_graph(
         senders.append(values[:-h][together])
         receivers.append(values[h:][together])
         weights.append(np.full(senders[-1].size, 1.0 / h if weighting == "distance" else 1.0))
-    return edge_graph(
-        np.concatenate(senders),
-        np.concatenate(receivers),
-        num_nodes,
-        np.concatenate(weights).astype(jax.dtypes.canonicalize_dtype(float)),
-        self_loops=self_loops,
-        capacity=capacity,
-    )
+    edges = [p[0] if walk_length == 1 else np.concatenate(p) for p in (senders, receivers, weights)]
+    matrix = symmetrized(edges[0], edges[1], edges[2], num_nodes)
+    return graph_of(matrix, jax.dtypes.canonicalize_dtype(float), self_loops, capacity)
 
 
 def bipartite_graph(

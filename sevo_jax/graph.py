@@ -39,8 +39,8 @@ SelfLoops = Literal["none", "isolated", "all"]
 Kernel = Literal["bcsr", "gather", "pallas"]
 """What multiplies by the operator; see `sevo_jax.sparse`."""
 
-Precision = Literal["float32", "bfloat16"]
-"""Of the table's rows as they are gathered: their own, float32 or more, or bfloat16."""
+Precision = Literal["bfloat16"]
+"""What a table's rows are rounded to as they are gathered."""
 
 SPECTRAL_TOLERANCE = 1e-5
 _DENSE_EIGENVALUES_UP_TO = 64
@@ -61,7 +61,7 @@ class Graph:
         num_nodes: ``n``, static.
         kernel: what multiplies by the operator, static; ``None`` for the platform's default. See
             `with_kernel`.
-        precision: of what that gathers, static.
+        precision: what that rounds gathered rows to, static; ``None`` for nothing.
 
     Example:
         >>> import sevo_jax
@@ -73,7 +73,7 @@ class Graph:
     operator: BCSR
     num_nodes: int = dataclasses.field(metadata={"static": True})
     kernel: Kernel | None = dataclasses.field(default=None, metadata={"static": True})
-    precision: Precision = dataclasses.field(default="float32", metadata={"static": True})
+    precision: Precision | None = dataclasses.field(default=None, metadata={"static": True})
 
     @property
     def capacity(self) -> int:
@@ -90,7 +90,10 @@ class Graph:
         return self.operator.dtype
 
     def __repr__(self) -> str:
-        return f"Graph(num_nodes={self.num_nodes}, capacity={self.capacity}, dtype={self.dtype})"
+        text = f"num_nodes={self.num_nodes}, capacity={self.capacity}, dtype={self.dtype}"
+        text += f", kernel={self.kernel}" if self.kernel else ""
+        text += f", precision={self.precision}" if self.precision else ""
+        return f"Graph({text})"
 
     @classmethod
     def from_operator(
@@ -229,15 +232,19 @@ class Graph:
         operator = _to_bcsr(_to_scipy(self.operator), self.dtype, capacity)
         return dataclasses.replace(self, weights=weights, operator=operator)
 
-    def with_kernel(self, kernel: Kernel | None, *, precision: Precision = "float32") -> Graph:
-        """This graph with another kernel behind its product, wherever it is used.
+    def with_kernel(self, kernel: Kernel | None, *, precision: Precision | None = None) -> Graph:
+        """This graph with another kernel behind its product, in every function and optimiser.
+
+        What is made of it by `add_edges`, `with_capacity`, `save` and `load` keeps the choice.
 
         Args:
-            kernel: ``"bcsr"``, JAX's product; ``"gather"``, sums of gathered rows without a
-                scatter, the same bits at every run on every platform; ``"pallas"``, a Triton kernel
-                for GPUs (interpreted, and slow, on CPUs); ``None``, the platform's default.
-            precision: ``"bfloat16"`` rounds the gathered rows, which halves their bytes, and sums
-                in float32 or more. With ``kernel`` ``None`` or ``"gather"`` alone.
+            kernel: ``"bcsr"``, JAX's product, the default on CPUs; ``"gather"``, sums of gathered
+                rows without a scatter, the default elsewhere; ``"pallas"``, a Triton kernel for
+                NVIDIA GPUs (interpreted, and slow, on CPUs); ``None``, the platform's default.
+            precision: ``"bfloat16"`` rounds the rows as they are gathered, and sums in float32 or
+                more: half the bytes for accelerators, slower on CPUs. It needs the kernel
+                ``"gather"``, or ``None``. The method ``"exact"`` then solves a rounded system, and
+                may stop at its bound of iterations before it reaches ``tol``.
 
         Raises:
             ValueError: an unknown name, or a precision that the kernel does not have.
@@ -250,8 +257,9 @@ class Graph:
         """
         if kernel is not None:
             check_choice("kernel", kernel, ("bcsr", "gather", "pallas"))
-        check_choice("precision", precision, ("float32", "bfloat16"))
-        if precision == "bfloat16" and kernel not in (None, "gather"):
+        if precision is not None:
+            check_choice("precision", precision, ("bfloat16",))
+        if precision is not None and kernel not in (None, "gather"):
             raise ValueError(f"precision 'bfloat16' needs the kernel 'gather', got {kernel!r}")
         return dataclasses.replace(self, kernel=kernel, precision=precision)
 
@@ -323,8 +331,7 @@ class Graph:
             graph = cls.from_operator(matrix, check=False, dtype=dtype, capacity=capacity)
         else:
             graph = cls.from_weights(matrix, dtype, capacity=capacity)
-        precision = meta.get("precision", "float32")
-        return graph.with_kernel(meta.get("kernel"), precision=precision)
+        return graph.with_kernel(meta.get("kernel"), precision=meta.get("precision"))
 
 
 _META = "sevo_jax"
@@ -346,9 +353,16 @@ def adjacency(
             f"{senders.shape[0]} and {receivers.shape[0]}"
         )
     values, dtype = check_weights(weights, senders.shape)
+    return symmetrized(senders, receivers, values, num_nodes), dtype
+
+
+def symmetrized(
+    senders: np.ndarray, receivers: np.ndarray, values: np.ndarray, num_nodes: int
+) -> Any:
+    """`adjacency` for edges that are known to be sound."""
     directed = sp.coo_array((values, (senders, receivers)), shape=(num_nodes, num_nodes)).tocsr()
     # Duplicates are summed before the transpose is added: w_ij and w_ji then round alike.
-    return (directed + directed.T).tocsr(), dtype
+    return (directed + directed.T).tocsr()
 
 
 def as_graph(graph: Graph | Operator) -> Graph:

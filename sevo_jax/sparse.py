@@ -1,17 +1,18 @@
 """Sparse times dense: one function, and behind it a kernel for each platform.
 
-- ``"bcsr"``, the default on CPUs and GPUs: JAX's own product of a `BCSR` matrix. On a CPU it is an
-  order of magnitude faster than the gather and scatter that `BCOO` lowers to, but it takes two axes
-  and equal dtypes alone; everything else that users do (trailing axes, half precision, gradients,
-  ``vmap``) is turned into such a call here, and never falls back to a slow one.
-- ``"gather"``, the default elsewhere: sums of gathered rows, eight at a time, without any scatter.
-- ``"pallas"``: a Triton kernel for GPUs, one program a row.
+- ``"bcsr"``, the default on CPUs: JAX's own product of a `BCSR` matrix. There it is an order of
+  magnitude faster than the gather and scatter that `BCOO` lowers to (and that `BCSR` itself lowers
+  to elsewhere), but it takes two axes and equal dtypes alone. Everything else that users do
+  (trailing axes, half precision, gradients, ``vmap``) is turned into such a call here.
+- ``"gather"``, the default elsewhere: sums of gathered rows, eight at a time. Without a scatter
+  there are no atomic additions, whose order would change the last bits from run to run.
+- ``"pallas"``: a Triton kernel for NVIDIA GPUs, one program a row.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -72,46 +73,49 @@ def product(graph: Graph, rows: Table) -> Table:
     """``graph.operator @ rows``."""
     matrix = graph.operator
     values = matrix.data.astype(rows.dtype)
-    kernel = (graph.kernel, graph.precision)
-    return _product(kernel, values, matrix.indices, matrix.indptr, rows)
+    choice = (graph.kernel, graph.precision)
+    return _product(choice, values, matrix.indices, matrix.indptr, rows)
 
 
 Values = Float[Array, " entries"]
 Indices = Int[Array, " entries"]
 Pointers = Int[Array, " nodes_and_one"]
 Table = Float[Array, "nodes dim"]
-Choice = tuple[Kernel | None, Precision]
+Choice = tuple[Kernel | None, Precision | None]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _product(kernel: Choice, data: Values, indices: Indices, indptr: Pointers, x: Table) -> Table:
-    return _batched_kernel(kernel)(data, indices, indptr, x)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(choice: Choice, data: Values, indices: Indices, indptr: Pointers, x: Table) -> Table:
+    return _batched_kernel(choice)(data, indices, indptr, x)
 
 
 def _product_forward(
-    kernel: Choice, data: Values, indices: Indices, indptr: Pointers, x: Table
+    choice: Choice, data: Values, indices: Indices, indptr: Pointers, x: Table
 ) -> tuple[Any, Any]:
     # Not the kernel: the gradient of a gradient differentiates what stands here.
-    return _product(kernel, data, indices, indptr, x), (data, indices, indptr, x)
+    return _product(choice, data, indices, indptr, x), (data, indices, indptr, x)
 
 
-def _product_backward(kernel: Choice, residuals: Any, g: Table) -> tuple[Any, ...]:
+def _product_backward(choice: Choice, residuals: Any, g: Table) -> tuple[Any, ...]:
     data, indices, indptr, x = residuals
     rows = jnp.searchsorted(indptr, jnp.arange(data.size), side="right") - 1
     neighbours = x.at[indices].get(mode="fill", fill_value=0)  # columns past the end are padding
     of_values = (g.at[rows].get(mode="fill", fill_value=0) * neighbours).sum(-1)
-    return of_values, None, None, _product(kernel, data, indices, indptr, g)
+    return of_values, None, None, _product(choice, data, indices, indptr, g)
 
 
 _product.defvjp(_product_forward, _product_backward)
 
 
+@functools.cache  # a new function at every call would compile anew outside jit
 def _batched_kernel(choice: Choice) -> Callable[..., Table]:
     """The kernel with its rule for ``vmap``."""
 
     @custom_vmap
     def kernel(data: Values, indices: Indices, indptr: Pointers, x: Table) -> Table:
-        return _run_kernel(choice, data, indices, indptr, x)
+        if data.size == 0:
+            return jnp.zeros_like(x)
+        return jax.lax.platform_dependent(data, indices, indptr, x, **_KERNELS[choice])
 
     @kernel.def_vmap
     def _(  # pyright: ignore[reportUnusedFunction]
@@ -132,35 +136,6 @@ def _batched_kernel(choice: Choice) -> Callable[..., Table]:
     return kernel
 
 
-def _run_kernel(
-    choice: Choice, data: Values, indices: Indices, indptr: Pointers, x: Table
-) -> Table:
-    if data.size == 0:
-        return jnp.zeros_like(x)
-    name, precision = choice
-    gather = partial(_gather_kernel, narrow=precision == "bfloat16")
-    if name is None and precision == "bfloat16":
-        name = "gather"
-    if name is None:
-        return jax.lax.platform_dependent(
-            data, indices, indptr, x, cpu=_bcsr_kernel_cpu, cuda=_bcsr_kernel, default=gather
-        )
-    if name == "bcsr":
-        return jax.lax.platform_dependent(
-            data, indices, indptr, x, cpu=_bcsr_kernel_cpu, default=_bcsr_kernel
-        )
-    if name == "pallas":
-        return jax.lax.platform_dependent(
-            data,
-            indices,
-            indptr,
-            x,
-            cpu=partial(_pallas_kernel, interpret=True),
-            default=_pallas_kernel,
-        )
-    return gather(data, indices, indptr, x)
-
-
 def _bcsr_kernel(data: Values, indices: Indices, indptr: Pointers, x: Table) -> Table:
     shape = (x.shape[0], x.shape[0])
     return BCSR((data, indices, indptr), shape=shape, indices_sorted=True, unique_indices=True) @ x
@@ -177,9 +152,11 @@ CHUNK = 8
 """Entries that ``"gather"`` sums at once."""
 
 
-@partial(jax.jit, static_argnames="narrow", inline=True)  # the layers of a smoothing trace it once
+@functools.partial(
+    jax.jit, static_argnames="narrow", inline=True
+)  # the layers of a smoothing trace it once
 def _gather_kernel(
-    data: Values, indices: Indices, indptr: Pointers, x: Table, *, narrow: bool = False
+    data: Values, indices: Indices, indptr: Pointers, x: Table, narrow: bool = False
 ) -> Table:
     """Cuts rows into chunks of at most `CHUNK` entries, sums each, then sums the chunks likewise.
 
@@ -190,8 +167,8 @@ def _gather_kernel(
     begin, end, entries, most = indptr[:-1], indptr[1:], data.size, x.shape[0]
 
     def entry(position: Indices, valid: Array) -> Table:
-        value = jnp.where(valid, _take(data, position), 0)  # a NaN neighbour times 0 is a NaN
-        return value[:, None] * _take(source, _take(indices, position)).astype(x.dtype)
+        row = _take(source, _take(indices, position)).astype(x.dtype)
+        return jnp.where(valid[:, None], _take(data, position)[:, None] * row, 0)
 
     def chunk_sum(sums: Table, position: Indices, valid: Array) -> Table:
         return jnp.where(valid[:, None], _take(sums, position), 0)
@@ -205,7 +182,7 @@ def _gather_kernel(
         row = jnp.searchsorted(chunk_end, chunk, side="right").astype(jnp.int32)
         row = jnp.minimum(row, begin.size - 1)  # of spare chunks, which nothing reads
         first = _take(begin, row) + CHUNK * (chunk - _take(chunk_begin, row))
-        term = partial(chunk_sum, _sum_terms(term, first, _take(end, row)))
+        term = functools.partial(chunk_sum, _sum_terms(term, first, _take(end, row)))
         begin, end, entries, most = chunk_begin, chunk_end, chunk.size, -(-most // CHUNK)
     return jnp.where((end > begin)[:, None], _sum_terms(term, begin, end), 0)
 
@@ -228,6 +205,9 @@ def _sum_terms(term: Callable[[Indices, Array], Table], begin: Indices, end: Ind
     positions = [begin + offset for offset in range(CHUNK)]
     first, *others = [term(jnp.minimum(p, last), p < end) for p in positions]
     return sum(others, first)
+
+
+PALLAS_BLOCK = 16
 
 
 def _pallas_kernel(
@@ -263,11 +243,33 @@ def _pallas_kernel(
         triton.store(out.at[row, columns], total, mask=columns < dim)
 
     shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
-    call = pallas.pallas_call(row_sum, out_shape=shape, grid=(nodes,), interpret=interpret)
+    call = pallas.pallas_call(
+        row_sum,
+        out_shape=shape,
+        grid=(nodes,),
+        interpret=interpret,
+        compiler_params=triton.CompilerParams(),  # which chooses Triton over Mosaic
+    )
     return call(indptr, indices, data, x)
 
 
-PALLAS_BLOCK = 16
+def _pallas_kernel_interpreted(data: Values, indices: Indices, indptr: Pointers, x: Table) -> Table:
+    return _pallas_kernel(data, indices, indptr, x, interpret=True)
+
+
+def _gather_kernel_narrow(data: Values, indices: Indices, indptr: Pointers, x: Table) -> Table:
+    return _gather_kernel(data, indices, indptr, x, narrow=True)
+
+
+_KERNELS: dict[Choice, dict[str, Callable[..., Table]]] = {
+    (None, None): {"cpu": _bcsr_kernel_cpu, "default": _gather_kernel},
+    (None, "bfloat16"): {"default": _gather_kernel_narrow},
+    ("bcsr", None): {"cpu": _bcsr_kernel_cpu, "default": _bcsr_kernel},
+    ("gather", None): {"default": _gather_kernel},
+    ("gather", "bfloat16"): {"default": _gather_kernel_narrow},
+    ("pallas", None): {"cpu": _pallas_kernel_interpreted, "default": _pallas_kernel},
+}
+"""The kernel of each choice on each platform."""
 
 
 def compute_dtype(x: Array) -> jnp.dtype:

@@ -39,8 +39,8 @@ class Hyperparameters:
     packed: bool = _setting(True, "Whether short sequences share rows.")
     rng: Literal["threefry2x32", "rbg", "unsafe_rbg"] = _setting(
         "threefry2x32",
-        "Generator of dropout and negatives. The others may be faster on accelerators; seeds "
-        "trained together then draw other numbers than on their own.",
+        "Generator of negatives and of the seeds of dropout's hash. The others may be faster on "
+        "accelerators; seeds trained together then draw other numbers than on their own.",
     )
 
     def check(self) -> None:

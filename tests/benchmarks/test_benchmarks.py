@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import page, report, run
 from benchmarks.graphs import TABLE_1, interactions, random_graph
+from benchmarks.memory import measure as measure_memory
 from experiments.errors import UserError
 
 CASE = {"case", "ours", "unit", "peers", "ratio", "spread"}
@@ -76,7 +77,8 @@ def test_seeded_data_has_the_sizes_it_names():
 
 
 def result(benchmark: str, device: str, cases: list[report.Case]) -> str:
-    content = {"benchmark": benchmark, "device": device, "versions": {"jax": "0"}}
+    content = {"benchmark": benchmark, "device": device, "versions": {"jax": "0"}, "quick": False}
+    content["platform"] = "gpu" if "nvidia" in device else "cpu"
     return json.dumps(content | {"date": "2026-01-01", "cases": cases})
 
 
@@ -89,7 +91,13 @@ def case(ours: float, ratio: float | None, **more) -> report.Case:
 
 
 def test_the_page_shows_what_was_measured_and_what_was_not(tmp_path):
-    limits = {"bytes": 1e6, "bandwidth": 1e10, "memory_limit_ms": 0.1, "times_memory_limit": 3.5}
+    limits = {
+        "entries": 20,
+        "bytes": 1e6,
+        "bandwidth": 1e10,
+        "memory_limit_ms": 0.1,
+        "times_memory_limit": 3.5,
+    }
     kernels = [case(1.0, 1.01, **limits), case(2.0, 0.5, **limits)]
     (tmp_path / "kernels-cpu.json").write_text(result("kernels", "cpu, x86_64", kernels))
     grown = [case(v, 2.0, varied=n, value=v) for n in ("rows", "layers") for v in (1, 2)]
@@ -109,6 +117,17 @@ def test_the_page_shows_what_was_measured_and_what_was_not(tmp_path):
         assert f"]({picture})" in text
 
 
+def test_an_update_needs_two_tables():
+    cases = {c["case"].split(", ")[1]: c["ours"] for c in measure_memory(True)}
+    assert cases["neumann"] <= 2.01
+    assert cases["iterative"] <= 2.01
+
+
+def test_quick_results_do_not_replace_measured_ones():
+    assert report.Options(quick=True).folder != report.RESULTS
+    assert report.Options().folder == report.RESULTS
+
+
 def test_a_broken_result_is_named(tmp_path):
     (tmp_path / "kernels-cpu.json").write_text("{}")
     with pytest.raises(UserError, match=r"kernels-cpu\.json: no result"):
@@ -118,8 +137,11 @@ def test_a_broken_result_is_named(tmp_path):
 def test_run(tmp_path, capsys):
     assert run.main(["--only", "memory", "--quick", "--out", str(tmp_path)]) == 0
     content = json.loads(next(tmp_path.glob("memory-*.json")).read_text())
-    assert set(content) == {"benchmark", "device", "versions", "date", "cases"}
+    assert set(content) >= {"benchmark", "device", "versions", "date", "cases"}
+    assert content["quick"]
     check(content["cases"])
-    assert "temporaries of an update" in (tmp_path / "README.md").read_text()
+    page_text = (tmp_path / "README.md").read_text()
+    assert "temporaries of an update" in page_text
+    assert "no figure here is a measurement" in page_text
     assert run.main(["--only", "unheard_of"]) == 1
     assert "no benchmark 'unheard_of'" in capsys.readouterr().err

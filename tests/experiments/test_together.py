@@ -79,7 +79,7 @@ def test_seeds_share_one_graph(users_file):
             np.testing.assert_array_equal(leaf, own)
 
 
-def test_runs_at_different_epochs_resume_in_groups(users_file, tmp_path):
+def test_runs_at_different_epochs_catch_up_and_go_on_together(users_file, tmp_path):
     runs, data = runs_on(users_file), load(str(users_file))
     folders = folders_in(tmp_path / "out", runs)
     stop = threading.Event()
@@ -114,7 +114,14 @@ def test_a_run_that_diverges_loses_nothing_of_the_others(users_file, tmp_path, m
     with pytest.raises(UserError, match=r"seed3: .* nan at step 32 \(epoch 3\); the check"):
         train_together(runs, data, folders)
     saved = [{int(path.name) for path in (f / "checkpoints").glob("[0-9]*")} for f in folders]
-    assert saved == [{3}, {2}, {3}]
+    assert saved == [{4}, {2}, {4}]  # the others go on without it
+    assert [(f / "result.json").exists() for f in folders] == [True, False, True]
+
+
+def test_runs_must_differ_in_seeds_alone(users_file, tmp_path):
+    runs = [*runs_on(users_file), runs_on(users_file, dropout_rate=0.9)[0]]
+    with pytest.raises(ValueError, match="seeds alone"):
+        train_together(runs, load(str(users_file)), folders_in(tmp_path, runs))
 
 
 def test_the_command_groups_seeds(users_file, tmp_path):
