@@ -385,13 +385,13 @@ def graph_of(weights: Any, dtype: Any, self_loops: SelfLoops, capacity: int | No
 
 def normalize(weights: Any) -> Any:
     """``D^-1/2 W D^-1/2`` in float64, with zero rows for nodes of degree zero."""
-    weights = weights.astype(np.float64)
+    weights = weights.astype(np.float64, copy=False)
     degrees = weights.sum(axis=1)
     scale = np.divide(1.0, np.sqrt(degrees), out=np.zeros_like(degrees), where=degrees > 0)
     # One product of two scales, so that entries (i, j) and (j, i) round alike.
-    scales = np.repeat(scale, np.diff(weights.indptr))
-    scales *= scale[weights.indices]
-    data = weights.data * scales
+    data = np.repeat(scale, np.diff(weights.indptr))
+    data *= scale[weights.indices]
+    data *= weights.data
     return sp.csr_array((data, weights.indices, weights.indptr), shape=weights.shape)
 
 
@@ -457,7 +457,7 @@ def _to_bcsr(matrix: Any, dtype: Any, capacity: int | None) -> BCSR:
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"dtype must be a floating-point type, got {jnp.dtype(dtype)}")
     dtype = jax.dtypes.canonicalize_dtype(dtype)
-    largest = abs(matrix.data).max(initial=0.0)
+    largest = max(matrix.data.max(initial=0.0), -matrix.data.min(initial=0.0))
     if largest > float(jnp.finfo(dtype).max):
         raise ValueError(f"weights must fit {dtype}, got {largest}")
     spare = 0
