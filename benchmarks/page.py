@@ -170,9 +170,7 @@ def _draw_roofline(result: Result, folder: Path) -> None:
         flops = FLOPS_PER_ENTRY * case["entries"]
         intensity = flops / case["bytes"]
         achieved = flops / (case["ours"] * 1e-3) / 1e9
-        axes.plot(intensity, achieved, "o")
-        name = case["case"].partition(":")[0]
-        axes.annotate(name, (intensity, achieved), xytext=(5, 4), textcoords="offset points")
+        axes.plot(intensity, achieved, "o", label=case["case"].partition(":")[0])
     low, high = axes.get_xlim()
     span = (min(low, 1.0), high * 1.3)
     roof = [bandwidth * x / 1e9 for x in span]
@@ -184,7 +182,7 @@ def _draw_roofline(result: Result, folder: Path) -> None:
     )
     axes.set(xscale="log", yscale="log", xlabel="operations a byte that must move")
     axes.set(ylabel="GFLOP/s", title="Ã X, d = 64, float32")
-    axes.legend(loc="lower right", frameon=False)
+    figure.legend(loc="outside right upper", frameon=False)
     figure.savefig(folder / _picture_name(result), dpi=150)
     plt.close(figure)
 
