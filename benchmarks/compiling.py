@@ -8,10 +8,8 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import sevo_jax
@@ -19,15 +17,10 @@ from benchmarks import report
 from benchmarks.graphs import random_graph
 from experiments.configs import MODELS
 from experiments.data import load
+from experiments.epochs import EpochLayouts, Epochs
+from experiments.folders import Run
 from experiments.optimizers import TABLE
-from experiments.trainer import (
-    EpochLayouts,
-    Run,
-    initial_checkpoint,
-    make_epoch,
-    make_setup,
-    make_step,
-)
+from experiments.trainer import initial_checkpoint, make_setup
 
 FEW, MANY = 200_000, 15_000_000
 NODES = 400_000
@@ -42,16 +35,14 @@ def compiler(graph: sevo_jax.Graph) -> Callable[[], float]:
     setup = dataclasses.replace(make_setup(run, data), optimizer=optimizer)
     state = initial_checkpoint(run, setup, data).state
     layouts = EpochLayouts(data, settings, 0)
-    cells = jnp.asarray(layouts(0))
+    cells = layouts(0)
     key = jax.random.key(0)
-
-    few = layouts.few_rows if jax.default_backend() == "cpu" else None  # as in training
 
     def call() -> float:
         jax.clear_caches()
         start = time.perf_counter()
-        epoch: Any = make_epoch(make_step(setup.graphdef, optimizer, settings.max_len, few))
-        epoch.lower(state, setup.corpus, cells, key).compile()
+        epochs = Epochs(setup.graphdef, optimizer, setup.corpus, [layouts], state)
+        epochs.compiled.lower(state, setup.corpus, cells, key).compile()
         return time.perf_counter() - start
 
     return call

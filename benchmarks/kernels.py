@@ -53,23 +53,15 @@ def to_numpy(array: Any) -> np.ndarray:
 
 def torch_products(matrix: Any, x: np.ndarray) -> dict[str, Callable[[], Any]]:
     """PyTorch's CSR and COO products, on JAX's kind of device; none without PyTorch."""
-    try:
-        import torch  # pyright: ignore[reportMissingImports]
-    except ImportError:
+    csr = workload.torch_csr(matrix)
+    if csr is None:
         return {}
-    torch.set_num_threads(workload.cores())
-    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
-    csr = torch.sparse_csr_tensor(
-        torch.from_numpy(matrix.indptr.astype(np.int64)),
-        torch.from_numpy(matrix.indices.astype(np.int64)),
-        torch.from_numpy(matrix.data),
-        size=matrix.shape,
-    ).to(device)
-    coo, table = csr.to_sparse_coo().coalesce(), torch.from_numpy(x).to(device)
+    import torch  # pyright: ignore[reportMissingImports]
+
+    coo, table = csr.to_sparse_coo().coalesce(), torch.from_numpy(x).to(csr.device)
 
     def done(product: Any) -> Any:
-        if device == "cuda":
-            torch.cuda.synchronize()
+        workload.torch_wait()
         return product
 
     return {"torch CSR": lambda: done(csr @ table), "torch COO": lambda: done(coo @ table)}

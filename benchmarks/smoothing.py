@@ -57,26 +57,15 @@ def update_of(
 def torch_updates(
     graph: sevo_jax.Graph, table: np.ndarray, gradient: np.ndarray, steps: int
 ) -> dict[str, Callable[[], Any]]:
-    """PyTorch's AdamW, and SEvo written in PyTorch, on JAX's kind of device."""
-    try:
-        import torch  # pyright: ignore[reportMissingImports]
-    except ImportError:
+    """PyTorch's AdamW, and SEvo written in PyTorch, on JAX's kind of device; none without it."""
+    operator = workload.torch_csr(graph.to_scipy())
+    if operator is None:
         return {}
-    torch.set_num_threads(workload.cores())
-    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
-    matrix = graph.to_scipy()
-    operator = torch.sparse_csr_tensor(
-        torch.from_numpy(matrix.indptr.astype(np.int64)),
-        torch.from_numpy(matrix.indices.astype(np.int64)),
-        torch.from_numpy(matrix.data),
-        size=matrix.shape,
-    ).to(device)
+    import torch  # pyright: ignore[reportMissingImports]
+
+    device = operator.device
     scale = 1 / sum(BETA**power for power in range(LAYERS + 1))
     given = torch.from_numpy(gradient).to(device)
-
-    def wait() -> None:
-        if device == "cuda":
-            torch.cuda.synchronize()
 
     def adamw() -> Callable[[], Any]:
         parameter = torch.nn.Parameter(torch.from_numpy(table.copy()).to(device))
@@ -86,7 +75,7 @@ def torch_updates(
             for _ in range(steps):
                 parameter.grad = given
                 optimizer.step()
-            wait()
+            workload.torch_wait()
 
         return call
 
@@ -111,7 +100,7 @@ def torch_updates(
                 for _ in range(LAYERS):
                     layered = update + BETA * (operator @ layered)
                 parameter.mul_(1 - RATE * DECAY).sub_(layered, alpha=RATE * scale)
-            wait()
+            workload.torch_wait()
 
         return call
 

@@ -9,28 +9,43 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.configs import MODELS
 from experiments.data import Interactions, load
+from experiments.epochs import EpochLayouts, Epochs
 from experiments.errors import UserError
-from experiments.trainer import (
-    EpochLayouts,
-    Run,
-    initial_checkpoint,
-    make_epoch,
-    make_setup,
-    make_step,
-    stack_cells,
-    stack_states,
-    state_axes,
-)
+from experiments.folders import Run
+from experiments.trainer import initial_checkpoint, make_setup
 
 
 def cores() -> int:
     """The processors that this process may run on."""
     return len(os.sched_getaffinity(0))
+
+
+def torch_csr(matrix: Any) -> Any:
+    """A SciPy CSR matrix as PyTorch's, on JAX's kind of device; ``None`` without PyTorch."""
+    try:
+        import torch  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return None
+    torch.set_num_threads(cores())
+    csr = torch.sparse_csr_tensor(
+        torch.from_numpy(matrix.indptr.astype(np.int64)),
+        torch.from_numpy(matrix.indices.astype(np.int64)),
+        torch.from_numpy(matrix.data),
+        size=matrix.shape,
+    )
+    return csr.to("cuda" if jax.default_backend() == "gpu" else "cpu")
+
+
+def torch_wait() -> None:
+    """Waits until PyTorch's GPU, if it has one to work on, is done."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    if jax.default_backend() == "gpu":
+        torch.cuda.synchronize()
 
 
 def dataset(quick: bool = False) -> Interactions:
@@ -57,26 +72,17 @@ def epoch_runner(
     setup = make_setup(runs[0], data)
     states = [initial_checkpoint(run, setup, data).state for run in runs]
     layouts = [EpochLayouts(data, settings, run.seed) for run in runs]
-    axes = state_axes(setup.optimizer, states[0])
-    few_rows = layouts[0].few_rows if seeds == 1 else None
-    step = make_step(setup.graphdef, setup.optimizer, settings.max_len, few_rows)
-    epoch = make_epoch(step, None if seeds == 1 else axes)
-    state = states[0] if seeds == 1 else stack_states(states, axes)
-
-    def lay_out(number: int) -> np.ndarray:
-        cells = [layout(number) for layout in layouts]
-        return cells[0] if seeds == 1 else stack_cells(cells)
-
+    epochs = Epochs(setup.graphdef, setup.optimizer, setup.corpus, layouts, states[0])
+    state, number = epochs.stack(states), 0
     packer = ThreadPoolExecutor(1)
-    upcoming, number = packer.submit(lay_out, 0), 0
+    upcoming = packer.submit(epochs.lay_out, 0)
 
     def call() -> jax.Array:
         nonlocal state, upcoming, number
-        cells, number = upcoming.result(), number + 1
-        upcoming = packer.submit(lay_out, number)
-        keys = [jax.random.key(seeds * number + seed) for seed in range(seeds)]
-        key = keys[0] if seeds == 1 else jnp.stack(keys)
-        state, losses = epoch(state, setup.corpus, cells, key)
+        cells = upcoming.result()
+        upcoming = packer.submit(epochs.lay_out, number + 1)
+        state, losses = epochs(state, cells, number)
+        number += 1
         return losses
 
     return call, layouts[0].users_per_step.size

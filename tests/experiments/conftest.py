@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import epochs
 from experiments.data import Interactions
 from experiments.data.interactions import from_sequences
 from experiments.data.synthetic import synthetic
@@ -65,3 +66,24 @@ def small() -> Interactions:
     rng = np.random.default_rng(0)
     lengths = (2 + rng.geometric(0.15, 70)).clip(max=30)
     return from_sequences("small", rng.integers(0, 40, lengths.sum()), lengths)
+
+
+@pytest.fixture
+def change_epoch_3(monkeypatch):
+    """Changes what the third call of a compiled epoch returns: ``change(state, losses)``."""
+    make_epoch = epochs.make_epoch
+
+    def install(change):
+        def making(step, seed_axes):
+            epoch, calls = make_epoch(step, seed_axes), []
+
+            def run(*args):
+                state, losses = epoch(*args)
+                calls.append(1)
+                return change(state, losses) if len(calls) == 3 else (state, losses)
+
+            return run
+
+        monkeypatch.setattr(epochs, "make_epoch", making)
+
+    return install

@@ -14,8 +14,8 @@ from experiments.batches import make_corpus, read_tokens
 from experiments.configs import Hyperparameters
 from experiments.data import Interactions
 from experiments.data.interactions import read_text
+from experiments.epochs import NEWEST_INPUT, EpochLayouts
 from experiments.packing import EMPTY, layout, pack_rows
-from experiments.trainer import NEWEST_INPUT, EpochLayouts
 from models import SASRec
 
 MAX_LEN, BATCH = 12, 32

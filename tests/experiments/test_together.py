@@ -15,8 +15,10 @@ import pytest
 from experiments import train, trainer
 from experiments.configs import MODELS
 from experiments.data import load
+from experiments.epochs import EpochLayouts, Epochs
 from experiments.errors import UserError
-from experiments.trainer import Run, train_together
+from experiments.folders import Run
+from experiments.trainer import train_together
 
 SEEDS = (0, 3, 7)
 TINY = {"dim": 16, "num_blocks": 1, "max_len": 20, "batch_size": 16, "eval_every": 2}
@@ -66,15 +68,16 @@ def test_seeds_share_one_graph(users_file):
         trainer.initial_checkpoint(dataclasses.replace(run, seed=s), setup, data).state
         for s in SEEDS
     ]
-    axes = trainer.state_axes(setup.optimizer, states[0])
-    stacked = trainer.stack_states(states, axes)
+    layouts = [EpochLayouts(data, run.settings, seed) for seed in SEEDS]
+    epochs = Epochs(setup.graphdef, setup.optimizer, setup.corpus, layouts, states[0])
+    stacked = epochs.stack(states)
     entries = states[0].opt_state[1].graph.operator.data.size
     graph = stacked.opt_state[1].graph
     assert graph.operator.data.shape == (entries,)
     assert {leaf.shape[0] for leaf in jax.tree.leaves(stacked.params)} == {len(SEEDS)}
     for i, state in enumerate(states):
         for leaf, own in zip(
-            jax.tree.leaves(trainer.state_of(stacked, axes, i)), jax.tree.leaves(state), strict=True
+            jax.tree.leaves(epochs.state_of(stacked, i)), jax.tree.leaves(state), strict=True
         ):
             np.testing.assert_array_equal(leaf, own)
 
@@ -95,20 +98,8 @@ def test_runs_at_different_epochs_catch_up_and_go_on_together(users_file, tmp_pa
         assert result["valid"] == pytest.approx(alone["valid"], abs=1e-5)
 
 
-def test_a_run_that_diverges_loses_nothing_of_the_others(users_file, tmp_path, monkeypatch):
-    make_epoch = trainer.make_epoch
-
-    def failing_in_epoch_3(step, seed_axes):
-        epoch, calls = make_epoch(step, seed_axes), []
-
-        def run(*args):
-            state, losses = epoch(*args)
-            calls.append(1)
-            return state, losses.at[1, 5].set(jnp.nan) if len(calls) == 3 else losses
-
-        return run
-
-    monkeypatch.setattr(trainer, "make_epoch", failing_in_epoch_3)
+def test_a_run_that_diverges_loses_nothing_of_the_others(users_file, tmp_path, change_epoch_3):
+    change_epoch_3(lambda state, losses: (state, losses.at[1, 5].set(jnp.nan)))
     runs, data = runs_on(users_file), load(str(users_file))
     folders = folders_in(tmp_path, runs)
     with pytest.raises(UserError, match=r"seed3: .* nan at step 32 \(epoch 3\); the check"):

@@ -331,20 +331,8 @@ def test_divergence_names_the_step(arguments, tmp_path, capsys):
     assert f"{NAME}: the loss is nan at step 2 (epoch 1); there is no checkpoint yet" in error
 
 
-def test_divergence_keeps_the_last_checkpoint(arguments, tmp_path, capsys, monkeypatch):
-    make_epoch = trainer.make_epoch
-
-    def failing_in_epoch_3(step, seed_axes):
-        epoch, calls = make_epoch(step, seed_axes), []
-
-        def run(*args):
-            state, losses = epoch(*args)
-            calls.append(1)
-            return state, losses.at[1].set(np.nan) if len(calls) == 3 else losses
-
-        return run
-
-    monkeypatch.setattr(trainer, "make_epoch", failing_in_epoch_3)
+def test_divergence_keeps_the_last_checkpoint(arguments, tmp_path, capsys, change_epoch_3):
+    change_epoch_3(lambda state, losses: (state, losses.at[1].set(np.nan)))
     error = error_of(capsys, [*arguments, "--epochs", "4", "--out", str(tmp_path)])
     step = records_of(tmp_path / NAME)[0]["step"] + 2
     assert f"the loss is nan at step {step} (epoch 3); the checkpoint of epoch 2 in" in error
@@ -406,23 +394,13 @@ def test_full_disk(arguments, straight, compilation_cache, tmp_path):
     assert same_scores[0] == same_scores[1]
 
 
-def test_parameters_that_overflow_spare_the_last_checkpoint(arguments, tmp_path, monkeypatch):
+def test_parameters_that_overflow_spare_the_last_checkpoint(arguments, tmp_path, change_epoch_3):
     """The last update of an epoch overflows: its losses are finite, the parameters are not."""
-    make_epoch = trainer.make_epoch
 
-    def overflowing_in_epoch_3(step, seed_axes):
-        epoch, calls = make_epoch(step, seed_axes), []
+    def overflow(state, losses):
+        return state._replace(params=jax.tree.map(lambda x: x * np.inf, state.params)), losses
 
-        def run(*args):
-            state, losses = epoch(*args)
-            calls.append(1)
-            if len(calls) == 3:
-                state = state._replace(params=jax.tree.map(lambda x: x * np.inf, state.params))
-            return state, losses
-
-        return run
-
-    monkeypatch.setattr(trainer, "make_epoch", overflowing_in_epoch_3)
+    change_epoch_3(overflow)
     parsed = train.tyro.cli(
         train.Options, args=[*arguments, "--epochs", "4", "--out", str(tmp_path)]
     )

@@ -1,0 +1,146 @@
+"""A run's folder: what it holds, whose it is, and its checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orbax.checkpoint as ocp
+
+from experiments.configs import Hyperparameters
+from experiments.data import Interactions
+from experiments.epochs import TrainState
+from experiments.errors import UserError
+from experiments.files import read_json, read_lines, write_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What determines a run's result, and what ``config.json`` holds."""
+
+    model: str
+    dataset: str
+    optimizer: str
+    seed: int
+    settings: Hyperparameters
+
+    @property
+    def name(self) -> str:
+        """The name of the run's folder."""
+        return f"{self.model}-{self.optimizer}-seed{self.seed}"
+
+    def to_json(self) -> dict[str, Any]:
+        """A flat mapping of names to values."""
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {k: v for k, v in own.items() if k != "settings"} | dataclasses.asdict(self.settings)
+
+
+class Checkpoint(NamedTuple):
+    """What a run needs to go on."""
+
+    state: TrainState | Any  # None while the run is trained: an epoch takes its memory
+    best_params: Any
+    epoch: int
+    best_epoch: int
+    best_score: float
+    seconds: float
+
+
+def _config(run: Run, data: Interactions) -> dict[str, Any]:
+    """What ``config.json`` holds: the run, and what tells its data from others."""
+    return run.to_json() | {"data": data.fingerprint}
+
+
+def check_folder(run: Run, data: Interactions, folder: Path, resume: bool) -> dict[str, Any] | None:
+    """Reads what the folder holds, and changes nothing; the run's result if it is finished.
+
+    Raises:
+        UserError: the folder holds another run, or this one and ``resume`` is not set.
+    """
+    config_file, result_file = folder / "config.json", folder / "result.json"
+    try:
+        exists = config_file.exists()
+        leftover = not exists and any((folder / "checkpoints").glob("*"))
+    except OSError as error:
+        raise UserError(f"--out: {folder} cannot be used ({error.strerror})") from error
+    if leftover:
+        raise UserError(f"--out: {folder} holds checkpoints but no config.json; name another")
+    if not exists:
+        return None
+    if not resume:
+        raise UserError(
+            f"--out: {folder} already holds a run; --resume goes on with it, or name another"
+        )
+    held, wanted = read_json(config_file), _config(run, data)
+    defaults = dataclasses.asdict(Hyperparameters())
+    held = defaults | held  # a setting that is younger than the run
+    if held != wanted:
+        changes = [
+            f"{name} was {held.get(name)!r} and is now {wanted.get(name)!r}"
+            for name in sorted(held.keys() | wanted.keys())
+            if held.get(name) != wanted.get(name)
+        ]
+        raise UserError(f"--resume: {folder} holds a run in which {'; '.join(changes)}")
+    return read_json(result_file) if result_file.exists() else None
+
+
+def claim_folder(run: Run, data: Interactions, folder: Path) -> None:
+    """Writes into the folder whose it is."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out: {folder} cannot be used ({error.strerror})") from error
+    if data.renumbered:
+        write_json(folder / "item_ids.json", data.item_ids.tolist())
+    write_json(folder / "config.json", _config(run, data))
+
+
+def open_checkpoints(folder: Path) -> ocp.CheckpointManager:
+    """The checkpoints of a run's folder, of which the newest is kept."""
+    options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
+    try:
+        return ocp.CheckpointManager((folder / "checkpoints").absolute(), options=options)
+    except OSError as error:
+        raise UserError(f"{folder / 'checkpoints'}: cannot be used ({error.strerror})") from error
+
+
+def save_checkpoint(saved: ocp.CheckpointManager, checkpoint: Checkpoint, folder: Path) -> None:
+    """Saves a checkpoint; a `UserError` if it cannot be written."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # Orbax logs a traceback of every thread that fails
+    try:
+        done = saved.save(checkpoint.epoch, args=ocp.args.StandardSave(checkpoint._asdict()))
+    except Exception as error:  # each storage layer below has its own
+        raise UserError(
+            f"{folder}: the checkpoint of epoch {checkpoint.epoch} could not be written "
+            f"({str(error).partition(' [')[0]}); any before it is intact, so make room and go "
+            "on with --resume"
+        ) from error
+    finally:
+        log.setLevel(level)
+    if not done:
+        raise UserError(f"{folder}: holds a checkpoint of a later epoch than {checkpoint.epoch}")
+
+
+def restore_checkpoint(saved: ocp.CheckpointManager, start: Checkpoint) -> Checkpoint:
+    """The newest checkpoint, or ``start``, whose shapes it must have, if there is none."""
+    latest = saved.latest_step()
+    if latest is None:
+        return start
+    try:
+        return Checkpoint(**saved.restore(latest, args=ocp.args.StandardRestore(start._asdict())))
+    except Exception as error:  # each storage layer below has its own
+        raise UserError(
+            f"{saved.directory}: the checkpoint of epoch {latest} cannot be read ({error}); "
+            "expected one of this run, on the same data; to start over, remove the folder"
+        ) from error
+
+
+def read_records(path: Path, epoch: int) -> list[dict[str, Any]]:
+    """The lines up to the epoch of the checkpoint; what came after it is computed again."""
+    if not path.exists():
+        return []
+    return [record for record in read_lines(path) if record["epoch"] <= epoch]
