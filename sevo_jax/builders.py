@@ -131,20 +131,21 @@ def sequence_graph(
     values = check_ids("sequences", values, num_nodes)
 
     # The arrays are large: 32 bits where they suffice, and no pass that changes nothing.
-    small = np.int32 if max(values.size, counts.size) < 2**31 else np.int64
-    user = np.repeat(np.arange(counts.size, dtype=small), counts)
     if max_len is not None and counts.max(initial=0) > check_count("max_len", max_len):
+        small = np.int32 if values.size < 2**31 else np.int64
         stops = np.cumsum(counts)
         ends = stops - max_len if keep == "last" else stops - counts + max_len
         place, end = np.arange(values.size, dtype=small), np.repeat(ends.astype(small), counts)
-        kept = place >= end if keep == "last" else place < end
-        values, user = values[kept], user[kept]
+        values = values[place >= end if keep == "last" else place < end]
+        counts = np.minimum(counts, max_len)
 
     senders, receivers, weights = [], [], []
+    stops, together = np.cumsum(counts), np.ones(values.size, bool)
     for h in range(1, walk_length + 1):
-        together = user[:-h] == user[h:]
-        senders.append(values[:-h][together])
-        receivers.append(values[h:][together])
+        # What stands h before a sequence's end has no partner at distance h, nor farther.
+        together[stops[counts >= h] - h] = False
+        senders.append(values[:-h][together[:-h]])
+        receivers.append(values[h:][together[:-h]])
         weights.append(np.full(senders[-1].size, 1.0 / h if weighting == "distance" else 1.0))
     edges = [p[0] if walk_length == 1 else np.concatenate(p) for p in (senders, receivers, weights)]
     matrix = symmetrized(edges[0], edges[1], edges[2], num_nodes)
