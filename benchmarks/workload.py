@@ -85,4 +85,4 @@ def epoch_runner(
         number += 1
         return losses
 
-    return call, layouts[0].users_per_step.size
+    return call, layouts[0].sequences_per_step.size

@@ -56,6 +56,8 @@ def _config(run: Run, data: Interactions) -> dict[str, Any]:
 def check_folder(run: Run, data: Interactions, folder: Path, resume: bool) -> dict[str, Any] | None:
     """Reads what the folder holds, and changes nothing; the run's result if it is finished.
 
+    A run of fewer epochs may be gone on with for more of them.
+
     Raises:
         UserError: the folder holds another run, or this one and ``resume`` is not set.
     """
@@ -76,6 +78,7 @@ def check_folder(run: Run, data: Interactions, folder: Path, resume: bool) -> di
     held, wanted = read_json(config_file), _config(run, data)
     defaults = dataclasses.asdict(Hyperparameters())
     held = defaults | held  # a setting that is younger than the run
+    held["epochs"] = max(held["epochs"], run.settings.epochs)
     if held != wanted:
         changes = [
             f"{name} was {held.get(name)!r} and is now {wanted.get(name)!r}"
@@ -83,7 +86,8 @@ def check_folder(run: Run, data: Interactions, folder: Path, resume: bool) -> di
             if held.get(name) != wanted.get(name)
         ]
         raise UserError(f"--resume: {folder} holds a run in which {'; '.join(changes)}")
-    return read_json(result_file) if result_file.exists() else None
+    result = read_json(result_file) if result_file.exists() else None
+    return result if result and result["epochs"] == run.settings.epochs else None
 
 
 def claim_folder(run: Run, data: Interactions, folder: Path) -> None:
