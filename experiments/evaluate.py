@@ -19,7 +19,8 @@ from experiments.data import Interactions
 from experiments.packing import Rows, layout
 from models import Backbone, Task
 
-Split = Literal["valid", "test"]
+Split = Literal["valid", "test", "next"]
+"""What is held out; for ``next`` nothing is: everything is input."""
 USERS_PER_BLOCK = 256
 SCORES_PER_BLOCK = 2**25
 """Users and scores of a block, at most: 128 MiB of scores, however many items there are."""
@@ -46,34 +47,68 @@ class EvaluationSet(NamedTuple):
 
 def held_out(split: Split) -> int:
     """How far before the end of a user's items the held-out item stands."""
-    return {"valid": 2, "test": 1}[split]
+    return {"valid": 2, "test": 1, "next": 0}[split]
 
 
 def make_evaluation_set(
-    data: Interactions, split: Split, max_len: int, *, task: Task = "next", packed: bool = True
+    data: Interactions,
+    split: Split,
+    max_len: int,
+    *,
+    task: Task = "next",
+    packed: bool = True,
+    users: np.ndarray | None = None,
 ) -> EvaluationSet:
-    """Lays out all users for a split. The input is everything before the held-out item.
+    """Lays out users for a split. The input is everything before the held-out item.
 
     For the task ``masked``, the held-out item's own cell comes last: the mask will stand there.
+
+    Args:
+        data: the data set.
+        split: what is held out.
+        max_len: the longest input.
+        task: of the model.
+        packed: whether users share rows.
+        users: ``int[users]``, which ones, in which order; all if ``None``.
     """
+    users = np.arange(data.num_users) if users is None else users
     users_per_block = max(1, min(USERS_PER_BLOCK, SCORES_PER_BLOCK // data.num_items))
-    target = data.starts + data.lengths - held_out(split)
-    stop = target + (task == "masked")
-    counts = np.minimum(stop - data.starts, max_len)
-    rows, last = layout(stop - counts, counts, users_per_block, max_len, packed=packed)
+    stops = data.starts + data.lengths - held_out(split)
+    ends = stops[users] + (task == "masked")
+    counts = np.minimum(ends - data.starts[users], max_len)
+    rows, last = layout(ends - counts, counts, users_per_block, max_len, packed=packed)
     blocks = last.shape[0]
     targets = np.zeros(last.size, np.int32)
-    targets[: data.num_users] = data.items[target]
+    if split != "next":
+        targets[: users.size] = data.items[stops[users]]
 
-    is_input = np.arange(data.items.size) < np.repeat(target, data.lengths)
-    pairs = np.unique(np.stack([data.owners[is_input], data.items[is_input]]), axis=1)
-    users, items = pairs[:, pairs[1] != targets[pairs[0]]]
-    block = users // users_per_block
+    place = np.full(data.num_users, -1)
+    place[users] = np.arange(users.size)
+    is_input = np.arange(data.items.size) < np.repeat(stops, data.lengths)
+    is_input &= place[data.owners] >= 0
+    width = data.num_items + 1
+    pairs = np.unique(place[data.owners[is_input]] * width + data.items[is_input])
+    seen_users, seen_items = pairs // width, pairs % width
+    kept = seen_items != targets[seen_users]
+    seen_users, seen_items = seen_users[kept], seen_items[kept]
+    block = seen_users // users_per_block
     starts = np.searchsorted(block, np.arange(blocks + 1))
     seen = np.zeros((2, blocks, int(np.diff(starts).max())), np.int32)
-    seen[:, block, np.arange(users.size) - starts[block]] = users % users_per_block, items
+    within = np.arange(seen_users.size) - starts[block]
+    seen[:, block, within] = seen_users % users_per_block, seen_items
     arrays = (rows, last, targets.reshape(blocks, -1), seen[0], seen[1])
     return EvaluationSet(*jax.tree.map(jnp.asarray, arrays))
+
+
+def score_block(
+    model: Backbone, corpus: Corpus, block: EvaluationSet, max_len: int
+) -> Float[Array, "users items"]:
+    """Scores of the items ``1 … num_items`` for the users of one block."""
+    tokens = read_tokens(model.task, corpus, block.rows, max_len)
+    if model.task == "masked":
+        tokens = mask_tokens(tokens, block.rows.cells == block.rows.ends, corpus)
+    hidden = model(*tokens)
+    return model.scores(hidden.reshape(-1, hidden.shape[-1])[block.last])
 
 
 def ranks_of(
@@ -113,11 +148,7 @@ def make_evaluator(
         model = make_model(params)
 
         def rank_block(block: EvaluationSet) -> tuple[Array, Array]:
-            tokens = read_tokens(model.task, corpus, block.rows, max_len)
-            if model.task == "masked":
-                tokens = mask_tokens(tokens, block.rows.cells == block.rows.ends, corpus)
-            hidden = model(*tokens)
-            scores = model.scores(hidden.reshape(-1, hidden.shape[-1])[block.last])
+            scores = score_block(model, corpus, block, max_len)
             ranks = ranks_of(scores, block.targets, block.seen_users, block.seen_items)
             return ranks, jnp.isfinite(scores).all()
 
