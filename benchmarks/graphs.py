@@ -2,41 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 import sevo_jax
+from experiments.data.table1 import TABLE_1, ZIPF_EXPONENT, Size
+from experiments.data.table1 import draw_sequences as interactions
 
-ZIPF_EXPONENT = 0.8
-
-
-class Size(NamedTuple):
-    """A row of Table 1."""
-
-    users: int
-    items: int
-    interactions: int
-
-
-TABLE_1 = {
-    "beauty": Size(22_363, 12_101, 198_502),
-    "toys": Size(19_412, 11_924, 167_597),
-    "tools": Size(16_638, 10_217, 134_476),
-    "ml-1m": Size(6_040, 3_416, 999_611),
-    "electronics": Size(728_489, 159_729, 6_737_580),
-    "clothing": Size(1_219_337, 376_378, 11_282_445),
-}
-
-
-def interactions(size: Size, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Items ``int32[interactions]``, by a power law, and lengths ``int64[users]`` of 5 or more."""
-    rng = np.random.default_rng(seed)
-    spare = size.interactions - 5 * size.users
-    lengths = 5 + rng.multinomial(spare, np.full(size.users, 1 / size.users))
-    popularity = (1.0 + rng.permutation(size.items)) ** -ZIPF_EXPONENT
-    items = rng.choice(size.items, size=size.interactions, p=popularity / popularity.sum())
-    return items.astype(np.int32), lengths
+__all__ = ["TABLE_1", "Size", "graph", "interactions", "random_graph"]
 
 
 def graph(size: Size, seed: int = 0) -> sevo_jax.Graph:
