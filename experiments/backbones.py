@@ -1,4 +1,7 @@
-"""From a run's settings to its model: a function for each name that ``--model`` takes."""
+"""From a run's settings to its model: a function for each name that ``--model`` takes.
+
+The loss is none of their business: whoever calls them sets it.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,6 @@ def gru4rec(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
         dim=s.dim,
         hidden_dim=s.dim,
         dropout_rate=s.dropout_rate,
-        loss=s.loss,
         rngs=rngs,
     )
 
@@ -33,7 +35,6 @@ def sasrec(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
         num_blocks=s.num_blocks,
         dropout_rate=s.dropout_rate,
         attend_padding=s.attend_padding,
-        loss=s.loss,
         rngs=rngs,
     )
 
@@ -47,7 +48,6 @@ def bert4rec(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone
         num_heads=s.num_heads,
         num_blocks=s.num_blocks,
         dropout_rate=s.dropout_rate,
-        loss=s.loss,
         rngs=rngs,
     )
 
@@ -64,14 +64,13 @@ def stosa(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
         attention_dropout_rate=s.attention_dropout_rate,
         pvn_weight=s.pvn_weight,
         published=s.published,
-        loss=s.loss,
         rngs=rngs,
     )
 
 
 def mf_bpr(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
     """MF-BPR; whether users are smoothed too is the optimiser's business."""
-    return MFBPR(data.num_users, data.num_items, dim=s.dim, loss=s.loss, rngs=rngs)
+    return MFBPR(data.num_users, data.num_items, dim=s.dim, rngs=rngs)
 
 
 BUILDERS: dict[str, Callable[[Hyperparameters, Interactions, nnx.Rngs], Backbone]] = {

@@ -27,7 +27,7 @@ from experiments.errors import UserError
 from experiments.evaluate import EvaluationSet, make_evaluation_set, score_block
 from experiments.files import read_json
 from experiments.folders import Run, open_checkpoints, restore_checkpoint
-from experiments.trainer import initial_checkpoint, make_setup
+from experiments.trainer import initial_checkpoint, make_setup, used_users
 
 SHOWN_USERS = 20
 
@@ -107,7 +107,7 @@ def read_run(folder: Path, data_dir: Path | None = None) -> tuple[Run, Interacti
             f"{folder}: was trained on other data than {run.dataset} now holds "
             f"(fingerprint {held['data']}, found {data.fingerprint})"
         )
-    return run, data
+    return run, used_users(run, data)
 
 
 def find_users(data: Interactions, users: Sequence[Any]) -> np.ndarray:

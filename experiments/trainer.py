@@ -65,9 +65,17 @@ class Interrupted(Exception):  # noqa: N818, like KeyboardInterrupt
     """The run was asked to stop, and has saved itself after the epoch it was in."""
 
 
+def used_users(run: Run, data: Interactions) -> Interactions:
+    """The users that a run is trained and tested on: the same ones whatever its seed."""
+    share = run.settings.user_share
+    return data if share == 1 else data.sample_users(share)
+
+
 def make_model(run: Run, data: Interactions) -> Backbone:
     """The model of a run, its weights initialised from the run's seed."""
-    return BUILDERS[run.model](run.settings, data, nnx.Rngs(initial_key(run.seed)))
+    model = BUILDERS[run.model](run.settings, data, nnx.Rngs(initial_key(run.seed)))
+    model.loss_name = run.settings.loss
+    return model
 
 
 def train(
@@ -123,8 +131,9 @@ def train_together(
     todo = [i for i, result in enumerate(found) if result is None]
     if not todo:
         return [results[i] for i in range(len(runs))]
-    setup = make_setup(runs[todo[0]], data)
-    layouts = {i: EpochLayouts(data, setup.settings, runs[i].seed, setup.task) for i in todo}
+    used = used_users(runs[0], data)
+    setup = make_setup(runs[0], used)
+    layouts = {i: EpochLayouts(used, setup.settings, runs[i].seed, setup.task) for i in todo}
     failures: list[UserError] = []
     with contextlib.ExitStack() as stack:
         lanes: dict[int, _Lane] = {}
@@ -132,7 +141,7 @@ def train_together(
             run, folder = held[i]
             claim_folder(run, data, folder)
             saved = stack.enter_context(open_checkpoints(folder))
-            start = initial_checkpoint(run, setup, data)
+            start = initial_checkpoint(run, setup, used)
             lanes[i] = _open_lane(run, start, layouts[i], folder, saved, resume)
         while epochs := sorted({lane.epoch for lane in lanes.values()}):
             group = {i: lane for i, lane in lanes.items() if lane.epoch == epochs[0]}
@@ -141,7 +150,7 @@ def train_together(
             failures += [error for error in errors if error is not None]
             for (i, lane), error in zip(group.items(), errors, strict=True):
                 if error is None and lane.epoch == setup.settings.epochs:
-                    results[i] = _finish(lane, setup, data)
+                    results[i] = _finish(lane, setup, used)
                 if error is not None or i in results:
                     del lanes[i]
     if failures:
