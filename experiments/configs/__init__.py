@@ -1,8 +1,9 @@
 """Hyper-parameters: for each model a folder, with one file a data set.
 
-A file holds the published values of the run with SEvo, which ``adamw`` and the other optimisers
-share, and in a table ``[adam]`` what the plain run, which was tuned on its own, has otherwise. What
-a file leaves out is in the model's ``default.toml``, which is also for data sets that have no file.
+A file holds the published values of the run with SEvo, which ``adamw`` shares, and in a table
+``[adam]`` what the plain run, which was tuned on its own and decays weights by an L2 term, has
+otherwise; so do the other optimisers with an L2 term, for want of published values. What a file
+leaves out is in the model's ``default.toml``, which is also for data sets that have no file.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 from experiments.configs.base import OPTIMIZERS, Hyperparameters
 
 FOLDER = Path(__file__).parent
+DECOUPLED = ("adamw", "sevo-adamw")
 
 
 @cache
@@ -29,7 +31,7 @@ def hyperparameters(model: str, dataset: str, optimizer: str) -> Hyperparameters
         if file.parent == folder and file.exists():
             content = tomllib.loads(file.read_text(encoding="utf-8"))
             plain = content.pop("adam", {})
-            values |= content | (plain if optimizer == "adam" else {})
+            values |= content | ({} if optimizer in DECOUPLED else plain)
     return dataclasses.replace(Hyperparameters(), **values)
 
 

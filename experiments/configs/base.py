@@ -47,7 +47,8 @@ class Hyperparameters:
     b1: float = _setting(0.9, "Decay of the first moment; for sgd, the momentum.")
     b2: float = _setting(0.98, "Decay of the second moment.")
     weight_decay: float = _setting(
-        0.1, "Decoupled decay; for adam and sgd, the coefficient of a coupled L2 term."
+        0.1,
+        "Decoupled decay for adamw and sevo-adamw, for the others the coefficient of an L2 term.",
     )
     beta: float = _setting(0.99, "SEvo: degree of smoothness, in [0, 1).")
     num_layers: int = _setting(3, "SEvo: sparse products of a smoothing.")
