@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from experiments.data.events import check_complete, from_events
+from experiments.data.events import check_complete, first_line, from_events
 from experiments.data.interactions import Interactions, read_text
 from experiments.errors import UserError
 
@@ -40,25 +40,27 @@ def read_file(path: Path) -> Interactions:
     if suffix not in (*TEXT_TABLES, ".parquet"):
         return read_text(path, path.stem)
     try:
+        path.open("rb").close()  # says why it cannot be read better than Polars does
         if suffix == ".parquet":
-            found = _find_columns(list(pl.read_parquet_schema(path)), path)
-            events = pl.read_parquet(path, columns=list(found.values()))
+            table = pl.scan_parquet(path, glob=False)
         else:
             # as strings, since 0000031887 is an id of Amazon's
-            options: dict[str, Any] = {"infer_schema": False, **TEXT_TABLES[suffix]}
-            found = _find_columns(pl.read_csv(path, n_rows=0, **options).columns, path)
-            events = pl.read_csv(path, columns=list(found.values()), **options)
+            table = pl.scan_csv(path, glob=False, infer_schema=False, **TEXT_TABLES[suffix])
+        found = _find_columns(table.collect_schema().names(), path)
+        events = table.select(found.values()).collect()
+        if events.is_empty():
+            raise UserError(f"{path}: holds no interactions; expected one a row")
+        check_complete(events, path, "row")
+        events = events.select(
+            (_times if column == "time" else _ids)(events[name].alias(column), path)
+            for column, name in found.items()
+        )
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except pl.exceptions.PolarsError as error:
-        raise UserError(f"{path}: is no {suffix[1:]} table ({error})") from error
-    if events.is_empty():
-        raise UserError(f"{path}: holds no interactions; expected one a row")
-    check_complete(events, path, "row")
-    events = events.select(
-        (_times if column == "time" else _ids)(events[name].alias(column), path)
-        for column, name in found.items()
-    )
+        raise UserError(
+            f"{path}: is no {suffix[1:]} table that can be read ({first_line(error)})"
+        ) from error
     data = from_events(path.stem, events, path)
     if "time" in found:
         return data
@@ -76,7 +78,7 @@ def _find_columns(names: list[str], path: Path) -> dict[str, str]:
     for column in ("user", "item"):
         if found[column] is None:
             raise UserError(
-                f"{path}: found columns {', '.join(names) or '(none)'}; expected one of {column}s, "
+                f"{path}: found columns {', '.join(names)[:200]}; expected one of {column}s, "
                 f"called {' or '.join(COLUMNS[column])}"
             )
     return {column: name for column, name in found.items() if name is not None}

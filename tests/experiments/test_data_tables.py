@@ -126,6 +126,29 @@ def test_files_that_are_no_tables(tmp_path, file, content):
 
 
 @pytest.mark.parametrize("file", ["a.csv", "a.parquet"])
-def test_missing_table(tmp_path, file):
-    with pytest.raises(UserError, match=rf"{file}: cannot be read \("):
+def test_missing_table_and_folder(tmp_path, file):
+    with pytest.raises(UserError, match=rf"{file}: cannot be read \(No such file"):
         load(str(tmp_path / file))
+    (tmp_path / file).mkdir()
+    with pytest.raises(UserError, match=rf"{file}: cannot be read \(Is a directory"):
+        load(str(tmp_path / file))
+
+
+@pytest.mark.parametrize("file", ["a[1]*.csv", "a[1]*.parquet"])
+def test_names_of_files_are_no_patterns(tmp_path, file):
+    path = table(tmp_path / file, {"user": USERS, "item": ITEMS, "time": TIMES})
+    assert load(str(path)).num_users == 2
+
+
+@pytest.mark.parametrize("items", [[["x"], ["y"], ["z"]], [b"\xff", b"x", b"y"]])
+def test_ids_that_are_no_numbers_or_strings(tmp_path, items):
+    path = table(tmp_path / "a.parquet", {"user": [1, 1, 1], "item": items})
+    with pytest.raises(UserError, match="is no parquet table that can be read"):
+        load(str(path))
+
+
+def test_byte_order_marks_and_quotes(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b'\xef\xbb\xbfuser, item\n1,"x, y"\n1,"a ""b"""\n1,c\n')
+    assert load(str(tmp_path / "a.csv")).item_ids.tolist() == ['a "b"', "c", "x, y"]
+    (tmp_path / "a.inter").write_text('user_id:token\titem_id:token\n1\t"x\n1\ty\n1\tz\n')
+    assert load(str(tmp_path / "a.inter")).item_ids.tolist() == ['"x', "y", "z"]
