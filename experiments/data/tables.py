@@ -26,6 +26,8 @@ TEXT_TABLES: dict[str, dict[str, Any]] = {
     ".inter": {"separator": "\t", "quote_char": None},
 }
 
+ISO_DATE = r"^\d{4}-\d{2}-\d{2}( \d{2}:\d{2}(:\d{2}(\.\d+)?)?)?$"
+
 
 def read_file(path: Path) -> Interactions:
     """Reads ``.csv``, ``.tsv``, ``.parquet`` and RecBole's ``.inter`` by columns, others as text.
@@ -94,12 +96,13 @@ def _ids(ids: pl.Series, _: Path) -> pl.Series:
 
 
 def _times(times: pl.Series, path: Path) -> pl.Series:
-    """Numbers or moments, as they are or read from strings."""
+    """Numbers, moments, or ISO dates as strings, which sort as they are."""
     if times.dtype == pl.String:
+        dates = pl.lit(times.str.replace("T", " ").str.strip_suffix("Z"))
         readings = [
             times.cast(pl.Int64, strict=False),
             times.cast(pl.Float64, strict=False),
-            times.str.to_datetime(strict=False, time_unit="us", time_zone="UTC"),
+            pl.select(pl.when(dates.str.contains(ISO_DATE)).then(dates)).to_series(),
         ]
         times_read = min(readings, key=pl.Series.null_count)
     elif times.dtype.is_numeric() or times.dtype.is_temporal():
@@ -113,6 +116,6 @@ def _times(times: pl.Series, path: Path) -> pl.Series:
         row = wrong.arg_true()[0]
         raise UserError(
             f"{path}, row {row + 1}: found the time {str(times[row])[:40]!r}; expected a number or "
-            "an ISO date, as in the other rows"
+            "an ISO date such as 2014-05-12 10:00:00, and the same in every row"
         )
     return times_read

@@ -74,7 +74,7 @@ def test_numbers_sort_as_numbers_and_leading_zeros_stay(tmp_path, file):
         [2**60 + 1, 2**60 + 2, 2**60],
         ["2014-05-02", "2014-11-01", "2013-12-31"],
         ["2014-05-02 10:00:00", "2014-05-02 11:00:00", "2014-05-02 09:59:59"],
-        ["2014-05-02T10:00:00Z", "2014-05-02T11:00:00Z", "2014-05-02T09:59:59Z"],
+        ["2014-05-02T10:00:00Z", "2014-05-02T10:00:00.5Z", "2014-05-02T09:59:59Z"],
         [datetime.date(2014, 5, 2), datetime.date(2014, 11, 1), datetime.date(2013, 12, 31)],
     ],
 )
@@ -101,8 +101,16 @@ def test_times_are_numbers_or_dates(tmp_path, file, times):
             "row 3: found the time 'soon'; expected a number or an ISO date",
         ),
         (
+            {"user": [1, 1, 1], "item": [1, 2, 3], "time": ["2014-05-12", "2014-06-12", "5/1/14"]},
+            "row 3: found the time '5/1/14'; expected a number or an ISO date",
+        ),
+        (
+            {"user": [1, 1, 1], "item": [1, 2, 3], "time": ["05/12/2014"] * 3},
+            "row 1: found the time '05/12/2014'; expected a number or an ISO date",
+        ),
+        (
             {"user": [1, 1, 1], "item": [1, 2, 3], "time": [1.0, float("nan"), 2.0]},
-            "expected a number or an ISO date, as in the other rows",
+            "expected a number or an ISO date such as",
         ),
         ({"user": [1, 1, 2, 2], "item": [1, 2, 1, 2]}, "no user has 3 or more interactions"),
         ({"user": [], "item": []}, "holds no interactions"),
