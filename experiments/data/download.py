@@ -103,11 +103,10 @@ def _fetch(url: str, output_file: str, _: Any, *, part: Path) -> None:
             elif response.status_code == 200:
                 file.truncate(0)
                 expected = response.headers.get("Content-Length")
-                version = response.headers.get("ETag", response.headers.get("Last-Modified", ""))
-                if version and not version.startswith("W/"):
-                    validator.write_text(version, "utf-8")
-                else:
-                    validator.unlink(missing_ok=True)
+                validator.unlink(missing_ok=True)
+                for version in map(response.headers.get, ("Last-Modified", "ETag")):
+                    if version and not version.startswith("W/"):  # a weak one vouches for no bytes
+                        validator.write_text(version, "utf-8")
             elif response.status_code == 416:
                 file.truncate(0)  # longer than the file: the next download starts from zero
 

@@ -32,6 +32,11 @@ def check_complete(events: pl.DataFrame, path: Path, what: str, first: int = 1) 
         )
 
 
+def first_line(error: Exception) -> str:
+    """What Polars says, without its advice to programmers."""
+    return (str(error).splitlines() or [""])[0]
+
+
 def k_core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
     """The largest part in which every user and every item has ``k`` or more interactions.
 
@@ -80,9 +85,9 @@ def from_events(
         ([1, 2, 3, 2, 3, 1], ['x', 'y', 'z'], ['a', 'b'])
     """
     user_ids, item_ids = (events[column].unique().sort() for column in ("user", "item"))
-    events = events.with_columns(
-        pl.col("user").rank("dense") - 1, pl.col("item").rank("dense") - 1
-    ).sort("user", *([] if "time" not in events.columns else ["time"]), maintain_order=True)
+    events = events.with_columns(_codes(events["user"], user_ids), _codes(events["item"], item_ids))
+    order = ["user", "time"] if "time" in events.columns else ["user"]
+    events = events.sort(order, maintain_order=True)
     notes: list[str] = []
     if not repeats:
         total = events.height
@@ -118,3 +123,8 @@ def from_events(
         user_ids=user_ids.to_numpy()[codes],
     )
     return dataclasses.replace(data, notes=(*notes, *data.notes))
+
+
+def _codes(values: pl.Series, ids: pl.Series) -> pl.Series:
+    """The position of each value in ``ids``; an `Enum` is several times as fast as ranks."""
+    return values.cast(pl.String).cast(pl.Enum(ids.cast(pl.String))).to_physical()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from experiments.data.events import check_complete
+from experiments.data.events import check_complete, first_line
 from experiments.errors import UserError
 
 AMAZON = {"reviewerID": pl.String, "asin": pl.String, "unixReviewTime": pl.Int64}
@@ -71,7 +70,8 @@ def read_movielens(path: Path) -> pl.DataFrame:
         events = pl.read_csv(content.replace(b"::", b","), has_header=False, schema=MOVIELENS)
     except pl.exceptions.PolarsError as error:
         raise UserError(
-            f"{path}, {ratings[0]}: expected lines of UserID::MovieID::Rating::Timestamp ({error})"
+            f"{path}, {ratings[0]}: expected lines of UserID::MovieID::Rating::Timestamp "
+            f"({first_line(error)})"
         ) from error
     check_complete(events, path / ratings[0], "rating")
     return events.drop("rating")
@@ -86,13 +86,16 @@ def _parse(block: bytes, path: Path, first: int) -> pl.DataFrame:
     try:
         return pl.read_ndjson(block, schema=AMAZON)
     except pl.exceptions.PolarsError as error:
-        for number, line in enumerate(block.splitlines(), first):
-            try:
-                json.loads(line)
-            except ValueError:
-                raise UserError(
-                    f"{path}, review {number}: found {line[:40]!r}; expected a JSON object"
-                ) from error
+        lines = filter(bytes.strip, block.splitlines())
+        number, line = next((n, line) for n, line in enumerate(lines, first) if not _parses(line))
         raise UserError(
-            f"{path}: cannot be read ({error}); expected {', '.join(AMAZON)} in every review"
+            f"{path}, review {number}: found {line.decode('utf-8', 'replace')[:60]!r} "
+            f"({first_line(error)}); expected a JSON object with {', '.join(AMAZON)}"
         ) from error
+
+
+def _parses(line: bytes) -> bool:
+    try:
+        return pl.read_ndjson(line, schema=AMAZON).height == 1
+    except pl.exceptions.PolarsError:
+        return False

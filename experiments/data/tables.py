@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from experiments.data.events import check_complete, from_events
+from experiments.data.events import check_complete, first_line, from_events
 from experiments.data.interactions import Interactions, read_text
 from experiments.errors import UserError
 
@@ -26,6 +26,8 @@ TEXT_TABLES: dict[str, dict[str, Any]] = {
     ".inter": {"separator": "\t", "quote_char": None},
 }
 
+ISO_DATE = r"^\d{4}-\d{2}-\d{2}( \d{2}:\d{2}(:\d{2}(\.\d+)?)?)?$"
+
 
 def read_file(path: Path) -> Interactions:
     """Reads ``.csv``, ``.tsv``, ``.parquet`` and RecBole's ``.inter`` by columns, others as text.
@@ -40,25 +42,27 @@ def read_file(path: Path) -> Interactions:
     if suffix not in (*TEXT_TABLES, ".parquet"):
         return read_text(path, path.stem)
     try:
+        path.open("rb").close()  # says why it cannot be read better than Polars does
         if suffix == ".parquet":
-            found = _find_columns(list(pl.read_parquet_schema(path)), path)
-            events = pl.read_parquet(path, columns=list(found.values()))
+            table = pl.scan_parquet(path, glob=False)
         else:
             # as strings, since 0000031887 is an id of Amazon's
-            options: dict[str, Any] = {"infer_schema": False, **TEXT_TABLES[suffix]}
-            found = _find_columns(pl.read_csv(path, n_rows=0, **options).columns, path)
-            events = pl.read_csv(path, columns=list(found.values()), **options)
+            table = pl.scan_csv(path, glob=False, infer_schema=False, **TEXT_TABLES[suffix])
+        found = _find_columns(table.collect_schema().names(), path)
+        events = table.select(found.values()).collect()
+        if events.is_empty():
+            raise UserError(f"{path}: holds no interactions; expected one a row")
+        check_complete(events, path, "row")
+        events = events.select(
+            (_times if column == "time" else _ids)(events[name].alias(column), path)
+            for column, name in found.items()
+        )
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except pl.exceptions.PolarsError as error:
-        raise UserError(f"{path}: is no {suffix[1:]} table ({error})") from error
-    if events.is_empty():
-        raise UserError(f"{path}: holds no interactions; expected one a row")
-    check_complete(events, path, "row")
-    events = events.select(
-        (_times if column == "time" else _ids)(events[name].alias(column), path)
-        for column, name in found.items()
-    )
+        raise UserError(
+            f"{path}: is no {suffix[1:]} table that can be read ({first_line(error)})"
+        ) from error
     data = from_events(path.stem, events, path)
     if "time" in found:
         return data
@@ -76,7 +80,7 @@ def _find_columns(names: list[str], path: Path) -> dict[str, str]:
     for column in ("user", "item"):
         if found[column] is None:
             raise UserError(
-                f"{path}: found columns {', '.join(names) or '(none)'}; expected one of {column}s, "
+                f"{path}: found columns {', '.join(names)[:200]}; expected one of {column}s, "
                 f"called {' or '.join(COLUMNS[column])}"
             )
     return {column: name for column, name in found.items() if name is not None}
@@ -92,12 +96,13 @@ def _ids(ids: pl.Series, _: Path) -> pl.Series:
 
 
 def _times(times: pl.Series, path: Path) -> pl.Series:
-    """Numbers or moments, as they are or read from strings."""
+    """Numbers, moments, or ISO dates as strings, which sort as they are."""
     if times.dtype == pl.String:
+        dates = pl.lit(times.str.replace("T", " ").str.strip_suffix("Z"))
         readings = [
             times.cast(pl.Int64, strict=False),
             times.cast(pl.Float64, strict=False),
-            times.str.to_datetime(strict=False, time_unit="us", time_zone="UTC"),
+            pl.select(pl.when(dates.str.contains(ISO_DATE)).then(dates)).to_series(),
         ]
         times_read = min(readings, key=pl.Series.null_count)
     elif times.dtype.is_numeric() or times.dtype.is_temporal():
@@ -111,6 +116,6 @@ def _times(times: pl.Series, path: Path) -> pl.Series:
         row = wrong.arg_true()[0]
         raise UserError(
             f"{path}, row {row + 1}: found the time {str(times[row])[:40]!r}; expected a number or "
-            "an ISO date, as in the other rows"
+            "an ISO date such as 2014-05-12 10:00:00, and the same in every row"
         )
     return times_read

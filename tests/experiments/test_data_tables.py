@@ -74,7 +74,7 @@ def test_numbers_sort_as_numbers_and_leading_zeros_stay(tmp_path, file):
         [2**60 + 1, 2**60 + 2, 2**60],
         ["2014-05-02", "2014-11-01", "2013-12-31"],
         ["2014-05-02 10:00:00", "2014-05-02 11:00:00", "2014-05-02 09:59:59"],
-        ["2014-05-02T10:00:00Z", "2014-05-02T11:00:00Z", "2014-05-02T09:59:59Z"],
+        ["2014-05-02T10:00:00Z", "2014-05-02T10:00:00.5Z", "2014-05-02T09:59:59Z"],
         [datetime.date(2014, 5, 2), datetime.date(2014, 11, 1), datetime.date(2013, 12, 31)],
     ],
 )
@@ -101,8 +101,16 @@ def test_times_are_numbers_or_dates(tmp_path, file, times):
             "row 3: found the time 'soon'; expected a number or an ISO date",
         ),
         (
+            {"user": [1, 1, 1], "item": [1, 2, 3], "time": ["2014-05-12", "2014-06-12", "5/1/14"]},
+            "row 3: found the time '5/1/14'; expected a number or an ISO date",
+        ),
+        (
+            {"user": [1, 1, 1], "item": [1, 2, 3], "time": ["05/12/2014"] * 3},
+            "row 1: found the time '05/12/2014'; expected a number or an ISO date",
+        ),
+        (
             {"user": [1, 1, 1], "item": [1, 2, 3], "time": [1.0, float("nan"), 2.0]},
-            "expected a number or an ISO date, as in the other rows",
+            "expected a number or an ISO date such as",
         ),
         ({"user": [1, 1, 2, 2], "item": [1, 2, 1, 2]}, "no user has 3 or more interactions"),
         ({"user": [], "item": []}, "holds no interactions"),
@@ -126,6 +134,29 @@ def test_files_that_are_no_tables(tmp_path, file, content):
 
 
 @pytest.mark.parametrize("file", ["a.csv", "a.parquet"])
-def test_missing_table(tmp_path, file):
-    with pytest.raises(UserError, match=rf"{file}: cannot be read \("):
+def test_missing_table_and_folder(tmp_path, file):
+    with pytest.raises(UserError, match=rf"{file}: cannot be read \(No such file"):
         load(str(tmp_path / file))
+    (tmp_path / file).mkdir()
+    with pytest.raises(UserError, match=rf"{file}: cannot be read \(Is a directory"):
+        load(str(tmp_path / file))
+
+
+@pytest.mark.parametrize("file", ["a[1]*.csv", "a[1]*.parquet"])
+def test_names_of_files_are_no_patterns(tmp_path, file):
+    path = table(tmp_path / file, {"user": USERS, "item": ITEMS, "time": TIMES})
+    assert load(str(path)).num_users == 2
+
+
+@pytest.mark.parametrize("items", [[["x"], ["y"], ["z"]], [b"\xff", b"x", b"y"]])
+def test_ids_that_are_no_numbers_or_strings(tmp_path, items):
+    path = table(tmp_path / "a.parquet", {"user": [1, 1, 1], "item": items})
+    with pytest.raises(UserError, match="is no parquet table that can be read"):
+        load(str(path))
+
+
+def test_byte_order_marks_and_quotes(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b'\xef\xbb\xbfuser, item\n1,"x, y"\n1,"a ""b"""\n1,c\n')
+    assert load(str(tmp_path / "a.csv")).item_ids.tolist() == ['a "b"', "c", "x, y"]
+    (tmp_path / "a.inter").write_text('user_id:token\titem_id:token\n1\t"x\n1\ty\n1\tz\n')
+    assert load(str(tmp_path / "a.inter")).item_ids.tolist() == ['"x', "y", "z"]
