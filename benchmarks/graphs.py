@@ -2,31 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 import sevo_jax
+from experiments.data.table1 import Size
 
 ZIPF_EXPONENT = 0.8
-
-
-class Size(NamedTuple):
-    """A row of Table 1."""
-
-    users: int
-    items: int
-    interactions: int
-
-
-TABLE_1 = {
-    "beauty": Size(22_363, 12_101, 198_502),
-    "toys": Size(19_412, 11_924, 167_597),
-    "tools": Size(16_638, 10_217, 134_476),
-    "ml-1m": Size(6_040, 3_416, 999_611),
-    "electronics": Size(728_489, 159_729, 6_737_580),
-    "clothing": Size(1_219_337, 376_378, 11_282_445),
-}
 
 
 def interactions(size: Size, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
