@@ -67,5 +67,4 @@ def epoch_runner(
     """
     settings = dataclasses.replace(MODELS["sasrec"]("beauty", optimizer), **changes)
     runs = [Run("sasrec", data.name, optimizer, seed, settings) for seed in range(seeds)]
-    call, steps, _ = timing.epoch_runner(runs, make_setup(runs[0], data), data)
-    return call, steps
+    return timing.epoch_runner(runs, make_setup(runs[0], data), data)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from experiments.data import Interactions
-from experiments.epochs import EpochLayouts, Epochs
+from experiments.epochs import EpochLayouts, Epochs, TrainState
 from experiments.folders import Run
 from experiments.trainer import Setup, initial_checkpoint
 
@@ -46,36 +46,50 @@ def in_turn(candidates: Mapping[str, Callable[[], Any]], rounds: int) -> dict[st
 
 
 def epoch_runner(
-    runs: Sequence[Run], setup: Setup, data: Interactions, max_steps: int | None = None
-) -> tuple[Callable[[], jax.Array], int, int]:
-    """A call that trains the next epoch, as training does it.
+    runs: Sequence[Run], setup: Setup, data: Interactions
+) -> tuple[Callable[[], jax.Array], int]:
+    """A call that trains the next epoch, as training does it, and the number of its steps.
 
-    Laying out the epoch after it is part of the call, and overlaps as it does in training.
-
-    Args:
-        runs: one, or several that differ in their seeds alone; these train in one program.
-        setup: of the first run.
-        data: what they train on.
-        max_steps: if given, the call trains the first steps of the epoch alone.
-
-    Returns:
-        The call, the steps that it trains, and the steps of an epoch.
+    Laying out the epoch after it is part of the call, and overlaps as it does in training. Runs
+    that differ in their seeds alone are trained in one program.
     """
-    states = [initial_checkpoint(run, setup, data).state for run in runs]
-    layouts = [EpochLayouts(data, setup.settings, run.seed) for run in runs]
-    epochs = Epochs(setup.graphdef, setup.optimizer, setup.corpus, layouts, states[0])
-    state, number = epochs.stack(states), 0
+    epochs, state, steps = _begin(runs, setup, data)
+    number = 0
     packer = ThreadPoolExecutor(1)
     upcoming = packer.submit(epochs.lay_out, 0)
-    whole = layouts[0].users_per_step.size
-    steps = min(whole, max_steps or whole)
 
     def call() -> jax.Array:
         nonlocal state, upcoming, number
         cells = upcoming.result()
         upcoming = packer.submit(epochs.lay_out, number + 1)
-        state, losses = epochs(state, cells if steps == whole else cells[:steps], number)
+        state, losses = epochs(state, cells, number)
         number += 1
         return losses
 
-    return call, steps, whole
+    return call, steps
+
+
+def steps_runner(
+    run: Run, setup: Setup, data: Interactions, max_steps: int
+) -> tuple[Callable[[], jax.Array], int, int]:
+    """A call that trains the first steps of an epoch, their number, and that of a whole epoch.
+
+    For epochs that take too long to be measured whole; laying them out is not part of the call.
+    """
+    epochs, state, whole = _begin([run], setup, data)
+    cells = epochs.lay_out(0)[:max_steps]
+
+    def call() -> jax.Array:
+        nonlocal state
+        state, losses = epochs(state, cells, 0)
+        return losses
+
+    return call, len(cells), whole
+
+
+def _begin(runs: Sequence[Run], setup: Setup, data: Interactions) -> tuple[Epochs, TrainState, int]:
+    """The epochs of runs, the state before the first, and the steps of each."""
+    states = [initial_checkpoint(run, setup, data).state for run in runs]
+    layouts = [EpochLayouts(data, setup.settings, run.seed) for run in runs]
+    epochs = Epochs(setup.graphdef, setup.optimizer, setup.corpus, layouts, states[0])
+    return epochs, epochs.stack(states), layouts[0].users_per_step.size

@@ -245,12 +245,12 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _ignore_closed_loop(unraisable: Any) -> None:
+def ignore_closed_loop(unraisable: Any) -> None:
     """Storage threads that outlive a failed checkpoint find their event loop closed."""
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
 
 
 if __name__ == "__main__":
-    sys.unraisablehook = _ignore_closed_loop
+    sys.unraisablehook = ignore_closed_loop
     sys.exit(main())
