@@ -83,10 +83,10 @@ def p_value(one: Cell, other: Cell, metric: str) -> float | None:
     seeds = common_seeds(one, other)
     if len(seeds) < 2:
         return None
-    pairs = [[cell.results[s]["test"][metric] for s in seeds] for cell in (one, other)]
-    if pairs[0] == pairs[1]:
+    ours, others = ([cell.results[s]["test"][metric] for s in seeds] for cell in (one, other))
+    if ours == others:
         return None  # differences of zero have no variance to test against
-    p = float(stats.ttest_rel(*pairs).pvalue)
+    p = float(stats.ttest_rel(ours, others).pvalue)
     return p if math.isfinite(p) else None
 
 

@@ -64,7 +64,7 @@ def counts_of(data: Interactions) -> tuple[float, ...]:
 def _number(value: float | None) -> str:
     if value is None:
         return NONE
-    return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
+    return f"{value:,}" if isinstance(value, int) else f"{round(value, 2):g}"
 
 
 def _difference(value: float | None) -> str:

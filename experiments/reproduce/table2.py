@@ -159,10 +159,10 @@ def compose(rows: Sequence[Row], runs: Sequence[Sequence[Run]], outcomes: Outcom
         f"Test metrics at the epoch of the best validation {CRITERION}; full ranking, "
         "leave-one-out. Mean ± standard deviation over seeds; *paper* is its mean of five seeds, "
         "*difference* is ours against it.",
-        f"{LABELS[PLAIN]}: the plain baseline, tuned on its own. {LABELS[UNSMOOTHED]}: those "
-        "settings without smoothing, which the paper does not have. Rows of fewer epochs than "
-        "published were stopped early, and rows of fewer seeds say less. p-values are of the "
-        "two-sided paired t-test over the seeds that both rows have, trained for equally long.",
+        f"*{LABELS[PLAIN]}* is the plain baseline, tuned on its own; *{LABELS[UNSMOOTHED]}* is the "
+        "run with SEvo less the smoothing, which the paper does not have. Rows of fewer epochs "
+        "than published were stopped early and cannot be held against the paper. p-values are of "
+        "the two-sided paired t-test over the seeds that both rows have.",
         f"Trained on: {', '.join(devices) or 'nothing yet'}."
         + (f" Not built yet: {', '.join(absent)}." if absent else ""),
     ]

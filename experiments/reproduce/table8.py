@@ -172,7 +172,7 @@ def compose(
     )
 
 
-COLUMNS = (
+COLUMNS: tuple[str, ...] = (
     "epoch_plain",
     "epoch_sevo",
     "training_plain",

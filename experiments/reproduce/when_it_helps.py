@@ -36,8 +36,8 @@ from experiments.trainer import CRITERION
 
 MODEL, DATASET = "sasrec", "beauty"
 EPOCHS = 100
-NEGATIVES = (1, 16, 512)
-SHARES = (1.0, 0.25)
+NEGATIVES: tuple[int, ...] = (1, 16, 512)
+SHARES: tuple[float, ...] = (1.0, 0.25)
 COMMON = {
     "loss": "sampled-softmax",
     "dropout_rate": 0.5,
@@ -121,7 +121,8 @@ def compose(pairs: Sequence[Pair], not_done: list[str]) -> Document:
         "SASRec on Beauty, sampled softmax over negatives shared by a batch, AdamW "
         f"with and without smoothing (β 0.99, L 3), {EPOCHS} epochs, all other settings equal: "
         "learning rate 0.001, dropout 0.5, decay 0.1, padding masked. Test metrics at the epoch of "
-        f"the best validation {CRITERION}. *25%* trains and tests on a quarter of the users.",
+        f"the best validation {CRITERION}. *25%* trains and tests on a quarter of the users. Where "
+        "two numbers stand in a cell, the first is of the plain runs.",
         verdict(pairs),
         f"Trained on: {', '.join(devices) or 'nothing yet'}.",
     ]
@@ -131,13 +132,13 @@ def compose(pairs: Sequence[Pair], not_done: list[str]) -> Document:
         *(f"{m}{what}" for m in SHOWN for what in (", plain", ", SEvo", ", gain")),
         "Seeds",
         "Epochs",
-        "Best epoch (SEvo)",
+        "Best epoch",
     ]
     rows = [
         [
             *pair.condition.words,
             *(text for metric in SHOWN for text in _beside(pair, metric)),
-            *progress_of(pair.sevo),
+            *map(_both, progress_of(pair.plain), progress_of(pair.sevo)),
         ]
         for pair in pairs
     ]
@@ -188,13 +189,19 @@ def verdict(pairs: Sequence[Pair]) -> str:
     return " ".join(sentences)
 
 
+def _both(plain: str, sevo: str) -> str:
+    """What holds for both runs, or what holds for each."""
+    return plain if plain == sevo else f"{plain} / {sevo}"
+
+
 def _first(item: tuple[float, Pair]) -> float:
     return item[0]
 
 
 def _phrase(pair: Pair) -> str:
     negatives, users = pair.condition.words
-    return f"{negatives} negative{'s' * (negatives != '1')} and {users} of the users"
+    users = "all users" if users == "all" else f"{users} of the users"
+    return f"{negatives} negative{'s' * (negatives != '1')}, {users}"
 
 
 def _quintile_changes(pair: Pair) -> list[float] | None:
@@ -250,7 +257,7 @@ def draw(pairs: Sequence[Pair], path: Path) -> None:
     for share, style in styles.items():
         own = [pair for pair in pairs if pair.condition.share == share]
         negatives = [pair.condition.negatives for pair in own]
-        users = "all users" if share == 1 else f"{share:.0%} of users"
+        users = "all users" if share == 1 else f"{share:.0%} of the users"
         for label, color, cells in (
             ("plain", "tab:gray", [pair.plain for pair in own]),
             ("SEvo", "tab:blue", [pair.sevo for pair in own]),
@@ -263,17 +270,18 @@ def draw(pairs: Sequence[Pair], path: Path) -> None:
     for pair in pairs:
         changes = _quintile_changes(pair)
         if changes is not None:
-            negatives, users = pair.condition.words
             right.plot(
                 quintiles,
                 changes,
                 styles[pair.condition.share],
                 color=colors[pair.condition.negatives],
                 marker="o",
-                label=f"{negatives} negatives, {users} users",
+                label=_phrase(pair),
             )
     right.axhline(0, color="black", lw=0.8)
-    left.set(xscale="log", xticks=NEGATIVES, xticklabels=map(str, NEGATIVES), ylim=(0, None))
+    left.set(xscale="log", xticks=NEGATIVES, xticklabels=map(str, NEGATIVES))
+    left.minorticks_off()
+    left.set_ylim(0, 1.1 * left.get_ylim()[1])
     left.set(xlabel="shared negatives", ylabel=f"test {CRITERION}")
     right.set(xlabel="popularity quintile of the target item (5: most popular)")
     right.set(ylabel=f"{CRITERION}, SEvo less plain", xticks=quintiles)
