@@ -19,7 +19,6 @@ from experiments.configs import MODELS
 from experiments.data import load
 from experiments.epochs import EpochLayouts, Epochs
 from experiments.folders import Run
-from experiments.optimizers import TABLE
 from experiments.trainer import initial_checkpoint, make_setup
 
 FEW, MANY = 200_000, 15_000_000
@@ -31,7 +30,7 @@ def compiler(graph: sevo_jax.Graph) -> Callable[[], float]:
     data = dataclasses.replace(load("synthetic"), item_ids=np.arange(1, graph.num_nodes))
     settings = MODELS["sasrec"]("beauty", "sevo-adamw")
     run = Run("sasrec", data.name, "adamw", 0, settings)  # which builds no graph of its own
-    optimizer = sevo_jax.sevo_adamw(1e-3, graph, tables=TABLE)
+    optimizer = sevo_jax.sevo_adamw(1e-3, graph, tables="item_embedding")
     setup = dataclasses.replace(make_setup(run, data), optimizer=optimizer)
     state = initial_checkpoint(run, setup, data).state
     layouts = EpochLayouts(data, settings, 0)

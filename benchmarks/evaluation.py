@@ -16,9 +16,9 @@ def measure(quick: bool) -> list[report.Case]:
     """One evaluation in seconds."""
     data = workload.dataset(quick)
     settings = MODELS["sasrec"]("beauty", "sevo-adamw")
-    model = make_model(Run("sasrec", data.name, "adamw", 0, settings), data.num_items)
+    model = make_model(Run("sasrec", data.name, "adamw", 0, settings), data)
     graphdef, params = nnx.split(model, nnx.Param)
-    evaluate = make_evaluator(lambda p: nnx.merge(graphdef, p), "test", settings.max_len)
+    evaluate = make_evaluator(lambda p: nnx.merge(graphdef, p), settings.max_len)
     corpus = make_corpus(data)
     packed = make_evaluation_set(data, "test", settings.max_len)
     padded = make_evaluation_set(data, "test", settings.max_len, packed=False)

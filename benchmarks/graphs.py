@@ -5,19 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 import sevo_jax
-from experiments.data.table1 import Size
+from experiments.data.table1 import TABLE_1, ZIPF_EXPONENT, Size
+from experiments.data.table1 import draw_sequences as interactions
 
-ZIPF_EXPONENT = 0.8
-
-
-def interactions(size: Size, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Items ``int32[interactions]``, by a power law, and lengths ``int64[users]`` of 5 or more."""
-    rng = np.random.default_rng(seed)
-    spare = size.interactions - 5 * size.users
-    lengths = 5 + rng.multinomial(spare, np.full(size.users, 1 / size.users))
-    popularity = (1.0 + rng.permutation(size.items)) ** -ZIPF_EXPONENT
-    items = rng.choice(size.items, size=size.interactions, p=popularity / popularity.sum())
-    return items.astype(np.int32), lengths
+__all__ = ["TABLE_1", "Size", "graph", "interactions", "random_graph"]
 
 
 def graph(size: Size, seed: int = 0) -> sevo_jax.Graph:

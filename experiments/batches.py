@@ -1,4 +1,4 @@
-"""Batches on the device: from cells of a layout to items, targets and negatives.
+"""Batches on the device: from rows of a layout to items, targets and negatives.
 
 The whole data set lives on the device; an epoch's only traffic is the layout of `packing.layout`.
 """
@@ -10,11 +10,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
+from experiments.configs import Hyperparameters
 from experiments.data import Interactions
 from experiments.errors import UserError
-from experiments.packing import EMPTY
+from experiments.packing import EMPTY, Rows
+from models import Task
 
 
 class Corpus(NamedTuple):
@@ -23,13 +25,11 @@ class Corpus(NamedTuple):
     Attributes:
         items: ``int32[interactions]``.
         owners: ``int32[interactions]``, the user of each.
-        stops: ``int32[users]``, one past each user's last interaction.
         unseen: what `sample_negatives` needs to know of each user's training items.
     """
 
     items: Int[Array, " interactions"]
     owners: Int[Array, " interactions"]
-    stops: Int[Array, " users"]
     unseen: Unseen
 
 
@@ -52,11 +52,38 @@ class Unseen(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """What a sequence model reads: ``int32[rows, width]`` each, 0 where a cell is empty."""
+    """What a model reads: ``int32[rows, width]`` each, 0 where a cell is empty."""
 
     items: Int[Array, "rows width"]
     segments: Int[Array, "rows width"]
     positions: Int[Array, "rows width"]
+
+
+class Batch(NamedTuple):
+    """A step of training: what the model reads and what it is to predict.
+
+    Attributes:
+        tokens: the input.
+        positives: ``int32[rows, width]``, the item to predict at each token.
+        negatives: ``int32[rows, width, k]``, items that the user has not met; or ``int32[k]``, any
+            items, shared by all tokens.
+        real: ``bool[rows, width]``, where there is something to predict.
+    """
+
+    tokens: Tokens
+    positives: Int[Array, "rows width"]
+    negatives: Int[Array, ...]
+    real: Bool[Array, "rows width"]
+
+    def first_rows(self, rows: int) -> Batch:
+        """The batch without the rows after the first so many."""
+        shared = self.negatives.ndim == 1
+        return Batch(
+            Tokens(*(t[:rows] for t in self.tokens)),
+            self.positives[:rows],
+            self.negatives if shared else self.negatives[:rows],
+            self.real[:rows],
+        )
 
 
 def make_corpus(data: Interactions) -> Corpus:
@@ -83,31 +110,68 @@ def make_corpus(data: Interactions) -> Corpus:
         num_items=jnp.asarray(data.num_items, jnp.int32),
         longest=jnp.zeros(longest.bit_length(), jnp.int32),
     )
-    stops = data.starts + data.lengths
-    return Corpus(
-        jnp.asarray(data.items), jnp.asarray(data.owners), jnp.asarray(stops, jnp.int32), unseen
-    )
+    return Corpus(jnp.asarray(data.items), jnp.asarray(data.owners), unseen)
 
 
-def read_tokens(
-    corpus: Corpus, cells: Int[Array, "rows width"], newest: int, max_len: int
-) -> Tokens:
-    """Looks up the tokens of a layout.
+def read_tokens(task: Task, corpus: Corpus, rows: Rows, max_len: int) -> Tokens:
+    """Looks up the tokens of a batch of rows, nothing masked.
 
     Args:
+        task: for ``pair`` a token is a user, otherwise an item.
         corpus: the data.
-        cells: positions in the flat array of interactions, -1 where empty.
-        newest: how far before the end of a user's items the newest token of the input stands.
-        max_len: the newest token gets position ``max_len - 1``, older ones count down from it.
+        rows: the layout.
+        max_len: the newest token of a sequence gets position ``max_len - 1``, older ones count down
+            from it.
     """
+    cells, ends = rows
     real = cells != EMPTY
-    owner = corpus.owners[cells]
-    age = corpus.stops[owner] - newest - cells
+    source = corpus.owners if task == "pair" else corpus.items
     return Tokens(
-        items=jnp.where(real, corpus.items[cells], 0),
-        segments=jnp.where(real, owner + 1, 0),
-        positions=jnp.where(real, max_len - 1 - age, 0),
+        items=jnp.where(real, source[cells], 0),
+        segments=jnp.where(real, ends + 1, 0),  # no two sequences of a row end alike
+        positions=jnp.where(real, max_len - 1 - (ends - cells), 0),
     )
+
+
+def make_batch(
+    task: Task, settings: Hyperparameters, corpus: Corpus, rows: Rows, key: PRNGKeyArray
+) -> Batch:
+    """Looks up a batch of training and draws its negatives and, for the task ``masked``, its mask.
+
+    Args:
+        task: what to predict; see `models.Task`.
+        settings: of the run.
+        corpus: the data.
+        rows: the layout.
+        key: of the draws.
+    """
+    cells, ends = rows
+    tokens = read_tokens(task, corpus, rows, settings.max_len)
+    real, ahead = cells != EMPTY, 1
+    if task == "prefix":
+        real &= cells == ends
+    elif task == "pair":
+        ahead = 0
+    elif task == "masked":
+        ahead = 0
+        real &= jax.random.bernoulli(jax.random.fold_in(key, 1), settings.mask_rate, cells.shape)
+        tokens = mask_tokens(tokens, real, corpus)
+    positives = jnp.where(real, corpus.items[cells + ahead], 0)
+    if settings.loss == "sampled-softmax":
+        shape = (settings.num_negatives,)
+        negatives = jax.random.randint(key, shape, 1, corpus.unseen.num_items + 1)
+    else:
+        owners = jnp.broadcast_to(
+            corpus.owners[cells][..., None], (*cells.shape, settings.num_negatives)
+        )
+        negatives = sample_negatives(corpus.unseen, owners, key)
+    return Batch(tokens, positives, negatives, real)
+
+
+def mask_tokens(tokens: Tokens, where: Bool[Array, "rows width"], corpus: Corpus) -> Tokens:
+    """Puts the mask, whose id comes after those of the items, where it is to stand."""
+    mask = corpus.unseen.num_items + 1
+    return tokens._replace(items=jnp.where(where, mask, tokens.items))
 
 
 def sample_negatives(

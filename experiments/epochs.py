@@ -16,15 +16,12 @@ import optax
 from flax import nnx
 
 import sevo_jax
-from experiments.batches import Corpus, read_tokens, sample_negatives
+from experiments.batches import Corpus, make_batch
 from experiments.configs import Hyperparameters
 from experiments.data import Interactions
 from experiments.errors import UserError
-from experiments.packing import EMPTY, ROWS_MULTIPLE, layout
-
-NEWEST_INPUT = 4
-"""How far before the end of a user's items the newest training input stands: the test, validation
-and newest training items come after it, and the last of these is its target."""
+from experiments.packing import EMPTY, ROWS_MULTIPLE, Rows, layout
+from models import Backbone, Task
 
 
 class TrainState(NamedTuple):
@@ -35,12 +32,13 @@ class TrainState(NamedTuple):
 
 
 def make_step(
-    graphdef: nnx.GraphDef[Any],
+    graphdef: nnx.GraphDef[Backbone],
     optimizer: optax.GradientTransformation,
-    max_len: int,
+    task: Task,
+    settings: Hyperparameters,
     few_rows: int | None = None,
-) -> Callable[[Corpus, TrainState, jax.Array, jax.Array], tuple[TrainState, jax.Array]]:
-    """A training step: of corpus, state, cells ``int32[rows, width]`` and a key.
+) -> Callable[[Corpus, TrainState, Rows, jax.Array], tuple[TrainState, jax.Array]]:
+    """A training step: of corpus, state, a batch of rows and a key.
 
     Packed batches of an epoch have the rows of its largest. Most need fewer: where ``few_rows`` are
     enough, the model computes no more than these. Neither layout nor dropout, whose bits belong to
@@ -48,27 +46,24 @@ def make_step(
     """
 
     def step(
-        corpus: Corpus, state: TrainState, cells: jax.Array, key: jax.Array
+        corpus: Corpus, state: TrainState, laid_out: Rows, key: jax.Array
     ) -> tuple[TrainState, jax.Array]:
-        negative_key, dropout_key = jax.random.split(key)
-        tokens = read_tokens(corpus, cells, NEWEST_INPUT, max_len)
-        real = cells != EMPTY
-        positives = jnp.where(real, corpus.items[cells + 1], 0)
-        negatives = sample_negatives(corpus.unseen, corpus.owners[cells], negative_key)
+        draw_key, dropout_key = jax.random.split(key)
+        batch = make_batch(task, settings, corpus, laid_out, draw_key)
 
         def loss(params: Any, rows: int) -> jax.Array:
             model = nnx.merge(graphdef, params)
-            hidden = model(*(t[:rows] for t in tokens), dropout_key)
-            return model.loss(hidden, positives[:rows], negatives[:rows], real[:rows])
+            tokens, *targets = batch.first_rows(rows)
+            return model.loss(model(*tokens, dropout_key), *targets)
 
         def gradients(rows: int) -> Callable[[Any], tuple[jax.Array, Any]]:
             return lambda params: jax.value_and_grad(loss)(params, rows)
 
-        rows = cells.shape[0]
+        rows = laid_out.cells.shape[0]
         if few_rows is None or few_rows >= rows:
             value, grads = gradients(rows)(state.params)
         else:
-            more = real[few_rows:].any()
+            more = (laid_out.cells[few_rows:] != EMPTY).any()
             value, grads = jax.lax.cond(more, gradients(rows), gradients(few_rows), state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         return TrainState(optax.apply_updates(state.params, updates), opt_state), value
@@ -79,18 +74,18 @@ def make_step(
 def make_epoch(
     step: Callable[..., Any], seed_axes: TrainState | None = None
 ) -> Callable[..., tuple[TrainState, jax.Array]]:
-    """Compiles an epoch: a scan of ``step`` over ``cells``, ``int32[steps, rows, width]``.
+    """Compiles an epoch: a scan of ``step`` over rows with a leading axis of steps.
 
-    With ``seed_axes``, the axes of a state of several seeds, it trains them all: cells, keys and
+    With ``seed_axes``, the axes of a state of several seeds, it trains them all: rows, keys and
     losses then have a leading axis of seeds. The state is donated. Returns the new state and the
     loss of every step.
     """
 
     def epoch(
-        state: TrainState, corpus: Corpus, cells: jax.Array, key: jax.Array
+        state: TrainState, corpus: Corpus, rows: Rows, key: jax.Array
     ) -> tuple[TrainState, jax.Array]:
-        keys = jax.random.split(key, cells.shape[0])
-        return jax.lax.scan(lambda s, batch: step(corpus, s, *batch), state, (cells, keys))
+        keys = jax.random.split(key, rows.cells.shape[0])
+        return jax.lax.scan(lambda s, batch: step(corpus, s, *batch), state, (rows, keys))
 
     if seed_axes is not None:
         epoch = jax.vmap(epoch, (seed_axes, None, 0, 0), (seed_axes, 0))
@@ -100,41 +95,69 @@ def make_epoch(
 class EpochLayouts:
     """The layout of every epoch, a function of the data, the seed and the epoch alone."""
 
-    def __init__(self, data: Interactions, settings: Hyperparameters, seed: int) -> None:
-        # A training sequence of n items gives n - 1 inputs, the newest max_len of which are read.
-        counts = np.minimum(data.lengths - 3, settings.max_len)
-        users = np.flatnonzero(counts > 0)
-        if users.size == 0:
+    def __init__(
+        self, data: Interactions, settings: Hyperparameters, seed: int, task: Task = "next"
+    ) -> None:
+        self._ends, self._counts = training_sequences(data, settings.max_len, task)
+        if not self._ends.size:
             raise UserError(f"{data.name}: no user has two training items; nothing to learn from")
-        newest = data.starts + data.lengths - NEWEST_INPUT
-        self._first, self._counts = (newest - counts + 1)[users], counts[users]
+        self._owners = data.owners[self._ends]
         self.settings, self.seed = settings, seed
+        self.task: Task = task
         # Epochs pack into about as many rows each. Epoch 0 sets the least for all, so that few
         # epochs differ in shape and compile anew.
         self.rows = 0
-        first = self(0)
+        first = np.asarray(self(0).cells)
         self.rows = first.shape[1]
         self.few_rows = _few_rows((first != EMPTY).any(axis=-1).sum(axis=-1), self.rows)
 
-    def __call__(self, epoch: int) -> np.ndarray:
-        """``int32[steps, rows, width]``, users shuffled and dealt into batches."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(self._first.size)
-        s = self.settings
-        cells, _ = layout(
-            self._first[order],
-            self._counts[order],
+    def __call__(self, epoch: int) -> Rows:
+        """Sequences shuffled and dealt into batches; for pairs, drawn anew."""
+        rng = np.random.default_rng([self.seed, epoch])
+        pairs = self.task == "pair"
+        order = self._draw_pairs(rng) if pairs else rng.permutation(self._ends.size)
+        s, counts = self.settings, self._counts[order]
+        rows, _ = layout(
+            self._ends[order] - counts + 1,
+            counts,
             s.batch_size,
-            s.max_len,
-            packed=s.packed,
+            1 if pairs else s.max_len,
+            packed=s.packed and not pairs,
             rows=self.rows,
         )
-        return cells
+        return rows
+
+    def _draw_pairs(self, rng: np.random.Generator) -> np.ndarray:
+        """As many users as there are training items, uniformly, and one of the items of each."""
+        users, starts, counts = np.unique(self._owners, return_index=True, return_counts=True)
+        user = rng.integers(users.size, size=self._ends.size)
+        return starts[user] + rng.integers(counts[user])
 
     @property
-    def users_per_step(self) -> np.ndarray:
+    def sequences_per_step(self) -> np.ndarray:
         """``int64[steps]``: the weights of the steps' losses in an epoch's mean."""
-        steps = np.arange(0, self._first.size, self.settings.batch_size)
-        return np.minimum(self._first.size - steps, self.settings.batch_size)
+        steps = np.arange(0, self._ends.size, self.settings.batch_size)
+        return np.minimum(self._ends.size - steps, self.settings.batch_size)
+
+
+def training_sequences(
+    data: Interactions, max_len: int, task: Task
+) -> tuple[np.ndarray, np.ndarray]:
+    """What is read in training: where in the flat array each sequence ends, and how long it is.
+
+    A user's training items are all but the last two. For ``next`` and ``prefix`` the newest of them
+    is a target only; for ``prefix`` a sequence ends at each of the others, and for ``pair`` each is
+    one.
+    """
+    held_back = 3 if task in ("next", "prefix") else 2
+    stops = data.starts + data.lengths - held_back
+    if task in ("next", "masked"):
+        starts, ends = data.starts, stops - 1
+    else:
+        ends = np.flatnonzero(np.arange(data.items.size) < np.repeat(stops, data.lengths))
+        starts = data.starts[data.owners[ends]]
+    counts = np.minimum(ends - starts + 1, 1 if task == "pair" else max_len)
+    return ends[counts > 0], counts[counts > 0]
 
 
 def _few_rows(needed: np.ndarray, rows: int) -> int:
@@ -157,7 +180,7 @@ class Epochs:
 
     def __init__(
         self,
-        graphdef: nnx.GraphDef[Any],
+        graphdef: nnx.GraphDef[Backbone],
         optimizer: optax.GradientTransformation,
         corpus: Corpus,
         layouts: Sequence[EpochLayouts],
@@ -169,29 +192,32 @@ class Epochs:
         self._axes = TrainState(params, sevo_jax.seed_axes(optimizer, state.params))
         # Under vmap both sides of a condition are computed, and a GPU may wait for the host to
         # choose.
-        choosing = not self._together and jax.default_backend() == "cpu"
-        few_rows = layouts[0].few_rows if choosing else None
-        step = make_step(graphdef, optimizer, layouts[0].settings.max_len, few_rows)
+        shared = layouts[0]
+        choosing = not self._together and jax.default_backend() == "cpu" and shared.settings.packed
+        few_rows = shared.few_rows if choosing and shared.task != "pair" else None
+        step = make_step(graphdef, optimizer, shared.task, shared.settings, few_rows)
         self.compiled: Any = make_epoch(step, self._axes if self._together else None)
 
-    def __call__(
-        self, state: TrainState, cells: np.ndarray, epoch: int
-    ) -> tuple[TrainState, jax.Array]:
+    def __call__(self, state: TrainState, rows: Rows, epoch: int) -> tuple[TrainState, jax.Array]:
         """Trains an epoch laid out by `lay_out`; the new state and losses ``[seeds, steps]``."""
         keys = [_training_key(layouts, epoch) for layouts in self._layouts]
         key = jnp.stack(keys) if self._together else keys[0]
-        state, losses = self.compiled(state, self._corpus, cells, key)
+        state, losses = self.compiled(state, self._corpus, rows, key)
         return state, losses.reshape(len(keys), -1)
 
-    def lay_out(self, epoch: int) -> np.ndarray:
-        """``int32[(seeds,) steps, rows, width]``, filled up to equal rows."""
-        cells = [layouts(epoch) for layouts in self._layouts]
+    def lay_out(self, epoch: int) -> Rows:
+        """``int32[(seeds,) steps, rows, width]`` each, filled up to equal rows."""
+        each = [layouts(epoch) for layouts in self._layouts]
         if not self._together:
-            return cells[0]
-        rows = max(c.shape[1] for c in cells)
-        spare = [((0, 0), (0, rows - c.shape[1]), (0, 0)) for c in cells]
-        padded = (np.pad(*c, constant_values=EMPTY) for c in zip(cells, spare, strict=True))
-        return np.stack(list(padded))
+            return each[0]
+        most = max(rows.cells.shape[1] for rows in each)
+
+        def stack(*arrays: np.ndarray) -> np.ndarray:
+            spare = [((0, 0), (0, most - a.shape[1]), (0, 0)) for a in arrays]
+            pairs = zip(arrays, spare, strict=True)
+            return np.stack([np.pad(a, s, constant_values=EMPTY) for a, s in pairs])
+
+        return jax.tree.map(stack, *each)
 
     def stack(self, states: Sequence[TrainState]) -> TrainState:
         """The states of the seeds as one."""

@@ -14,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from experiments.batches import Corpus, read_tokens
+from experiments.batches import Corpus, mask_tokens, read_tokens
 from experiments.data import Interactions
-from experiments.packing import layout
+from experiments.packing import Rows, layout
+from models import Backbone, Task
 
-Split = Literal["valid", "test"]
+Split = Literal["valid", "test", "next"]
+"""What is held out; for ``next`` nothing is: everything is input."""
 USERS_PER_BLOCK = 256
 SCORES_PER_BLOCK = 2**25
 """Users and scores of a block, at most: 128 MiB of scores, however many items there are."""
@@ -29,14 +31,14 @@ class EvaluationSet(NamedTuple):
     """A split laid out in blocks of users, each leaf with a leading axis of blocks.
 
     Attributes:
-        cells: ``int32[blocks, rows, width]``, as `packing.layout` returns.
+        rows: the input, as `packing.layout` returns it.
         last: ``int32[blocks, users]``, the cell of each user's newest token.
         targets: ``int32[blocks, users]``, the held-out items; 0 beyond the last user.
         seen_users: ``int32[blocks, seen]``, a user of the block for each excluded item.
         seen_items: ``int32[blocks, seen]``, the excluded items; 0 fills up.
     """
 
-    cells: Int[Array, "blocks rows width"]
+    rows: Rows
     last: Int[Array, "blocks users"]
     targets: Int[Array, "blocks users"]
     seen_users: Int[Array, "blocks seen"]
@@ -45,30 +47,68 @@ class EvaluationSet(NamedTuple):
 
 def held_out(split: Split) -> int:
     """How far before the end of a user's items the held-out item stands."""
-    return {"valid": 2, "test": 1}[split]
+    return {"valid": 2, "test": 1, "next": 0}[split]
 
 
 def make_evaluation_set(
-    data: Interactions, split: Split, max_len: int, *, packed: bool = True
+    data: Interactions,
+    split: Split,
+    max_len: int,
+    *,
+    task: Task = "next",
+    packed: bool = True,
+    users: np.ndarray | None = None,
 ) -> EvaluationSet:
-    """Lays out all users for a split. The input is everything before the held-out item."""
+    """Lays out users for a split. The input is everything before the held-out item.
+
+    For the task ``masked``, the held-out item's own cell comes last: the mask will stand there.
+
+    Args:
+        data: the data set.
+        split: what is held out.
+        max_len: the longest input.
+        task: of the model.
+        packed: whether users share rows.
+        users: ``int[users]``, which ones, in which order; all if ``None``.
+    """
+    users = np.arange(data.num_users) if users is None else users
     users_per_block = max(1, min(USERS_PER_BLOCK, SCORES_PER_BLOCK // data.num_items))
-    target = data.starts + data.lengths - held_out(split)
-    counts = np.minimum(target - data.starts, max_len)
-    cells, last = layout(target - counts, counts, users_per_block, max_len, packed=packed)
+    stops = data.starts + data.lengths - held_out(split)
+    ends = stops[users] + (task == "masked")
+    counts = np.minimum(ends - data.starts[users], max_len)
+    rows, last = layout(ends - counts, counts, users_per_block, max_len, packed=packed)
     blocks = last.shape[0]
     targets = np.zeros(last.size, np.int32)
-    targets[: data.num_users] = data.items[target]
+    if split != "next":
+        targets[: users.size] = data.items[stops[users]]
 
-    is_input = np.arange(data.items.size) < np.repeat(target, data.lengths)
-    pairs = np.unique(np.stack([data.owners[is_input], data.items[is_input]]), axis=1)
-    users, items = pairs[:, pairs[1] != targets[pairs[0]]]
-    block = users // users_per_block
+    place = np.full(data.num_users, -1)
+    place[users] = np.arange(users.size)
+    is_input = np.arange(data.items.size) < np.repeat(stops, data.lengths)
+    is_input &= place[data.owners] >= 0
+    width = data.num_items + 1
+    pairs = np.unique(place[data.owners[is_input]] * width + data.items[is_input])
+    seen_users, seen_items = pairs // width, pairs % width
+    kept = seen_items != targets[seen_users]
+    seen_users, seen_items = seen_users[kept], seen_items[kept]
+    block = seen_users // users_per_block
     starts = np.searchsorted(block, np.arange(blocks + 1))
     seen = np.zeros((2, blocks, int(np.diff(starts).max())), np.int32)
-    seen[:, block, np.arange(users.size) - starts[block]] = users % users_per_block, items
-    arrays = (cells, last, targets.reshape(blocks, -1), seen[0], seen[1])
-    return EvaluationSet(*map(jnp.asarray, arrays))
+    within = np.arange(seen_users.size) - starts[block]
+    seen[:, block, within] = seen_users % users_per_block, seen_items
+    arrays = (rows, last, targets.reshape(blocks, -1), seen[0], seen[1])
+    return EvaluationSet(*jax.tree.map(jnp.asarray, arrays))
+
+
+def score_block(
+    model: Backbone, corpus: Corpus, block: EvaluationSet, max_len: int
+) -> Float[Array, "users items"]:
+    """Scores of the items ``1 … num_items`` for the users of one block."""
+    tokens = read_tokens(model.task, corpus, block.rows, max_len)
+    if model.task == "masked":
+        tokens = mask_tokens(tokens, block.rows.cells == block.rows.ends, corpus)
+    hidden = model(*tokens)
+    return model.scores(hidden.reshape(-1, hidden.shape[-1])[block.last])
 
 
 def ranks_of(
@@ -88,14 +128,12 @@ def ranks_of(
 
 
 def make_evaluator(
-    make_model: Callable[[Any], Any], split: Split, max_len: int
+    make_model: Callable[[Any], Backbone], max_len: int
 ) -> Callable[[Any, Corpus, EvaluationSet], tuple[Int[Array, " users"], Bool[Array, ""]]]:
     """Compiles the evaluation of all users.
 
     Args:
-        make_model: from parameters to a model with ``__call__(items, segments, positions)`` and
-            ``scores(hidden)``.
-        split: which item is held out.
+        make_model: from parameters to the model.
         max_len: the longest input.
 
     Returns:
@@ -110,9 +148,7 @@ def make_evaluator(
         model = make_model(params)
 
         def rank_block(block: EvaluationSet) -> tuple[Array, Array]:
-            tokens = read_tokens(corpus, block.cells, held_out(split) + 1, max_len)
-            hidden = model(*tokens)
-            scores = model.scores(hidden.reshape(-1, hidden.shape[-1])[block.last])
+            scores = score_block(model, corpus, block, max_len)
             ranks = ranks_of(scores, block.targets, block.seen_users, block.seen_items)
             return ranks, jnp.isfinite(scores).all()
 
@@ -138,3 +174,34 @@ def metrics_of(ranks: np.ndarray) -> dict[str, float]:
     gains = 1 / np.log2(ranks + 1)
     hits = {f"HR@{k}": float(np.mean(ranks <= k)) for k in CUTOFFS["HR"]}
     return hits | {f"NDCG@{k}": float(np.mean(gains * (ranks <= k))) for k in CUTOFFS["NDCG"]}
+
+
+def by_popularity(ranks: np.ndarray, data: Interactions) -> dict[str, list[Any]]:
+    """HR@10 and NDCG@10 of the test by how popular the held-out item is in training.
+
+    Users are sorted by the training interactions of their test item and cut into fifths, least
+    popular first; equally popular items stay together, so that fifths are about equal.
+
+    Args:
+        ranks: ``int[users]``, from 1, of the test items.
+        data: the data set.
+
+    Returns:
+        Five values each: the ``users`` of a group, the ``most_interactions`` of its items, and the
+        metrics, ``None`` where a group is empty.
+    """
+    counts = np.bincount(data.items[data.training_part()], minlength=data.num_items + 1)
+    popularity = counts[data.items[data.starts + data.lengths - 1]]
+    bounds = np.quantile(popularity, np.arange(1, 5) / 5, method="lower")
+    group = np.searchsorted(bounds, popularity)
+    groups: dict[str, list[Any]] = {
+        "users": np.bincount(group, minlength=5).tolist(),
+        "most_interactions": [*map(int, bounds), int(popularity.max())],
+        "HR@10": [],
+        "NDCG@10": [],
+    }
+    for g in range(5):
+        metrics = metrics_of(ranks[group == g]) if (group == g).any() else {}
+        for name in ("HR@10", "NDCG@10"):
+            groups[name].append(metrics.get(name))
+    return groups

@@ -74,6 +74,8 @@ def _config(run: Run, data: Interactions) -> dict[str, Any]:
 def check_folder(run: Run, data: Interactions, folder: Path, resume: bool) -> dict[str, Any] | None:
     """Reads what the folder holds, and changes nothing; the run's result if it is finished.
 
+    A run of fewer epochs may be gone on with for more of them.
+
     Raises:
         UserError: the folder holds another run, or this one and ``resume`` is not set.
     """
@@ -91,10 +93,13 @@ def check_folder(run: Run, data: Interactions, folder: Path, resume: bool) -> di
         raise UserError(
             f"--out: {folder} already holds a run; --resume goes on with it, or name another"
         )
-    changed = differences(read_json(config_file), _config(run, data))
+    held, wanted = read_json(config_file), _config(run, data)
+    epochs = max(held.get("epochs", 0), run.settings.epochs)  # a run may go on for longer
+    changed = differences(held | {"epochs": epochs}, wanted)
     if changed:
         raise UserError(f"--resume: {folder} holds a run in which {'; '.join(changed)}")
-    return read_json(result_file) if result_file.exists() else None
+    result = read_json(result_file) if result_file.exists() else None
+    return result if result and result["epochs"] == run.settings.epochs else None
 
 
 def claim_folder(run: Run, data: Interactions, folder: Path) -> None:

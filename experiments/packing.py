@@ -3,15 +3,31 @@
 Sequences are short (Amazon Beauty: 6 tokens of 50 on average), so most cells of a padded batch are
 empty. Packed, several sequences share a row and the model keeps them apart by segment. Both layouts
 are the same thing here, an array of positions in the flat array of interactions, -1 where a cell is
-empty; everything else (items, targets, segments, positions) is looked up on the device.
+empty, and beside it where the cell's sequence ends; everything else (items, targets, segments,
+positions) is looked up on the device.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import jax
 import numpy as np
 
 EMPTY = -1
 ROWS_MULTIPLE = 4
+
+
+class Rows(NamedTuple):
+    """A layout, or one batch of it: ``int32[(batches,) rows, width]`` each.
+
+    Attributes:
+        cells: the position of each token in the flat array of interactions, or `EMPTY`.
+        ends: the position of the newest token of its sequence.
+    """
+
+    cells: np.ndarray | jax.Array
+    ends: np.ndarray | jax.Array
 
 
 def pack_rows(counts: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -54,7 +70,7 @@ def layout(
     *,
     packed: bool,
     rows: int = 0,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Rows, np.ndarray]:
     """Lays sequences out in batches of ``batch_size``, in the order given.
 
     Args:
@@ -66,9 +82,9 @@ def layout(
         rows: the fewest rows of a batch.
 
     Returns:
-        ``tokens``, ``int32[batches, rows, width]``, positions in the flat array or -1; and
-        ``last``, ``int32[batches, batch_size]``, the cell of each sequence's last token in its
-        batch's flattened rows, 0 beyond the last sequence.
+        The `Rows`, with a leading axis of batches; and ``last``, ``int32[batches, batch_size]``,
+        the cell of each sequence's last token in its batch's flattened rows, 0 beyond the last
+        sequence.
     """
     place = pack_rows if packed else pad_rows
     batches = range(0, first.size, batch_size)
@@ -80,8 +96,11 @@ def layout(
     sequence = np.arange(first.size)
     begin = (sequence // batch_size * rows + row) * width + offset
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    tokens = np.full(len(placed) * rows * width, EMPTY, np.int32)
-    tokens[np.repeat(begin, counts) + within] = np.repeat(first, counts) + within
+    where = np.repeat(begin, counts) + within
+    cells, ends = np.full((2, len(placed) * rows * width), EMPTY, np.int32)
+    cells[where] = np.repeat(first, counts) + within
+    ends[where] = np.repeat(first + counts - 1, counts)
     last = np.zeros(len(placed) * batch_size, np.int32)
     last[sequence] = (row * width + offset + counts - 1).astype(np.int32)
-    return tokens.reshape(len(placed), rows, width), last.reshape(len(placed), batch_size)
+    shape = len(placed), rows, width
+    return Rows(cells.reshape(shape), ends.reshape(shape)), last.reshape(len(placed), batch_size)

@@ -60,9 +60,9 @@ def epoch_runner(
 
     def call() -> jax.Array:
         nonlocal state, upcoming, number
-        cells = upcoming.result()
+        rows = upcoming.result()
         upcoming = packer.submit(epochs.lay_out, number + 1)
-        state, losses = epochs(state, cells, number)
+        state, losses = epochs(state, rows, number)
         number += 1
         return losses
 
@@ -77,19 +77,19 @@ def steps_runner(
     For epochs that take too long to be measured whole; laying them out is not part of the call.
     """
     epochs, state, whole = _begin([run], setup, data)
-    cells = epochs.lay_out(0)[:max_steps]
+    rows = jax.tree.map(lambda x: x[:max_steps], epochs.lay_out(0))
 
     def call() -> jax.Array:
         nonlocal state
-        state, losses = epochs(state, cells, 0)
+        state, losses = epochs(state, rows, 0)
         return losses
 
-    return call, len(cells), whole
+    return call, min(max_steps, whole), whole
 
 
 def _begin(runs: Sequence[Run], setup: Setup, data: Interactions) -> tuple[Epochs, TrainState, int]:
     """The epochs of runs, the state before the first, and the steps of each."""
     states = [initial_checkpoint(run, setup, data).state for run in runs]
-    layouts = [EpochLayouts(data, setup.settings, run.seed) for run in runs]
+    layouts = [EpochLayouts(data, setup.settings, run.seed, setup.task) for run in runs]
     epochs = Epochs(setup.graphdef, setup.optimizer, setup.corpus, layouts, states[0])
-    return epochs, epochs.stack(states), layouts[0].users_per_step.size
+    return epochs, epochs.stack(states), layouts[0].sequences_per_step.size

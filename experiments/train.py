@@ -218,8 +218,8 @@ def main(argv: list[str] | None = None) -> int:
             f"{data.name}: {data.num_users:,} users, {data.num_items:,} items, "
             f"{data.items.size:,} interactions; results go to {out}"
         )
-        if data.dropped_users:
-            say(f"dropped {data.dropped_users:,} users of fewer than 3 interactions")
+        for note in data.notes:
+            say(note)
         if data.renumbered:
             say("items are renumbered from 1: see item_ids.json in each run's folder")
         for run in runs:  # before the first of them trains for hours

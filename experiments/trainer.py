@@ -21,12 +21,19 @@ import optax
 import orbax.checkpoint as ocp
 from flax import nnx
 
+from experiments.backbones import BUILDERS
 from experiments.batches import Corpus, make_corpus
 from experiments.configs import Hyperparameters
 from experiments.data import Interactions
 from experiments.epochs import EpochLayouts, Epochs, TrainState, initial_key
 from experiments.errors import UserError
-from experiments.evaluate import Split, make_evaluation_set, make_evaluator, metrics_of
+from experiments.evaluate import (
+    Split,
+    by_popularity,
+    make_evaluation_set,
+    make_evaluator,
+    metrics_of,
+)
 from experiments.files import write_json, write_text
 from experiments.folders import (
     Checkpoint,
@@ -39,7 +46,7 @@ from experiments.folders import (
     save_checkpoint,
 )
 from experiments.optimizers import make_optimizer
-from models import SASRec
+from models import Backbone, Task
 
 CRITERION = "NDCG@10"
 
@@ -58,19 +65,9 @@ class Interrupted(Exception):  # noqa: N818, like KeyboardInterrupt
     """The run was asked to stop, and has saved itself after the epoch it was in."""
 
 
-def make_model(run: Run, num_items: int) -> nnx.Module:
+def make_model(run: Run, data: Interactions) -> Backbone:
     """The model of a run, its weights initialised from the run's seed."""
-    s = run.settings
-    return SASRec(
-        num_items,
-        max_len=s.max_len,
-        dim=s.dim,
-        num_heads=s.num_heads,
-        num_blocks=s.num_blocks,
-        dropout_rate=s.dropout_rate,
-        attend_padding=s.attend_padding,
-        rngs=nnx.Rngs(initial_key(run.seed)),
-    )
+    return BUILDERS[run.model](run.settings, data, nnx.Rngs(initial_key(run.seed)))
 
 
 def train(
@@ -127,7 +124,7 @@ def train_together(
     if not todo:
         return [results[i] for i in range(len(runs))]
     setup = make_setup(runs[todo[0]], data)
-    layouts = {i: EpochLayouts(data, setup.settings, runs[i].seed) for i in todo}
+    layouts = {i: EpochLayouts(data, setup.settings, runs[i].seed, setup.task) for i in todo}
     failures: list[UserError] = []
     with contextlib.ExitStack() as stack:
         lanes: dict[int, _Lane] = {}
@@ -156,11 +153,16 @@ def train_together(
 class Setup:
     """What runs share that differ in their seeds alone."""
 
-    graphdef: nnx.GraphDef[Any]
+    graphdef: nnx.GraphDef[Backbone]
+    task: Task
     optimizer: optax.GradientTransformation
     corpus: Corpus
     settings: Hyperparameters
-    evaluate: Callable[[Split, Any], dict[str, float]]
+    rank: Callable[[Split, Any], np.ndarray]
+
+    def evaluate(self, split: Split, params: Any) -> dict[str, float]:
+        """The metrics of a split."""
+        return metrics_of(self.rank(split, params))
 
 
 @dataclasses.dataclass
@@ -189,16 +191,16 @@ class _Lane:
         return UserError(f"{self.run.name}: {what} (epoch {epoch}); {kept}")
 
     def mean_loss(self, losses: np.ndarray, epoch: int) -> float:
-        """The mean loss of an epoch over users, from ``float[steps]``."""
+        """The mean loss of an epoch over sequences, from ``float[steps]``."""
         finite = np.isfinite(losses)
         if not finite.all():
             step = (epoch - 1) * losses.size + int(np.argmin(finite)) + 1
             raise self.diverged(f"the loss is {losses[~finite][0]} at step {step}", epoch)
-        return float(np.average(losses, weights=self.layouts.users_per_step))
+        return float(np.average(losses, weights=self.layouts.sequences_per_step))
 
     def validate(self, params: Any, setup: Setup, epoch: int, loss: float, began: float) -> float:
         """Scores an epoch, keeps the best one's parameters, and returns the criterion."""
-        step = epoch * self.layouts.users_per_step.size
+        step = epoch * self.layouts.sequences_per_step.size
         clock = time.perf_counter()
         try:
             metrics = setup.evaluate("valid", params)
@@ -227,27 +229,29 @@ class _Lane:
 def make_setup(run: Run, data: Interactions) -> Setup:
     """Builds what the run shares with those of other seeds."""
     settings = run.settings
-    optimizer = make_optimizer(run.optimizer, settings, data)
-    graphdef = nnx.split(make_model(run, data.num_items), nnx.Param)[0]
+    model = make_model(run, data)
+    task, max_len = model.task, settings.max_len
+    optimizer = make_optimizer(run.optimizer, settings, data, model)
+    graphdef = nnx.split(model, nnx.Param)[0]
     corpus = make_corpus(data)
     compiled: dict[Split, Callable[[Any], tuple[jax.Array, jax.Array]]] = {}
 
-    def evaluate(split: Split, params: Any) -> dict[str, float]:
+    def rank(split: Split, params: Any) -> np.ndarray:
         if split not in compiled:
-            blocks = make_evaluation_set(data, split, settings.max_len)
-            ranker = make_evaluator(lambda p: nnx.merge(graphdef, p), split, settings.max_len)
+            blocks = make_evaluation_set(data, split, max_len, task=task)
+            ranker = make_evaluator(lambda p: nnx.merge(graphdef, p), max_len)
             compiled[split] = lambda p: ranker(p, corpus, blocks)
         ranks, finite = compiled[split](params)
         if not finite:
             raise _NotFiniteError(f"a {split} score is not finite")
-        return metrics_of(np.asarray(ranks)[: data.num_users])
+        return np.asarray(ranks)[: data.num_users]
 
-    return Setup(graphdef, optimizer, corpus, settings, evaluate)
+    return Setup(graphdef, task, optimizer, corpus, settings, rank)
 
 
 def initial_checkpoint(run: Run, setup: Setup, data: Interactions) -> Checkpoint:
     """Where a run begins, its weights drawn from its seed."""
-    params = nnx.split(make_model(run, data.num_items), nnx.Param)[1]
+    params = nnx.split(make_model(run, data), nnx.Param)[1]
     state = TrainState(params, setup.optimizer.init(params))
     return Checkpoint(state, jax.tree.map(jnp.copy, params), 0, 0, -1.0, 0.0)
 
@@ -339,6 +343,7 @@ def _finish(lane: _Lane, setup: Setup, data: Interactions) -> dict[str, Any]:
     """Tests the best epoch, and writes ``result.json``."""
     checkpoint, run = lane.checkpoint, lane.run
     best = next((r for r in lane.records if r["epoch"] == checkpoint.best_epoch), None)
+    ranks = setup.rank("test", checkpoint.best_params)
     result = {
         "model": run.model,
         "dataset": run.dataset,
@@ -347,7 +352,8 @@ def _finish(lane: _Lane, setup: Setup, data: Interactions) -> dict[str, Any]:
         "epochs": setup.settings.epochs,
         "best_epoch": checkpoint.best_epoch,
         "valid": best["valid"] if best else setup.evaluate("valid", checkpoint.best_params),
-        "test": setup.evaluate("test", checkpoint.best_params),
+        "test": metrics_of(ranks),
+        "by_popularity": by_popularity(ranks, data),
         "seconds_per_epoch": _median(lane.epoch_seconds),
         "seconds_per_evaluation": _median(lane.evaluation_seconds),
         "device": f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores",

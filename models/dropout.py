@@ -39,3 +39,8 @@ def _mix(z: Array) -> Array:
     z = (z ^ (z >> 16)) * jnp.uint32(0x85EBCA6B)
     z = (z ^ (z >> 13)) * jnp.uint32(0xC2B2AE35)
     return z ^ (z >> 16)
+
+
+def split_keys(key: PRNGKeyArray | None, count: int) -> list[PRNGKeyArray | None]:
+    """So many keys, or as often ``None`` where there is no dropout."""
+    return [None] * count if key is None else list(jax.random.split(key, count))

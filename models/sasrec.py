@@ -13,13 +13,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from models.dropout import dropout
+from models.attention import EqualKeys, attention, sequence_mask
+from models.backbone import Backbone
+from models.dropout import dropout, split_keys
+from models.losses import Loss
 
 LAYER_NORM_EPS = 1e-8
 PADDING = 0
 
 
-class SASRec(nnx.Module):
+class SASRec(Backbone):
     """Self-attentive sequential recommendation.
 
     With ``E`` the item table and ``P`` the position table, the first layer is
@@ -45,6 +48,7 @@ class SASRec(nnx.Module):
         num_blocks: transformer blocks.
         dropout_rate: of embeddings, attention probabilities and the feed-forward layers.
         attend_padding: whether padding takes part in attention, as published.
+        loss: of the next item; published: ``bce`` with one negative.
         rngs: the stream ``params`` initialises the weights.
 
     Raises:
@@ -71,6 +75,7 @@ class SASRec(nnx.Module):
         num_blocks: int = 2,
         dropout_rate: float = 0.3,
         attend_padding: bool = False,
+        loss: Loss = "bce",
         rngs: nnx.Rngs,
     ) -> None:
         if dim % num_heads:
@@ -84,8 +89,10 @@ class SASRec(nnx.Module):
             [Block(dim, num_heads, dropout_rate, rngs=rngs) for _ in range(num_blocks)]
         )
         self.norm = nnx.LayerNorm(dim, epsilon=LAYER_NORM_EPS, rngs=rngs)
+        self.num_items = num_items
         self.dropout_rate = dropout_rate
         self.attend_padding = attend_padding
+        self.loss_name = loss
 
     def __call__(
         self,
@@ -94,18 +101,10 @@ class SASRec(nnx.Module):
         positions: Int[Array, "rows width"],
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "rows width dim"]:
-        """The output at every token, from the tokens of its segment up to itself.
-
-        Args:
-            items: item ids, 0 for padding.
-            segments: the sequence each token belongs to, 0 for padding.
-            positions: indices into the position table.
-            key: for dropout; ``None`` for evaluation.
-        """
-        keys = _split(key, 1 + len(self.blocks))
+        """The output at every token, from the tokens of its segment up to itself."""
+        keys = split_keys(key, 1 + len(self.blocks))
         real = (segments != PADDING)[..., None]
-        order = jnp.arange(items.shape[1])
-        mask = (segments[:, :, None] == segments[:, None, :]) & (order[:, None] >= order)
+        mask = sequence_mask(segments, causal=True)
         # A token's position, less the tokens before it, is the padding before its sequence; empty
         # cells have none.
         padding = jnp.maximum(positions + 1 - mask.sum(-1), 0) if self.attend_padding else None
@@ -116,27 +115,6 @@ class SASRec(nnx.Module):
         for block, block_key in zip(self.blocks, keys[1:], strict=True):
             x = jnp.where(real, block(x, mask, padding, block_key), 0)
         return self.norm(x)
-
-    def loss(
-        self,
-        hidden: Float[Array, "rows width dim"],
-        positives: Int[Array, "rows width"],
-        negatives: Int[Array, "rows width"],
-        real: Bool[Array, "rows width"],
-    ) -> Float[Array, ""]:
-        """Binary cross-entropy of the next item against one negative, averaged over real tokens.
-
-        ``mean(softplus(-h·E[positive])) + mean(softplus(h·E[negative]))``.
-        """
-        table = self.item_embedding.embedding[...]
-        positive = (hidden * table[positives]).sum(-1)
-        negative = (hidden * table[negatives]).sum(-1)
-        losses = jax.nn.softplus(-positive) + jax.nn.softplus(negative)
-        return jnp.where(real, losses, 0).sum() / jnp.maximum(real.sum(), 1)
-
-    def scores(self, hidden: Float[Array, "users dim"]) -> Float[Array, "users items"]:
-        """Scores of the items ``1 … num_items``, in that order; the padding item has none."""
-        return hidden @ self.item_embedding.embedding[1:].T
 
 
 class Block(nnx.Module):
@@ -167,7 +145,7 @@ class Block(nnx.Module):
         key: PRNGKeyArray | None,
     ) -> Float[Array, "rows width dim"]:
         """The block's output: a query sees the keys of ``mask`` and so much ``padding``."""
-        attention_key, inner_key, outer_key = _split(key, 3)
+        attention_key, inner_key, outer_key = split_keys(key, 3)
         x = x + self.attend(self.attention_norm(x), x, mask, padding, attention_key)
         y = self.feed_forward_norm(x)
         inner = jax.nn.relu(dropout(self.inner(y), self.dropout_rate, inner_key))
@@ -182,38 +160,21 @@ class Block(nnx.Module):
         key: PRNGKeyArray | None,
     ) -> Float[Array, "rows width dim"]:
         """Multi-head attention; queries are normalised, keys and values are not."""
-        rows, width, dim = x.shape
-        heads, size = self.num_heads, dim // self.num_heads
-
-        def split(y: Array) -> Array:  # heads join the batch axis: plain batched products are fast
-            return y.reshape(rows, width, heads, size).swapaxes(1, 2).reshape(-1, width, size)
-
+        dim = x.shape[-1]
         kernel, bias = self.qkv.kernel[...], cast("nnx.Param[Array]", self.qkv.bias)[...]
-        q = split((query @ kernel[:, :dim] + bias[:dim]) * size**-0.5)
-        k, v = map(split, jnp.split(x @ kernel[:, dim:] + bias[dim:], 2, axis=-1))
-        logits = jnp.where(jnp.repeat(mask, heads, axis=0), q @ k.swapaxes(1, 2), -jnp.inf)
-        # A softmax whose sum divides the product: width^2 divisions fewer. The diagonal is never
-        # masked (empty cells attend to each other), so that no sum is empty.
-        top = logits.max(-1, keepdims=True)
-        pad = None
-        if padding is not None:
-            pad_key, pad_value = jnp.tile(bias[dim:].reshape(2, heads, 1, size), (1, rows, 1, 1))
-            pads = jnp.repeat(padding, heads, axis=0)[..., None]
-            pad = (q * pad_key).sum(-1, keepdims=True) + jnp.log(pads), pad_value
-            top = jnp.maximum(top, pad[0])
-        top = jax.lax.stop_gradient(top)
-        weights = jnp.exp(logits - top)
-        total = weights.sum(-1, keepdims=True)
-        mixed = dropout(weights, self.dropout_rate, key) @ v
-        if pad is not None:
-            # The published model drops each padding key on its own; of many equal ones about the
-            # same share is left every time, and so dropout is left out here.
-            weight = jnp.exp(pad[0] - top)
-            total, mixed = total + weight, mixed + weight * pad[1]
-        mixed = mixed / total
-        mixed = mixed.reshape(rows, heads, width, size).swapaxes(1, 2)
-        return self.out(mixed.reshape(x.shape))
-
-
-def _split(key: PRNGKeyArray | None, count: int) -> list[PRNGKeyArray | None]:
-    return [None] * count if key is None else list(jax.random.split(key, count))
+        q = query @ kernel[:, :dim] + bias[:dim]
+        k, v = jnp.split(x @ kernel[:, dim:] + bias[dim:], 2, axis=-1)
+        equal = None
+        if padding is not None:  # a row of zeros: its key and value are the biases
+            equal = EqualKeys(padding, *jnp.split(bias[dim:], 2))
+        mixed = attention(
+            q,
+            k,
+            v,
+            mask,
+            num_heads=self.num_heads,
+            dropout_rate=self.dropout_rate,
+            key=key,
+            padding=equal,
+        )
+        return self.out(mixed)

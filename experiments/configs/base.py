@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from experiments.errors import UserError
 
-OPTIMIZERS = ("adam", "adamw", "sevo-adamw")
+OPTIMIZERS = ("adam", "adamw", "sevo-adamw", "sevo-adam", "sgd", "sevo-sgd")
 
 
 def _setting(default: Any, meaning: str) -> Any:
@@ -18,40 +18,63 @@ def _setting(default: Any, meaning: str) -> Any:
 class Hyperparameters:
     """Settings of one run. The defaults are SASRec's with SEvo, for a data set by path."""
 
-    epochs: int = _setting(200, "Passes over the users.")
-    batch_size: int = _setting(512, "Users of a step.")
+    epochs: int = _setting(200, "Passes over the training rows.")
+    batch_size: int = _setting(512, "Training rows of a step: users, prefixes or pairs.")
     max_len: int = _setting(50, "Newest items of a user that the model reads.")
     dim: int = _setting(64, "Width of the embeddings and of the model.")
     num_heads: int = _setting(1, "Attention heads.")
     num_blocks: int = _setting(2, "Transformer blocks.")
-    dropout_rate: float = _setting(0.3, "Dropout of embeddings, attention and feed-forward layers.")
-    attend_padding: bool = _setting(False, "Whether padding takes part in attention.")
+    dropout_rate: float = _setting(
+        0.3, "Dropout of embeddings and layers, and of attention but for STOSA."
+    )
+    attention_dropout_rate: float = _setting(0.0, "STOSA: dropout of the attention probabilities.")
+    attend_padding: bool = _setting(False, "SASRec: whether padding takes part in attention.")
+    mask_rate: float = _setting(0.5, "BERT4Rec: share of the items that are masked.")
+    pvn_weight: float = _setting(
+        0.005, "STOSA: weight of the distance between positive and negative item."
+    )
+    published: bool = _setting(
+        False, "STOSA: let the means pass the blocks unchanged, as the published code does."
+    )
+    loss: Literal["bce", "bpr", "softmax", "sampled-softmax"] = _setting(
+        "bce", "What is minimised."
+    )
+    num_negatives: int = _setting(
+        1, "Unseen items against each positive; for sampled-softmax, any items shared by a step."
+    )
+    user_share: float = _setting(1.0, "Share of the users to train and test on.")
     learning_rate: float = _setting(1e-3, "Step size.")
-    b1: float = _setting(0.9, "Decay of the first moment.")
+    b1: float = _setting(0.9, "Decay of the first moment; for sgd, the momentum.")
     b2: float = _setting(0.98, "Decay of the second moment.")
     weight_decay: float = _setting(
-        0.1, "Decoupled decay; for adam, the coefficient of a coupled L2 term."
+        0.1, "Decoupled decay; for adam and sgd, the coefficient of a coupled L2 term."
     )
     beta: float = _setting(0.99, "SEvo: degree of smoothness, in [0, 1).")
     num_layers: int = _setting(3, "SEvo: sparse products of a smoothing.")
     max_len_graph: int = _setting(50, "SEvo: newest training items of a user that make edges.")
+    graph: Literal["item-item", "user-item"] = _setting(
+        "item-item", "SEvo: smooth items over consecutive ones, or (mf-bpr) users with their items."
+    )
     eval_every: int = _setting(5, "Epochs between validations.")
     packed: bool = _setting(True, "Whether short sequences share rows.")
     rng: Literal["threefry2x32", "rbg", "unsafe_rbg"] = _setting(
         "threefry2x32",
-        "Generator of negatives and of the seeds of dropout's hash. The others may be faster on "
-        "accelerators; seeds trained together then draw other numbers than on their own.",
+        "Generator of negatives, masks and the seeds of dropout's hash. The others may be faster "
+        "on accelerators; seeds trained together then draw other numbers than on their own.",
     )
 
     def check(self) -> None:
         """A `UserError` that names the option, unless every setting is in its range."""
         positive = ("epochs", "batch_size", "max_len", "dim", "num_heads", "num_blocks")
-        for name in (*positive, "max_len_graph", "eval_every"):
+        for name in (*positive, "num_negatives", "max_len_graph", "eval_every"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("dropout_rate", "b1", "b2", "beta"):
+        for name in ("dropout_rate", "attention_dropout_rate", "b1", "b2", "beta"):
             self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
+        for name in ("mask_rate", "user_share"):
+            self._require(name, 0 < getattr(self, name) <= 1, "in (0, 1]")
         self._require("num_layers", self.num_layers >= 0, "at least 0")
-        self._require("weight_decay", 0 <= self.weight_decay < float("inf"), "at least 0")
+        for name in ("weight_decay", "pvn_weight"):
+            self._require(name, 0 <= getattr(self, name) < float("inf"), "at least 0")
         self._require("learning_rate", 0 < self.learning_rate < float("inf"), "above 0")
         self._require("dim", self.dim % self.num_heads == 0, "a multiple of --num-heads")
 

@@ -26,14 +26,18 @@ class Interactions:
         items: ``int32[interactions]``, user after user, each in order of time.
         lengths: ``int64[users]``, each at least 3.
         item_ids: ``[num_items]``, the id that the source gave to item ``i + 1``.
+        user_ids: ``[users]``, the id that the source gave to each user.
         dropped_users: users left out because they had fewer than 3 interactions.
+        notes: sentences on how the data came about, for whoever uses them.
     """
 
     name: str
     items: np.ndarray
     lengths: np.ndarray
     item_ids: np.ndarray
+    user_ids: np.ndarray
     dropped_users: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def num_users(self) -> int:
@@ -73,6 +77,36 @@ class Interactions:
         """Whether the source's item ids had gaps or were no numbers ``1 … num_items``."""
         return not np.array_equal(self.item_ids, np.arange(1, self.num_items + 1))
 
+    def sample_users(self, share: float, seed: int = 0) -> Interactions:
+        """A random share of the users, at least one; the items and their numbers stay.
+
+        Args:
+            share: in (0, 1].
+            seed: of the draw.
+
+        Raises:
+            UserError: ``share`` is out of range.
+
+        Example:
+            >>> data = from_sequences("small", np.arange(12), np.full(4, 3))
+            >>> half = data.sample_users(0.5)
+            >>> half.num_users, half.num_items
+            (2, 12)
+        """
+        if not 0 < share <= 1:
+            raise UserError(f"share of users: must be in (0, 1], got {share}")
+        count = max(1, round(share * self.num_users))
+        drawn = np.random.default_rng(seed).choice(self.num_users, count, replace=False)
+        kept = np.zeros(self.num_users, bool)
+        kept[drawn] = True
+        return dataclasses.replace(
+            self,
+            items=self.items[np.repeat(kept, self.lengths)],
+            lengths=self.lengths[kept],
+            user_ids=self.user_ids[kept],
+            notes=(*self.notes, f"drew {count:,} of {self.num_users:,} users, by seed {seed}"),
+        )
+
 
 def from_sequences(
     name: str,
@@ -80,6 +114,7 @@ def from_sequences(
     lengths: np.ndarray,
     item_ids: np.ndarray | None = None,
     source: Path | None = None,
+    user_ids: np.ndarray | None = None,
 ) -> Interactions:
     """Drops users of fewer than 3 interactions and renumbers the items that remain.
 
@@ -89,6 +124,7 @@ def from_sequences(
         lengths: ``int[users]``.
         item_ids: the source's id of each code; the codes themselves if ``None``.
         source: the file, for messages.
+        user_ids: the source's id of each user; ``1 … users`` if ``None``.
 
     Raises:
         UserError: no user has 3 interactions.
@@ -99,13 +135,22 @@ def from_sequences(
             f"{source or name}: no user has {MIN_INTERACTIONS} or more interactions; expected one "
             "item each to train on, to validate and to test"
         )
+    if user_ids is None:
+        user_ids = np.arange(1, lengths.size + 1)
+    dropped = int((~kept).sum())
     codes, items = np.unique(values[np.repeat(kept, lengths)], return_inverse=True)
     return Interactions(
         name=name,
         items=(items + 1).astype(np.int32),
         lengths=lengths[kept].astype(np.int64),
         item_ids=codes if item_ids is None else item_ids[codes],
-        dropped_users=int((~kept).sum()),
+        user_ids=user_ids[kept],
+        dropped_users=dropped,
+        notes=(
+            (f"dropped {dropped:,} users of fewer than {MIN_INTERACTIONS} interactions",)
+            if dropped
+            else ()
+        ),
     )
 
 
@@ -139,7 +184,11 @@ def read_text(path: Path, name: str) -> Interactions:
     if not lengths:
         raise UserError(f"{path}: is empty; expected lines of 'user item item …'")
     return from_sequences(
-        name, np.array(values, np.int64), np.array(lengths, np.int64), source=path
+        name,
+        np.array(values, np.int64),
+        np.array(lengths, np.int64),
+        source=path,
+        user_ids=np.array(list(line_of_user), np.int64),
     )
 
 

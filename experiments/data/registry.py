@@ -1,31 +1,52 @@
-"""Data sets by name: where their files are looked for, and where they are downloaded from."""
+"""Data sets by name: where their files are looked for, and how they are read."""
 
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import os
-import zlib
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pooch
 
-from experiments.data.interactions import Interactions, from_sequences, read_text
+from experiments.data.cache import cache_folder, cached
+from experiments.data.download import check_recorded, download, part_of, record
+from experiments.data.events import from_events
+from experiments.data.interactions import Interactions, read_text
+from experiments.data.reviews import read_amazon, read_movielens
 from experiments.data.synthetic import synthetic
+from experiments.data.table1 import TABLE_1, differences, draw
+from experiments.data.tables import read_file
 from experiments.errors import UserError, check_name
 
 AMAZON_2014 = "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
+AMAZON_2018 = "https://datarepo.eng.ucsd.edu/mcauley_group/data/amazon_v2/categoryFilesSmall"
+MOVIELENS = "https://files.grouplens.org/datasets/movielens"
+CORE = 5
+"""Users and items of the registered data sets have at least that many interactions."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A registered data set: its ready text file, or the raw file and the folder it comes from."""
+    """A registered data set: its ready text file, or the raw file and the folder it comes from.
+
+    Attributes:
+        text: name of the ready file.
+        raw: name of the raw file.
+        url: of the folder of the raw file.
+        read: reads the raw file into columns user, item and time.
+        repeats: whether a user's repeated interactions with an item are kept. Table 1 has those
+            of 2014, and not those of 2018.
+        checksum: of the raw file, where its publisher tells it.
+    """
 
     text: str
     raw: str
     url: str = AMAZON_2014
+    read: Callable[[Path], pl.DataFrame] = read_amazon
+    repeats: bool = True
+    checksum: str | None = None
 
 
 SOURCES = {
@@ -34,74 +55,96 @@ SOURCES = {
     "tools": Source(
         "Tools_and_Home_Improvement.txt", "reviews_Tools_and_Home_Improvement_5.json.gz"
     ),
+    "ml-1m": Source(
+        "ml-1m.txt",
+        "ml-1m.zip",
+        MOVIELENS,
+        read_movielens,
+        checksum="md5:c4d9eecfca2ab87c1945afe126590906",
+    ),
+    "electronics": Source("Electronics.txt", "Electronics_5.json.gz", AMAZON_2018, repeats=False),
+    "clothing": Source(
+        "Clothing_Shoes_and_Jewelry.txt",
+        "Clothing_Shoes_and_Jewelry_5.json.gz",
+        AMAZON_2018,
+        repeats=False,
+    ),
 }
-NAMES = ("synthetic", *SOURCES)
+DRAWN = {"synthetic-electronics": "electronics", "synthetic-clothing": "clothing"}
+"""Seeded sets of the size that the other data set has in Table 1."""
+
+NAMES = ("synthetic", *SOURCES, *DRAWN)
 
 
 def load(dataset: str, data_dir: Path | None = None) -> Interactions:
-    """Loads a data set by registered name, or from a file of ``user item item …`` lines.
+    """Loads a data set by registered name or path.
 
-    A registered name is looked up in ``data_dir``, else ``$SEVO_DATA``, else a cache folder: the
-    ready text file or the raw file. Only when neither is there, the raw file is downloaded to it.
+    A registered name is looked up in ``data_dir``, else ``$SEVO_DATA``, and then in a cache folder:
+    the ready text file or the raw file. Only when neither is there, the raw file is downloaded to
+    the first of these, or to the cache where that cannot be written. Users and items of fewer
+    than 5 interactions are removed from raw files. A path names a file as `read_file` reads it.
 
     Raises:
         UserError: an unknown name, a file that is missing or malformed, or a failed download.
     """
     if dataset == "synthetic":
         return synthetic()
+    if dataset in DRAWN:
+        return draw(dataset, TABLE_1[DRAWN[dataset]])
     if dataset in SOURCES:
-        source = SOURCES[dataset]
-        folder = data_dir or Path(os.environ.get("SEVO_DATA") or pooch.os_cache("sevo-jax"))
-        if (folder / source.text).exists():
-            return read_text(folder / source.text, dataset)
-        if not (folder / source.raw).exists():
-            _download(source, folder)
-        return read_amazon(folder / source.raw, dataset)
+        folder = data_dir or Path(os.environ.get("SEVO_DATA") or cache_folder())
+        data = _load_registered(dataset, SOURCES[dataset], folder)
+        notes = (*data.notes, *differences(data, TABLE_1[dataset]))
+        return dataclasses.replace(data, notes=notes)
     if os.sep in dataset or Path(dataset).suffix or Path(dataset).exists():
-        return read_text(Path(dataset), Path(dataset).stem)
+        return read_file(Path(dataset))
     check_name("data set", dataset, NAMES)
     raise AssertionError("a known name was handled above")
 
 
-def read_amazon(path: Path, name: str) -> Interactions:
-    """Reads Amazon's 2014 reviews: gzipped JSON lines of reviewerID, asin and unixReviewTime."""
-    columns = {"reviewerID": pl.String, "asin": pl.String, "unixReviewTime": pl.Int64}
-    try:
-        with gzip.open(path) as file:
-            reviews = pl.read_ndjson(file.read(), schema=columns)
-    except (OSError, EOFError, zlib.error, pl.exceptions.PolarsError) as error:
-        raise UserError(f"{path}: is no gzipped file of JSON reviews ({error})") from error
-    incomplete = reviews.select(pl.any_horizontal(pl.all().is_null())).to_series().arg_true()
-    if incomplete.len():
-        raise UserError(
-            f"{path}, review {incomplete[0] + 1}: found {reviews.row(incomplete[0], named=True)}; "
-            f"expected {', '.join(columns)} in every review"
-        )
-    reviews = reviews.with_columns(
-        user=pl.col("reviewerID").rank("dense"), item=pl.col("asin").rank("dense") - 1
-    ).sort("user", "unixReviewTime", maintain_order=True)
-    lengths = reviews.group_by("user", maintain_order=True).len()["len"]
-    return from_sequences(
-        name,
-        reviews["item"].to_numpy().astype(np.int64),
-        lengths.to_numpy().astype(np.int64),
-        reviews["asin"].unique().sort().to_numpy(),
-        source=path,
-    )
+def _load_registered(name: str, source: Source, folder: Path) -> Interactions:
+    for place in (folder, cache_folder()):
+        if (place / source.text).exists():
+            return read_text(place / source.text, name)
+        if (place / source.raw).exists():
+            raw = place / source.raw
+            break
+    else:
+        raw = _download(source, folder)
+    return cached(name, raw, lambda: _read_raw(name, source, raw))
 
 
-def _download(source: Source, folder: Path) -> None:
+def _read_raw(name: str, source: Source, path: Path) -> Interactions:
+    sha256 = check_recorded(path)
+    events = source.read(path)
+    data = from_events(name, events, path, repeats=source.repeats, core=CORE)
+    notes = record(path, sha256)
+    if source.checksum:
+        algorithm, _, expected = source.checksum.partition(":")
+        found = pooch.file_hash(str(path), alg=algorithm)
+        if found != expected:
+            notes += (f"{path}: is not the published file ({algorithm} {found}, not {expected})",)
+    return dataclasses.replace(data, notes=(*data.notes, *notes))
+
+
+def _download(source: Source, folder: Path) -> Path:
+    url = f"{source.url}/{source.raw}"
+    path = (folder if _writable(folder) else cache_folder()) / source.raw
     try:
-        pooch.retrieve(
-            f"{source.url}/{source.raw}",
-            known_hash=None,
-            fname=source.raw,
-            path=folder,
-            progressbar=True,
-        )
+        download(url, path, source.checksum)
     except Exception as error:  # requests, urllib3 and the file system each have their own
+        go_on = "what has come is kept, and the same command goes on from there; or "
         raise UserError(
-            f"{folder}: holds neither {source.text} nor {source.raw}, and the download of "
-            f"{source.url}/{source.raw} failed ({error}); put either file there by hand, or name "
-            "its folder with --data-dir or $SEVO_DATA"
+            f"{folder}: holds neither {source.text} nor {source.raw}, and the download of {url} "
+            f"failed ({error}); {go_on if part_of(path).exists() else ''}put either file there by "
+            "hand, or name its folder with --data-dir or $SEVO_DATA"
         ) from error
+    return path
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)

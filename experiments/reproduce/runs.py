@@ -164,6 +164,9 @@ def load_all(
             data[name] = load(name, data_dir)
         except UserError as error:
             reasons[name] = " ".join(str(error).split())
+        else:
+            for note in data[name].notes:
+                say(f"{name}: {note}")
     return data, reasons
 
 

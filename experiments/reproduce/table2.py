@@ -45,32 +45,24 @@ class Variant(NamedTuple):
 
     Attributes:
         label: the rows' name.
-        settings: what is changed, by data set; there are no rows on others.
+        model: the configuration that they have.
+        settings: what is changed in it.
         optimizers: which rows there are.
-        paper: values by data set, if they are not those of Table 2.
+        paper: values by data set, if they are not those of Table 2; no rows on others.
     """
 
     label: str
-    settings: Mapping[str, dict[str, Any]]
+    model: str
+    settings: Mapping[str, Any]
     optimizers: tuple[str, ...] = (PLAIN, UNSMOOTHED, SEVO)
     paper: Mapping[str, Scores] | None = None
 
 
 VARIANTS = {
     "mf-bpr": (
-        Variant(
-            "MF-BPR, user-item graph",
-            {
-                "beauty": {"graph": "user-item", "beta": 0.99},
-                "toys": {"graph": "user-item", "beta": 0.7},
-            },
-            (SEVO,),
-            USER_ITEM_GRAPH,
-        ),
+        Variant("MF-BPR, user-item graph", "mf-bpr-user-item", {}, (SEVO,), USER_ITEM_GRAPH),
     ),
-    "stosa": (
-        Variant("STOSA, as published", {dataset: {"published": True} for dataset in DATASETS}),
-    ),
+    "stosa": (Variant("STOSA, as published", "stosa", {"published": True}),),
 }
 
 
@@ -78,10 +70,11 @@ class Row(NamedTuple):
     """A line of the table: what is trained, and the paper's value if it has one."""
 
     dataset: str
-    model: str
+    backbone: str
     label: str
+    model: str
     optimizer: str
-    settings: dict[str, Any]
+    settings: Mapping[str, Any]
     paper: Scores | None
 
 
@@ -100,31 +93,31 @@ def make(options: Options) -> int:
 
 def make_rows(model: str, dataset: str, optimizers: Sequence[str]) -> list[Row]:
     """The rows of a model on a data set; those without SEvo in the paper have the plain one."""
-    usual = [
-        Row(dataset, model, paper.MODELS[model], name, {}, TABLE_2.get((model, dataset, name)))
-        for name in optimizers
-        if name == PLAIN or model in paper.BACKBONES
-    ]
-    more = [
+    usual = Variant(paper.MODELS[model], model, {}, tuple(optimizers))
+    if model not in paper.BACKBONES:
+        usual = usual._replace(optimizers=(PLAIN,))
+    return [
         Row(
             dataset,
             model,
             variant.label,
+            variant.model,
             name,
-            variant.settings[dataset],
+            variant.settings,
             variant.paper[dataset] if variant.paper else TABLE_2.get((model, dataset, name)),
         )
-        for variant in VARIANTS.get(model, ())
+        for variant in (usual, *VARIANTS.get(model, ()))
         for name in optimizers
-        if name in variant.optimizers and dataset in variant.settings
+        if name in variant.optimizers and (variant.paper is None or dataset in variant.paper)
     ]
-    return usual + more
 
 
 def run_of(row: Row, seed: int, epochs: int | None) -> Run:
     """A seed of a row, stopped early if ``epochs`` are given."""
-    changed = row.settings | ({} if epochs is None else {"epochs": epochs})
-    settings = dataclasses.replace(MODELS[row.model](row.dataset, row.optimizer), **changed)
+    settings = MODELS[row.model](row.dataset, row.optimizer)
+    settings = dataclasses.replace(settings, **row.settings)
+    if epochs is not None:
+        settings = dataclasses.replace(settings, epochs=epochs)
     return Run(row.model, row.dataset, row.optimizer, seed, settings)
 
 
@@ -235,7 +228,7 @@ def compare(lines: Sequence[tuple[Row, Cell]]) -> list[Comparison]:
             continue
         for optimizer in (PLAIN, UNSMOOTHED):
             own = at.get((row.dataset, row.label, optimizer))
-            other = own or at.get((row.dataset, paper.MODELS[row.model], optimizer))
+            other = own or at.get((row.dataset, paper.MODELS[row.backbone], optimizer))
             if other is not None:
                 comparisons.append(Comparison((row, cell), other))
     return comparisons

@@ -62,11 +62,6 @@ class Condition(NamedTuple):
         """Its hyper-parameters."""
         return COMMON | {"num_negatives": self.negatives, "user_share": self.share}
 
-    @property
-    def words(self) -> tuple[str, str]:
-        """Negatives and users, for reading."""
-        return str(self.negatives), "all" if self.share == 1 else f"{self.share:.0%}"
-
 
 class Pair(NamedTuple):
     """A condition without smoothing and with it."""
@@ -74,6 +69,14 @@ class Pair(NamedTuple):
     condition: Condition
     plain: Cell
     sevo: Cell
+
+    @property
+    def words(self) -> list[str]:
+        """Negatives and users, for reading: the users that there really were, once there were."""
+        share = f"{self.condition.share:.0%}"
+        counts = {r["num_users"] for cell in self[1:] for r in cell.results.values()}
+        users = " / ".join(f"{count:,}" for count in sorted(counts))
+        return [str(self.condition.negatives), f"{users} ({share})" if users else share]
 
 
 def make(options: Options) -> int:
@@ -136,7 +139,7 @@ def compose(pairs: Sequence[Pair], not_done: list[str]) -> Document:
     ]
     rows = [
         [
-            *pair.condition.words,
+            *pair.words,
             *(text for metric in SHOWN for text in _beside(pair, metric)),
             *map(_both, progress_of(pair.plain), progress_of(pair.sevo)),
         ]
@@ -173,8 +176,8 @@ def verdict(pairs: Sequence[Pair]) -> str:
     ]
     if len(gains) > 1:
         sentences.append(
-            f"Its gain is largest, {percent(most)}, with {_phrase(high)}, and smallest, "
-            f"{percent(least)}, with {_phrase(low)}."
+            f"Its gain is largest, {percent(most)}, with {_phrase(high.condition)}, and smallest, "
+            f"{percent(least)}, with {_phrase(low.condition)}."
         )
     changes = [change for _, pair in gains if (change := _quintile_changes(pair)) is not None]
     if changes:
@@ -198,10 +201,13 @@ def _first(item: tuple[float, Pair]) -> float:
     return item[0]
 
 
-def _phrase(pair: Pair) -> str:
-    negatives, users = pair.condition.words
-    users = "all users" if users == "all" else f"{users} of the users"
-    return f"{negatives} negative{'s' * (negatives != '1')}, {users}"
+def _phrase(condition: Condition) -> str:
+    plural = "s" * (condition.negatives != 1)
+    return f"{condition.negatives} negative{plural}, {_users(condition.share)}"
+
+
+def _users(share: float) -> str:
+    return "all users" if share == 1 else f"{share:.0%} of the users"
 
 
 def _quintile_changes(pair: Pair) -> list[float] | None:
@@ -222,7 +228,7 @@ def _popularity_table(pairs: Sequence[Pair], metric: str) -> Table:
     for pair in pairs:
         plain, sevo = (by_popularity(cell, metric) for cell in (pair.plain, pair.sevo))
         changes = [_difference(a, b) for a, b in zip(sevo, plain, strict=True)]
-        rows.append([*pair.condition.words, "plain", *map(score, plain)])
+        rows.append([*pair.words, "plain", *map(score, plain)])
         rows.append(["", "", "SEvo", *map(score, sevo)])
         rows.append(["", "", "difference", *changes])
     title = f"{metric} by popularity of the target item, in quintiles"
@@ -257,14 +263,20 @@ def draw(pairs: Sequence[Pair], path: Path) -> None:
     for share, style in styles.items():
         own = [pair for pair in pairs if pair.condition.share == share]
         negatives = [pair.condition.negatives for pair in own]
-        users = "all users" if share == 1 else f"{share:.0%} of the users"
         for label, color, cells in (
             ("plain", "tab:gray", [pair.plain for pair in own]),
             ("SEvo", "tab:blue", [pair.sevo for pair in own]),
         ):
             values = [mean(cell.values(CRITERION)) for cell in cells]
             heights = [np.nan if value is None else value for value in values]
-            left.plot(negatives, heights, style, color=color, marker="o", label=f"{label}, {users}")
+            left.plot(
+                negatives,
+                heights,
+                style,
+                color=color,
+                marker="o",
+                label=f"{label}, {_users(share)}",
+            )
     colors = dict(zip(NEGATIVES, mpl.color_sequences["tab10"], strict=False))
     quintiles = np.arange(1, QUINTILES + 1)
     for pair in pairs:
@@ -276,7 +288,7 @@ def draw(pairs: Sequence[Pair], path: Path) -> None:
                 styles[pair.condition.share],
                 color=colors[pair.condition.negatives],
                 marker="o",
-                label=_phrase(pair),
+                label=_phrase(pair.condition),
             )
     right.axhline(0, color="black", lw=0.8)
     left.set(xscale="log", xticks=NEGATIVES, xticklabels=map(str, NEGATIVES))

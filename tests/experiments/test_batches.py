@@ -14,6 +14,7 @@ from experiments.batches import make_corpus, read_tokens, sample_negatives
 from experiments.data.interactions import from_sequences
 from experiments.errors import UserError
 from experiments.optimizers import item_graph
+from experiments.packing import Rows
 
 
 def training_items(data) -> list[set[int]]:
@@ -24,9 +25,11 @@ def training_items(data) -> list[set[int]]:
 def test_read_tokens(small):
     start, stop = int(small.starts[1]), int(small.starts[1] + small.lengths[1])
     cells = jnp.array([[-1, stop - 5, stop - 4], [0, -1, -1]])
-    tokens = read_tokens(make_corpus(small), cells, 4, 9)
+    ends = jnp.array([[-1, stop - 4, stop - 4], [3, -1, -1]])
+    tokens = read_tokens("next", make_corpus(small), Rows(cells, ends), 9)
     np.testing.assert_array_equal(tokens.items[0], [0, *small.items[stop - 5 : stop - 3]])
-    np.testing.assert_array_equal(tokens.segments, [[0, 2, 2], [1, 0, 0]])
+    np.testing.assert_array_equal(tokens.segments, [[0, stop - 3, stop - 3], [4, 0, 0]])
+    assert tokens.positions[1].tolist() == [5, 0, 0]
     np.testing.assert_array_equal(tokens.positions[0], [0, 7, 8])
     assert start <= stop - 5
 

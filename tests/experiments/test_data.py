@@ -1,12 +1,7 @@
-"""Data sets: text files good and bad, the registry, Amazon's raw files, downloads."""
+"""Data sets: text files good and bad, names, drawn sets, samples of users."""
 
 from __future__ import annotations
 
-import gzip
-import http.server
-import json
-import threading
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +11,7 @@ from experiments import trainer
 from experiments.configs import MODELS
 from experiments.data import load, registry
 from experiments.data.interactions import read_text
+from experiments.data.table1 import Size
 from experiments.errors import UserError
 
 
@@ -118,87 +114,51 @@ def test_synthetic_is_seeded_and_valid():
     assert one.lengths.sum() == one.items.size
 
 
-REVIEWS = [  # reviewer, item, time; out of order, and one tie kept in the file's order
-    ("B", "i3", 30), ("A", "i2", 20), ("A", "i1", 10), ("B", "i1", 5), ("A", "i3", 40),
-    ("B", "i2", 30), ("C", "i9", 1), ("A", "i3", 50),
-]  # fmt: skip
+def test_synthetic_sets_have_the_sizes_of_table_1(monkeypatch):
+    monkeypatch.setitem(registry.TABLE_1, "clothing", Size(300, 50, 2000))
+    data = load("synthetic-clothing")
+    assert (data.name, data.num_users, data.num_items) == ("synthetic-clothing", 300, 50)
+    assert data.items.size == data.lengths.sum() == 2000
+    assert data.lengths.min() >= 5
+    assert (data.items.dtype, data.items.min(), data.notes) == (np.int32, 1, ())
+    np.testing.assert_array_equal(data.items, load("synthetic-clothing").items)
 
 
-def gzipped(path: Path, reviews: list[tuple]) -> Path:
-    lines = [
-        json.dumps({"reviewerID": u, "helpful": [0, 1], "asin": i, "unixReviewTime": t})
-        for u, i, t in reviews
-    ]
-    path.write_bytes(gzip.compress("\n".join(lines).encode()))
-    return path
+def test_a_slice_differs_from_table_1(tmp_path):
+    write(tmp_path / "ml-1m.txt", "1 1 2 3\n2 3 2 1\n")
+    assert load("ml-1m", tmp_path).notes == (
+        "differs from Table 1 of the paper: 2 users instead of 6,040, 3 items instead of 3,416, "
+        "6 interactions instead of 999,611",
+    )
 
 
-def test_raw_amazon_equals_text(tmp_path):
-    gzipped(tmp_path / "reviews_Beauty_5.json.gz", REVIEWS)
-    raw = load("beauty", tmp_path)
-    write(tmp_path / "Beauty.txt", "1 1 2 3 3\n2 1 3 2\n3 9\n")
-    text = load("beauty", tmp_path)
-    np.testing.assert_array_equal(raw.items, text.items)
-    np.testing.assert_array_equal(raw.lengths, text.lengths)
-    assert raw.item_ids.tolist() == ["i1", "i2", "i3"]
-    assert raw.dropped_users == text.dropped_users == 1
+def test_sample_users(tmp_path):
+    lines = [f"{100 + u} {u % 7 + 1} {u % 5 + 8} {u % 3 + 20}\n" for u in range(50)]
+    data = read_text(write(tmp_path / "a.txt", "".join(lines)), "a")
+    part = data.sample_users(0.2, seed=3)
+    assert part.num_users == part.user_ids.size == 10
+    np.testing.assert_array_equal(part.item_ids, data.item_ids)
+    of_user = dict(zip(data.user_ids, np.split(data.items, data.starts[1:]), strict=True))
+    for user, items in zip(part.user_ids, np.split(part.items, part.starts[1:]), strict=True):
+        np.testing.assert_array_equal(items, of_user[user])
+    assert part.notes == ("drew 10 of 50 users, by seed 3",)
+    np.testing.assert_array_equal(part.items, data.sample_users(0.2, seed=3).items)
+    assert part.user_ids.tolist() != data.sample_users(0.2, seed=4).user_ids.tolist()
+    assert data.sample_users(1e-9).num_users == 1
+    np.testing.assert_array_equal(data.sample_users(1.0).items, data.items)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"no gzip", b"", gzip.compress(b"no json\n"), gzip.compress(b'{"asin": "a"}\n' * 999)[:-20]],
-    ids=["plain", "empty", "no json", "cut off"],
-)
-def test_bad_raw_amazon(tmp_path, content):
-    (tmp_path / "reviews_Beauty_5.json.gz").write_bytes(content)
-    with pytest.raises(UserError, match=r"reviews_Beauty_5\.json\.gz"):
-        load("beauty", tmp_path)
+@pytest.mark.parametrize("share", [0, -0.1, 1.5, float("nan")])
+def test_sample_users_of_a_wrong_share(small, share):
+    with pytest.raises(UserError, match=r"share of users: must be in \(0, 1\], got"):
+        small.sample_users(share)
 
 
-def test_review_without_item(tmp_path):
-    gzipped(tmp_path / "reviews_Beauty_5.json.gz", [*REVIEWS, ("A", None, 60)])
-    with pytest.raises(UserError, match=r"_5\.json\.gz, review 9: found .*'asin': None.*expected"):
-        load("beauty", tmp_path)
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """A file server that logs nothing."""
-
-    def log_message(self, *args) -> None:
-        """Says nothing."""
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """A folder on the web, as the source of beauty."""
-    folder = tmp_path / "web"
-    folder.mkdir()
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as web:
-        threading.Thread(target=web.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{web.server_port}"
-        source = registry.Source("Beauty.txt", "reviews_Beauty_5.json.gz", url)
-        monkeypatch.setitem(registry.SOURCES, "beauty", source)
-        yield folder
-        web.shutdown()
-
-
-def test_download(server, tmp_path):
-    gzipped(server / "reviews_Beauty_5.json.gz", REVIEWS)
-    data = load("beauty", tmp_path / "cache")
-    assert data.lengths.tolist() == [4, 3]
-    (server / "reviews_Beauty_5.json.gz").unlink()
-    assert load("beauty", tmp_path / "cache").lengths.tolist() == [4, 3]  # not fetched again
-
-
-def test_failed_download_says_what_to_do(server, tmp_path):
-    with pytest.raises(UserError) as caught:
-        load("beauty", tmp_path / "cache")
-    message = str(caught.value)
-    assert str(tmp_path / "cache") in message
-    assert "404" in message
-    assert "/reviews_Beauty_5.json.gz failed" in message
-    assert "put either file there by hand" in message
-    assert not (tmp_path / "cache" / "reviews_Beauty_5.json.gz").exists()
+def test_user_ids_are_kept(tmp_path, small):
+    data = read_text(write(tmp_path / "a.txt", "70 1 2 3\n9 1\n80 3 2 1\n"), "a")
+    assert data.user_ids.tolist() == [70, 80]
+    assert data.notes == ("dropped 1 users of fewer than 3 interactions",)
+    assert small.user_ids.tolist() == list(range(1, 71))
 
 
 @pytest.mark.slow

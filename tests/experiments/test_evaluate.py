@@ -54,7 +54,7 @@ def test_ties_count_against_the_target():
 def test_the_evaluator_equals_brute_force_packed_and_padded(small, split):
     model = SASRec(small.num_items, max_len=MAX_LEN, dim=8, num_blocks=1, rngs=nnx.Rngs(1))
     graphdef, params = nnx.split(model, nnx.Param)
-    evaluate = make_evaluator(lambda p: nnx.merge(graphdef, p), split, MAX_LEN)
+    evaluate = make_evaluator(lambda p: nnx.merge(graphdef, p), MAX_LEN)
     got = {}
     for packed in (True, False):
         blocks = make_evaluation_set(small, split, MAX_LEN, packed=packed)
@@ -85,12 +85,12 @@ def test_blocks_of_users(small, monkeypatch, limit, value):
     monkeypatch.setattr(f"experiments.evaluate.{limit}", value)
     model = SASRec(small.num_items, max_len=MAX_LEN, dim=8, num_blocks=1, rngs=nnx.Rngs(1))
     graphdef, params = nnx.split(model, nnx.Param)
-    evaluate = make_evaluator(lambda p: nnx.merge(graphdef, p), "valid", MAX_LEN)
+    evaluate = make_evaluator(lambda p: nnx.merge(graphdef, p), MAX_LEN)
     many = make_evaluation_set(small, "valid", MAX_LEN)
     monkeypatch.undo()
     one = make_evaluation_set(small, "valid", MAX_LEN)
-    assert len(many.cells) == 5
-    assert len(one.cells) == 1
+    assert len(many.rows.cells) == 5
+    assert len(one.rows.cells) == 1
     ranks = [np.asarray(evaluate(params, make_corpus(small), b)[0])[:70] for b in (many, one)]
     np.testing.assert_array_equal(*ranks)
 
@@ -101,7 +101,7 @@ def test_a_score_that_is_not_finite_is_noticed(small, value):
     table = model.item_embedding.embedding
     table[...] = table[...].at[7, 0].set(value)
     graphdef, params = nnx.split(model, nnx.Param)
-    evaluate = make_evaluator(lambda p: nnx.merge(graphdef, p), "test", MAX_LEN)
+    evaluate = make_evaluator(lambda p: nnx.merge(graphdef, p), MAX_LEN)
     _, finite = evaluate(params, make_corpus(small), make_evaluation_set(small, "test", MAX_LEN))
     assert not finite
 

@@ -14,8 +14,8 @@ from experiments.batches import make_corpus, read_tokens
 from experiments.configs import Hyperparameters
 from experiments.data import Interactions
 from experiments.data.interactions import read_text
-from experiments.epochs import NEWEST_INPUT, EpochLayouts
-from experiments.packing import EMPTY, layout, pack_rows
+from experiments.epochs import EpochLayouts
+from experiments.packing import EMPTY, Rows, layout, pack_rows
 from models import SASRec
 
 MAX_LEN, BATCH = 12, 32
@@ -45,7 +45,7 @@ def test_pack_rows_is_tight_on_short_sequences():
 def test_layout_keeps_sequences_whole_and_in_their_batch(counts, batch_size, packed):
     counts = np.array(counts)
     first = np.cumsum(counts) - counts
-    cells, last = layout(first, counts, batch_size, 9, packed=packed)
+    (cells, ends), last = layout(first, counts, batch_size, 9, packed=packed)
     np.testing.assert_array_equal(np.sort(cells[cells != EMPTY]), np.arange(counts.sum()))
     for i, (begin, count) in enumerate(zip(first, counts, strict=True)):
         batch = cells[i // batch_size].reshape(-1)
@@ -53,12 +53,14 @@ def test_layout_keeps_sequences_whole_and_in_their_batch(counts, batch_size, pac
         np.testing.assert_array_equal(
             batch[end - count + 1 : end + 1], np.arange(begin, begin + count)
         )
+        assert (ends[i // batch_size].reshape(-1)[end - count + 1 : end + 1] == batch[end]).all()
         assert end // 9 == (end - count + 1) // 9
+    np.testing.assert_array_equal(cells == EMPTY, ends == EMPTY)
 
 
 def test_padded_rows_end_at_the_right():
-    cells, last = layout(np.array([0, 2]), np.array([2, 3]), 2, 4, packed=False)
-    np.testing.assert_array_equal(cells[0], [[-1, -1, 0, 1], [-1, 2, 3, 4]])
+    rows, last = layout(np.array([0, 2]), np.array([2, 3]), 2, 4, packed=False)
+    np.testing.assert_array_equal(rows.cells[0], [[-1, -1, 0, 1], [-1, 2, 3, 4]])
     np.testing.assert_array_equal(last, [[3, 7]])
 
 
@@ -69,9 +71,13 @@ def data(request, small) -> Interactions:
     return read_text(request.getfixturevalue("beauty_file"), "beauty200")
 
 
-def cells_of(data: Interactions, packed: bool, epoch: int) -> np.ndarray:
+def rows_of(data: Interactions, packed: bool, epoch: int) -> Rows:
     hyper = Hyperparameters(batch_size=BATCH, max_len=MAX_LEN, packed=packed)
     return EpochLayouts(data, hyper, seed=0)(epoch)
+
+
+def cells_of(data: Interactions, packed: bool, epoch: int) -> np.ndarray:
+    return np.asarray(rows_of(data, packed, epoch).cells)
 
 
 def test_both_layouts_have_the_same_tokens_in_every_step(data):
@@ -109,15 +115,15 @@ def test_both_layouts_give_the_same_loss_and_gradients(data, attend_padding):
 
     @jax.jit
     @jax.value_and_grad
-    def loss(params, cells):
-        real = cells != EMPTY
-        positives = jnp.where(real, corpus.items[cells + 1], 0)
+    def loss(params, rows):
+        real = rows.cells != EMPTY
+        positives = jnp.where(real, corpus.items[rows.cells + 1], 0)
         model = nnx.merge(graphdef, params)
-        hidden = model(*read_tokens(corpus, cells, NEWEST_INPUT, MAX_LEN))
-        return model.loss(hidden, positives, negatives_of[cells], real)
+        hidden = model(*read_tokens("next", corpus, rows, MAX_LEN))
+        return model.loss(hidden, positives, negatives_of[rows.cells][..., None], real)
 
-    packed, padded = (cells_of(data, p, 0)[1] for p in (True, False))
-    assert packed.shape[0] < padded.shape[0]
+    packed, padded = (Rows(*(a[1] for a in rows_of(data, p, 0))) for p in (True, False))
+    assert packed.cells.shape[0] < padded.cells.shape[0]
     (one, one_gradients), (other, other_gradients) = loss(params, packed), loss(params, padded)
     assert float(one) == pytest.approx(float(other), abs=1e-5)
     for a, b in zip(jax.tree.leaves(one_gradients), jax.tree.leaves(other_gradients), strict=True):

@@ -17,7 +17,7 @@ from experiments.data import registry
 from experiments.errors import UserError
 from experiments.files import read_json, write_json
 from experiments.folders import Run, claim_folder
-from experiments.reproduce import cells, table3, when_it_helps
+from experiments.reproduce import cells, table2, table3, when_it_helps
 from experiments.reproduce.__main__ import main
 from experiments.reproduce.documents import Document, Table, latex, markdown
 from experiments.reproduce.runs import folder_name
@@ -37,14 +37,16 @@ def small_sasrec(dataset: str, optimizer: str) -> configs.Hyperparameters:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_models():
-    """SASRec alone, small and quick to compile; whatever is not on the disk cannot be had."""
+def small_models(tmp_path_factory):
+    """SASRec alone, small and quick to compile; what is not in a test's folder cannot be had."""
+    empty = tmp_path_factory.mktemp("empty")
 
     def no_network(*_, **__):
         raise OSError("no network")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry.pooch, "retrieve", no_network)
+        patch.setattr(registry, "download", no_network)
+        patch.setattr(registry, "cache_folder", lambda: empty)
         for name in configs.MODELS.keys() - {"sasrec"}:
             patch.delitem(configs.MODELS, name)
         patch.setitem(configs.MODELS, "sasrec", small_sasrec)
@@ -99,6 +101,7 @@ def make_up_results(monkeypatch) -> list[str]:
             quintiles = {m: (scores[m] * np.arange(1, 6) / 3).tolist() for m in scores}
             result = {"seed": run.seed, "epochs": run.settings.epochs, "best_epoch": 1}
             result |= {"test": scores, "by_popularity": quintiles, "seconds_per_epoch": 1.5}
+            result["num_users"] = data.num_users
             write_json(folder / "result.json", result | {"device": "abacus"})
             trained.append(folder.name)
 
@@ -144,6 +147,15 @@ def test_an_interrupted_run_goes_on_to_the_same_result(done, data_dir, tmp_path,
     assert call("table2", tmp_path, data_dir, *ONE) == 0
     lines = (tmp_path / NAME / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+    one, other = (read_json(folder / NAME / "result.json") for folder in (tmp_path, done))
+    assert one["test"] == other["test"]
+
+
+def test_a_run_stopped_early_goes_on_for_longer(done, data_dir, tmp_path):
+    assert call("table2", tmp_path, data_dir, *ONE, "--epochs", "1") == 0
+    assert "1 of 2" in (tmp_path / "table2.md").read_text()
+    assert call("table2", tmp_path, data_dir, *ONE) == 0
+    assert "2 of 2" in (tmp_path / "table2.md").read_text()
     one, other = (read_json(folder / NAME / "result.json") for folder in (tmp_path, done))
     assert one["test"] == other["test"]
 
@@ -310,6 +322,29 @@ def test_runs_of_different_lengths_are_not_mixed():
     cell = cells.make_cell(results, published=200)
     assert (cell.values("HR@1"), cell.epochs, cell.seeds) == ([0.3], 200, 3)
     assert cells.gain(cell, cell_of({2: 0.2}, epochs=60), "HR@1") is None
+
+
+def test_rows_beside_the_usual_ones():
+    rows = table2.make_rows("mf-bpr", "toys", ["adam", "sevo-adamw"])
+    assert [(row.label, row.model, row.optimizer) for row in rows] == [
+        ("MF-BPR", "mf-bpr", "adam"),
+        ("MF-BPR", "mf-bpr", "sevo-adamw"),
+        ("MF-BPR, user-item graph", "mf-bpr-user-item", "sevo-adamw"),
+    ]
+    assert rows[2].paper == (0.0084, 0.0288, 0.0447, 0.0187, 0.0237)
+    assert len(table2.make_rows("mf-bpr", "tools", ["sevo-adamw"])) == 1
+    stosa = table2.make_rows("stosa", "tools", ["adam", "adamw", "sevo-adamw"])
+    assert [row.settings for row in stosa] == [{}] * 3 + [{"published": True}] * 3
+    assert len(table2.make_rows("lightgcn", "tools", ["adam", "sevo-adamw"])) == 1
+    lines = [(row, cell_of({})) for row in rows + stosa]
+    assert [(c.sevo[0].label, c.other[0].label) for c in table2.compare(lines)] == [
+        ("MF-BPR", "MF-BPR"),
+        ("MF-BPR, user-item graph", "MF-BPR"),
+        ("STOSA", "STOSA"),
+        ("STOSA", "STOSA"),
+        ("STOSA, as published", "STOSA, as published"),
+        ("STOSA, as published", "STOSA, as published"),
+    ]
 
 
 def test_the_papers_values():

@@ -40,7 +40,7 @@ def test_shapes(model, call):
     assert hidden.shape == (1, 6, 8)
     assert hidden.dtype == jnp.float32
     assert model.scores(hidden[0]).shape == (6, 20)
-    assert model.loss(hidden, ITEMS, ITEMS, SEGMENTS > 0).shape == ()
+    assert model.loss(hidden, ITEMS, ITEMS[..., None], SEGMENTS > 0).shape == ()
 
 
 def test_scores_are_dot_products_with_the_table_without_padding(model):
@@ -52,7 +52,9 @@ def test_scores_are_dot_products_with_the_table_without_padding(model):
 def test_loss_is_the_mean_over_real_tokens(model):
     hidden = jax.random.normal(jax.random.key(0), (1, 3, 8))
     table = np.asarray(model.item_embedding.embedding[...])
-    value = model.loss(hidden, rows([4, 5, 0]), rows([6, 7, 8]), jnp.array([[True, True, False]]))
+    value = model.loss(
+        hidden, rows([4, 5, 0]), rows([6, 7, 8])[..., None], jnp.array([[True, True, False]])
+    )
     h = np.asarray(hidden[0])
     terms = [
         np.log1p(np.exp(-h[i] @ table[p])) + np.log1p(np.exp(h[i] @ table[n]))
@@ -159,7 +161,7 @@ def test_gradients_are_finite_on_a_row_of_padding_only(attend_padding):
 
     def loss(params):
         model = nnx.merge(graphdef, params)
-        return model.loss(model(zeros, zeros, zeros), zeros, zeros, zeros > 0)
+        return model.loss(model(zeros, zeros, zeros), zeros, zeros[..., None], zeros > 0)
 
     leaves = jax.tree.leaves(jax.jit(jax.grad(loss))(params))
     assert all(np.isfinite(leaf).all() for leaf in leaves)

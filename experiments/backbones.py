@@ -1,0 +1,84 @@
+"""From a run's settings to its model: a function for each name that ``--model`` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flax import nnx
+
+from experiments.configs import Hyperparameters
+from experiments.data import Interactions
+from models import MFBPR, STOSA, Backbone, BERT4Rec, GRU4Rec, SASRec
+
+
+def gru4rec(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
+    """A state as wide as the embeddings."""
+    return GRU4Rec(
+        data.num_items,
+        dim=s.dim,
+        hidden_dim=s.dim,
+        dropout_rate=s.dropout_rate,
+        loss=s.loss,
+        rngs=rngs,
+    )
+
+
+def sasrec(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
+    """SASRec, with padding masked or attended to."""
+    return SASRec(
+        data.num_items,
+        max_len=s.max_len,
+        dim=s.dim,
+        num_heads=s.num_heads,
+        num_blocks=s.num_blocks,
+        dropout_rate=s.dropout_rate,
+        attend_padding=s.attend_padding,
+        loss=s.loss,
+        rngs=rngs,
+    )
+
+
+def bert4rec(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
+    """BERT4Rec."""
+    return BERT4Rec(
+        data.num_items,
+        max_len=s.max_len,
+        dim=s.dim,
+        num_heads=s.num_heads,
+        num_blocks=s.num_blocks,
+        dropout_rate=s.dropout_rate,
+        loss=s.loss,
+        rngs=rngs,
+    )
+
+
+def stosa(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
+    """STOSA, as its paper defines it or as its published code behaves."""
+    return STOSA(
+        data.num_items,
+        max_len=s.max_len,
+        dim=s.dim,
+        num_heads=s.num_heads,
+        num_blocks=s.num_blocks,
+        dropout_rate=s.dropout_rate,
+        attention_dropout_rate=s.attention_dropout_rate,
+        pvn_weight=s.pvn_weight,
+        published=s.published,
+        loss=s.loss,
+        rngs=rngs,
+    )
+
+
+def mf_bpr(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
+    """MF-BPR; whether users are smoothed too is the optimiser's business."""
+    return MFBPR(data.num_users, data.num_items, dim=s.dim, loss=s.loss, rngs=rngs)
+
+
+BUILDERS: dict[str, Callable[[Hyperparameters, Interactions, nnx.Rngs], Backbone]] = {
+    "mf-bpr": mf_bpr,
+    "mf-bpr-user-item": mf_bpr,
+    "gru4rec": gru4rec,
+    "sasrec": sasrec,
+    "bert4rec": bert4rec,
+    "stosa": stosa,
+}

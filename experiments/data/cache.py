@@ -1,0 +1,101 @@
+"""A cache of parsed data sets: read in a second what took minutes to parse.
+
+A cache that cannot be read is made anew, and one that cannot be written is done without; a note
+says so. `VERSION` changes whenever the same raw file would be parsed to something else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pooch
+
+from experiments.data.interactions import Interactions
+
+VERSION = 1
+
+
+def cache_folder() -> Path:
+    """``$SEVO_CACHE``, or the folder that the operating system has for caches."""
+    return Path(os.environ.get("SEVO_CACHE") or pooch.os_cache("sevo-jax"))
+
+
+def cached(name: str, raw: Path, make: Callable[[], Interactions]) -> Interactions:
+    """What ``make`` returns, or returned the last time for the same raw file.
+
+    Args:
+        name: of the data set.
+        raw: the file that ``make`` reads; known again by its size and time of change.
+        make: reads the file.
+
+    Raises:
+        UserError: whatever ``make`` raises.
+    """
+    stat = raw.stat()
+    path = cache_folder() / "parsed" / f"{name}-{stat.st_size}-{stat.st_mtime_ns}.npz"
+    notes: tuple[str, ...] = ()
+    try:
+        return _read(path, name)
+    except FileNotFoundError:
+        pass
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        notes += (f"{path}: is no cache of this version ({error}); {raw.name} is read anew",)
+    data = make()
+    try:
+        _write(path, data)
+    except OSError as error:
+        reason = error.strerror or error
+        notes += (f"{path}: cannot be written ({reason}); {raw.name} is read anew each time",)
+    return dataclasses.replace(data, notes=data.notes + notes)
+
+
+def _read(path: Path, name: str) -> Interactions:
+    with np.load(path) as stored:
+        if stored["version"] != VERSION:
+            raise ValueError(f"found version {stored['version']}, expected {VERSION}")
+        return Interactions(
+            name=name,
+            items=stored["items"],
+            lengths=stored["lengths"],
+            item_ids=_unpacked(stored["item_ids"]),
+            user_ids=_unpacked(stored["user_ids"]),
+            dropped_users=int(stored["dropped_users"]),
+            notes=tuple(stored["notes"].tolist()),
+        )
+
+
+def _write(path: Path, data: Interactions) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as draft:
+        try:
+            np.savez(
+                draft,
+                version=VERSION,
+                items=data.items,
+                lengths=data.lengths,
+                item_ids=_packed(data.item_ids),
+                user_ids=_packed(data.user_ids),
+                dropped_users=data.dropped_users,
+                notes=np.array(data.notes, dtype="U"),
+            )
+            draft.close()
+            os.replace(draft.name, path)
+        except BaseException:
+            Path(draft.name).unlink(missing_ok=True)
+            raise
+
+
+def _packed(ids: np.ndarray) -> np.ndarray:
+    """Strings of a fixed width, which are stored without pickle."""
+    return ids.astype("U") if ids.dtype == object else ids
+
+
+def _unpacked(ids: np.ndarray) -> np.ndarray:
+    return ids.astype(object) if ids.dtype.kind == "U" else ids

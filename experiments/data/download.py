@@ -1,0 +1,124 @@
+"""Downloads that can be interrupted, and raw files that are known again by their checksum.
+
+What has come of a file waits in a ``.part`` file beside it, with the server's validator (an ETag or
+a date): the next download goes on from there if the server still has that version, and starts
+from zero otherwise. Only a whole file of the right checksum gets the file's own name.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+import pooch
+
+from experiments.errors import UserError
+from experiments.files import read_json, write_json
+
+CHUNK = 2**16
+
+
+def download(url: str, path: Path, checksum: str | None = None) -> None:
+    """Downloads a file under a progress bar, or what is still missing of it.
+
+    Args:
+        url: where it is.
+        path: where it goes.
+        checksum: as ``algorithm:digits``, if known.
+
+    Raises:
+        Exception: whatever requests, urllib3, pooch or the file system had to say.
+    """
+    part = part_of(path)
+    fetch: Any = functools.partial(_fetch, part=part)  # pooch's type of it names other arguments
+    try:
+        pooch.retrieve(
+            url, known_hash=checksum, fname=path.name, path=path.parent, downloader=fetch
+        )
+    finally:
+        if part.exists() and not part.stat().st_size:
+            part.unlink()
+
+
+def part_of(path: Path) -> Path:
+    """Where an interrupted download of ``path`` waits."""
+    return path.with_name(path.name + ".part")
+
+
+def check_recorded(path: Path) -> str:
+    """The SHA-256 of a raw file, unless another one was recorded when it was first used.
+
+    Raises:
+        UserError: the file has changed since, or cannot be read.
+    """
+    try:
+        found = pooch.file_hash(str(path))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    record = _record_of(path)
+    expected = read_json(record).get("sha256") if record.exists() else found
+    if found != expected:
+        raise UserError(
+            f"{path}: found SHA-256 {found}; expected {expected}, as {record.name} beside it "
+            f"recorded at first use; delete {path.name} to have it downloaded again, or "
+            f"{record.name} if the new file is right"
+        )
+    return found
+
+
+def record(path: Path, sha256: str) -> tuple[str, ...]:
+    """Records the SHA-256 of a raw file that proved usable; a note if that cannot be done."""
+    if not _record_of(path).exists():
+        try:
+            write_json(_record_of(path), {"sha256": sha256})
+        except UserError as error:
+            return (f"the checksum of {path.name} is not recorded: {error}",)
+    return ()
+
+
+def _record_of(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256.json")
+
+
+def _fetch(url: str, output_file: str, _: Any, *, part: Path) -> None:
+    """What `pooch.retrieve` takes as a downloader."""
+    validator = part.with_name(part.name + ".validator")
+    headers = {"Accept-Encoding": "identity"}
+    size = part.stat().st_size if part.exists() else 0
+    if size > 1 and validator.exists():
+        # from the last byte that is there, since a server has no range behind the end
+        headers |= {"Range": f"bytes={size - 1}-", "If-Range": validator.read_text("utf-8")}
+    expected = None
+    with part.open("ab") as file:
+
+        def begin(response: Any, *_: Any, **__: Any) -> None:
+            nonlocal expected
+            # some servers call a .gz file gzip-encoded: it is to stay as it is
+            response.raw.headers.pop("Content-Encoding", None)
+            if response.status_code == 206:
+                file.truncate(size - 1)
+                expected = response.headers["Content-Range"].rpartition("/")[2]
+            elif response.status_code == 200:
+                file.truncate(0)
+                expected = response.headers.get("Content-Length")
+                version = response.headers.get("ETag", response.headers.get("Last-Modified", ""))
+                if version and not version.startswith("W/"):
+                    validator.write_text(version, "utf-8")
+                else:
+                    validator.unlink(missing_ok=True)
+            elif response.status_code == 416:
+                file.truncate(0)  # longer than the file: the next download starts from zero
+
+        http = pooch.HTTPDownloader(
+            progressbar=True, chunk_size=CHUNK, headers=headers, hooks={"response": begin}
+        )
+        http(url, file, None)
+    size = part.stat().st_size
+    if expected is not None and expected.isdigit() and size != int(expected):
+        if size > int(expected):
+            part.unlink()  # two downloads wrote to it at once
+        raise OSError(f"got {size:,} of {int(expected):,} bytes")
+    os.replace(part, output_file)
+    validator.unlink(missing_ok=True)

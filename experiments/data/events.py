@@ -1,0 +1,120 @@
+"""From events (a user, an item, maybe a time) in any order to `Interactions`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from experiments.data.interactions import Interactions, from_sequences
+from experiments.errors import UserError
+
+
+def check_complete(events: pl.DataFrame, path: Path, what: str, first: int = 1) -> None:
+    """A `UserError` that names the first event with a missing value, unless there is none.
+
+    Args:
+        events: every column must be filled.
+        path: the file they come from.
+        what: what an event is called there, such as a row.
+        first: the number of the first event.
+
+    Raises:
+        UserError: a value is missing.
+    """
+    missing = events.select(pl.any_horizontal(pl.all().is_null())).to_series().arg_true()
+    if missing.len():
+        raise UserError(
+            f"{path}, {what} {first + missing[0]}: found {events.row(missing[0], named=True)}; "
+            f"expected {', '.join(events.columns)} in every {what}"
+        )
+
+
+def k_core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
+    """The largest part in which every user and every item has ``k`` or more interactions.
+
+    Args:
+        users: ``int[interactions]``, non-negative.
+        items: ``int[interactions]``, non-negative.
+        k: repeated interactions count.
+
+    Returns:
+        ``int[kept]``, the positions of what is kept, in order.
+
+    Example:
+        >>> k_core(np.array([0, 0, 1, 1, 2]), np.array([5, 6, 5, 6, 6]), 2)
+        array([0, 1, 2, 3])
+    """
+    kept = np.arange(users.size)
+    while True:
+        u, i = users[kept], items[kept]
+        enough = (np.bincount(u)[u] >= k) & (np.bincount(i)[i] >= k)
+        if enough.all():
+            return kept
+        kept = kept[enough]
+
+
+def from_events(
+    name: str, events: pl.DataFrame, source: Path, *, repeats: bool = True, core: int = 1
+) -> Interactions:
+    """Orders the events of each user by time and numbers users and items by their sorted ids.
+
+    Args:
+        name: of the data set.
+        events: columns ``user`` and ``item`` (integers or strings) and, unless each user's events
+            are in order already, ``time``. Equal times keep the order given.
+        source: the file, for messages.
+        repeats: whether a user's repeated interactions with an item are kept, or the first alone.
+        core: users and items of fewer interactions are removed, until none are left.
+
+    Raises:
+        UserError: nothing is left.
+
+    Example:
+        >>> events = pl.DataFrame({"user": list("bbbaaa"), "item": list("xyzxyz"),
+        ...                        "time": [3, 1, 2, 1, 2, 3]})
+        >>> data = from_events("small", events, Path("small.csv"))
+        >>> data.items.tolist(), data.item_ids.tolist(), data.user_ids.tolist()
+        ([1, 2, 3, 2, 3, 1], ['x', 'y', 'z'], ['a', 'b'])
+    """
+    user_ids, item_ids = (events[column].unique().sort() for column in ("user", "item"))
+    events = events.with_columns(
+        pl.col("user").rank("dense") - 1, pl.col("item").rank("dense") - 1
+    ).sort("user", *([] if "time" not in events.columns else ["time"]), maintain_order=True)
+    notes: list[str] = []
+    if not repeats:
+        total = events.height
+        events = events.unique(["user", "item"], keep="first", maintain_order=True)
+        if events.height < total:
+            notes.append(
+                f"dropped {total - events.height:,} repeated interactions of a user with an item; "
+                "the earliest are kept"
+            )
+    users, items = (events[column].to_numpy() for column in ("user", "item"))
+    kept = k_core(users, items, core)
+    if kept.size < users.size:
+        removed = [
+            ids.len() - np.unique(codes[kept]).size
+            for ids, codes in ((user_ids, users), (item_ids, items))
+        ]
+        notes.append(
+            f"removed {removed[0]:,} users and {removed[1]:,} items of fewer than {core} "
+            f"interactions ({users.size - kept.size:,} interactions)"
+        )
+    if not kept.size:
+        raise UserError(
+            f"{source}: holds {users.size:,} interactions, and none is left when users and items "
+            f"of fewer than {core} are removed; expected the whole data set"
+        )
+    codes, lengths = np.unique(users[kept], return_counts=True)
+    data = from_sequences(
+        name,
+        items[kept],
+        lengths,
+        item_ids.to_numpy(),
+        source=source,
+        user_ids=user_ids.to_numpy()[codes],
+    )
+    return dataclasses.replace(data, notes=(*notes, *data.notes))

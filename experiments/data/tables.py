@@ -1,0 +1,116 @@
+"""Files of a user's own: tables of users, items and times, or lines of ``user item item …``."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from experiments.data.events import check_complete, from_events
+from experiments.data.interactions import Interactions, read_text
+from experiments.errors import UserError
+
+COLUMNS = {
+    "user": ("user", "userid", "uid", "reviewerid", "reviewer", "customerid"),
+    "item": ("item", "itemid", "iid", "asin", "movieid", "productid"),
+    "time": ("timestamp", "unixreviewtime", "time", "ts", "datetime", "date"),
+}
+"""The names that are understood, preferred ones first; case, ``_`` and the like do not matter."""
+
+TEXT_TABLES: dict[str, dict[str, Any]] = {
+    ".csv": {},
+    ".tsv": {"separator": "\t"},
+    ".inter": {"separator": "\t", "quote_char": None},
+}
+
+
+def read_file(path: Path) -> Interactions:
+    """Reads ``.csv``, ``.tsv``, ``.parquet`` and RecBole's ``.inter`` by columns, others as text.
+
+    The columns of users, items and times are recognised by their names (`COLUMNS`). Ids are
+    integers or strings; times are numbers or ISO dates. Without times, the order is the file's.
+
+    Raises:
+        UserError: the file cannot be read, lacks a column or a value, or no user has 3 events.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (*TEXT_TABLES, ".parquet"):
+        return read_text(path, path.stem)
+    try:
+        if suffix == ".parquet":
+            found = _find_columns(list(pl.read_parquet_schema(path)), path)
+            events = pl.read_parquet(path, columns=list(found.values()))
+        else:
+            # as strings, since 0000031887 is an id of Amazon's
+            options: dict[str, Any] = {"infer_schema": False, **TEXT_TABLES[suffix]}
+            found = _find_columns(pl.read_csv(path, n_rows=0, **options).columns, path)
+            events = pl.read_csv(path, columns=list(found.values()), **options)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except pl.exceptions.PolarsError as error:
+        raise UserError(f"{path}: is no {suffix[1:]} table ({error})") from error
+    if events.is_empty():
+        raise UserError(f"{path}: holds no interactions; expected one a row")
+    check_complete(events, path, "row")
+    events = events.select(
+        (_times if column == "time" else _ids)(events[name].alias(column), path)
+        for column, name in found.items()
+    )
+    data = from_events(path.stem, events, path)
+    if "time" in found:
+        return data
+    note = f"{path}: has no column of times; each user's items are in the file's order"
+    return dataclasses.replace(data, notes=(note, *data.notes))
+
+
+def _find_columns(names: list[str], path: Path) -> dict[str, str]:
+    """The file's name of each of `COLUMNS`."""
+    plain = {re.sub(r"[\W_]", "", name.split(":")[0]).lower(): name for name in reversed(names)}
+    found = {
+        column: next((plain[name] for name in known if name in plain), None)
+        for column, known in COLUMNS.items()
+    }
+    for column in ("user", "item"):
+        if found[column] is None:
+            raise UserError(
+                f"{path}: found columns {', '.join(names) or '(none)'}; expected one of {column}s, "
+                f"called {' or '.join(COLUMNS[column])}"
+            )
+    return {column: name for column, name in found.items() if name is not None}
+
+
+def _ids(ids: pl.Series, _: Path) -> pl.Series:
+    """Integers where all are written as such (so that 10 comes after 2), else strings."""
+    if ids.dtype.is_integer():
+        return ids
+    ids = ids.cast(pl.String)
+    numbers = ids.cast(pl.Int64, strict=False)
+    return numbers if numbers.cast(pl.String).eq_missing(ids).all() else ids
+
+
+def _times(times: pl.Series, path: Path) -> pl.Series:
+    """Numbers or moments, as they are or read from strings."""
+    if times.dtype == pl.String:
+        readings = [
+            times.cast(pl.Int64, strict=False),
+            times.cast(pl.Float64, strict=False),
+            times.str.to_datetime(strict=False, time_unit="us", time_zone="UTC"),
+        ]
+        times_read = min(readings, key=pl.Series.null_count)
+    elif times.dtype.is_numeric() or times.dtype.is_temporal():
+        times_read = times
+    else:
+        raise UserError(f"{path}: found times of type {times.dtype}; expected numbers or dates")
+    wrong = times_read.is_null()
+    if times_read.dtype.is_float():
+        wrong |= times_read.is_nan()
+    if wrong.any():
+        row = wrong.arg_true()[0]
+        raise UserError(
+            f"{path}, row {row + 1}: found the time {str(times[row])[:40]!r}; expected a number or "
+            "an ISO date, as in the other rows"
+        )
+    return times_read

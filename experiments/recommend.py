@@ -1,0 +1,228 @@
+"""``python -m experiments.recommend RUN_FOLDER``: the best items for users, from a trained run."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Generator, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+import tyro
+from flax import nnx
+from jaxtyping import Array, Float, Int
+from polars.io.plugins import register_io_source
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from experiments.batches import Corpus
+from experiments.configs import Hyperparameters
+from experiments.data import Interactions, load
+from experiments.errors import UserError
+from experiments.evaluate import EvaluationSet, make_evaluation_set, score_block
+from experiments.files import read_json
+from experiments.folders import Run, open_checkpoints, restore_checkpoint
+from experiments.trainer import initial_checkpoint, make_setup
+
+SHOWN_USERS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Recommends items that users have not met, by the best checkpoint of a run."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The folder of the run, which holds config.json and checkpoints."""
+    users: tuple[str, ...] = ()
+    """The data set's own ids; all users if not given."""
+    top_k: int = 10
+    """Items for each user."""
+    out: Path | None = None
+    """A .parquet or .csv file of user, rank, item and score; if not given, they are printed."""
+    data_dir: Path | None = None
+    """Where to look for the files of named data sets; $SEVO_DATA or a cache if not given."""
+
+
+def recommend(
+    folder: Path, users: Iterable[Any] | None = None, top_k: int = 10, data_dir: Path | None = None
+) -> pl.DataFrame:
+    """The best unseen items of users, by the best checkpoint of a run.
+
+    The input is everything that the data set has of a user, validation and test items included.
+
+    Args:
+        folder: of the run.
+        users: the data set's own ids; all users if ``None``.
+        top_k: items for each user; fewer where a user has met almost all.
+        data_dir: where to look for the files of named data sets.
+
+    Returns:
+        Columns ``user`` and ``item``, with the data set's own ids, ``rank`` from 1 and ``score``.
+
+    Raises:
+        UserError: no run or no checkpoint, other data than the run's, an unknown user.
+    """
+    return pl.concat(recommendations(folder, users, top_k, data_dir))
+
+
+def recommendations(
+    folder: Path, users: Iterable[Any] | None = None, top_k: int = 10, data_dir: Path | None = None
+) -> Generator[pl.DataFrame]:
+    """`recommend`, some hundred users at a time, so that all of them need little memory.
+
+    What `recommend` raises is raised here, before the first of them.
+    """
+    if top_k < 1:
+        raise UserError(f"--top-k: must be at least 1, got {top_k}")
+    run, data = read_run(folder, data_dir)
+    chosen = np.arange(data.num_users) if users is None else find_users(data, list(users))
+    return _recommendations(folder, run, data, chosen, min(top_k, data.num_items))
+
+
+def read_run(folder: Path, data_dir: Path | None = None) -> tuple[Run, Interactions]:
+    """The run that a folder holds, and its data.
+
+    Raises:
+        UserError: there is none, it has no checkpoint, or the data have changed.
+    """
+    file = folder / "config.json"
+    if not file.exists():
+        raise UserError(f"{folder}: holds no config.json; expected the folder of a run")
+    if not any((folder / "checkpoints").glob("*")):
+        raise UserError(
+            f"{folder}: holds no checkpoint; go on with the run by --resume, or train it again"
+        )
+    held = read_json(file)
+    names = {f.name for f in dataclasses.fields(Hyperparameters)}
+    settings = Hyperparameters(**{k: v for k, v in held.items() if k in names})
+    run = Run(held["model"], held["dataset"], held["optimizer"], held["seed"], settings)
+    data = load(run.dataset, data_dir)
+    if data.fingerprint != held["data"]:
+        raise UserError(
+            f"{folder}: was trained on other data than {run.dataset} now holds "
+            f"(fingerprint {held['data']}, found {data.fingerprint})"
+        )
+    return run, data
+
+
+def find_users(data: Interactions, users: Sequence[Any]) -> np.ndarray:
+    """``int[users]``: the rows of users, by the data set's own ids.
+
+    Raises:
+        UserError: an unknown user, or one named twice.
+    """
+    rows = {str(user): row for row, user in enumerate(data.user_ids.tolist())}
+    names = [str(user) for user in users]
+    unknown = [name for name in names if name not in rows]
+    if unknown:
+        more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+        raise UserError(
+            f"--users: {data.name} has no user {', '.join(unknown[:10])}{more}; expected its own "
+            f"ids, such as {', '.join(list(rows)[:3])}"
+        )
+    if not names or len(set(names)) < len(names):
+        raise UserError("--users: expected one or more different ids")
+    return np.array([rows[name] for name in names])
+
+
+def _recommendations(
+    folder: Path, run: Run, data: Interactions, users: np.ndarray, top_k: int
+) -> Generator[pl.DataFrame]:
+    setup = make_setup(run, data)
+    with open_checkpoints(folder) as saved:
+        params = restore_checkpoint(saved, initial_checkpoint(run, setup, data)).best_params
+    max_len = run.settings.max_len
+
+    @jax.jit
+    def best(
+        params: Any, corpus: Corpus, block: EvaluationSet
+    ) -> tuple[Float[Array, "users k"], Int[Array, "users k"]]:
+        scores = score_block(nnx.merge(setup.graphdef, params), corpus, block, max_len)
+        column = jnp.where(block.seen_items > 0, block.seen_items - 1, data.num_items)
+        scores = scores.at[block.seen_users, column].set(-jnp.inf, mode="drop")
+        return jax.lax.top_k(scores, top_k)
+
+    blocks = make_evaluation_set(data, "next", max_len, task=setup.task, users=users)
+    per_block = blocks.last.shape[1]
+    for i, begin in enumerate(range(0, users.size, per_block)):
+        block = jax.tree.map(lambda leaf, i=i: leaf[i], blocks)
+        some = users[begin : begin + per_block]
+        scores, items = (np.asarray(a)[: some.size] for a in best(params, setup.corpus, block))
+        kept = np.isfinite(scores)  # a user may have fewer unseen items
+        yield pl.DataFrame(
+            {
+                "user": np.repeat(data.user_ids[some], kept.sum(axis=1)),
+                "rank": np.broadcast_to(np.arange(1, top_k + 1, dtype=np.int32), kept.shape)[kept],
+                "item": data.item_ids[items[kept]],
+                "score": scores[kept],
+            }
+        )
+
+
+def write(frames: Iterable[pl.DataFrame], out: Path) -> None:
+    """Streams recommendations into a file, whole or not at all.
+
+    Raises:
+        UserError: neither .parquet nor .csv, or the file cannot be written.
+    """
+    frames = iter(frames)
+    first = next(frames)
+
+    def source(
+        with_columns: list[str] | None, predicate: Any, n_rows: int | None, batch_size: int | None
+    ) -> Generator[pl.DataFrame]:
+        yield first
+        yield from frames
+
+    stream = register_io_source(source, schema=first.schema)
+    draft = out.with_name(out.name + ".part")
+    try:
+        if out.suffix == ".parquet":
+            stream.sink_parquet(draft)
+        else:
+            stream.sink_csv(draft)
+        draft.replace(out)
+    except OSError as error:
+        raise UserError(f"--out: {out} cannot be written ({error.strerror or error})") from error
+
+
+def show(frames: Iterable[pl.DataFrame], console: Console) -> None:
+    """Prints the recommendations of the first users, a line each."""
+    table = Table("User", "Items, best first", box=SIMPLE)
+    first, more = next(iter(frames)), next(iter(frames), None)
+    users = first.group_by("user", maintain_order=True).agg("item")
+    for user, items in users.head(SHOWN_USERS).iter_rows():
+        table.add_row(str(user), " ".join(map(str, items)))
+    console.print(table)
+    if users.height > SHOWN_USERS or more is not None:
+        console.print("and more users: name a file for all of them with --out", markup=False)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    arguments = tyro.cli(Arguments, args=argv)
+    out = arguments.out
+    try:
+        if out is not None and out.suffix not in (".parquet", ".csv"):
+            raise UserError(f"--out: expected a name that ends in .parquet or .csv, got {out}")
+        frames = recommendations(
+            arguments.run, arguments.users or None, arguments.top_k, arguments.data_dir
+        )
+        if out is None:
+            show(frames, Console())
+        else:
+            write(frames, out)
+            Console().print(f"recommendations: {out}", markup=False, soft_wrap=True)
+    except UserError as error:
+        Console(stderr=True).print(f"error: {error}", style="bold red", markup=False)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

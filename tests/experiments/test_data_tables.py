@@ -1,0 +1,131 @@
+"""A user's own tables: CSV, TSV, Parquet and RecBole files, good and bad."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from experiments.data import load
+from experiments.errors import UserError
+
+# in no order of users; user b has a tie, x before y
+USERS = ["b", "a", "b", "a", "b", "a", "c"]
+ITEMS = ["x", "z", "y", "x", "z", "y", "x"]
+TIMES = [20, 30, 20, 10, 10, 20, 1]
+
+
+def table(path: Path, columns: dict[str, list]) -> Path:
+    frame = pl.DataFrame(columns)
+    if path.suffix == ".parquet":
+        frame.write_parquet(path)
+    else:
+        frame.write_csv(path, separator="," if path.suffix.lower() == ".csv" else "\t")
+    return path
+
+
+@pytest.mark.parametrize("file", ["a.csv", "a.tsv", "a.parquet", "a.inter", "A.CSV"])
+@pytest.mark.parametrize(
+    ("user", "item", "time"),
+    [
+        ("user", "item", "timestamp"),
+        ("user_id:token", "item_id:token", "timestamp:float"),
+        ("userId", "movieId", "ts"),
+        ("reviewerID", "asin", "unixReviewTime"),
+        ("UID", "iid", "Date"),
+    ],
+)
+def test_columns_are_recognised(tmp_path, file, user, item, time):
+    columns = {"rating": [5.0] * 7, time: TIMES, item: ITEMS, user: USERS}
+    data = load(str(table(tmp_path / file, columns)))
+    assert data.name == Path(file).stem
+    assert data.items.tolist() == [1, 2, 3, 3, 1, 2]
+    assert data.user_ids.tolist() == ["a", "b"]
+    assert data.item_ids.tolist() == ["x", "y", "z"]
+    assert data.notes == ("dropped 1 users of fewer than 3 interactions",)
+
+
+@pytest.mark.parametrize("file", ["a.csv", "a.parquet"])
+def test_without_times_the_order_is_the_files(tmp_path, file):
+    path = table(tmp_path / file, {"user": USERS, "item": ITEMS})
+    data = load(str(path))
+    assert data.items.tolist() == [3, 1, 2, 1, 2, 3]
+    note = f"{path}: has no column of times; each user's items are in the file's order"
+    assert data.notes[0] == note
+
+
+@pytest.mark.parametrize("file", ["a.csv", "a.parquet"])
+def test_numbers_sort_as_numbers_and_leading_zeros_stay(tmp_path, file):
+    columns = {"user": [10, 10, 10, 9, 9, 9], "item": ["007", "7", "10"] * 2}
+    data = load(str(table(tmp_path / file, columns)))
+    assert data.user_ids.tolist() == [9, 10]
+    assert data.item_ids.tolist() == ["007", "10", "7"]
+    columns["item"] = ["7", "70", "8"] * 2
+    data = load(str(table(tmp_path / file, columns)))
+    assert [str(item) for item in data.item_ids] == ["7", "8", "70"] or file == "a.parquet"
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        [0.5, 1.5, 0.25],
+        [2**60 + 1, 2**60 + 2, 2**60],
+        ["2014-05-02", "2014-11-01", "2013-12-31"],
+        ["2014-05-02 10:00:00", "2014-05-02 11:00:00", "2014-05-02 09:59:59"],
+        ["2014-05-02T10:00:00Z", "2014-05-02T11:00:00Z", "2014-05-02T09:59:59Z"],
+        [datetime.date(2014, 5, 2), datetime.date(2014, 11, 1), datetime.date(2013, 12, 31)],
+    ],
+)
+@pytest.mark.parametrize("file", ["a.csv", "a.parquet"])
+def test_times_are_numbers_or_dates(tmp_path, file, times):
+    columns = {"user": [1, 1, 1], "item": ["x", "y", "z"], "time": times}
+    data = load(str(table(tmp_path / file, columns)))
+    assert data.item_ids[data.items - 1].tolist() == ["z", "x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"who": [1], "item": [1]},
+            "found columns who, item; expected one of users, called user or userid or uid",
+        ),
+        ({"user": [1], "what": [1]}, "found columns user, what; expected one of items, called it"),
+        ({"user": [1, 1, 1], "item": [1, None, 3]}, "row 2: found {"),
+        ({"user": [1, 1, None], "item": [1, 2, 3]}, "row 3: found {"),
+        ({"user": [1, 1, 1], "item": [1, 2, 3], "time": [1, 2, None]}, "row 3: found {"),
+        (
+            {"user": [1, 1, 1], "item": [1, 2, 3], "time": ["1", "2", "soon"]},
+            "row 3: found the time 'soon'; expected a number or an ISO date",
+        ),
+        (
+            {"user": [1, 1, 1], "item": [1, 2, 3], "time": [1.0, float("nan"), 2.0]},
+            "expected a number or an ISO date, as in the other rows",
+        ),
+        ({"user": [1, 1, 2, 2], "item": [1, 2, 1, 2]}, "no user has 3 or more interactions"),
+        ({"user": [], "item": []}, "holds no interactions"),
+    ],
+)
+@pytest.mark.parametrize("file", ["a.csv", "a.inter", "a.parquet"])
+def test_bad_tables(tmp_path, file, columns, message):
+    path = table(tmp_path / file, columns)
+    with pytest.raises(UserError) as caught:
+        load(str(path))
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["a.csv", "a.tsv", "a.inter", "a.parquet"])
+@pytest.mark.parametrize("content", [b"", bytes(range(128, 256)) * 9, b"user,item\n1,2,3,4\n"])
+def test_files_that_are_no_tables(tmp_path, file, content):
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(UserError, match=str(tmp_path / file)):
+        load(str(tmp_path / file))
+
+
+@pytest.mark.parametrize("file", ["a.csv", "a.parquet"])
+def test_missing_table(tmp_path, file):
+    with pytest.raises(UserError, match=rf"{file}: cannot be read \("):
+        load(str(tmp_path / file))

@@ -1,0 +1,132 @@
+"""``python -m experiments.recommend``: from a run's folder to items for users."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+import pytest
+from flax import nnx
+
+from experiments import recommend, train
+from experiments.data import load
+from experiments.errors import UserError
+from experiments.folders import open_checkpoints, restore_checkpoint
+from experiments.trainer import initial_checkpoint, make_setup
+
+TINY = ["--dim", "16", "--max-len", "20", "--batch-size", "64", "--epochs", "2"]
+
+
+@pytest.fixture(scope="module", params=["sasrec", "bert4rec", "mf-bpr"])
+def run(request, users_file, tmp_path_factory):
+    """A finished run of a few epochs."""
+    out = tmp_path_factory.mktemp("recommend")
+    options = ["--model", request.param, "--dataset", str(users_file), "--optimizer", "adamw"]
+    options += [] if request.param == "mf-bpr" else ["--num-blocks", "1"]
+    assert train.main([*options, *TINY, "--out", str(out)]) == 0
+    return out / f"{request.param}-adamw-seed0"
+
+
+@pytest.fixture(scope="module")
+def sasrec_run(users_file, tmp_path_factory):
+    out = tmp_path_factory.mktemp("recommend-sasrec")
+    options = ["--dataset", str(users_file), "--optimizer", "adamw", "--num-blocks", "1", *TINY]
+    assert train.main([*options, "--out", str(out)]) == 0
+    return out / "sasrec-adamw-seed0"
+
+
+def seen_items(data) -> dict:
+    """The items of each user, by the data set's own ids."""
+    items = np.split(data.item_ids[data.items - 1], data.starts[1:])
+    return dict(zip(data.user_ids.tolist(), map(set, map(np.ndarray.tolist, items)), strict=True))
+
+
+def test_the_best_unseen_items(run, users_file):
+    data = load(str(users_file))
+    found = recommend.recommend(run, top_k=5)
+    assert found.columns == ["user", "rank", "item", "score"]
+    assert found["user"].unique(maintain_order=True).to_list() == data.user_ids.tolist()
+    seen = seen_items(data)
+    for (user,), rows in found.group_by("user", maintain_order=True):
+        assert rows["rank"].to_list() == [1, 2, 3, 4, 5]
+        assert rows["score"].is_sorted(descending=True)
+        assert rows["item"].n_unique() == 5
+        assert not set(rows["item"].to_list()) & seen[user]
+
+
+def test_chosen_users_get_what_they_get_among_all(run, users_file):
+    data = load(str(users_file))
+    chosen = data.user_ids[[7, 0, 30]].tolist()
+    some = recommend.recommend(run, users=chosen, top_k=4)
+    assert some["user"].unique(maintain_order=True).to_list() == chosen
+    everyone = recommend.recommend(run, top_k=4)
+    for user in chosen:
+        one, other = (f.filter(pl.col("user") == user)["item"].to_list() for f in (some, everyone))
+        assert one == other
+
+
+def test_the_scores_are_the_models(sasrec_run, users_file):
+    """All items of a user, against scores of the model on that user's row alone."""
+    run, data = recommend.read_run(sasrec_run)
+    setup = make_setup(run, data)
+    with open_checkpoints(sasrec_run) as saved:
+        params = restore_checkpoint(saved, initial_checkpoint(run, setup, data)).best_params
+    model = nnx.merge(setup.graphdef, params)
+    items = data.items[data.starts[3] : data.starts[3] + data.lengths[3]][-20:]
+    row = jnp.asarray(items)[None]
+    positions = jnp.arange(20 - items.size, 20)[None]
+    scores = np.asarray(model.scores(model(row, jnp.ones_like(row), positions)[:, -1]))[0]
+    found = recommend.recommend(sasrec_run, users=[data.user_ids[3]], top_k=10**6)
+    assert found.height == data.num_items - len(set(items.tolist()))
+    by_id = dict(zip(data.item_ids.tolist(), scores.tolist(), strict=True))
+    want = [by_id[item] for item in found["item"].to_list()]
+    np.testing.assert_allclose(found["score"].to_numpy(), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.csv"])
+def test_the_command_writes_a_file(sasrec_run, users_file, tmp_path, name, monkeypatch):
+    monkeypatch.setattr("experiments.evaluate.USERS_PER_BLOCK", 64)  # several blocks
+    out = tmp_path / name
+    assert recommend.main([str(sasrec_run), "--out", str(out), "--top-k", "3"]) == 0
+    read = pl.read_parquet if out.suffix == ".parquet" else pl.read_csv
+    assert read(out).height == 3 * load(str(users_file)).num_users
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_the_command_prints(sasrec_run, users_file, capsys):
+    users = [str(user) for user in load(str(users_file)).user_ids[:2]]
+    assert recommend.main([str(sasrec_run), "--users", *users, "--top-k", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert "Items, best first" in printed
+    assert all(user in printed for user in users)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--users", "nobody", "-7"], "has no user nobody, -7; expected its own ids, such as"),
+        (["--users", "1", "1"], "expected one or more different ids"),
+        (["--top-k", "0"], "--top-k: must be at least 1, got 0"),
+        (["--out", "items.xlsx"], "expected a name that ends in .parquet or .csv"),
+    ],
+)
+def test_bad_options(sasrec_run, capsys, options, message):
+    assert recommend.main([str(sasrec_run), *options]) == 1
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_folders_that_hold_no_run(sasrec_run, tmp_path):
+    with pytest.raises(UserError, match=r"holds no config\.json; expected the folder of a run"):
+        recommend.recommend(tmp_path)
+    copy = tmp_path / "copy"
+    shutil.copytree(sasrec_run, copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"data": "0" * 16}))
+    with pytest.raises(UserError, match="was trained on other data"):
+        recommend.recommend(copy)
+    shutil.rmtree(copy / "checkpoints")
+    with pytest.raises(UserError, match="holds no checkpoint; go on with the run by --resume"):
+        recommend.recommend(copy)
