@@ -8,6 +8,7 @@ from benchmarks import report, workload
 from experiments.batches import make_corpus
 from experiments.configs import MODELS
 from experiments.evaluate import make_evaluation_set, make_evaluator
+from experiments.timing import in_turn
 from experiments.trainer import Run, make_model
 
 
@@ -25,7 +26,7 @@ def measure(quick: bool) -> list[report.Case]:
         "packed": lambda: evaluate(params, corpus, packed),
         "padded": lambda: evaluate(params, corpus, padded),
     }
-    seconds = report.in_turn(calls, rounds=1 if quick else 7)
+    seconds = in_turn(calls, rounds=1 if quick else 7)
     name = f"{data.num_users} users, {data.num_items} items, {data.name}"
     return [report.case(name, seconds, "s", 1)]
 

@@ -10,7 +10,9 @@ import numpy as np
 
 import sevo_jax
 from benchmarks import report
-from benchmarks.graphs import TABLE_1, interactions
+from benchmarks.graphs import interactions
+from experiments.data import TABLE_1
+from experiments.timing import in_turn
 
 
 def dictionary_loop(
@@ -42,7 +44,7 @@ def measure(quick: bool) -> list[report.Case]:
             "sequence_graph": ours,
             "dictionary loop": partial(dictionary_loop, items, lengths),
         }
-        seconds = report.in_turn(calls, rounds=1 if quick else 7)
+        seconds = in_turn(calls, rounds=1 if quick else 7)
         if entries != calls["dictionary loop"]():
             raise AssertionError(f"{name}: the loop finds other entries")
         case = report.case(f"{name}: {size.interactions} interactions", seconds, "s", 1)

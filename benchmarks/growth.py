@@ -13,6 +13,7 @@ import sevo_jax
 from benchmarks import report
 from benchmarks.graphs import random_graph
 from benchmarks.smoothing import update_of
+from experiments.timing import in_turn
 
 BASE = {"edges": 160_000, "features": 64, "layers": 3, "rows": 20_000}
 SERIES = {
@@ -41,7 +42,7 @@ def measure(quick: bool) -> list[report.Case]:
                 "sevo_adamw": update_of(sevo, *given),
                 "optax.adamw": update_of(optax.adamw(1e-3), *given),
             }
-            seconds = report.in_turn(calls, rounds=1 if quick else 7)
+            seconds = in_turn(calls, rounds=1 if quick else 7)
             case = report.case(f"{name}: {value}", seconds, "ms", 1e3 / STEPS)
             cases.append(case | {"varied": name, "value": value})
     return cases

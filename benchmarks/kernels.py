@@ -24,10 +24,11 @@ from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 import sevo_jax
 from benchmarks import report, workload
-from benchmarks.graphs import TABLE_1, graph
-from experiments.data import load
+from benchmarks.graphs import graph
+from experiments.data import TABLE_1, load
 from experiments.errors import UserError
 from experiments.optimizers import item_graph
+from experiments.timing import in_turn
 
 DIM = 64
 DENSE_UP_TO = 13_000
@@ -112,7 +113,7 @@ def measure(quick: bool) -> list[report.Case]:
     copied = jnp.ones(2**20 if quick else 2**26)  # 256 MB
     # Ten in one program, so that memory for the result is not new every time.
     copy = jax.jit(lambda a: jax.lax.fori_loop(0, 10, lambda _, b: b + 1, a))
-    copying = report.in_turn({"copy": lambda: copy(copied)}, rounds=7)["copy"]
+    copying = in_turn({"copy": lambda: copy(copied)}, rounds=7)["copy"]
     bandwidth = 10 * 2 * copied.nbytes / float(np.median(copying))
 
     cases: list[report.Case] = []
@@ -120,9 +121,9 @@ def measure(quick: bool) -> list[report.Case]:
         x = np.random.default_rng(0).standard_normal((g.num_nodes, DIM), np.float32)
         large = g.capacity > LARGE
         rounds = 3 if quick else 11 if large else 61
-        seconds = report.in_turn(products(g, x), rounds)
+        seconds = in_turn(products(g, x), rounds)
         case = report.case(f"{name}: {g.num_nodes} nodes, {g.capacity} entries", seconds, "ms", 1e3)
-        more = report.in_turn(others(g, x), 3 if quick else 7 if large else 21)
+        more = in_turn(others(g, x), 3 if quick else 7 if large else 21)
         case["others"] = {k: round(1e3 * float(np.median(v)), 4) for k, v in more.items()}
         exact = g.to_scipy().astype(np.float64) @ x.astype(np.float64)
         least = 8 * g.capacity + 4 * g.num_nodes + 2 * x.nbytes

@@ -13,7 +13,8 @@ import optax
 
 import sevo_jax
 from benchmarks import report
-from benchmarks.graphs import TABLE_1, graph
+from benchmarks.graphs import graph
+from experiments.data import TABLE_1
 
 DIM = 64
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import report, workload
+from experiments.timing import in_turn
 
 
 def measure(quick: bool) -> list[report.Case]:
@@ -11,7 +12,7 @@ def measure(quick: bool) -> list[report.Case]:
     packed, _ = workload.epoch_runner(data, "sevo-adamw")
     padded, _ = workload.epoch_runner(data, "sevo-adamw", packed=False)
     calls = {"packed": packed, "padded": padded}
-    seconds = report.in_turn(calls, rounds=1 if quick else 7)
+    seconds = in_turn(calls, rounds=1 if quick else 7)
     return [report.case(f"SASRec epoch, {data.name}", seconds, "s", 1)]
 
 

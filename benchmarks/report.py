@@ -1,4 +1,4 @@
-"""Measuring in turn, the JSON file that every benchmark writes, and the command around both."""
+"""The JSON file that every benchmark writes, and the command around it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import json
 import os
 import platform
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +20,6 @@ import tyro
 from experiments.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
-QUICK_CALL, SLOW_CALL = 0.2, 30.0
 Case = dict[str, Any]
 
 
@@ -46,33 +44,6 @@ def command(benchmark: str, measure: Callable[[bool], list[Case]]) -> None:
     """What ``python -m benchmarks.NAME`` does: ``measure(quick)``, and write its cases."""
     options = tyro.cli(Options, description=f"{Options.__doc__} Benchmark: {benchmark}.")
     write(benchmark, measure(options.quick), options.folder, quick=options.quick)
-
-
-def in_turn(candidates: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:
-    """Seconds of each candidate, ``float[rounds]``, in turns, after two calls to warm up.
-
-    Turns let a change of the machine's speed meet all candidates alike, and every other round goes
-    backwards, so that none always follows the same one. A quick call is preceded by one that is
-    not counted, so that none finds the caches that another has filled.
-    """
-
-    def seconds_of(call: Callable[[], Any]) -> float:
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        return time.perf_counter() - start
-
-    quick = {}
-    for name, call in candidates.items():
-        first = seconds_of(call)  # which may compile
-        quick[name] = first < SLOW_CALL and seconds_of(call) < QUICK_CALL
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    names = list(candidates)
-    for number in range(rounds):
-        for name in names if number % 2 == 0 else reversed(names):
-            if quick[name]:
-                jax.block_until_ready(candidates[name]())
-            seconds[name].append(seconds_of(candidates[name]))
-    return {name: np.array(values) for name, values in seconds.items()}
 
 
 def case(name: str, seconds: dict[str, np.ndarray], unit: str, scale: float) -> Case:

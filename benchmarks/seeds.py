@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import report, workload
+from experiments.timing import in_turn
 
 SEEDS = 5
 
@@ -13,7 +14,7 @@ def measure(quick: bool) -> list[report.Case]:
     together, _ = workload.epoch_runner(data, "sevo-adamw", seeds=SEEDS)
     one, _ = workload.epoch_runner(data, "sevo-adamw")
     calls = {f"{SEEDS} seeds": together, "1 seed": one}
-    seconds = report.in_turn(calls, rounds=1 if quick else 7)
+    seconds = in_turn(calls, rounds=1 if quick else 7)
     return [report.case(f"SASRec epoch, {data.name}", seconds, "s", 1)]
 
 

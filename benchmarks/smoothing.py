@@ -14,6 +14,7 @@ import optax
 import sevo_jax
 from benchmarks import report, workload
 from experiments.optimizers import item_graph
+from experiments.timing import in_turn
 
 DIM = 64
 RATE, DECAY, BETA, LAYERS = 1e-3, 0.1, 0.99, 3
@@ -31,7 +32,7 @@ def training_step(quick: bool) -> report.Case:
         sevo, steps = workload.epoch_runner(data, "sevo-adamw")
         adamw, _ = workload.epoch_runner(data, "adamw")
         calls = {"sevo_adamw": sevo, "optax.adamw": adamw}
-        for name, seconds in report.in_turn(calls, rounds=1 if quick else 7).items():
+        for name, seconds in in_turn(calls, rounds=1 if quick else 7).items():
             pooled[name].append(seconds / steps)
     seconds = {name: np.concatenate(rounds) for name, rounds in pooled.items()}
     return report.case(f"SASRec step, packed, {data.name}", seconds, "ms", 1e3)
@@ -122,12 +123,12 @@ def update(quick: bool) -> list[report.Case]:
     }
     rounds, scale = 1 if quick else 21, 1e3 / steps
     where = f"{graph.num_nodes} x {DIM}, {data.name}"
-    seconds = report.in_turn(calls, rounds)
+    seconds = in_turn(calls, rounds)
     cases = [report.case(f"update of a table, {where}", seconds, "ms", scale)]
     # PyTorch's waiting threads occupy cores for a while: what is beside it, is in its own turns.
     peers = torch_updates(graph, table, gradient.astype(np.float32), steps)
     if peers:
-        seconds = report.in_turn({"sevo_adamw": calls["sevo_adamw"]} | peers, rounds)
+        seconds = in_turn({"sevo_adamw": calls["sevo_adamw"]} | peers, rounds)
         for peer, what in (("torch SEvo", "SEvo update"), ("torch.optim.AdamW", "update")):
             pair = {name: seconds[name] for name in ("sevo_adamw", peer)}
             name = f"{what} of a table beside PyTorch, {where}"

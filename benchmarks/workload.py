@@ -5,18 +5,17 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import numpy as np
 
+from experiments import timing
 from experiments.configs import MODELS
 from experiments.data import Interactions, load
-from experiments.epochs import EpochLayouts, Epochs
 from experiments.errors import UserError
 from experiments.folders import Run
-from experiments.trainer import initial_checkpoint, make_setup
+from experiments.trainer import make_setup
 
 
 def cores() -> int:
@@ -62,27 +61,10 @@ def dataset(quick: bool = False) -> Interactions:
 def epoch_runner(
     data: Interactions, optimizer: str, *, seeds: int = 1, **changes: Any
 ) -> tuple[Callable[[], jax.Array], int]:
-    """A call that trains the next epoch, as training does it, and the number of steps.
+    """A call that trains SASRec's next epoch, and the number of its steps.
 
-    Laying out the epoch after it is part of the call, and overlaps as it does in training. More
-    than one seed is trained in one program.
+    More than one seed is trained in one program.
     """
     settings = dataclasses.replace(MODELS["sasrec"]("beauty", optimizer), **changes)
     runs = [Run("sasrec", data.name, optimizer, seed, settings) for seed in range(seeds)]
-    setup = make_setup(runs[0], data)
-    states = [initial_checkpoint(run, setup, data).state for run in runs]
-    layouts = [EpochLayouts(data, settings, run.seed) for run in runs]
-    epochs = Epochs(setup.graphdef, setup.optimizer, setup.corpus, layouts, states[0])
-    state, number = epochs.stack(states), 0
-    packer = ThreadPoolExecutor(1)
-    upcoming = packer.submit(epochs.lay_out, 0)
-
-    def call() -> jax.Array:
-        nonlocal state, upcoming, number
-        cells = upcoming.result()
-        upcoming = packer.submit(epochs.lay_out, number + 1)
-        state, losses = epochs(state, cells, number)
-        number += 1
-        return losses
-
-    return call, layouts[0].sequences_per_step.size
+    return timing.epoch_runner(runs, make_setup(runs[0], data), data)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import orbax.checkpoint as ocp
 
-from experiments.configs import Hyperparameters
+from experiments.configs import MODELS, Hyperparameters
 from experiments.data import Interactions
 from experiments.epochs import TrainState
 from experiments.errors import UserError
@@ -35,6 +35,24 @@ class Run:
         """A flat mapping of names to values."""
         own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {k: v for k, v in own.items() if k != "settings"} | dataclasses.asdict(self.settings)
+
+
+def changes(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings in a run's ``config.json`` that are not the published ones."""
+    settings = MODELS[config["model"]](config["dataset"], config["optimizer"])
+    published = dataclasses.asdict(settings)
+    # A run that is older than a setting was made with what is now its default.
+    return {k: config[k] for k, v in published.items() if config.get(k, v) != v}
+
+
+def differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """What differs between the ``config.json`` of a folder and the one it should have."""
+    held = dataclasses.asdict(Hyperparameters()) | held  # a setting that is younger than the run
+    return [
+        f"{name} was {held.get(name)!r} and is now {wanted.get(name)!r}"
+        for name in sorted(held.keys() | wanted.keys())
+        if held.get(name) != wanted.get(name)
+    ]
 
 
 class Checkpoint(NamedTuple):
@@ -76,16 +94,10 @@ def check_folder(run: Run, data: Interactions, folder: Path, resume: bool) -> di
             f"--out: {folder} already holds a run; --resume goes on with it, or name another"
         )
     held, wanted = read_json(config_file), _config(run, data)
-    defaults = dataclasses.asdict(Hyperparameters())
-    held = defaults | held  # a setting that is younger than the run
-    held["epochs"] = max(held["epochs"], run.settings.epochs)
-    if held != wanted:
-        changes = [
-            f"{name} was {held.get(name)!r} and is now {wanted.get(name)!r}"
-            for name in sorted(held.keys() | wanted.keys())
-            if held.get(name) != wanted.get(name)
-        ]
-        raise UserError(f"--resume: {folder} holds a run in which {'; '.join(changes)}")
+    epochs = max(held.get("epochs", 0), run.settings.epochs)  # a run may go on for longer
+    changed = differences(held | {"epochs": epochs}, wanted)
+    if changed:
+        raise UserError(f"--resume: {folder} holds a run in which {'; '.join(changed)}")
     result = read_json(result_file) if result_file.exists() else None
     return result if result and result["epochs"] == run.settings.epochs else None
 

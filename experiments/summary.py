@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -15,26 +14,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.configs import MODELS
 from experiments.errors import UserError
 from experiments.files import read_json, read_lines
+from experiments.folders import changes
+from experiments.paper import METRICS, TABLE_2
 from experiments.trainer import CRITERION
 
-METRICS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10")
 HEADER = ("Optimiser", *METRICS, "Seeds")
 LABELS = {
     "adam": "Adam, as published",
     "adamw": "AdamW, SEvo's settings",
     "sevo-adamw": "SEvo-AdamW",
-}
-# Table 2 of the paper, means of five seeds; it has no AdamW without smoothing.
-PAPER = {
-    ("sasrec", "beauty", "adam"): (0.0120, 0.0404, 0.0634, 0.0262, 0.0336),
-    ("sasrec", "beauty", "sevo-adamw"): (0.0154, 0.0499, 0.0759, 0.0328, 0.0411),
-    ("sasrec", "toys", "adam"): (0.0172, 0.0506, 0.0727, 0.0342, 0.0413),
-    ("sasrec", "toys", "sevo-adamw"): (0.0192, 0.0584, 0.0844, 0.0392, 0.0475),
-    ("sasrec", "tools", "adam"): (0.0099, 0.0317, 0.0466, 0.0210, 0.0258),
-    ("sasrec", "tools", "sevo-adamw"): (0.0108, 0.0337, 0.0497, 0.0223, 0.0274),
 }
 
 Results = dict[str, list[dict[str, Any]]]
@@ -79,15 +69,8 @@ def write(out: Path) -> None:
 
 def _label(config: dict[str, Any]) -> str:
     """The optimiser's name and, in brackets, the settings that are not the published ones."""
-    changes = _changes(config)
-    return LABELS[config["optimizer"]] + (f" [{', '.join(changes)}]" if changes else "")
-
-
-def _changes(config: dict[str, Any]) -> list[str]:
-    settings = MODELS[config["model"]](config["dataset"], config["optimizer"])
-    published = dataclasses.asdict(settings)
-    # A run that is older than a setting was made with what is now its default.
-    return [f"{k} {config[k]}" for k, v in published.items() if config.get(k, v) != v]
+    changed = [f"{name} {value}" for name, value in changes(config).items()]
+    return LABELS[config["optimizer"]] + (f" [{', '.join(changed)}]" if changed else "")
 
 
 def _rows(results: Results) -> list[list[str]]:
@@ -104,8 +87,8 @@ def _rows(results: Results) -> list[list[str]]:
             rows.append(["  ± over seeds", *(f"{v:.4f}" for v in deviation), ""])
         config = runs[0]["config"]
         key = config["model"], config["dataset"], config["optimizer"]
-        if key in PAPER and not _changes(config):
-            paper = np.array(PAPER[key])
+        if key in TABLE_2 and not changes(config):
+            paper = np.array(TABLE_2[key])
             rows.append(["  paper, 5 seeds", *(f"{v:.4f}" for v in paper), ""])
             rows.append(["  ours against it", *(f"{v:+.1%}" for v in mean / paper - 1), ""])
     return rows

@@ -8,14 +8,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import jax
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments import summary, trainer
 from experiments.configs import MODELS, OPTIMIZERS, Hyperparameters
@@ -68,6 +68,19 @@ Options = dataclasses.make_dataclass(
 """`Arguments`, and every hyper-parameter: None stands for the value of the configuration."""
 
 
+def check_values(option: str, values: Sequence[Any]) -> None:
+    """A `UserError` that names the option, unless there are values, all different."""
+    if not values or len(set(values)) < len(values):
+        raise UserError(f"{option}: expected one or more different values, got {list(values)}")
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """A `UserError` unless there are seeds, all different and in range."""
+    check_values("--seeds", seeds)
+    if not 0 <= min(seeds) <= max(seeds) < 2**32:
+        raise UserError(f"--seeds: must be in [0, 2^32), got {list(seeds)}")
+
+
 def make_runs(options: Any) -> list[trainer.Run]:
     """The runs that the options ask for.
 
@@ -75,11 +88,8 @@ def make_runs(options: Any) -> list[trainer.Run]:
         UserError: an unknown model or optimiser, or a setting out of its range.
     """
     check_name("model", options.model, MODELS)
-    for option, values in (("--optimizer", options.optimizer), ("--seeds", options.seeds)):
-        if not values or len(set(values)) < len(values):
-            raise UserError(f"{option}: expected one or more different values, got {list(values)}")
-    if not 0 <= min(options.seeds) <= max(options.seeds) < 2**32:
-        raise UserError(f"--seeds: must be in [0, 2^32), got {list(options.seeds)}")
+    check_values("--optimizer", options.optimizer)
+    check_seeds(options.seeds)
     for optimizer in options.optimizer:
         check_name("optimizer", optimizer, OPTIMIZERS)
     given = {f.name: getattr(options, f.name) for f in dataclasses.fields(Hyperparameters)}
@@ -95,13 +105,15 @@ def make_runs(options: Any) -> list[trainer.Run]:
 
 
 def make_groups(runs: list[trainer.Run], together: bool | None) -> list[list[trainer.Run]]:
-    """The seeds of each optimiser together, or every run on its own."""
+    """The runs that differ in their seeds alone together, or every run on its own."""
     if together is None:
         together = jax.default_backend() != "cpu"
     if not together:
         return [[run] for run in runs]
-    optimizers = dict.fromkeys(run.optimizer for run in runs)
-    return [[run for run in runs if run.optimizer == name] for name in optimizers]
+    groups: dict[trainer.Run, list[trainer.Run]] = {}
+    for run in runs:
+        groups.setdefault(dataclasses.replace(run, seed=0), []).append(run)
+    return list(groups.values())
 
 
 @contextlib.contextmanager
@@ -128,15 +140,8 @@ def stop_on_signal(progress: Progress) -> Generator[threading.Event]:
         give_back()
 
 
-def train_all(groups: list[list[trainer.Run]], data: Interactions, out: Path, resume: bool) -> None:
-    """Trains group after group under a progress bar; the first signal to stop is heeded.
-
-    The runs of a group differ in their seeds alone, and are trained together.
-
-    Raises:
-        UserError: as `trainer.train`.
-        Interrupted: a signal came.
-    """
+def progress_bar() -> Progress:
+    """A bar for each run, as `train_group` fills it."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -144,31 +149,55 @@ def train_all(groups: list[list[trainer.Run]], data: Interactions, out: Path, re
         TextColumn("{task.fields[status]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bar, stop_on_signal(bar) as stop:
+    return Progress(*columns, console=console)
+
+
+def train_group(
+    runs: list[trainer.Run],
+    data: Interactions,
+    folders: list[Path],
+    resume: bool,
+    bar: Progress,
+    stop: threading.Event,
+) -> None:
+    """Trains runs that differ in their seeds alone together, with a bar for each folder.
+
+    Raises:
+        UserError: as `trainer.train`.
+        Interrupted: ``stop`` was set.
+    """
+    if stop.is_set():
+        raise trainer.Interrupted(f"{', '.join(folder.name for folder in folders)}: not begun")
+    epochs = runs[0].settings.epochs
+    tasks = {
+        run.name: bar.add_task(folder.name, total=epochs, status="compiling")
+        for run, folder in zip(runs, folders, strict=True)
+    }
+    scores: dict[str, float] = {}
+
+    def report(progress: trainer.Progress) -> None:
+        if progress.score is not None:
+            scores[progress.run] = progress.score
+        status = f"loss {progress.train_loss:.4f}"
+        if progress.run in scores:
+            status += f"  NDCG@10 {scores[progress.run]:.4f}"
+        bar.update(tasks[progress.run], completed=progress.epoch, status=status)
+
+    trainer.train_together(runs, data, folders, resume=resume, stop=stop, report=report)
+    for task in tasks.values():
+        bar.update(task, completed=epochs, status="done")
+
+
+def train_all(groups: list[list[trainer.Run]], data: Interactions, out: Path, resume: bool) -> None:
+    """Trains group after group under a progress bar; the first signal to stop is heeded.
+
+    Raises:
+        UserError: as `trainer.train`.
+        Interrupted: a signal came.
+    """
+    with progress_bar() as bar, stop_on_signal(bar) as stop:
         for runs in groups:
-            names = [run.name for run in runs]
-            if stop.is_set():
-                raise trainer.Interrupted(f"{', '.join(names)}: not begun")
-            epochs = runs[0].settings.epochs
-            tasks = {name: bar.add_task(name, total=epochs, status="compiling") for name in names}
-            scores: dict[str, float] = {}
-
-            def report(
-                progress: trainer.Progress,
-                tasks: dict[str, TaskID] = tasks,
-                scores: dict[str, float] = scores,
-            ) -> None:
-                if progress.score is not None:
-                    scores[progress.run] = progress.score
-                status = f"loss {progress.train_loss:.4f}"
-                if progress.run in scores:
-                    status += f"  NDCG@10 {scores[progress.run]:.4f}"
-                bar.update(tasks[progress.run], completed=progress.epoch, status=status)
-
-            folders = [out / name for name in names]
-            trainer.train_together(runs, data, folders, resume=resume, stop=stop, report=report)
-            for task in tasks.values():
-                bar.update(task, completed=epochs, status="done")
+            train_group(runs, data, [out / run.name for run in runs], resume, bar, stop)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -216,12 +245,12 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _ignore_closed_loop(unraisable: Any) -> None:
+def ignore_closed_loop(unraisable: Any) -> None:
     """Storage threads that outlive a failed checkpoint find their event loop closed."""
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
 
 
 if __name__ == "__main__":
-    sys.unraisablehook = _ignore_closed_loop
+    sys.unraisablehook = ignore_closed_loop
     sys.exit(main())

@@ -2,5 +2,6 @@
 
 from experiments.data.interactions import Interactions
 from experiments.data.registry import NAMES, load
+from experiments.data.table1 import TABLE_1
 
-__all__ = ["NAMES", "Interactions", "load"]
+__all__ = ["NAMES", "TABLE_1", "Interactions", "load"]

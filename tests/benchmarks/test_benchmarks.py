@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from benchmarks import page, report, run
-from benchmarks.graphs import TABLE_1, interactions, random_graph
+from benchmarks.graphs import interactions, random_graph
 from benchmarks.memory import measure as measure_memory
+from experiments.data import TABLE_1
 from experiments.errors import UserError
+from experiments.timing import in_turn
 
 CASE = {"case", "ours", "unit", "peers", "ratio", "spread"}
 FAST = ("memory", "graph_building", "import_time")
@@ -46,7 +48,7 @@ def test_candidates_take_turns():
         calls.append(name)
         time.sleep(waits[name])
 
-    seconds = report.in_turn({n: lambda n=n: candidate(n) for n in waits}, rounds=3)
+    seconds = in_turn({n: lambda n=n: candidate(n) for n in waits}, rounds=3)
     assert {name: s.shape for name, s in seconds.items()} == {"a": (3,), "b": (3,)}
     timed = "".join(calls)[4:]  # after two calls of each to warm up
     assert timed == "aabb" + "bbaa" + "aabb"

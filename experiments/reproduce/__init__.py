@@ -1,0 +1,1 @@
+"""The paper's tables, made anew: ``python -m experiments.reproduce table2``."""

@@ -1,0 +1,74 @@
+"""The options that all tables share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+
+import tyro
+
+from experiments.errors import UserError, check_name
+from experiments.train import check_seeds, check_values
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Makes a table of the paper with our values beside the paper's.
+
+    Runs what is missing, goes on with what was interrupted, and writes Markdown, JSON and LaTeX:
+    after every run, so that nothing is lost.
+    """
+
+    table: tyro.conf.Positional[str]
+    """table1 (data sets), table2 (accuracy), table3 (large data sets), table8 (time) or
+    when-it-helps (losses, data and popularity)."""
+    models: tuple[str, ...] = ()
+    """Which models; all that the table has, if not given."""
+    datasets: tuple[str, ...] = ()
+    """Which data sets; all that the table has, if not given."""
+    optimizers: tuple[str, ...] = ()
+    """Which optimisers; all that the table has, if not given."""
+    seeds: tuple[int, ...] = ()
+    """Which seeds; if not given, 0 to 4 as in the paper, 0 alone for when-it-helps."""
+    epochs: int | None = None
+    """Stop runs after so many epochs; the table says so. The published number if not given."""
+    runs: Path = Path("results/runs")
+    """Where the folders of the runs are: RUNS/DATASET/RUN."""
+    out: Path = Path("results")
+    """Where the table goes."""
+    data_dir: Path | None = None
+    """Where to look for the files of named data sets; $SEVO_DATA or a cache if not given."""
+    train: bool = True
+    """Whether to run what is missing, or write the table from what there is."""
+
+
+def chosen(
+    option: str, names: tuple[str, ...], known: Iterable[str], default: Iterable[str] | None = None
+) -> tuple[str, ...]:
+    """The names given, or the default: all that are known, if it is not given.
+
+    Raises:
+        UserError: a name is unknown or given twice.
+    """
+    known = tuple(known)
+    if not names:
+        return known if default is None else tuple(default)
+    check_values(f"--{option}s", names)
+    for name in names:
+        check_name(option, name, known)
+    return names
+
+
+def chosen_seeds(seeds: tuple[int, ...], default: tuple[int, ...]) -> tuple[int, ...]:
+    """The seeds given, or the default; a `UserError` unless they are different and in range."""
+    if seeds:
+        check_seeds(seeds)
+    return seeds or default
+
+
+def refuse(options: Options, *names: str) -> None:
+    """A `UserError` if an option is given that the table cannot heed."""
+    for name in names:
+        if getattr(options, name) not in (None, ()):
+            raise UserError(f"--{name}: {options.table} does not have it; leave it out")

@@ -1,0 +1,196 @@
+"""The runs behind a table: which are done, and doing the rest, the table written after each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments import train
+from experiments.data import Interactions, load
+from experiments.errors import UserError
+from experiments.files import read_json
+from experiments.folders import Run, changes, differences
+from experiments.reproduce import documents
+from experiments.reproduce.options import Options
+
+
+class Outcome(NamedTuple):
+    """What there is of a run: its result, or else why there is none."""
+
+    result: dict[str, Any] | None
+    reason: str = ""
+
+
+Outcomes = Mapping[Run, Outcome]
+
+
+def say(message: str) -> None:
+    """Prints a line beside the progress bar."""
+    train.console.print(message, markup=False, soft_wrap=True, highlight=False)
+
+
+def folder_name(run: Run) -> str:
+    """The name of a run's folder: model, optimiser, settings that are not published ones, seed.
+
+    Epochs are left out: a run that goes on for longer stays where it is.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from experiments.configs import MODELS
+        >>> settings = replace(MODELS["sasrec"]("beauty", "adamw"), beta=0.5, epochs=60)
+        >>> folder_name(Run("sasrec", "beauty", "adamw", 3, settings))
+        'sasrec-adamw-beta=0.5-seed3'
+    """
+    changed = changes(run.to_json())
+    words = [f"{name}={value}" for name, value in changed.items() if name != "epochs"]
+    return "-".join([run.model, run.optimizer, *words, f"seed{run.seed}"])
+
+
+def folder_of(run: Run, runs: Path) -> Path:
+    """Where a run is kept."""
+    return runs / run.dataset / folder_name(run)
+
+
+def look(run: Run, folder: Path) -> Outcome:
+    """Reads what the folder has of the run; needs no data, and changes nothing."""
+    try:
+        if not (folder / "config.json").exists():
+            return Outcome(None, "not run")
+        held = read_json(folder / "config.json")
+        anything = {name: held.get(name) for name in ("epochs", "data")}
+        changed = differences(held, run.to_json() | anything)
+        if changed:
+            return Outcome(
+                None,
+                f"{folder} holds a run in which {'; '.join(changed)}; move it away to run it anew",
+            )
+        if not (folder / "result.json").exists():
+            return Outcome(None, "interrupted")
+        return Outcome(read_json(folder / "result.json"))
+    except UserError as error:
+        return Outcome(None, str(error))
+
+
+def look_at_all(runs: Iterable[Run], folder: Path) -> dict[Run, Outcome]:
+    """What there is of the runs in ``folder``."""
+    return {run: look(run, folder_of(run, folder)) for run in runs}
+
+
+def is_finished(run: Run, outcome: Outcome) -> bool:
+    """Whether the run has the epochs that it was asked for."""
+    return outcome.result is not None and outcome.result["epochs"] >= run.settings.epochs
+
+
+def carry_out(
+    runs: Sequence[Run],
+    options: Options,
+    compose: Callable[[Outcomes], documents.Document],
+    data: Mapping[str, Interactions] | None = None,
+) -> int:
+    """Runs what is not finished, unless ``--no-train``; writes the document before and after each.
+
+    A run that fails does not stop the others.
+
+    Args:
+        runs: of the table, in the order in which they are to be done.
+        options: the command's.
+        compose: the document from what there is of the runs.
+        data: the data sets, if they are loaded already.
+
+    Returns:
+        The exit status: 1 if a run failed, or data that were asked for by name are missing.
+
+    Raises:
+        UserError: the document cannot be written.
+        Interrupted: a signal came; the run is saved, the document is written.
+    """
+    for settings in {run.settings for run in runs}:
+        settings.check()
+    folders = {run: folder_of(run, options.runs) for run in runs}
+    outcomes = look_at_all(runs, options.runs)
+
+    def finished() -> str:
+        count = sum(is_finished(run, outcomes[run]) for run in runs)
+        return f"{options.table}: {count} of {len(runs)} runs are finished in {options.runs}"
+
+    def write() -> str:
+        return ", ".join(map(str, documents.write(compose(outcomes), options.out)))
+
+    todo = [run for run in runs if not is_finished(run, outcomes[run])] if options.train else []
+    reasons: dict[str, str] = {}
+    if data is None:
+        data, reasons = load_all((run.dataset for run in todo), options.data_dir)
+    for run in todo:
+        if run.dataset in reasons:
+            outcomes[run] = outcomes[run]._replace(reason=reasons[run.dataset])
+    failed = any(name in options.datasets for name in reasons)
+    todo = [run for run in todo if run.dataset in data]
+    write()
+    if todo:
+        say(f"{finished()}, {len(todo)} to do")
+        with train.progress_bar() as bar, train.stop_on_signal(bar) as stop:
+            for group in train.make_groups(todo, None):
+                places = [folders[run] for run in group]
+                for run, place in zip(group, places, strict=True):
+                    _tell_of_lost_checkpoint(outcomes[run], place)
+                error = ""
+                try:
+                    dataset = data[group[0].dataset]
+                    train.train_group(group, dataset, places, resume=True, bar=bar, stop=stop)
+                except UserError as caught:
+                    error, failed = str(caught), True
+                    say(f"error: {error}")
+                finally:
+                    for run, place in zip(group, places, strict=True):
+                        outcomes[run] = look(run, place)
+                        if not is_finished(run, outcomes[run]) and error:
+                            outcomes[run] = outcomes[run]._replace(reason=error)
+                    write()
+    say(f"{finished()}; written: {write()}")
+    for line in missing(runs, outcomes) if failed else []:
+        say(f"missing: {line}")
+    return 1 if failed else 0
+
+
+def load_all(
+    names: Iterable[str], data_dir: Path | None
+) -> tuple[dict[str, Interactions], dict[str, str]]:
+    """The data sets that can be had, and for the others the reason, on one line."""
+    data: dict[str, Interactions] = {}
+    reasons: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        try:
+            data[name] = load(name, data_dir)
+        except UserError as error:
+            reasons[name] = " ".join(str(error).split())
+        else:
+            for note in data[name].notes:
+                say(f"{name}: {note}")
+    return data, reasons
+
+
+def _tell_of_lost_checkpoint(outcome: Outcome, folder: Path) -> None:
+    if outcome.result is not None and not any((folder / "checkpoints").glob("*")):
+        say(
+            f"{folder}: holds a result of {outcome.result['epochs']} epochs and no checkpoint to "
+            "go on from, so the run starts anew"
+        )
+
+
+def missing(runs: Iterable[Run], outcomes: Outcomes) -> list[str]:
+    """A line for the runs that are not finished and differ in their seeds alone."""
+    lines: dict[tuple[str, str, str], list[int]] = {}
+    for run in runs:
+        outcome = outcomes[run]
+        if is_finished(run, outcome):
+            continue
+        reached = outcome.result["epochs"] if outcome.result else 0
+        reason = outcome.reason or f"{reached} of {run.settings.epochs} epochs"
+        name = folder_name(run).rpartition("-seed")[0]
+        one_line = " ".join(reason.split())
+        lines.setdefault((run.dataset, name, one_line), []).append(run.seed)
+    return [
+        f"{dataset}, {name}, seed{'s' * (len(seeds) > 1)} {' '.join(map(str, seeds))}: {reason}"
+        for (dataset, name, reason), seeds in lines.items()
+    ]

@@ -1,0 +1,231 @@
+"""Table 8: the wall time of training and of inference, and what SEvo adds to it.
+
+An epoch with SEvo and one without are measured in turn, in one process, with the same settings but
+for the smoothing, and multiplied by the published number of epochs.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import paper
+from experiments.configs import MODELS
+from experiments.data import NAMES, Interactions
+from experiments.errors import UserError
+from experiments.files import read_json
+from experiments.folders import Run
+from experiments.paper import PLAIN, SEVO, TABLE_8
+from experiments.reproduce import documents
+from experiments.reproduce.cells import percent, relative
+from experiments.reproduce.documents import NONE, Document, Table
+from experiments.reproduce.options import Options, chosen, refuse
+from experiments.reproduce.runs import load_all, say
+from experiments.reproduce.table2 import DATASETS, UNSMOOTHED
+from experiments.timing import epoch_runner, in_turn
+from experiments.trainer import initial_checkpoint, make_setup
+
+ROUNDS = 3
+Measured = dict[str, dict[str, Any]]
+"""What was measured, by data set and model."""
+HEADER = (
+    "Model",
+    "",
+    "Epoch, plain",
+    "Epoch, SEvo",
+    "Training, plain",
+    "Training, SEvo",
+    "Overhead",
+    "Inference",
+    "Epochs",
+)
+
+
+def make(options: Options) -> int:
+    """Measures what is missing, and writes the table, after each model on each data set too."""
+    refuse(options, "optimizers", "seeds", "epochs")
+    models = chosen("model", options.models, (name for name in paper.BACKBONES if name in MODELS))
+    datasets = chosen("dataset", options.datasets, NAMES, DATASETS)
+    machine, measured = kept(options.out / "table8.json", options.train)
+    data, reasons = load_all(datasets, options.data_dir) if options.train else ({}, {})
+    failed = any(name in options.datasets for name in reasons)
+
+    def write() -> str:
+        document = compose(models, datasets, machine, measured, reasons)
+        return ", ".join(map(str, documents.write(document, options.out)))
+
+    write()
+    for dataset in data:
+        for model in models:
+            if model in measured.get(dataset, {}):
+                continue
+            say(f"{dataset}, {model}: measuring")
+            try:
+                found = measure(model, dataset, data[dataset])
+            except UserError as error:
+                reasons[f"{dataset}, {model}"] = str(error)
+                failed = True
+                say(f"error: {error}")
+            else:
+                measured.setdefault(dataset, {})[model] = found
+            write()
+    say(f"written: {write()}")
+    return 1 if failed else 0
+
+
+def device() -> str:
+    """The machine at hand, as the table names it."""
+    return f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores"
+
+
+def kept(file: Path, train: bool) -> tuple[str, Measured]:
+    """The machine to write about, and what an earlier call measured on it.
+
+    With ``train`` that is the machine at hand, else the one of the file.
+    """
+    here = device()
+    if not file.exists():
+        return here, {}
+    held = read_json(file)
+    machine, measured = held.get("device", here), held.get("measured", {})
+    if not train:
+        return machine, measured
+    if machine != here:
+        say(f"{file} is of another machine ({machine}), so everything is measured anew")
+        return here, {}
+    if measured:
+        say(f"what {file} holds is kept; to measure it anew, move the file away")
+    return here, measured
+
+
+def measure(model: str, dataset: str, data: Interactions) -> dict[str, Any]:
+    """Seconds of an epoch without and with SEvo, and of an evaluation of all test users.
+
+    Raises:
+        UserError: the model cannot be trained on the data.
+    """
+    calls: dict[str, Any] = {}
+    for optimizer in (UNSMOOTHED, SEVO):
+        run = Run(model, dataset, optimizer, 0, MODELS[model](dataset, optimizer))
+        setup = make_setup(run, data)
+        calls[optimizer], _ = epoch_runner([run], setup, data)
+    params = initial_checkpoint(run, setup, data).best_params
+    epochs = in_turn(calls, ROUNDS)
+    evaluations = in_turn({"inference": lambda: setup.evaluate("test", params)}, ROUNDS)
+    return {
+        "plain": epochs[UNSMOOTHED].tolist(),
+        "sevo": epochs[SEVO].tolist(),
+        "inference": evaluations["inference"].tolist(),
+        "epochs": run.settings.epochs,
+    }
+
+
+def compose(
+    models: tuple[str, ...],
+    datasets: tuple[str, ...],
+    machine: str,
+    measured: Measured,
+    reasons: dict[str, str],
+) -> Document:
+    """The table from what was measured, the paper's seconds beside ours."""
+    tables: list[Table] = []
+    content: list[dict[str, Any]] = []
+    absent = [f"{name}: {reason}" for name, reason in reasons.items()]
+    for dataset in datasets:
+        rows: list[list[str]] = []
+        for model in models:
+            found = measured.get(dataset, {}).get(model)
+            if found is None and dataset not in reasons and f"{dataset}, {model}" not in reasons:
+                absent.append(f"{dataset}, {model}: not measured")
+            ours = ours_of(found) if found else dict.fromkeys(COLUMNS)
+            theirs = paper_of(model, dataset)
+            rows.append([paper.MODELS[model], "ours", *_cells(ours)])
+            rows.append(["", "paper", *_cells(theirs)])
+            content.append({"dataset": dataset, "model": model, "ours": ours, "paper": theirs})
+        name = paper.DATASETS.get(dataset, dataset)
+        tables.append(Table(f"{name}: seconds", HEADER, rows, text_columns=2))
+    text = [
+        f"Seconds on: {machine}. An epoch is the median of {ROUNDS} after a warm-up, "
+        "plain and SEvo in turn, with SEvo's settings but for the smoothing; a training is the "
+        "epoch times the published epochs, without validations. Inference ranks all items for all "
+        "test users.",
+        "The paper's seconds are of other hardware and software (Xeon E5-2620 v4, one GTX 1080 "
+        "Ti, PyTorch): the overheads can be compared, the seconds cannot.",
+    ]
+    return Document(
+        name="table8",
+        title="Table 8: training and inference times",
+        text=text,
+        tables=tables,
+        missing=absent,
+        content={
+            "table": "table8",
+            "device": machine,
+            "rows": content,
+            "measured": measured,
+            "missing": absent,
+        },
+    )
+
+
+COLUMNS: tuple[str, ...] = (
+    "epoch_plain",
+    "epoch_sevo",
+    "training_plain",
+    "training_sevo",
+    "overhead",
+    "inference",
+    "epochs",
+)
+
+
+def ours_of(found: dict[str, Any]) -> dict[str, float | None]:
+    """The columns from what was measured.
+
+    Example:
+        >>> found = {"plain": [1, 2, 3], "sevo": [3, 3, 9], "inference": [1, 1, 1], "epochs": 10}
+        >>> ours_of(found)["training_sevo"], ours_of(found)["overhead"]
+        (30.0, 0.5)
+    """
+    plain, sevo, inference = (
+        float(np.median(found[name])) for name in ("plain", "sevo", "inference")
+    )
+    epochs = found["epochs"]
+    trainings = plain * epochs, sevo * epochs
+    values = (plain, sevo, *trainings, relative(sevo, plain), inference, epochs)
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def paper_of(model: str, dataset: str) -> dict[str, float | None]:
+    """The columns as the paper has them, which measures trainings, not epochs."""
+    plain, sevo = (TABLE_8.get((model, dataset, optimizer)) for optimizer in (PLAIN, SEVO))
+    if plain is None or sevo is None:
+        return dict.fromkeys(COLUMNS)
+    values = (
+        plain.training / plain.epochs,
+        sevo.training / sevo.epochs,
+        plain.training,
+        sevo.training,
+        relative(sevo.training, plain.training),
+        plain.inference,
+        plain.epochs,
+    )
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def _cells(values: dict[str, float | None]) -> list[str]:
+    return [_cell(name, value) for name, value in values.items()]
+
+
+def _cell(name: str, value: float | None) -> str:
+    if value is None:
+        return NONE
+    if name == "overhead":
+        return percent(value)
+    if name == "epochs":
+        return f"{value:.0f}"
+    return f"{value:,.1f}" if name.startswith("training") else f"{value:.2f}"

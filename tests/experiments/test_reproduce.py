@@ -1,0 +1,473 @@
+"""``python -m experiments.reproduce`` end to end, on 200 users and a small model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments import configs, paper, trainer
+from experiments.data import registry
+from experiments.errors import UserError
+from experiments.files import read_json, write_json
+from experiments.folders import Run, claim_folder
+from experiments.reproduce import cells, table2, table3, when_it_helps
+from experiments.reproduce.__main__ import main
+from experiments.reproduce.documents import Document, Table, latex, markdown
+from experiments.reproduce.runs import folder_name
+
+EPOCHS = 2
+ONE = ["--datasets", "beauty", "--optimizers", "sevo-adamw", "--seeds", "0"]
+NAME = "runs/beauty/sasrec-sevo-adamw-seed0"
+PUBLISHED = configs.MODELS["sasrec"]
+
+
+def small_sasrec(dataset: str, optimizer: str) -> configs.Hyperparameters:
+    """Not packed, so that all epochs have one shape, and compile once."""
+    return dataclasses.replace(
+        PUBLISHED(dataset, optimizer), epochs=EPOCHS, dim=16, num_blocks=1, max_len=20,
+        batch_size=64, eval_every=1, attend_padding=False, packed=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_models(tmp_path_factory):
+    """SASRec alone, small and quick to compile; what is not in a test's folder cannot be had."""
+    empty = tmp_path_factory.mktemp("empty")
+
+    def no_network(*_, **__):
+        raise OSError("no network")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "download", no_network)
+        patch.setattr(registry, "cache_folder", lambda: empty)
+        for name in configs.MODELS.keys() - {"sasrec"}:
+            patch.delitem(configs.MODELS, name)
+        patch.setitem(configs.MODELS, "sasrec", small_sasrec)
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def data_dir(users_file, tmp_path_factory) -> Path:
+    """A folder in which 200 users pass for Beauty."""
+    folder = tmp_path_factory.mktemp("data")
+    shutil.copy(users_file, folder / "Beauty.txt")
+    return folder
+
+
+def call(name: str, folder: Path, data_dir: Path, *more: str) -> int:
+    """The command, with all its files in ``folder``."""
+    places = ["--runs", str(folder / "runs"), "--out", str(folder), "--data-dir", str(data_dir)]
+    return main([name, *places, *more])
+
+
+@pytest.fixture(scope="module")
+def done(data_dir, tmp_path_factory) -> Path:
+    """Table 2 of one run, which was really trained."""
+    folder = tmp_path_factory.mktemp("done")
+    assert call("table2", folder, data_dir, *ONE) == 0
+    return folder
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("nothing is to be trained")
+
+    monkeypatch.setattr(trainer, "train_together", refuse)
+
+
+def make_up_results(monkeypatch) -> list[str]:
+    """Training that takes no time: results by optimiser, and the names of what was run."""
+    trained: list[str] = []
+
+    def fake(runs, data, folders, *, resume, stop, report):
+        for run, folder in zip(runs, folders, strict=True):
+            claim_folder(run, data, folder)
+            rng = np.random.default_rng(run.seed)
+            scores = {metric: 0.05 + 0.001 * rng.random() for metric in paper.METRICS}
+            if "sevo" in run.optimizer:
+                scores = {
+                    metric: 1.1 * value + 0.001 * rng.random() for metric, value in scores.items()
+                }
+            quintiles = {m: (scores[m] * np.arange(1, 6) / 3).tolist() for m in scores}
+            result = {"seed": run.seed, "epochs": run.settings.epochs, "best_epoch": 1}
+            result |= {"test": scores, "by_popularity": quintiles, "seconds_per_epoch": 1.5}
+            result["num_users"] = data.num_users
+            write_json(folder / "result.json", result | {"device": "abacus"})
+            trained.append(folder.name)
+
+    monkeypatch.setattr(trainer, "train_together", fake)
+    return trained
+
+
+def test_a_run_is_trained_and_in_the_table(done):
+    result = read_json(done / NAME / "result.json")
+    (row,) = read_json(done / "table2.json")["rows"]
+    for metric in paper.METRICS:
+        assert row["test"][metric]["seeds"] == {"0": result["test"][metric]}
+        assert row["test"][metric]["mean"] == result["test"][metric]
+    assert row["best_epochs"] == {"0": result["best_epoch"]}
+    assert result["device"] in (done / "table2.md").read_text()
+
+
+def test_a_second_call_runs_nothing(done, data_dir, no_training):
+    before = (done / "table2.md").read_bytes()
+    assert call("table2", done, data_dir, *ONE) == 0
+    assert (done / "table2.md").read_bytes() == before
+
+
+def test_without_checkpoints_a_run_is_finished(done, data_dir, tmp_path, no_training):
+    """What is committed has none."""
+    folder = tmp_path / "copy"
+    shutil.copytree(done, folder, ignore=shutil.ignore_patterns("checkpoints"))
+    assert call("table2", folder, data_dir, *ONE) == 0
+
+
+def test_an_interrupted_run_goes_on_to_the_same_result(done, data_dir, tmp_path, monkeypatch):
+    train_together = trainer.train_together
+
+    def stopped(runs, data, folders, *, resume, stop, report):
+        stop.set()
+        return train_together(runs, data, folders, resume=resume, stop=stop, report=report)
+
+    monkeypatch.setattr(trainer, "train_together", stopped)
+    assert call("table2", tmp_path, data_dir, *ONE) == 130
+    assert "sasrec-sevo-adamw, seed 0: interrupted" in (tmp_path / "table2.md").read_text()
+
+    monkeypatch.setattr(trainer, "train_together", train_together)
+    assert call("table2", tmp_path, data_dir, *ONE) == 0
+    lines = (tmp_path / NAME / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+    one, other = (read_json(folder / NAME / "result.json") for folder in (tmp_path, done))
+    assert one["test"] == other["test"]
+
+
+def test_a_run_stopped_early_goes_on_for_longer(done, data_dir, tmp_path):
+    assert call("table2", tmp_path, data_dir, *ONE, "--epochs", "1") == 0
+    assert "1 of 2" in (tmp_path / "table2.md").read_text()
+    assert call("table2", tmp_path, data_dir, *ONE) == 0
+    assert "2 of 2" in (tmp_path / "table2.md").read_text()
+    one, other = (read_json(folder / NAME / "result.json") for folder in (tmp_path, done))
+    assert one["test"] == other["test"]
+
+
+def test_table2_writes_all_three(data_dir, tmp_path, monkeypatch):
+    trained = make_up_results(monkeypatch)
+    assert call("table2", tmp_path, data_dir, "--datasets", "beauty", "--seeds", "0", "1", "2") == 0
+    of_a_seed = ["sasrec-adam", "sasrec-adamw", "sasrec-sevo-adamw"]
+    assert trained == [f"{name}-seed{seed}" for seed in (0, 1, 2) for name in of_a_seed]
+
+    content = read_json(tmp_path / "table2.json")
+    values = {}
+    for row in content["rows"]:
+        held = row["test"]["NDCG@10"]
+        values[row["optimizer"]] = [held["seeds"][seed] for seed in "012"]
+        assert held["mean"] == np.mean(values[row["optimizer"]])
+        assert held["std"] == np.std(values[row["optimizer"]], ddof=1)
+        assert held["paper"] == {"adam": 0.0336, "sevo-adamw": 0.0411}.get(row["optimizer"])
+        assert held["difference"] == (held["paper"] and held["mean"] / held["paper"] - 1)
+        assert (row["seeds_done"], row["epochs"], row["epochs_published"]) == (3, 2, 2)
+    assert [c["against"] for c in content["comparisons"]] == ["adam", "adamw"]
+    for comparison in content["comparisons"]:
+        assert comparison["seeds"] == [0, 1, 2]
+        ours, others = values["sevo-adamw"], values[comparison["against"]]
+        expected = stats.ttest_rel(ours, others).pvalue
+        assert comparison["p_value"]["NDCG@10"] == pytest.approx(expected)
+        assert comparison["gain"]["NDCG@10"] == np.mean(ours) / np.mean(others) - 1
+    assert content["comparisons"][0]["paper_gain"]["NDCG@10"] == 0.0411 / 0.0336 - 1
+    assert content["missing"] == []
+
+    text = (tmp_path / "table2.md").read_text()
+    for expected in ("## Beauty: test metrics", "| paper", "0.0411", "3 of 3", "2 of 2", "+22.3%"):
+        assert expected in text
+    assert "## Missing" not in text
+    source = (tmp_path / "table2.tex").read_text()
+    for expected in (r"\toprule", r"$\pm$", r"\caption{Beauty: test metrics}", r"+22.3\%"):
+        assert expected in source
+
+
+def test_no_train_writes_what_there_is(tmp_path, no_training):
+    argv = ["--datasets", "beauty", "--seeds", "0", "3", "--no-train"]
+    assert call("table2", tmp_path, tmp_path / "nowhere", *argv) == 0
+    text = (tmp_path / "table2.md").read_text()
+    assert "0 of 2" in text
+    assert "- beauty, sasrec-sevo-adamw, seeds 0 3: not run" in text
+    row = next(line for line in text.splitlines() if "SEvo-AdamW" in line)
+    assert [cell.strip() for cell in row.split("|")][4:9] == ["–"] * 5
+
+
+def test_runs_stopped_early_are_marked(data_dir, tmp_path, monkeypatch):
+    trained = make_up_results(monkeypatch)
+    argv = ["--datasets", "beauty", "--optimizers", "adam", "--seeds", "0"]
+    assert call("table2", tmp_path, data_dir, *argv, "--epochs", "1") == 0
+    assert "1 of 2" in (tmp_path / "table2.md").read_text()
+    assert call("table2", tmp_path, data_dir, *argv, "--no-train") == 0
+    assert "seed 0: 1 of 2 epochs" in (tmp_path / "table2.md").read_text()
+    assert call("table2", tmp_path, data_dir, *argv) == 0
+    assert "2 of 2" in (tmp_path / "table2.md").read_text()
+    assert trained == ["sasrec-adam-seed0"] * 2
+
+
+def test_a_lost_checkpoint_is_told(data_dir, tmp_path, monkeypatch, capsys):
+    make_up_results(monkeypatch)
+    argv = ["--datasets", "beauty", "--optimizers", "adam", "--seeds", "0"]
+    assert call("table2", tmp_path, data_dir, *argv, "--epochs", "1") == 0
+    assert call("table2", tmp_path, data_dir, *argv) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "holds a result of 1 epochs and no checkpoint to go on from, so the run starts" in told
+
+
+def test_a_failing_run_does_not_stop_the_others(data_dir, tmp_path, monkeypatch, capsys):
+    make_up_results(monkeypatch)
+    train_together = trainer.train_together
+
+    def failing(runs, *args, **named):
+        if runs[0].optimizer == "adam":
+            raise UserError("the loss is nan at step 2")
+        train_together(runs, *args, **named)
+
+    monkeypatch.setattr(trainer, "train_together", failing)
+    assert call("table2", tmp_path, data_dir, "--datasets", "beauty", "--seeds", "0", "1") == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "missing: beauty, sasrec-adam, seeds 0 1: the loss is nan at step 2" in told
+    content = read_json(tmp_path / "table2.json")
+    assert [row["seeds_done"] for row in content["rows"]] == [0, 2, 2]
+    assert content["missing"] == ["beauty, sasrec-adam, seeds 0 1: the loss is nan at step 2"]
+
+
+def test_the_table_is_written_after_every_run(data_dir, tmp_path, monkeypatch):
+    make_up_results(monkeypatch)
+    train_together = trainer.train_together
+    seen = []
+
+    def watching(*args, **named):
+        rows = read_json(tmp_path / "table2.json")["rows"]
+        seen.append(sum(row["seeds_done"] for row in rows))
+        train_together(*args, **named)
+
+    monkeypatch.setattr(trainer, "train_together", watching)
+    assert call("table2", tmp_path, data_dir, "--datasets", "beauty", "--seeds", "0") == 0
+    assert seen == [0, 1, 2]
+
+
+def test_a_folder_of_other_settings_is_missing(done, data_dir, tmp_path, monkeypatch):
+    """The published settings have changed since."""
+    folder = tmp_path / "copy"
+    shutil.copytree(done, folder)
+    monkeypatch.setitem(
+        configs.MODELS, "sasrec", lambda *a: dataclasses.replace(small_sasrec(*a), beta=0.5)
+    )
+    assert call("table2", folder, data_dir, *ONE, "--no-train") == 0
+    text = (folder / "table2.md").read_text()
+    assert "holds a run in which beta was 0.99 and is now 0.5; move it away" in text
+
+
+def test_data_that_cannot_be_had_are_missing(tmp_path, no_training):
+    argv = ["--optimizers", "adam", "--seeds", "0"]
+    assert call("table2", tmp_path, tmp_path, *argv) == 0
+    text = (tmp_path / "table2.md").read_text()
+    assert f"- toys, sasrec-adam, seed 0: {tmp_path}: holds neither Toys_and_Games.txt" in text
+    assert call("table2", tmp_path, tmp_path, *argv, "--datasets", "toys") == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["table9"], "unknown table 'table9' (did you mean"),
+        (["table2", "--models", "sasrek"], "unknown model 'sasrek' (did you mean 'sasrec'?)"),
+        (["table2", "--datasets", "beuty"], "unknown dataset 'beuty' (did you mean 'beauty'?)"),
+        (["table2", "--optimizers", "adan"], "unknown optimizer 'adan' (did you mean 'adam'"),
+        (["table2", "--seeds", "1", "1"], "--seeds: expected one or more different values"),
+        (["table2", "--epochs", "0"], "--epochs: must be at least 1, got 0"),
+        (["table1", "--models", "sasrec"], "--models: table1 does not have it; leave it out"),
+    ],
+)
+def test_bad_options(tmp_path, capsys, argv, message):
+    assert main([*argv, "--out", str(tmp_path), "--runs", str(tmp_path)]) == 1
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.iterdir())
+
+
+def cell_of(values: dict[int, float], epochs: int = 200) -> cells.Cell:
+    results = [{"seed": s, "epochs": epochs, "test": {"HR@1": v}} for s, v in values.items()]
+    return cells.make_cell(results, published=200)
+
+
+def test_t_test_over_common_seeds():
+    one = cell_of({0: 0.5, 1: 0.7, 2: 0.4, 4: 0.9})
+    other = cell_of({2: 0.35, 1: 0.5, 0: 0.45, 3: 0.1})
+    expected = stats.ttest_rel([0.5, 0.7, 0.4], [0.45, 0.5, 0.35]).pvalue
+    assert cells.p_value(one, other, "HR@1") == pytest.approx(expected)
+    assert cells.gain(one, other, "HR@1") == pytest.approx(1.6 / 1.3 - 1)
+    assert cells.p_value(one, cell_of({0: 0.1}), "HR@1") is None
+    assert cells.probability(None) == "–"
+    assert cells.p_value(one, one, "HR@1") is None
+
+
+def test_runs_of_different_lengths_are_not_mixed():
+    results = [
+        {"seed": 0, "epochs": 60, "test": {"HR@1": 0.1}},
+        None,
+        {"seed": 2, "epochs": 200, "test": {"HR@1": 0.3}},
+    ]
+    cell = cells.make_cell(results, published=200)
+    assert (cell.values("HR@1"), cell.epochs, cell.seeds) == ([0.3], 200, 3)
+    assert cells.gain(cell, cell_of({2: 0.2}, epochs=60), "HR@1") is None
+
+
+def test_rows_beside_the_usual_ones():
+    rows = table2.make_rows("mf-bpr", "toys", ["adam", "sevo-adamw"])
+    assert [(row.label, row.model, row.optimizer) for row in rows] == [
+        ("MF-BPR", "mf-bpr", "adam"),
+        ("MF-BPR", "mf-bpr", "sevo-adamw"),
+        ("MF-BPR, user-item graph", "mf-bpr-user-item", "sevo-adamw"),
+    ]
+    assert rows[2].paper == (0.0084, 0.0288, 0.0447, 0.0187, 0.0237)
+    assert len(table2.make_rows("mf-bpr", "tools", ["sevo-adamw"])) == 1
+    stosa = table2.make_rows("stosa", "tools", ["adam", "adamw", "sevo-adamw"])
+    assert [row.settings for row in stosa] == [{}] * 3 + [{"published": True}] * 3
+    assert len(table2.make_rows("lightgcn", "tools", ["adam", "sevo-adamw"])) == 1
+    lines = [(row, cell_of({})) for row in rows + stosa]
+    assert [(c.sevo[0].label, c.other[0].label) for c in table2.compare(lines)] == [
+        ("MF-BPR", "MF-BPR"),
+        ("MF-BPR, user-item graph", "MF-BPR"),
+        ("STOSA", "STOSA"),
+        ("STOSA", "STOSA"),
+        ("STOSA, as published", "STOSA, as published"),
+        ("STOSA, as published", "STOSA, as published"),
+    ]
+
+
+def test_the_papers_values():
+    assert paper.TABLE_2["sasrec", "beauty", "sevo-adamw"] == (
+        0.0154,
+        0.0499,
+        0.0759,
+        0.0328,
+        0.0411,
+    )
+    assert paper.TABLE_2["lightgcn", "ml-1m", "adam"] == (0.0124, 0.0495, 0.0866, 0.0307, 0.0427)
+    assert paper.TABLE_2["stosa", "tools", "adam"] == (0.0095, 0.0276, 0.0417, 0.0186, 0.0231)
+    assert len(paper.TABLE_2) == 4 * (4 + 2 * 5)
+    assert paper.TABLE_3["clothing", "sevo-adamw"].ndcg_10 == 0.0377
+    assert paper.TABLE_8["bert4rec", "tools", "sevo-adamw"] == (1374.72, 1.51, 500)
+    # Table 2 averages the times of Table 8 over the data sets.
+    added = [
+        paper.TABLE_8["gru4rec", name, "sevo-adamw"].training
+        - paper.TABLE_8["gru4rec", name, "adam"].training
+        for name in ("beauty", "toys", "tools", "ml-1m")
+    ]
+    assert np.mean(added) == pytest.approx(124, abs=1)
+
+
+def test_folder_names():
+    settings = small_sasrec("beauty", "sevo-adamw")
+    longer = dataclasses.replace(settings, epochs=9)
+    assert (
+        folder_name(Run("sasrec", "beauty", "sevo-adamw", 1, longer)) == "sasrec-sevo-adamw-seed1"
+    )
+    other = dataclasses.replace(settings, beta=0.5, rng="rbg")
+    name = folder_name(Run("sasrec", "beauty", "sevo-adamw", 1, other))
+    assert name == "sasrec-sevo-adamw-beta=0.5-rng=rbg-seed1"
+
+
+def test_special_characters_are_escaped():
+    table = Table("a_b & c", ("x", "%"), [["a|b", "1 ± 2"]])
+    document = Document("name", "title", [], [table], ["nothing"], {})
+    assert r"| a\|b | 1 ± 2 |" in markdown(document)
+    assert "- nothing" in markdown(document)
+    assert r"\caption{a\_b \& c}" in latex(document)
+    assert r"a|b & 1 $\pm$ 2 \\" in latex(document)
+
+
+def test_table1(tmp_path, data_dir):
+    assert call("table1", tmp_path, data_dir, "--datasets", "beauty") == 0
+    users = read_json(tmp_path / "table1.json")["datasets"]["beauty"]["users"]
+    assert users == {"ours": 200, "paper": 22363, "difference": 200 / 22363 - 1}
+    assert "22,363" in (tmp_path / "table1.md").read_text()
+    assert call("table1", tmp_path, data_dir) == 0
+    text = (tmp_path / "table1.md").read_text()
+    assert "- Toys:" in text
+    assert "11,282,445" in text
+
+
+def test_table8(tmp_path, data_dir, monkeypatch):
+    assert call("table8", tmp_path, data_dir, "--datasets", "beauty") == 0
+    content = read_json(tmp_path / "table8.json")
+    (row,) = content["rows"]
+    ours, seconds = row["ours"], content["measured"]["beauty"]["sasrec"]
+    assert len(seconds["plain"]) >= 3
+    assert ours["training_sevo"] == np.median(seconds["sevo"]) * EPOCHS
+    assert ours["overhead"] == np.median(seconds["sevo"]) / np.median(seconds["plain"]) - 1
+    assert row["paper"]["training_plain"] == 445.68
+    text = (tmp_path / "table8.md").read_text()
+    assert "+5.3%" in text  # the paper's overhead
+    assert content["device"] in text
+
+    before = (tmp_path / "table8.json").read_bytes()  # what was measured is kept
+    assert call("table8", tmp_path, data_dir, "--datasets", "beauty") == 0
+    assert (tmp_path / "table8.json").read_bytes() == before
+    assert call("table8", tmp_path, data_dir, "--datasets", "toys", "--no-train") == 0
+    assert "- toys, sasrec: not measured" in (tmp_path / "table8.md").read_text()
+
+
+def test_table3_without_the_files(tmp_path, data_dir, monkeypatch):
+    data = registry.load("beauty", data_dir)
+    monkeypatch.setattr(table3, "load", lambda *_: data)
+    monkeypatch.setattr(table3, "measure_apart", table3.measure)
+    argv = ["--datasets", "electronics", "--seeds", "0"]
+    assert call("table3", tmp_path, data_dir, *argv) == 0
+    text = (tmp_path / "table3.md").read_text()
+    assert "## Electronics (synthetic, time and memory only)" in text
+    assert "Peak memory" in text
+    assert "0.0159" in text  # the paper's
+    content = read_json(tmp_path / "table3.json")
+    found = content["synthetic"]["electronics"]["sevo-adamw"]
+    assert found["seconds_per_epoch"] == pytest.approx(
+        np.median(found["seconds_per_step"]) * found["steps_per_epoch"]
+    )
+    assert found["peak_bytes"] > 2**20
+    assert all(row["test"]["HR@1"]["mean"] is None for row in content["rows"])
+    monkeypatch.setattr(table3, "measure_apart", None)  # kept
+    assert call("table3", tmp_path, data_dir, *argv) == 0
+
+
+def test_table3_on_the_files(tmp_path, data_dir, small, monkeypatch):
+    monkeypatch.setattr(
+        table3, "load_all", lambda names, _: (dict.fromkeys(names, small), dict[str, str]())
+    )
+    trained = make_up_results(monkeypatch)
+    assert call("table3", tmp_path, data_dir, "--seeds", "0", "1") == 0
+    assert len(trained) == 8
+    text = (tmp_path / "table3.md").read_text()
+    assert "100 of 100" in text
+    assert "300 of 300" in text
+    assert "+90.9%" in text  # the paper's gain, from its rounded values
+    assert "synthetic, time" not in text
+
+
+def test_when_it_helps(tmp_path, data_dir, monkeypatch):
+    """The conditions are settings that any version of the configuration has."""
+    settings = property(lambda c: {"dim": 4 * c.negatives, "batch_size": int(40 * c.share)})
+    monkeypatch.setattr(when_it_helps.Condition, "settings", settings)
+    monkeypatch.setattr(when_it_helps, "NEGATIVES", (1, 16))
+    trained = make_up_results(monkeypatch)
+    assert call("when-it-helps", tmp_path, data_dir, "--no-train") == 0
+    assert "No pair of runs is done yet." in (tmp_path / "when-it-helps.md").read_text()
+    assert call("when-it-helps", tmp_path, data_dir) == 0
+    assert len(trained) == len(set(trained)) == 8
+    text = (tmp_path / "when-it-helps.md").read_text()
+    assert "SEvo is ahead of the plain run in 4 of 4 pairs." in text
+    assert "![When SEvo helps](when-it-helps.png)" in text
+    assert (tmp_path / "when-it-helps.png").read_bytes().startswith(b"\x89PNG")
+    condition = read_json(tmp_path / "when-it-helps.json")["conditions"][0]
+    assert len(condition["sevo"]["by_popularity"]["0"]["HR@10"]) == 5
