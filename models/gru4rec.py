@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from models.backbone import Backbone, Task
 from models.dropout import dropout
+from models.initializers import symmetric_uniform
 from models.losses import Loss
 
 
@@ -22,9 +23,12 @@ class GRU4Rec(Backbone):
     - ``r = sigmoid(W_r x + U_r h)``, ``z = sigmoid(W_z x + U_z h)``,
     - ``n = tanh(W_n x + r * (U_n h))``, ``h <- (1 - z) * n + z * h``,
 
-    and the output is ``W h + b``. Every beginning of a user's items is a training row of its own,
-    and its next item the target; the published loss is BPR with one negative. Several sequences may
-    stand in a row: the state is reset where a segment begins.
+    and the output is ``W h + b``. Weights start by Xavier's rule, but ``W`` and ``b`` from
+    ``U(±1/sqrt(hidden_dim))``: the training loss on Beauty is then the published one.
+
+    Every beginning of a user's items is a training row of its own, and its next item the target;
+    the published loss is BPR with one negative. Several sequences may stand in a row: the state is
+    reset where a segment begins.
 
     Args:
         num_items: items are ``1 … num_items``.
@@ -66,7 +70,8 @@ class GRU4Rec(Backbone):
         gates = 3 * hidden_dim
         self.input = nnx.Linear(dim, gates, use_bias=False, kernel_init=uniform, rngs=rngs)
         self.state = nnx.Linear(hidden_dim, gates, use_bias=False, kernel_init=uniform, rngs=rngs)
-        self.out = nnx.Linear(hidden_dim, dim, kernel_init=uniform, rngs=rngs)
+        fan_in = symmetric_uniform(hidden_dim**-0.5)
+        self.out = nnx.Linear(hidden_dim, dim, kernel_init=fan_in, bias_init=fan_in, rngs=rngs)
         self.num_items = num_items
         self.dropout_rate = dropout_rate
         self.loss_name = loss

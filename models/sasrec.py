@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from models.attention import EqualKeys, attention, sequence_mask
 from models.backbone import Backbone
 from models.dropout import dropout, split_keys
+from models.initializers import symmetric_uniform
 from models.losses import Loss
 
 LAYER_NORM_EPS = 1e-8
@@ -121,8 +122,7 @@ class Block(nnx.Module):
     """Attention and feed-forward layer, each with a residual connection; see `SASRec`."""
 
     def __init__(self, dim: int, num_heads: int, dropout_rate: float, *, rngs: nnx.Rngs) -> None:
-        def uniform(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
-            return jax.random.uniform(key, shape, dtype, -(dim**-0.5), dim**-0.5)
+        uniform = symmetric_uniform(dim**-0.5)
 
         def feed_forward() -> nnx.Linear:
             return nnx.Linear(dim, dim, kernel_init=uniform, bias_init=uniform, rngs=rngs)
