@@ -1,7 +1,7 @@
 """Data sets: `load` by registered name or path."""
 
 from experiments.data.interactions import Interactions
-from experiments.data.registry import NAMES, load
+from experiments.data.registry import NAMES, at_hand, load
 from experiments.data.table1 import TABLE_1
 
-__all__ = ["NAMES", "TABLE_1", "Interactions", "load"]
+__all__ = ["NAMES", "TABLE_1", "Interactions", "at_hand", "load"]

@@ -92,8 +92,7 @@ def load(dataset: str, data_dir: Path | None = None) -> Interactions:
     if dataset in DRAWN:
         return draw(dataset, TABLE_1[DRAWN[dataset]])
     if dataset in SOURCES:
-        folder = data_dir or Path(os.environ.get("SEVO_DATA") or cache_folder())
-        data = _load_registered(dataset, SOURCES[dataset], folder)
+        data = _load_registered(dataset, SOURCES[dataset], _folder(data_dir))
         notes = (*data.notes, *differences(data, TABLE_1[dataset]))
         return dataclasses.replace(data, notes=notes)
     if os.sep in dataset or Path(dataset).suffix or Path(dataset).exists():
@@ -102,16 +101,29 @@ def load(dataset: str, data_dir: Path | None = None) -> Interactions:
     raise AssertionError("a known name was handled above")
 
 
+def at_hand(dataset: str, data_dir: Path | None = None) -> bool:
+    """Whether a registered data set can be loaded without a download."""
+    if dataset not in SOURCES:
+        return dataset in NAMES
+    return _find(SOURCES[dataset], _folder(data_dir)) is not None
+
+
+def _folder(data_dir: Path | None) -> Path:
+    return data_dir or Path(os.environ.get("SEVO_DATA") or cache_folder())
+
+
+def _find(source: Source, folder: Path) -> Path | None:
+    """The ready text file or the raw one, in the folder or else in the cache."""
+    places = (folder, cache_folder())
+    files = (place / name for place in places for name in (source.text, source.raw))
+    return next((file for file in files if file.exists()), None)
+
+
 def _load_registered(name: str, source: Source, folder: Path) -> Interactions:
-    for place in (folder, cache_folder()):
-        if (place / source.text).exists():
-            return read_text(place / source.text, name)
-        if (place / source.raw).exists():
-            raw = place / source.raw
-            break
-    else:
-        raw = _download(source, folder)
-    return cached(name, raw, lambda: _read_raw(name, source, raw))
+    file = _find(source, folder) or _download(source, folder)
+    if file.name == source.text:
+        return read_text(file, name)
+    return cached(name, file, lambda: _read_raw(name, source, file))
 
 
 def _read_raw(name: str, source: Source, path: Path) -> Interactions:

@@ -19,7 +19,7 @@ import numpy as np
 
 from experiments import paper
 from experiments.configs import MODELS, OPTIMIZERS
-from experiments.data import load
+from experiments.data import at_hand, load
 from experiments.errors import UserError
 from experiments.files import read_json
 from experiments.folders import Run
@@ -56,6 +56,10 @@ STEPS, ROUNDS = 10, 5
 """Of a measurement on synthetic data: an epoch may take a quarter of an hour."""
 HEADER = ("Optimiser", "", *METRICS, "Seconds/epoch", "Seeds", "Epochs", "Best epoch")
 SYNTHETIC_HEADER = ("Optimiser", "Seconds/epoch", "Overhead", "Peak memory (GiB)", "Steps/epoch")
+NOT_THERE = (
+    "no file of it in --data-dir, $SEVO_DATA or the cache, and this command downloads none of such "
+    "size; python -m experiments.reproduce table1 --datasets {} does"
+)
 Measured = dict[str, dict[str, Any]]
 """What was measured on synthetic data, by data set and optimiser."""
 
@@ -81,14 +85,16 @@ def make(options: Options) -> int:
     outcomes = look_at_all(order, options.runs)
     file = options.out / "table3.json"
     measured: Measured = read_json(file).get("synthetic", {}) if file.exists() else {}
-    data, reasons = load_all(datasets, options.data_dir) if options.train else ({}, {})
+    there = [name for name in datasets if at_hand(name, options.data_dir)]
+    data, reasons = load_all(there if options.train else [], options.data_dir)
+    reasons |= {name: NOT_THERE.format(name) for name in datasets if name not in there}
     absent = [f"{paper.DATASETS[name]}: {reason}" for name, reason in reasons.items()]
 
     def document(outcomes: Outcomes) -> Document:
         return compose(rows, runs, outcomes, measured, absent)
 
     failed = False
-    for name in reasons:
+    for name in reasons if options.train else ():
         for optimizer in (UNSMOOTHED, SEVO):
             if optimizer in measured.get(name, {}):
                 continue

@@ -48,7 +48,6 @@ COMMON = {
 }
 SHOWN = ("HR@10", "NDCG@10")
 QUINTILES = 5
-BLANK: list[float | None] = [None] * QUINTILES
 
 
 class Condition(NamedTuple):
@@ -111,9 +110,13 @@ def run_of(condition: Condition, optimizer: str, seed: int, epochs: int) -> Run:
 
 
 def by_popularity(cell: Cell, metric: str) -> list[float | None]:
-    """The metric by quintile of the target item's popularity, the least popular first."""
-    rows = [r["by_popularity"][metric] for r in cell.results.values() if "by_popularity" in r]
-    return np.mean(rows, axis=0).tolist() if rows else BLANK
+    """The metric by quintile of the target item's popularity, the least popular first.
+
+    The mean over seeds; None where a quintile is empty, since equally popular items are together.
+    """
+    rows = [r["by_popularity"][metric] for r in cell.results.values()]
+    columns = zip(*rows, strict=True) if rows else [()] * QUINTILES
+    return [mean([value for value in column if value is not None]) for column in columns]
 
 
 def compose(pairs: Sequence[Pair], not_done: list[str]) -> Document:
@@ -176,13 +179,13 @@ def verdict(pairs: Sequence[Pair]) -> str:
     ]
     if len(gains) > 1:
         sentences.append(
-            f"Its gain is largest, {percent(most)}, with {_phrase(high.condition)}, and smallest, "
-            f"{percent(least)}, with {_phrase(low.condition)}."
+            f"Its gain is largest with {_phrase(high.condition)} ({percent(most)}), and smallest "
+            f"with {_phrase(low.condition)} ({percent(least)})."
         )
-    changes = [change for _, pair in gains if (change := _quintile_changes(pair)) is not None]
-    if changes:
-        means = np.mean(changes, axis=0)
-        rare, popular = means[0], means[-1]
+    changes = [_quintile_changes(pair) for _, pair in gains]
+    ends = [[value for c in changes if (value := c[end]) is not None] for end in (0, -1)]
+    rare, popular = map(mean, ends)
+    if rare is not None and popular is not None:
         sentences.append(
             f"Averaged over the pairs, smoothing changes {CRITERION} by {rare:+.4f} for targets of "
             f"the least popular quintile and by {popular:+.4f} for those of the most popular one."
@@ -210,11 +213,10 @@ def _users(share: float) -> str:
     return "all users" if share == 1 else f"{share:.0%} of the users"
 
 
-def _quintile_changes(pair: Pair) -> list[float] | None:
-    """SEvo's criterion less the plain one's, by quintile, if both are known."""
+def _quintile_changes(pair: Pair) -> list[float | None]:
+    """SEvo's criterion less the plain one's, by quintile."""
     both = by_popularity(pair.sevo, CRITERION), by_popularity(pair.plain, CRITERION)
-    changes = [a - b for a, b in zip(*both, strict=True) if a is not None and b is not None]
-    return changes if len(changes) == QUINTILES else None
+    return [None if a is None or b is None else a - b for a, b in zip(*both, strict=True)]
 
 
 def _beside(pair: Pair, metric: str) -> list[str]:
@@ -241,10 +243,8 @@ def _difference(ours: float | None, other: float | None) -> str:
 
 def _pair_json(pair: Pair) -> dict[str, Any]:
     def side(cell: Cell) -> dict[str, Any]:
-        own = {seed: r.get("by_popularity") for seed, r in cell.results.items()}
-        return cell_json(cell, METRICS, None) | {
-            "by_popularity": {str(k): v for k, v in own.items()}
-        }
+        own = {str(seed): r["by_popularity"] for seed, r in cell.results.items()}
+        return cell_json(cell, METRICS, None) | {"by_popularity": own}
 
     return {
         "negatives": pair.condition.negatives,
@@ -253,6 +253,11 @@ def _pair_json(pair: Pair) -> dict[str, Any]:
         "sevo": side(pair.sevo),
         "gain": {metric: gain(pair.sevo, pair.plain, metric) for metric in METRICS},
     }
+
+
+def _heights(values: Sequence[float | None]) -> list[float]:
+    """What Matplotlib leaves out where a value is missing."""
+    return [np.nan if value is None else value for value in values]
 
 
 def draw(pairs: Sequence[Pair], path: Path) -> None:
@@ -268,10 +273,9 @@ def draw(pairs: Sequence[Pair], path: Path) -> None:
             ("SEvo", "tab:blue", [pair.sevo for pair in own]),
         ):
             values = [mean(cell.values(CRITERION)) for cell in cells]
-            heights = [np.nan if value is None else value for value in values]
             left.plot(
                 negatives,
-                heights,
+                _heights(values),
                 style,
                 color=color,
                 marker="o",
@@ -281,10 +285,10 @@ def draw(pairs: Sequence[Pair], path: Path) -> None:
     quintiles = np.arange(1, QUINTILES + 1)
     for pair in pairs:
         changes = _quintile_changes(pair)
-        if changes is not None:
+        if any(change is not None for change in changes):
             right.plot(
                 quintiles,
-                changes,
+                _heights(changes),
                 styles[pair.condition.share],
                 color=colors[pair.condition.negatives],
                 marker="o",

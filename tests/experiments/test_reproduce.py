@@ -98,7 +98,7 @@ def make_up_results(monkeypatch) -> list[str]:
                 scores = {
                     metric: 1.1 * value + 0.001 * rng.random() for metric, value in scores.items()
                 }
-            quintiles = {m: (scores[m] * np.arange(1, 6) / 3).tolist() for m in scores}
+            quintiles = {m: [None, *(scores[m] * np.arange(2, 6) / 3).tolist()] for m in scores}
             result = {"seed": run.seed, "epochs": run.settings.epochs, "best_epoch": 1}
             result |= {"test": scores, "by_popularity": quintiles, "seconds_per_epoch": 1.5}
             result["num_users"] = data.num_users
@@ -430,6 +430,7 @@ def test_table3_without_the_files(tmp_path, data_dir, monkeypatch):
     assert "## Electronics (synthetic, time and memory only)" in text
     assert "Peak memory" in text
     assert "0.0159" in text  # the paper's
+    assert "- Electronics: no file of it in --data-dir" in text
     content = read_json(tmp_path / "table3.json")
     found = content["synthetic"]["electronics"]["sevo-adamw"]
     assert found["seconds_per_epoch"] == pytest.approx(
@@ -442,6 +443,7 @@ def test_table3_without_the_files(tmp_path, data_dir, monkeypatch):
 
 
 def test_table3_on_the_files(tmp_path, data_dir, small, monkeypatch):
+    monkeypatch.setattr(table3, "at_hand", lambda *_: True)
     monkeypatch.setattr(
         table3, "load_all", lambda names, _: (dict.fromkeys(names, small), dict[str, str]())
     )
@@ -456,9 +458,6 @@ def test_table3_on_the_files(tmp_path, data_dir, small, monkeypatch):
 
 
 def test_when_it_helps(tmp_path, data_dir, monkeypatch):
-    """The conditions are settings that any version of the configuration has."""
-    settings = property(lambda c: {"dim": 4 * c.negatives, "batch_size": int(40 * c.share)})
-    monkeypatch.setattr(when_it_helps.Condition, "settings", settings)
     monkeypatch.setattr(when_it_helps, "NEGATIVES", (1, 16))
     trained = make_up_results(monkeypatch)
     assert call("when-it-helps", tmp_path, data_dir, "--no-train") == 0
