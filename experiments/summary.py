@@ -25,6 +25,9 @@ LABELS = {
     "adam": "Adam, as published",
     "adamw": "AdamW, SEvo's settings",
     "sevo-adamw": "SEvo-AdamW",
+    "sevo-adam": "SEvo-Adam",
+    "sgd": "SGD",
+    "sevo-sgd": "SEvo-SGD",
 }
 
 Results = dict[str, list[dict[str, Any]]]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax.nn.initializers import Initializer
 from jaxtyping import Array, PRNGKeyArray
 
 
-def symmetric_uniform(bound: float) -> Initializer:
+def symmetric_uniform(bound: float) -> Callable[..., Array]:
     """``U(-bound, bound)``; with ``inputs ** -0.5`` the common start of linear layers and GRUs.
 
     Example:
@@ -21,7 +20,7 @@ def symmetric_uniform(bound: float) -> Initializer:
         True
     """
 
-    def initialize(key: PRNGKeyArray, shape: Any, dtype: Any = jnp.float32, **_: Any) -> Array:
+    def initialize(key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any = None) -> Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return initialize
