@@ -205,7 +205,7 @@ def show(frames: Iterable[pl.DataFrame], console: Console) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
-    arguments = tyro.cli(Arguments, args=argv)
+    arguments = tyro.cli(Arguments, args=argv, prog="python -m experiments.recommend")
     out = arguments.out
     try:
         if out is not None and out.suffix not in (".parquet", ".csv"):

@@ -33,12 +33,13 @@ class Arguments:
     """
 
     model: str = "sasrec"
-    """Which model: sasrec."""
+    """mf-bpr, mf-bpr-user-item (users smoothed too), gru4rec, sasrec, bert4rec or stosa."""
     dataset: str = "synthetic"
-    """synthetic, beauty, toys, tools, or the path of a file of 'user item item …' lines."""
+    """synthetic, beauty, toys, tools, ml-1m, electronics, clothing; or the path of a .txt file of
+    'user item item …' lines, or of a .csv, .tsv, .parquet or .inter table of user, item, time."""
     optimizer: tuple[str, ...] = ("adamw", "sevo-adamw")
-    """One or more of adam (the published plain settings), adamw (SEvo's settings, no smoothing) and
-    sevo-adamw."""
+    """One or more of adam (the published plain settings), adamw (SEvo's settings, no smoothing),
+    sevo-adamw; and sgd, sevo-sgd, sevo-adam, for which nothing is published."""
     seeds: tuple[int, ...] = (0,)
     """A run of each optimiser for each seed."""
     together: bool | None = None
@@ -57,7 +58,10 @@ Options = dataclasses.make_dataclass(
     [
         (
             f.name,
-            Annotated[HINTS[f.name] | None, tyro.conf.arg(help=f.metadata["help"])],
+            Annotated[
+                HINTS[f.name] | None,
+                tyro.conf.arg(help=f.metadata["help"], help_behavior_hint="(default: published)"),
+            ],
             None,
         )
         for f in dataclasses.fields(Hyperparameters)
@@ -202,7 +206,9 @@ def train_all(groups: list[list[trainer.Run]], data: Interactions, out: Path, re
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
-    options = tyro.cli(Options, args=argv, description=Arguments.__doc__)
+    options = tyro.cli(
+        Options, args=argv, prog="python -m experiments.train", description=Arguments.__doc__
+    )
     stamp = time.strftime("%Y%m%d-%H%M%S")
     out = options.out or Path("runs") / f"{Path(options.dataset).stem}-{stamp}"
 

@@ -8,7 +8,14 @@ import pytest
 from flax import nnx
 
 from experiments.batches import make_corpus
-from experiments.evaluate import make_evaluation_set, make_evaluator, metrics_of, ranks_of
+from experiments.data.interactions import from_sequences
+from experiments.evaluate import (
+    by_popularity,
+    make_evaluation_set,
+    make_evaluator,
+    metrics_of,
+    ranks_of,
+)
 from models import SASRec
 
 MAX_LEN = 8
@@ -115,3 +122,17 @@ def test_metrics_by_hand():
     assert metrics["HR@10"] == pytest.approx(5 / 6)
     assert metrics["NDCG@5"] == pytest.approx((gain[1] + gain[2] + gain[5]) / 6)
     assert metrics["NDCG@10"] == pytest.approx(sum(gain.values()) / 6)
+
+
+def test_by_popularity_by_hand():
+    """Training items: 1 once, 2 twice, … 5 five times; ten users are tested on each of them."""
+    rows = [[item, 6, 6] for item in range(1, 6) for _ in range(item)]  # what is popular
+    rows += [[6, 6, item] for item in range(1, 6) for _ in range(10)]  # who is tested on it
+    rows = rows[:15] + rows[15:]
+    data = from_sequences("made", np.concatenate(rows), np.full(len(rows), 3))
+    ranks = np.full(len(rows), 100)
+    ranks[15:25], ranks[25:30] = 1, 2  # all that are tested on item 1, half of those on item 2
+    groups = by_popularity(ranks[15:], data_of_last(data, 50))
+    assert groups["users"] == [10, 10, 10, 10, 10]
+    assert groups["HR@10"] == [1, 0.5, 0, 0, 0]
+    assert groups["NDCG@10"] == pytest.approx([1, 0.5 / np.log2(3), 0, 0, 0])

@@ -96,13 +96,18 @@ def test_files(straight, users_file):
     result = json.loads((folder / "result.json").read_text())
     assert set(result) == {
         "model", "dataset", "optimizer", "seed", "epochs", "best_epoch", "valid", "test",
-        "seconds_per_epoch", "seconds_per_evaluation", "device", "versions",
+        "by_popularity", "seconds_per_epoch", "seconds_per_evaluation", "device", "versions",
         "num_users", "num_items", "num_interactions",
     }  # fmt: skip
     assert set(result["test"]) == set(result["valid"]) == METRICS
     best = max(records, key=lambda r: r["valid"]["NDCG@10"])
     assert (result["best_epoch"], result["valid"]) == (best["epoch"], best["valid"])
     assert (result["num_users"], result["epochs"]) == (200, 4)
+    groups = result["by_popularity"]
+    assert sum(groups["users"]) == 200
+    assert np.average(groups["HR@10"], weights=groups["users"]) == pytest.approx(
+        result["test"]["HR@10"]
+    )
 
     assert "SEvo-AdamW" in (straight / "summary.md").read_text()
     assert (straight / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -125,6 +130,16 @@ def test_resume_is_bit_identical(arguments, straight, tmp_path, epoch):
     assert not (tmp_path / NAME / "result.json").exists()
     assert train.main([*arguments, *options, "--resume"]) == 0
     same_run(tmp_path / NAME, straight / NAME)
+
+
+def test_a_finished_run_goes_on_for_more_epochs(arguments, straight, tmp_path, capsys):
+    """As if it had been asked for all of them at once; not for fewer than it has."""
+    out = ["--out", str(tmp_path)]
+    assert train.main([*arguments, "--epochs", "2", *out]) == 0
+    assert train.main([*arguments, "--epochs", "4", *out, "--resume"]) == 0
+    same_run(tmp_path / NAME, straight / NAME)
+    assert train.main([*arguments, "--epochs", "2", *out, "--resume"]) == 1
+    assert "epochs was 4 and is now 2" in " ".join(capsys.readouterr().err.split())
 
 
 def test_resuming_a_finished_run_keeps_it(arguments, straight):
