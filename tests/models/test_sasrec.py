@@ -10,6 +10,7 @@ from flax import nnx
 
 from models import SASRec
 from models.dropout import dropout
+from tests.models.helpers import array, linear, norm
 
 MAX_LEN = 6
 
@@ -90,23 +91,13 @@ def test_against_a_transformer_over_padded_rows(attend_padding):
 def transformer(model: SASRec, items: np.ndarray) -> np.ndarray:
     """The model's output on one sequence, padded on the left to ``MAX_LEN``, in float64."""
 
-    def array(leaf) -> np.ndarray:
-        return np.asarray(leaf[...], np.float64)
-
-    def norm(layer, x):
-        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-8)
-        return x * array(layer.scale) + array(layer.bias)
-
-    def linear(layer, x):
-        return x @ array(layer.kernel) + array(layer.bias)
-
     real = np.arange(MAX_LEN)[:, None] >= MAX_LEN - items.size
     x = np.zeros((MAX_LEN, 8))
     x[MAX_LEN - items.size :] = array(model.item_embedding.embedding)[items] * 8**0.5
     x = (x + array(model.position_embedding.embedding)) * real
     for block in model.blocks:
         kernel, bias = array(block.qkv.kernel), array(block.qkv.bias)
-        q = norm(block.attention_norm, x) @ kernel[:, :8] + bias[:8]
+        q = norm(block.attention_norm, x, 1e-8) @ kernel[:, :8] + bias[:8]
         k, v = np.split(x @ kernel[:, 8:] + bias[8:], 2, axis=1)
         heads = []
         for h in (slice(0, 4), slice(4, 8)):
@@ -115,9 +106,9 @@ def transformer(model: SASRec, items: np.ndarray) -> np.ndarray:
             weights[MAX_LEN - items.size :] *= model.attend_padding | real[:, 0]
             heads.append(weights / weights.sum(1, keepdims=True) @ v[:, h])
         x = x + linear(block.out, np.concatenate(heads, axis=1))
-        y = norm(block.feed_forward_norm, x)
+        y = norm(block.feed_forward_norm, x, 1e-8)
         x = (y + linear(block.outer, np.maximum(linear(block.inner, y), 0))) * real
-    return norm(model.norm, x)[MAX_LEN - items.size :]
+    return norm(model.norm, x, 1e-8)[MAX_LEN - items.size :]
 
 
 def test_causal(call):

@@ -1,0 +1,75 @@
+"""Every model learns a dozen users by heart, on the path that runs take."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from experiments.backbones import BUILDERS
+from experiments.batches import make_corpus
+from experiments.configs import MODELS
+from experiments.data import Interactions
+from experiments.data.interactions import from_sequences
+from experiments.epochs import EpochLayouts, Epochs, TrainState
+from experiments.evaluate import make_evaluation_set, make_evaluator
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+MAX_LEN = 8
+TINY = {"max_len": MAX_LEN, "dim": 16, "num_blocks": 1, "num_heads": 2, "packed": False}
+TINY |= {"batch_size": 12, "dropout_rate": 0.0, "attention_dropout_rate": 0.0}
+
+
+@pytest.fixture(scope="module")
+def dozen() -> Interactions:
+    """12 users of 8 to 10 of 60 items, each item once a user."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(8, 11, 12)
+    return from_sequences(
+        "dozen", np.concatenate([rng.permutation(60)[:n] for n in lengths]), lengths
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "rate", "epochs", "bound"),
+    [
+        ("gru4rec", {}, 0.01, 100, 0.05),
+        ("bert4rec", {"mask_rate": 0.3}, 0.01, 400, 0.4),
+        ("stosa", {}, 0.02, 150, 0.05),
+        ("stosa", {"published": True}, 0.02, 150, 0.05),
+        ("mf-bpr", {}, 0.03, 30, 0.05),
+    ],
+    ids=["gru4rec", "bert4rec", "stosa", "stosa-published", "mf-bpr"],
+)
+def test_a_dozen_users_are_learnt(dozen, name, changes, rate, epochs, bound):
+    """The training loss falls to nearly nothing, and the last training item ranks high.
+
+    Of 12 users, BERT4Rec could not come below 2 without context.
+    """
+    settings = dataclasses.replace(MODELS[name]("dozen", "adamw"), **{**TINY, **changes})
+    model = BUILDERS[name](settings, dozen, nnx.Rngs(0))
+    graphdef, params = nnx.split(model, nnx.Param)
+    optimizer = optax.adam(rate)
+    corpus, layouts = make_corpus(dozen), EpochLayouts(dozen, settings, 0, model.task)
+    state = TrainState(params, optimizer.init(params))
+    train = Epochs(graphdef, optimizer, corpus, [layouts], state)
+    losses = []
+    for epoch in range(epochs):
+        state, loss = train(state, train.lay_out(epoch), epoch)
+        losses.append(loss)
+    losses = np.concatenate(losses, axis=None)
+    assert losses[0] > 9 * bound
+    assert losses[-30:].mean() < bound
+
+    # Without the held-out items, what is tested is the last training item.
+    kept = dozen.training_part()
+    seen = dataclasses.replace(dozen, items=dozen.items[kept], lengths=dozen.lengths - 2)
+    evaluate = make_evaluator(lambda p: nnx.merge(graphdef, p), MAX_LEN)
+    blocks = make_evaluation_set(seen, "test", MAX_LEN, task=model.task)
+    ranks, _ = jax.tree.map(np.asarray, evaluate(state.params, make_corpus(seen), blocks))
+    assert ranks[: dozen.num_users].mean() < 4  # by chance 27

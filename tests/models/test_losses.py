@@ -1,0 +1,145 @@
+"""Losses by hand, and the chunked softmax against a dense one."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import logsumexp
+
+from models import losses
+from tests.models.helpers import CLASSES, DIM, NUM_ITEMS, array, make, softplus
+
+
+def random_targets(count: int):
+    """Outputs, positives, negatives that differ from them, and which tokens are real."""
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(2, 3, DIM)).astype(np.float32)
+    positives = rng.integers(1, NUM_ITEMS + 1, (2, 3))
+    negatives = (positives[..., None] + rng.integers(0, NUM_ITEMS - 1, (2, 3, count))) % NUM_ITEMS
+    return hidden, positives, negatives + 1, np.array([[1, 0, 1], [1, 1, 0]]) > 0
+
+
+def by_hand(name: str, scores: np.ndarray, positive: int, negatives: list[int]) -> float:
+    """The loss at one token; column ``i`` of scores is item ``i``, and item 0 is padding."""
+    if name == "softmax":
+        return logsumexp(scores[1:]) - scores[positive]
+    if name == "sampled-softmax":
+        others = [scores[n] for n in negatives if n != positive]
+        rest = NUM_ITEMS / len(negatives) * np.exp(others).sum()
+        return np.log(np.exp(scores[positive]) + rest) - scores[positive]
+    if name == "bce":
+        terms = [softplus(scores[n]) for n in negatives]
+        return softplus(-scores[positive]) + np.mean(terms)
+    return np.mean([softplus(scores[n] - scores[positive]) for n in negatives])
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("name", ["bce", "bpr", "softmax", "sampled-softmax"])
+def test_losses_by_hand(name, count):
+    model = make("mf-bpr", loss=name)
+    hidden, positives, negatives, real = random_targets(count)
+    if name == "sampled-softmax":
+        negatives = np.array([positives[0, 0], 2, 9])[:count]  # the first collides
+    value = jax.jit(model.loss)(hidden, positives, negatives, real)
+    scores = hidden @ array(model.item_embedding.embedding).T
+    shared = name == "sampled-softmax"
+    want = [
+        by_hand(name, scores[c], positives[c], list(negatives if shared else negatives[c]))
+        for c in zip(*np.nonzero(real), strict=True)
+    ]
+    assert float(value) == pytest.approx(np.mean(want), rel=1e-5)
+
+
+WRONG = pytest.mark.xfail(
+    reason="the positive's score is a distance, the negatives' lack a constant", strict=True
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=WRONG) if n.startswith("stosa") else n for n in CLASSES],
+)
+def test_sampled_softmax_of_every_item_is_the_softmax_over_items(name):
+    """Every item drawn once, so that there is nothing to correct; in any order."""
+    model = make(name, loss="sampled-softmax")
+    _, positives, _, real = random_targets(1)
+    width = DIM * (2 if name.startswith("stosa") else 1)
+    hidden = np.random.default_rng(1).normal(size=(2, 3, width)).astype(np.float32)
+    scores = np.asarray(model.scores(hidden.reshape(6, width)), np.float64).reshape(2, 3, -1)
+    positive = np.take_along_axis(scores, positives[..., None] - 1, -1)[..., 0]
+    want = (logsumexp(scores, axis=-1) - positive)[real].mean()
+    everything = np.random.default_rng(2).permutation(NUM_ITEMS) + 1
+    assert float(model.loss(hidden, positives, everything, real)) == pytest.approx(want, rel=1e-5)
+
+
+def test_sampled_softmax_estimates_the_softmax():
+    """The more draws the closer; and the draws' sum is estimated without bias."""
+    rng = np.random.default_rng(0)
+    scores, positive = rng.normal(size=NUM_ITEMS), 4
+    full = logsumexp(scores) - scores[positive]
+
+    def estimates(count: int) -> np.ndarray:
+        drawn = rng.integers(0, NUM_ITEMS, (400, count))
+        top = np.full(400, scores[positive])
+        return np.asarray(
+            losses.sampled_softmax(top, scores[drawn], drawn == positive, NUM_ITEMS), np.float64
+        )
+
+    few, many = estimates(20), estimates(2000)
+    assert many.mean() == pytest.approx(full, abs=0.01)
+    assert np.abs(many - full).max() < 0.15 < np.abs(few - full).max()
+    odds = np.expm1(few)  # (the sum over other items) / exp s⁺
+    assert odds.mean() == pytest.approx(np.expm1(full), abs=5 * odds.std() / 20)
+
+
+def test_sampled_softmax_whose_draws_all_collide_is_zero():
+    value = losses.sampled_softmax(jnp.array([2.0]), jnp.ones((1, 3)), jnp.ones((1, 3)) > 0, 9)
+    assert value.tolist() == [0]
+
+
+TOKENS, COLUMNS = 11, 7
+MASKS = np.stack([np.ones(TOKENS), np.zeros(TOKENS), np.arange(TOKENS) % 3 == 1]) > 0
+
+
+def arrays(seed: int) -> list[np.ndarray]:
+    """Outputs, vectors, bias and targets."""
+    rng = np.random.default_rng(seed)
+    floats = [rng.normal(size=s).astype(np.float32) for s in ((TOKENS, 3), (COLUMNS, 3), COLUMNS)]
+    return [*floats, rng.integers(0, COLUMNS, TOKENS)]
+
+
+def dense(hidden, vectors, bias, targets, real):
+    """Twice the loss, so that the gradient that comes from above is not one."""
+    logits = hidden @ vectors.T + bias
+    values = jax.nn.logsumexp(logits, axis=1) - logits[jnp.arange(TOKENS), targets]
+    return 2 * jnp.where(real, values, 0).sum() / jnp.maximum(real.sum(), 1)
+
+
+def chunked(*arguments):
+    return 2 * losses.softmax(*arguments)
+
+
+@pytest.mark.parametrize("chunk", [4, 256])
+def test_softmax_equals_a_dense_one_with_its_gradients(monkeypatch, chunk):
+    """Every token real, none and some; one by one, and together under vmap."""
+    monkeypatch.setattr(losses, "TOKENS_PER_CHUNK", chunk)
+    cases = [(*arrays(seed), mask) for seed, mask in enumerate(MASKS)]
+    stacked = [np.stack(column) for column in zip(*cases, strict=True)]
+    got, want = (jax.value_and_grad(loss, (0, 1, 2)) for loss in (chunked, dense))
+    one_by_one = jax.tree.map(lambda *a: np.stack(a), *map(jax.jit(got), *stacked))
+    together, want = (jax.jit(jax.vmap(f))(*stacked) for f in (got, want))
+    for result in (one_by_one, together):
+        for a, b in zip(jax.tree.leaves(result), jax.tree.leaves(want), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-5)
+            assert a[0].any()
+            assert not a[1].any()  # nothing is real
+
+
+def test_softmax_survives_large_scores():
+    hidden, vectors = np.full((2, 1), 300.0, np.float32), np.array([[1.0], [-1.0]], np.float32)
+    arguments = hidden, vectors, np.zeros(2, np.float32), np.array([0, 1]), np.ones(2, bool)
+    value, gradients = jax.jit(jax.value_and_grad(losses.softmax, (0, 1, 2)))(*arguments)
+    assert float(value) == pytest.approx(300)  # 0 and 600
+    assert all(np.isfinite(leaf).all() for leaf in gradients)
