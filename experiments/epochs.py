@@ -164,7 +164,7 @@ def _few_rows(needed: np.ndarray, rows: int) -> int:
     """The number of rows that saves most if steps which need no more compute no more."""
     choices = np.append(np.arange(ROWS_MULTIPLE, rows, ROWS_MULTIPLE), rows)
     saved = (rows - choices) * (needed[:, None] <= choices).mean(axis=0)
-    return int(choices[saved.argmax()])
+    return int(choices[saved.argmax()]) if saved.any() else rows
 
 
 class Epochs:

@@ -101,13 +101,15 @@ class Backbone(nnx.Module):
             flat = hidden.reshape(-1, hidden.shape[-1])
             targets = jnp.maximum(positives.ravel() - 1, 0)
             return losses.softmax(flat, vectors[items], bias[items], targets, real.ravel())
-        positive = self.score(hidden, positives)
         if self.loss_name == "sampled-softmax":
+            vectors, bias = self.item_vectors(positives)  # `score` may be shifted
+            positive = (hidden * vectors).sum(-1) + bias
             vectors, bias = self.item_vectors(negatives)
             collides = negatives == positives[..., None]
             negative = hidden @ vectors.T + bias
             values = losses.sampled_softmax(positive, negative, collides, self.num_items)
         else:
+            positive = self.score(hidden, positives)
             pairwise = {"bce": losses.bce, "bpr": losses.bpr}[self.loss_name]
             values = pairwise(positive, self.score(hidden[..., None, :], negatives))
         return mean_of_real(values, real)

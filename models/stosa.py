@@ -177,8 +177,8 @@ class STOSA(Backbone):
         ranking = super().loss(hidden, positives, negatives, real)
         if self.loss_name != "bpr":
             return ranking
-        apart = self.score(self.gaussians(positives)[..., None, :], negatives).mean(-1)
-        hinge = jax.nn.relu(apart - self.score(hidden, positives))
+        apart = self.score(self.gaussians(positives)[..., None, :], negatives)
+        hinge = jax.nn.relu(apart - self.score(hidden, positives)[..., None]).mean(-1)
         return ranking + self.pvn_weight * mean_of_real(hinge, real)
 
 

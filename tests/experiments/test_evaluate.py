@@ -112,14 +112,20 @@ def test_metrics_by_hand():
 
 
 def test_by_popularity_by_hand():
-    """Training items: 1 once, 2 twice, … 5 five times; ten users are tested on each of them."""
-    rows = [[item, 6, 6] for item in range(1, 6) for _ in range(item)]  # what is popular
-    rows += [[6, 6, item] for item in range(1, 6) for _ in range(10)]  # who is tested on it
-    rows = rows[:15] + rows[15:]
-    data = from_sequences("made", np.concatenate(rows), np.full(len(rows), 3))
-    ranks = np.full(len(rows), 100)
-    ranks[15:25], ranks[25:30] = 1, 2  # all that are tested on item 1, half of those on item 2
-    groups = by_popularity(ranks[15:], data_of_last(data, 50))
+    """Item g is in the training part of g users; ten users are tested on each of five items."""
+    rows = [[g if user < g else 6, 6, g] for g in range(1, 6) for user in range(10)]
+    data = from_sequences("made", np.concatenate(rows), np.full(50, 3))
+    ranks = np.full(50, 100)
+    ranks[:10], ranks[10:15] = 1, 2  # all that are tested on item 1, half of those on item 2
+    groups = by_popularity(ranks, data)
     assert groups["users"] == [10, 10, 10, 10, 10]
+    assert groups["most_interactions"] == [1, 2, 3, 4, 5]
     assert groups["HR@10"] == [1, 0.5, 0, 0, 0]
     assert groups["NDCG@10"] == pytest.approx([1, 0.5 / np.log2(3), 0, 0, 0])
+
+
+def test_groups_without_users_have_no_metrics():
+    data = from_sequences("made", np.tile([1, 2, 3], 4), np.full(4, 3))
+    groups = by_popularity(np.array([1, 1, 20, 20]), data)
+    assert groups["users"] == [4, 0, 0, 0, 0]
+    assert groups["HR@10"] == [0.5, None, None, None, None]

@@ -58,6 +58,8 @@ def test_initial_scales():
     for kernel, inputs in ((model.input.kernel, 32), (model.state.kernel, 48)):
         bound = (6 / (inputs + 3 * 48)) ** 0.5
         assert 0.98 * bound < np.abs(array(kernel)).max() <= bound
+    for weights in (model.out.kernel, model.out.bias):
+        assert 0.9 * 48**-0.5 < np.abs(array(weights)).max() <= 48**-0.5
 
 
 def test_bad_settings():

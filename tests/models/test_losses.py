@@ -52,15 +52,7 @@ def test_losses_by_hand(name, count):
     assert float(value) == pytest.approx(np.mean(want), rel=1e-5)
 
 
-WRONG = pytest.mark.xfail(
-    reason="the positive's score is a distance, the negatives' lack a constant", strict=True
-)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=WRONG) if n.startswith("stosa") else n for n in CLASSES],
-)
+@pytest.mark.parametrize("name", CLASSES)
 def test_sampled_softmax_of_every_item_is_the_softmax_over_items(name):
     """Every item drawn once, so that there is nothing to correct; in any order."""
     model = make(name, loss="sampled-softmax")
