@@ -154,7 +154,8 @@ def make_batch(
         ahead = 0
     elif task == "masked":
         ahead = 0
-        real &= jax.random.bernoulli(jax.random.fold_in(key, 1), settings.mask_rate, cells.shape)
+        mask_key, key = jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)
+        real &= jax.random.bernoulli(mask_key, settings.mask_rate, cells.shape)
         tokens = mask_tokens(tokens, real, corpus)
     positives = jnp.where(real, corpus.items[cells + ahead], 0)
     if settings.loss == "sampled-softmax":
@@ -171,7 +172,7 @@ def make_batch(
 def mask_tokens(tokens: Tokens, where: Bool[Array, "rows width"], corpus: Corpus) -> Tokens:
     """Puts the mask, whose id comes after those of the items, where it is to stand."""
     mask = corpus.unseen.num_items + 1
-    return tokens._replace(items=jnp.where(where, mask, tokens.items))
+    return tokens._replace(items=jnp.where(where & (tokens.segments > 0), mask, tokens.items))
 
 
 def sample_negatives(

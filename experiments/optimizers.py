@@ -9,7 +9,6 @@ import optax
 import sevo_jax
 from experiments.configs import Hyperparameters
 from experiments.data import Interactions
-from experiments.errors import UserError
 from models import Backbone
 
 
@@ -39,8 +38,7 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """The optimiser called ``name``, one of `configs.OPTIMIZERS`, for a model.
 
-    Raises:
-        UserError: a graph of users for a model without a table of them.
+    The graph ``user-item`` needs a model with a table ``user_embedding``.
     """
     s = settings
     if name == "adam":
@@ -56,10 +54,8 @@ def make_optimizer(
     if s.graph == "item-item":
         num_nodes = data.num_items + (2 if model.task == "masked" else 1)
         graph, tables = item_graph(data, s.max_len_graph, num_nodes), [[t] for t in model.tables]
-    elif model.task == "pair":
-        graph, tables = user_item_graph(data), [["user_embedding", *model.tables]]
     else:
-        raise UserError("--graph: user-item needs a model with a table of users, such as mf-bpr")
+        graph, tables = user_item_graph(data), [["user_embedding", *model.tables]]
     smoothing: dict[str, Any] = {
         "tables": tables,
         "beta": s.beta,

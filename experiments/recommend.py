@@ -20,10 +20,11 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from experiments.backbones import BUILDERS
 from experiments.batches import Corpus
 from experiments.configs import Hyperparameters
 from experiments.data import Interactions, load
-from experiments.errors import UserError
+from experiments.errors import UserError, check_name
 from experiments.evaluate import EvaluationSet, make_evaluation_set, score_block
 from experiments.files import read_json
 from experiments.folders import Run, open_checkpoints, restore_checkpoint
@@ -49,7 +50,10 @@ class Arguments:
 
 
 def recommend(
-    folder: Path, users: Iterable[Any] | None = None, top_k: int = 10, data_dir: Path | None = None
+    folder: Path | str,
+    users: Iterable[Any] | None = None,
+    top_k: int = 10,
+    data_dir: Path | None = None,
 ) -> pl.DataFrame:
     """The best unseen items of users, by the best checkpoint of a run.
 
@@ -71,12 +75,16 @@ def recommend(
 
 
 def recommendations(
-    folder: Path, users: Iterable[Any] | None = None, top_k: int = 10, data_dir: Path | None = None
+    folder: Path | str,
+    users: Iterable[Any] | None = None,
+    top_k: int = 10,
+    data_dir: Path | None = None,
 ) -> Generator[pl.DataFrame]:
     """`recommend`, some hundred users at a time, so that all of them need little memory.
 
-    What `recommend` raises is raised here, before the first of them.
+    An unknown user is an error at once, not only when the first of them are asked for.
     """
+    folder = Path(folder)
     if top_k < 1:
         raise UserError(f"--top-k: must be at least 1, got {top_k}")
     run, data = read_run(folder, data_dir)
@@ -95,9 +103,16 @@ def read_run(folder: Path, data_dir: Path | None = None) -> tuple[Run, Interacti
         raise UserError(f"{folder}: holds no config.json; expected the folder of a run")
     if not any((folder / "checkpoints").glob("*")):
         raise UserError(
-            f"{folder}: holds no checkpoint; go on with the run by --resume, or train it again"
+            f"{folder}: holds no checkpoint (results that are shared often do not); train the run "
+            "again, in another folder"
         )
     held = read_json(file)
+    lacking = [
+        name for name in ("model", "dataset", "optimizer", "seed", "data") if name not in held
+    ]
+    if lacking:
+        raise UserError(f"{file}: is no run's configuration; it lacks {', '.join(lacking)}")
+    check_name("model", held["model"], BUILDERS)
     names = {f.name for f in dataclasses.fields(Hyperparameters)}
     settings = Hyperparameters(**{k: v for k, v in held.items() if k in names})
     run = Run(held["model"], held["dataset"], held["optimizer"], held["seed"], settings)
@@ -122,8 +137,8 @@ def find_users(data: Interactions, users: Sequence[Any]) -> np.ndarray:
     if unknown:
         more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
         raise UserError(
-            f"--users: {data.name} has no user {', '.join(unknown[:10])}{more}; expected its own "
-            f"ids, such as {', '.join(list(rows)[:3])}"
+            f"--users: the run knows no user {', '.join(unknown[:10])}{more}; expected ids of "
+            f"{data.name}, such as {', '.join(list(rows)[:3])}"
         )
     if not names or len(set(names)) < len(names):
         raise UserError("--users: expected one or more different ids")
@@ -135,7 +150,12 @@ def _recommendations(
 ) -> Generator[pl.DataFrame]:
     setup = make_setup(run, data)
     with open_checkpoints(folder) as saved:
-        params = restore_checkpoint(saved, initial_checkpoint(run, setup, data)).best_params
+        checkpoint = restore_checkpoint(saved, initial_checkpoint(run, setup, data))
+    if checkpoint.best_epoch == 0:
+        raise UserError(
+            f"{folder}: was interrupted before its first validation; go on with it by --resume"
+        )
+    params = checkpoint.best_params
     max_len = run.settings.max_len
 
     @jax.jit
@@ -156,12 +176,23 @@ def _recommendations(
         kept = np.isfinite(scores)  # a user may have fewer unseen items
         yield pl.DataFrame(
             {
-                "user": np.repeat(data.user_ids[some], kept.sum(axis=1)),
-                "rank": np.broadcast_to(np.arange(1, top_k + 1, dtype=np.int32), kept.shape)[kept],
-                "item": data.item_ids[items[kept]],
+                "user": np.repeat(data.user_ids[some], kept.sum(axis=1)).tolist(),
+                "rank": np.broadcast_to(np.arange(1, top_k + 1), kept.shape)[kept],
+                "item": data.item_ids[items[kept]].tolist(),
                 "score": scores[kept],
-            }
+            },
+            # By name: a block of users who have met everything tells nothing of the ids' types.
+            schema={
+                "user": _type_of(data.user_ids),
+                "rank": pl.Int32,
+                "item": _type_of(data.item_ids),
+                "score": pl.Float32,
+            },
         )
+
+
+def _type_of(ids: np.ndarray) -> type[pl.DataType]:
+    return pl.Int64 if np.issubdtype(ids.dtype, np.integer) else pl.String
 
 
 def write(frames: Iterable[pl.DataFrame], out: Path) -> None:

@@ -17,10 +17,10 @@ from rich.table import Table
 from experiments.errors import UserError
 from experiments.files import read_json, read_lines
 from experiments.folders import changes
-from experiments.paper import METRICS, TABLE_2
+from experiments.paper import METRICS, MODELS, TABLE_2
 from experiments.trainer import CRITERION
 
-HEADER = ("Optimiser", *METRICS, "Seeds")
+HEADER = ("Model", "Optimiser", *METRICS, "Seeds")
 LABELS = {
     "adam": "Adam, as published",
     "adamw": "AdamW, SEvo's settings",
@@ -30,9 +30,11 @@ LABELS = {
     "sevo-sgd": "SEvo-SGD",
 }
 
-Results = dict[str, list[dict[str, Any]]]
+Key = tuple[str, str, str]
+"""Data set, model, and the optimiser with what is not as published."""
+Results = dict[Key, list[dict[str, Any]]]
 """The results of each row, one a seed, with their configurations."""
-Curves = dict[str, list[list[dict[str, Any]]]]
+Curves = dict[Key, list[list[dict[str, Any]]]]
 
 
 def write(out: Path) -> None:
@@ -46,14 +48,16 @@ def write(out: Path) -> None:
     results: Results = defaultdict(list)
     curves: Curves = defaultdict(list)
     for file in sorted(out.glob("*/result.json")):
-        config = read_json(file.parent / "config.json")
-        label = _label(config)
-        results[label].append(read_json(file) | {"config": config})
-        curves[label].append(read_lines(file.parent / "metrics.jsonl"))
+        result = read_json(file)
+        # A run that is going on for more epochs has their number in its configuration already.
+        config = read_json(file.parent / "config.json") | {"epochs": result["epochs"]}
+        key = config["dataset"], config["model"], _label(config)
+        results[key].append(result | {"config": config})
+        curves[key].append(read_lines(file.parent / "metrics.jsonl"))
     if not results:
         return
     rows = _rows(results)
-    datasets = ", ".join(sorted({str(run["dataset"]) for runs in results.values() for run in runs}))
+    datasets = ", ".join(sorted({dataset for dataset, _, _ in results}))
     table = Table(
         *HEADER, title=f"{datasets}: test metrics at the best validation {CRITERION}", box=SIMPLE
     )
@@ -79,21 +83,25 @@ def _label(config: dict[str, Any]) -> str:
 def _rows(results: Results) -> list[list[str]]:
     """The cells: for each optimiser the mean, the deviation over seeds, the paper's value."""
     rows = []
-    for label in sorted(results, key=lambda k: list(LABELS.values()).index(k.partition(" [")[0])):
-        runs = results[label]
+    labels = list(LABELS.values())
+    for key in sorted(results, key=lambda k: (*k[:2], labels.index(k[2].partition(" [")[0]))):
+        runs, (dataset, model, label) = results[key], key
+        name = MODELS.get(model, model)
+        if len({dataset for dataset, _, _ in results}) > 1:
+            name += f", {dataset}"
         values = np.array([[run["test"][m] for m in METRICS] for run in runs])
         mean = values.mean(axis=0)
         seeds = " ".join(str(run["seed"]) for run in runs)
-        rows.append([label, *(f"{v:.4f}" for v in mean), seeds])
+        rows.append([name, label, *(f"{v:.4f}" for v in mean), seeds])
         if len(runs) > 1:
             deviation = values.std(axis=0, ddof=1)
-            rows.append(["  ± over seeds", *(f"{v:.4f}" for v in deviation), ""])
+            rows.append(["", "  ± over seeds", *(f"{v:.4f}" for v in deviation), ""])
         config = runs[0]["config"]
-        key = config["model"], config["dataset"], config["optimizer"]
-        if key in TABLE_2 and not changes(config):
-            paper = np.array(TABLE_2[key])
-            rows.append(["  paper, 5 seeds", *(f"{v:.4f}" for v in paper), ""])
-            rows.append(["  ours against it", *(f"{v:+.1%}" for v in mean / paper - 1), ""])
+        published = model, dataset, config["optimizer"]
+        if published in TABLE_2 and not changes(config):
+            paper = np.array(TABLE_2[published])
+            rows.append(["", "  paper, 5 seeds", *(f"{v:.4f}" for v in paper), ""])
+            rows.append(["", "  ours against it", *(f"{v:+.1%}" for v in mean / paper - 1), ""])
     return rows
 
 
@@ -113,8 +121,10 @@ def _markdown(rows: list[list[str]], results: Results, datasets: str) -> str:
 def _draw(curves: Curves, path: Path) -> None:
     mpl.use("agg")
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for label, color in zip(curves, mpl.color_sequences["tab10"] * len(curves), strict=False):
-        for i, records in enumerate(curves[label]):
+    several = len({key[:2] for key in curves}) > 1
+    for key, color in zip(curves, mpl.color_sequences["tab10"] * len(curves), strict=False):
+        label = ", ".join(key[1:] if several else key[2:])
+        for i, records in enumerate(curves[key]):
             epochs = [r["epoch"] for r in records]
             style = {"color": color, "lw": 1.5, "label": None if i else label}
             left.plot(epochs, [r["train_loss"] for r in records], **style)

@@ -240,6 +240,8 @@ def make_setup(run: Run, data: Interactions) -> Setup:
     settings = run.settings
     model = make_model(run, data)
     task, max_len = model.task, settings.max_len
+    if settings.graph == "user-item" and task != "pair":
+        raise UserError("--graph: user-item needs a model with a table of users, such as mf-bpr")
     optimizer = make_optimizer(run.optimizer, settings, data, model)
     graphdef = nnx.split(model, nnx.Param)[0]
     corpus = make_corpus(data)

@@ -16,7 +16,11 @@ def _setting(default: Any, meaning: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Hyperparameters:
-    """Settings of one run. The defaults are SASRec's with SEvo, for a data set by path."""
+    """Settings of one run.
+
+    The defaults are those of SASRec's runs made before a setting existed; what a model gets on a
+    data set is in the files beside this one.
+    """
 
     epochs: int = _setting(200, "Passes over the training rows.")
     batch_size: int = _setting(512, "Training rows of a step: users, prefixes or pairs.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,8 +74,29 @@ def look(run: Run, folder: Path) -> Outcome:
 
 
 def look_at_all(runs: Iterable[Run], folder: Path) -> dict[Run, Outcome]:
-    """What there is of the runs in ``folder``."""
-    return {run: look(run, folder_of(run, folder)) for run in runs}
+    """What there is of the runs in ``folder``; on each data set, of those on the same data."""
+    outcomes = {run: look(run, folder_of(run, folder)) for run in runs}
+    sizes: dict[tuple[str, float], Counter[tuple[int, ...]]] = defaultdict(Counter)
+    for run, outcome in outcomes.items():
+        if outcome.result is not None:
+            sizes[_data_of(run)][_size(outcome.result)] += 1
+    for run, outcome in outcomes.items():
+        if outcome.result is not None:
+            usual = sizes[_data_of(run)].most_common(1)[0][0]
+            if _size(outcome.result) != usual:
+                found = "trained on {} users, {} items, {} interactions".format(
+                    *_size(outcome.result)
+                )
+                outcomes[run] = Outcome(None, f"{found}; most runs on {usual}: move it away")
+    return outcomes
+
+
+def _data_of(run: Run) -> tuple[str, float]:
+    return run.dataset, run.settings.user_share
+
+
+def _size(result: dict[str, Any]) -> tuple[int, ...]:
+    return tuple(result.get(f"num_{what}", 0) for what in ("users", "items", "interactions"))
 
 
 def is_finished(run: Run, outcome: Outcome) -> bool:

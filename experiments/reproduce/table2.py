@@ -185,7 +185,9 @@ def _lines(row: Row, cell: Cell) -> list[list[str]]:
     label = LABELS.get(row.optimizer, row.optimizer)
     lines = [[row.label, label, "ours", *map(score_over_seeds, values), *progress_of(cell)]]
     if row.paper is not None:
-        differences = [relative(mean(v), p) for v, p in zip(values, row.paper, strict=True)]
+        # A run that was stopped early says nothing of the paper's.
+        ours = [mean(v) if cell.epochs == cell.published else None for v in values]
+        differences = [relative(a, b) for a, b in zip(ours, row.paper, strict=True)]
         lines.append(["", "", "paper", *map(score, row.paper), "5", "", ""])
         lines.append(["", "", "difference", *map(percent, differences), "", "", ""])
     return lines

@@ -11,6 +11,7 @@ import multiprocessing
 import resource
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,6 +86,10 @@ def make(options: Options) -> int:
     outcomes = look_at_all(order, options.runs)
     file = options.out / "table3.json"
     measured: Measured = read_json(file).get("synthetic", {}) if file.exists() else {}
+    if options.train:  # what another machine has measured cannot stand beside what this one does
+        for by_optimizer in measured.values():
+            for optimizer in [o for o, f in by_optimizer.items() if f["device"] != device()]:
+                del by_optimizer[optimizer]
     there = [name for name in datasets if at_hand(name, options.data_dir)]
     data, reasons = load_all(there if options.train else [], options.data_dir)
     reasons |= {name: NOT_THERE.format(name) for name in datasets if name not in there}
@@ -114,10 +119,9 @@ def make(options: Options) -> int:
 
 
 def make_row(dataset: str, optimizer: str) -> Row:
-    """The row of an optimiser; epochs that the paper does not have are those of SEvo."""
-    published = TABLE_3.get((dataset, optimizer))
-    epochs = (published or TABLE_3[dataset, SEVO]).epochs
-    return Row(dataset, optimizer, epochs, published)
+    """The row of an optimiser; the paper's epochs are not always those of its published runs."""
+    epochs = MODELS[MODEL](dataset, optimizer).epochs
+    return Row(dataset, optimizer, epochs, TABLE_3.get((dataset, optimizer)))
 
 
 def run_of(row: Row, seed: int, epochs: int | None) -> Run:
@@ -130,8 +134,11 @@ def run_of(row: Row, seed: int, epochs: int | None) -> Run:
 def measure_apart(dataset: str, optimizer: str, data_dir: Path | None) -> dict[str, Any]:
     """`measure` in a process of its own, whose memory is the run's alone."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(measure, dataset, optimizer, data_dir).result()
+    try:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            return pool.submit(measure, dataset, optimizer, data_dir).result()
+    except BrokenProcessPool as error:
+        raise UserError("the process that measures was killed, perhaps for memory") from error
 
 
 def measure(dataset: str, optimizer: str, data_dir: Path | None) -> dict[str, Any]:
@@ -230,7 +237,9 @@ def _lines(row: Row, cell: Cell) -> list[list[str]]:
     if row.paper is None:
         return [ours]
     theirs = row.paper[: len(METRICS)]
-    differences = [relative(mean(v), p) for v, p in zip(values, theirs, strict=True)]
+    # A run that was stopped early says nothing of the paper's.
+    found = [mean(v) if cell.epochs == cell.published else None for v in values]
+    differences = [relative(a, b) for a, b in zip(found, theirs, strict=True)]
     epochs = str(row.paper.epochs)
     return [
         ours,

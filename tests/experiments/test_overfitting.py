@@ -39,12 +39,13 @@ def dozen() -> Interactions:
     ("name", "changes", "rate", "epochs", "bound"),
     [
         ("gru4rec", {}, 0.01, 100, 0.05),
+        ("sasrec", {}, 0.01, 150, 0.1),
         ("bert4rec", {"mask_rate": 0.3}, 0.01, 400, 0.4),
         ("stosa", {}, 0.02, 150, 0.05),
         ("stosa", {"published": True}, 0.02, 150, 0.05),
         ("mf-bpr", {}, 0.03, 30, 0.05),
     ],
-    ids=["gru4rec", "bert4rec", "stosa", "stosa-published", "mf-bpr"],
+    ids=["gru4rec", "sasrec", "bert4rec", "stosa", "stosa-published", "mf-bpr"],
 )
 def test_a_dozen_users_are_learnt(dozen, name, changes, rate, epochs, bound):
     """The training loss falls to nearly nothing, and the last training item ranks high.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,11 +12,13 @@ import polars as pl
 import pytest
 from flax import nnx
 
-from experiments import recommend, train
+from experiments import recommend, train, trainer
 from experiments.data import load
 from experiments.errors import UserError
 from experiments.folders import open_checkpoints, restore_checkpoint
 from experiments.trainer import initial_checkpoint, make_setup
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 TINY = ["--dim", "16", "--max-len", "20", "--batch-size", "64", "--epochs", "2"]
 
@@ -110,7 +113,7 @@ def test_the_command_prints(sasrec_run, users_file, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--users", "nobody", "-7"], "has no user nobody, -7; expected its own ids, such as"),
+        (["--users", "nobody", "-7"], "the run knows no user nobody, -7; expected ids of"),
         (["--users", "1", "1"], "expected one or more different ids"),
         (["--top-k", "0"], "--top-k: must be at least 1, got 0"),
         (["--out", "items.xlsx"], "expected a name that ends in .parquet or .csv"),
@@ -121,15 +124,43 @@ def test_bad_options(sasrec_run, capsys, options, message):
     assert message in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_run_without_a_validation_has_nothing_to_recommend_by(users_file, tmp_path):
+    options = ["--dataset", str(users_file), "--optimizer", "adamw", "--num-blocks", "1", *TINY]
+    parsed = train.tyro.cli(train.Options, args=options)
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(trainer.Interrupted):
+        trainer.train(train.make_runs(parsed)[0], load(str(users_file)), tmp_path, stop=stop)
+    with pytest.raises(UserError, match="was interrupted before its first validation"):
+        recommend.recommend(tmp_path)
+
+
+def test_a_user_who_has_met_everything_gets_nothing(tmp_path):
+    """The types of string ids stay even where no row tells them."""
+    file = tmp_path / "all.csv"
+    lines = [f"u{u},i{i},{t}" for u in range(3) for t, i in enumerate(range(6 if u == 0 else 4))]
+    file.write_text("\n".join(["user,item,time", *lines]))
+    run = train_on(file, tmp_path, "mf-bpr")
+    assert recommend.recommend(run, users=["u0"]).height == 0
+    assert recommend.recommend(str(run), users=["u0"]).schema["item"] == pl.String
+    assert recommend.recommend(run, users=["u1"])["item"].sort().to_list() == ["i4", "i5"]
+
+
 def test_folders_that_hold_no_run(sasrec_run, tmp_path):
     with pytest.raises(UserError, match=r"holds no config\.json; expected the folder of a run"):
         recommend.recommend(tmp_path)
     copy = tmp_path / "copy"
     shutil.copytree(sasrec_run, copy)
     config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"model": "mean"}))
+    with pytest.raises(UserError, match="unknown model 'mean'"):
+        recommend.recommend(copy)
+    (copy / "config.json").write_text(json.dumps({"model": "sasrec"}))
+    with pytest.raises(UserError, match="it lacks dataset, optimizer, seed, data"):
+        recommend.recommend(copy)
     (copy / "config.json").write_text(json.dumps(config | {"data": "0" * 16}))
     with pytest.raises(UserError, match="was trained on other data"):
         recommend.recommend(copy)
     shutil.rmtree(copy / "checkpoints")
-    with pytest.raises(UserError, match="holds no checkpoint; go on with the run by --resume"):
+    with pytest.raises(UserError, match="holds no checkpoint"):
         recommend.recommend(copy)

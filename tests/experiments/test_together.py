@@ -20,6 +20,8 @@ from experiments.errors import UserError
 from experiments.folders import Run
 from experiments.trainer import train_together
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SEEDS = (0, 3, 7)
 TINY = {"dim": 16, "num_blocks": 1, "max_len": 20, "batch_size": 16, "eval_every": 2}
 
@@ -39,7 +41,7 @@ def records_of(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("optimizer", ["sevo-adamw", "adam"])
+@pytest.mark.parametrize("optimizer", ["sevo-adamw", pytest.param("adam", marks=pytest.mark.slow)])
 def test_losses_and_metrics_are_those_of_separate_runs(users_file, tmp_path, optimizer):
     """52 steps; 200 users in batches of 16, so that seeds pack into unequal numbers of rows."""
     runs, data = runs_on(users_file, optimizer), load(str(users_file))

@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from experiments import train, trainer
+from experiments import summary, train, trainer
 from experiments.data import load
 from experiments.errors import UserError
 from experiments.trainer import Interrupted
@@ -105,9 +105,10 @@ def test_files(straight, users_file):
     assert (result["num_users"], result["epochs"]) == (200, 4)
     groups = result["by_popularity"]
     assert sum(groups["users"]) == 200
-    assert np.average(groups["HR@10"], weights=groups["users"]) == pytest.approx(
-        result["test"]["HR@10"]
-    )
+    hits = [
+        rate * users for rate, users in zip(groups["HR@10"], groups["users"], strict=True) if users
+    ]
+    assert sum(hits) == pytest.approx(200 * result["test"]["HR@10"])
 
     assert "SEvo-AdamW" in (straight / "summary.md").read_text()
     assert (straight / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -284,6 +285,25 @@ def test_the_summary_tells_settings_apart(straight, arguments, tmp_path):
     assert "beta 0.5" in table
     assert table.count("SEvo-AdamW [") == 2
     assert "paper" not in table
+
+
+def test_the_summary_tells_models_and_data_sets_apart(straight, tmp_path):
+    """No mean goes over two of them; nor do the epochs that a run is yet to do count."""
+    out = tmp_path / "out"
+    shutil.copytree(straight, out)
+    for name, change in {"gru": {"model": "gru4rec"}, "toys": {"dataset": "toys"}}.items():
+        shutil.copytree(out / NAME, out / name)
+        for file in ("config.json", "result.json"):
+            content = json.loads((out / name / file).read_text())
+            (out / name / file).write_text(json.dumps(content | change))
+    config = json.loads((out / NAME / "config.json").read_text())
+    (out / NAME / "config.json").write_text(json.dumps(config | {"epochs": 200}))
+    summary.write(out)
+    rows = [line for line in (out / "summary.md").read_text().splitlines() if "SEvo" in line]
+    assert [line.split("|")[1].partition(",")[0].strip() for line in rows] == [
+        "GRU4Rec", "SASRec", "SASRec",
+    ]  # fmt: skip
+    assert all("epochs 4" in line and line.endswith("| 0 |") for line in rows)
 
 
 def test_damaged_checkpoint(arguments, straight, tmp_path, capsys):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import Any
 
@@ -346,32 +345,25 @@ def large_graph(edges: int) -> sevo_jax.Graph:
     return sevo_jax.Graph(None, BCSR(parts, shape=(nodes, nodes)), nodes)
 
 
-def program(function: Any, *arguments: Any) -> tuple[int, float]:
-    """Characters of the program, constants written out, and the seconds to compile it."""
-    start = time.perf_counter()
-    lowered = jax.jit(function).lower(*arguments)
-    lowered.compile()
-    seconds = time.perf_counter() - start
-    return len(lowered.as_text()), seconds
+def program(function: Any, *arguments: Any) -> int:
+    """Characters of the program, constants written out."""
+    return len(jax.jit(function).lower(*arguments).as_text())
 
 
-def step_program(edges: int) -> tuple[int, float]:
+def step_program(edges: int) -> int:
     graph = large_graph(edges)
     tx, params = sevo_jax.sevo_adamw(0.1, graph), jnp.ones((graph.num_nodes, 4))
     return program(tx.update, params, tx.init(params), params)
 
 
 def test_the_compiled_step_does_not_hold_the_graph():
-    step_program(10**4)  # to warm up
-    (small, quick), (large, slow) = step_program(10**4), step_program(10**7)
-    assert large == pytest.approx(small, rel=0.02)
-    assert slow < 3 * quick + 0.5  # ten million constants are some 80 MB to write down
+    assert step_program(10**7) == pytest.approx(step_program(10**4), rel=0.02)
 
 
 def test_a_program_that_does_hold_the_graph_is_told_apart():
     x = jnp.ones((20_000, 4))
     small, large = (
-        program(partial(sevo_jax.smooth, large_graph(edges)), x)[0] for edges in (10**4, 10**5)
+        program(partial(sevo_jax.smooth, large_graph(edges)), x) for edges in (10**4, 10**5)
     )
     assert large > 2 * small
 

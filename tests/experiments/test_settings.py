@@ -1,0 +1,41 @@
+"""The files of settings, and settings that do not go together."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+
+from experiments import train
+from experiments.configs import FOLDER, MODELS
+
+FILES = sorted(FOLDER.glob("*/*.toml"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f"{f.parent.name}/{f.stem}")
+def test_every_file_holds_settings_in_their_range(file):
+    for optimizer in ("sevo-adamw", "adam"):
+        MODELS[file.parent.name](file.stem, optimizer).check()
+    assert set(tomllib.loads(file.read_text()).get("adam", {})) <= {
+        "epochs", "dropout_rate", "attention_dropout_rate", "mask_rate", "learning_rate",
+        "weight_decay",
+    }  # fmt: skip
+
+
+def test_settings_of_a_data_set_and_of_an_optimiser():
+    sevo, plain = (MODELS["bert4rec"]("tools", o) for o in ("sevo-adamw", "adam"))
+    assert (sevo.mask_rate, sevo.dropout_rate, sevo.weight_decay) == (0.4, 0.3, 0.1)
+    assert (plain.mask_rate, plain.dropout_rate, plain.weight_decay) == (0.5, 0.4, 1e-8)
+    assert MODELS["bert4rec"]("tools", "adamw") == sevo
+    assert MODELS["bert4rec"]("tools", "sevo-adam") == plain  # an L2 term, too
+    assert MODELS["mf-bpr-user-item"]("toys", "sevo-adamw").beta == 0.7
+    assert MODELS["sasrec"]("synthetic-clothing", "adamw").batch_size == 2048
+    assert MODELS["sasrec"]("/data/beauty.txt", "adamw") == MODELS["sasrec"]("mine", "adamw")
+
+
+def test_users_are_smoothed_only_where_there_is_a_table_of_them(users_file, tmp_path, capsys):
+    """Said before anything is trained, by whichever optimiser."""
+    options = ["--dataset", str(users_file), "--out", str(tmp_path), "--graph", "user-item"]
+    assert train.main([*options, "--epochs", "1", "--optimizer", "adamw", "sevo-adamw"]) == 1
+    assert "--graph: user-item needs a model with a table of users" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*/metrics.jsonl"))
