@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -22,6 +22,10 @@ Task = Literal["next", "prefix", "masked", "pair"]
 """
 
 
+class Constant(nnx.Variable[Any]):
+    """Arrays that training does not change, such as a graph: an input of the compiled step."""
+
+
 class Backbone(nnx.Module):
     """A recommender: from a user's items to a vector, and from the vector to scores of items.
 
@@ -32,12 +36,16 @@ class Backbone(nnx.Module):
         task: what the model reads and predicts.
         tables: the embedding tables that SEvo smooths over the graph of items, each on its own, by
             their paths.
+        packs: whether several sequences may share a row. If not, a row holds one, its newest item
+            in the last column and item 0 before its first, or none; and ``__call__`` returns
+            ``[rows, 1, dim]``, the output at the newest item.
         loss_name: which of `models.losses` the default `loss` is.
         num_items: how many items there are.
     """
 
     task: ClassVar[Task] = "next"
     tables: ClassVar[tuple[str, ...]] = ("item_embedding",)
+    packs: ClassVar[bool] = True
     loss_name: Loss = "bce"
     num_items: int
     item_embedding: nnx.Embed
