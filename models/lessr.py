@@ -325,7 +325,7 @@ class PReLU(nnx.Module):
     """``x`` where it is positive, else ``slope x``, with a slope for each channel."""
 
     def __init__(self, dim: int) -> None:
-        self.slope = nnx.Param(jnp.full(dim, 0.25))
+        self.slope = nnx.Param(jnp.full(dim, 0.25, jnp.float32))
 
     def __call__(self, x: Float[Array, "*n dim"]) -> Float[Array, "*n dim"]:
         """The activation."""

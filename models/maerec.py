@@ -98,8 +98,8 @@ class MAERec(Backbone):
     Args:
         num_items: items are ``1 … num_items``.
         graph: of ``num_items + 1`` nodes, such as
-            ``sevo_jax.sequence_graph(sequences, num_items + 1, walk_length=3)``. Which pairs are
-            joined counts, weights do not.
+            ``sevo_jax.sequence_graph(sequences, num_items + 1, max_len=None, walk_length=3)``.
+            Which pairs are joined counts, weights do not.
         max_len: the longest sequence; a sequence's newest item stands at position ``max_len - 1``.
         dim: ``d``, the width of the embeddings.
         num_heads: attention heads; divides ``dim``.

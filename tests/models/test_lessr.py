@@ -15,7 +15,7 @@ from scipy.special import softmax as softmax_of
 from models import LESSR
 from models.lessr import BatchNorm, masked_softmax, session_graph
 from tests.models.helpers import array, linear, softplus
-from tests.models.training import compile_gradients, fit, randomize
+from tests.models.training import compile_gradients, fit, randomize, types
 
 NUM_ITEMS, DIM, WIDTH, EPS = 12, 4, 7, 1e-5
 REPEATS = [[5, 2, 5, 5, 3, 2], [7], [4, 4, 4], [], [1, 2, 3], [9, 8, 9, 8, 9, 8, 9]]
@@ -238,7 +238,8 @@ def test_gradients_reach_every_parameter():
 
 
 def test_gradients_are_finite_however_little_there_is():
-    step = compile_gradients(LESSR(NUM_ITEMS, dim=DIM, rngs=nnx.Rngs(0)))
+    model = LESSR(NUM_ITEMS, dim=DIM, rngs=nnx.Rngs(0))
+    step = compile_gradients(model)
     for sessions in ([[7], []], [[4, 4], []], [[3], [3]], [[], []]):
         value, gradients, after = step(rows(sessions), targets(sessions), jax.random.key(0))
         assert np.isfinite(value)
@@ -247,6 +248,7 @@ def test_gradients_are_finite_however_little_there_is():
             assert np.isfinite(gradient).all(), path
         for leaf in jax.tree.leaves(nnx.state(after)):
             assert np.isfinite(leaf).all()
+        assert types(after) == types(model)
 
 
 def test_session_graph_against_loops():

@@ -22,6 +22,12 @@ def randomize(model: Backbone, std: float = 0.5) -> Backbone:
     return nnx.merge(graphdef, params, rest)
 
 
+def types(model: Backbone) -> list[tuple]:
+    """Shapes and dtypes, and whether the latter are weak: what a step must not change."""
+    leaves = jax.tree.leaves_with_path(nnx.state(model))
+    return [(jax.tree_util.keystr(path), jax.typeof(leaf), leaf.weak_type) for path, leaf in leaves]
+
+
 def make_loss(graphdef: nnx.GraphDef[Backbone], constants: Any) -> Callable[..., Any]:
     """The loss of a step, and what the step carries to the next."""
 
