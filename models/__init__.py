@@ -3,13 +3,16 @@
 from models.backbone import Backbone, Constant, Task
 from models.bert4rec import BERT4Rec
 from models.gru4rec import GRU4Rec
+from models.lessr import LESSR
 from models.lightgcn import LightGCN
+from models.maerec import MAERec
 from models.mf import MFBPR
 from models.sasrec import SASRec
 from models.srgnn import SRGNN
 from models.stosa import STOSA
 
 __all__ = [
+    "LESSR",
     "MFBPR",
     "SRGNN",
     "STOSA",
@@ -18,6 +21,7 @@ __all__ = [
     "Constant",
     "GRU4Rec",
     "LightGCN",
+    "MAERec",
     "SASRec",
     "Task",
 ]
