@@ -40,8 +40,8 @@ def compiler(graph: sevo_jax.Graph) -> Callable[[], float]:
     def call() -> float:
         jax.clear_caches()
         start = time.perf_counter()
-        epochs = Epochs(setup.graphdef, optimizer, setup.corpus, [layouts], state)
-        epochs.compiled.lower(state, setup.corpus, cells, key).compile()
+        epochs = Epochs(setup.graphdef, optimizer, setup.inputs, [layouts], state)
+        epochs.compiled.lower(state, setup.inputs, cells, key).compile()
         return time.perf_counter() - start
 
     return call

@@ -27,7 +27,7 @@ from benchmarks import report, workload
 from benchmarks.graphs import graph
 from experiments.data import TABLE_1, load
 from experiments.errors import UserError
-from experiments.optimizers import item_graph
+from experiments.graphs import item_graph
 from experiments.timing import in_turn
 
 DIM = 64

@@ -13,7 +13,7 @@ import optax
 
 import sevo_jax
 from benchmarks import report, workload
-from experiments.optimizers import item_graph
+from experiments.graphs import item_graph
 from experiments.timing import in_turn
 
 DIM = 64

@@ -11,7 +11,8 @@ from flax import nnx
 
 from experiments.configs import Hyperparameters
 from experiments.data import Interactions
-from models import MFBPR, STOSA, Backbone, BERT4Rec, GRU4Rec, SASRec
+from experiments.graphs import user_item_graph
+from models import MFBPR, SRGNN, STOSA, Backbone, BERT4Rec, GRU4Rec, LightGCN, SASRec
 
 
 def gru4rec(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
@@ -73,6 +74,24 @@ def mf_bpr(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
     return MFBPR(data.num_users, data.num_items, dim=s.dim, rngs=rngs)
 
 
+def lightgcn(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
+    """LightGCN on users and their training items, from the authors' initial embeddings."""
+    return LightGCN(
+        user_item_graph(data),
+        data.num_users,
+        data.num_items,
+        dim=s.dim,
+        num_layers=s.num_blocks,
+        l2=s.l2,
+        rngs=rngs,
+    )
+
+
+def sr_gnn(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
+    """SR-GNN, with cross-entropy or, as ``--loss bpr``, as the paper's runs probably were."""
+    return SRGNN(data.num_items, dim=s.dim, rngs=rngs)
+
+
 BUILDERS: dict[str, Callable[[Hyperparameters, Interactions, nnx.Rngs], Backbone]] = {
     "mf-bpr": mf_bpr,
     "mf-bpr-user-item": mf_bpr,
@@ -80,4 +99,6 @@ BUILDERS: dict[str, Callable[[Hyperparameters, Interactions, nnx.Rngs], Backbone
     "sasrec": sasrec,
     "bert4rec": bert4rec,
     "stosa": stosa,
+    "lightgcn": lightgcn,
+    "sr-gnn": sr_gnn,
 }

@@ -134,7 +134,13 @@ def read_tokens(task: Task, corpus: Corpus, rows: Rows, max_len: int) -> Tokens:
 
 
 def make_batch(
-    task: Task, settings: Hyperparameters, corpus: Corpus, rows: Rows, key: PRNGKeyArray
+    task: Task,
+    settings: Hyperparameters,
+    corpus: Corpus,
+    rows: Rows,
+    key: PRNGKeyArray,
+    *,
+    packs: bool = True,
 ) -> Batch:
     """Looks up a batch of training and draws its negatives and, for the task ``masked``, its mask.
 
@@ -144,9 +150,10 @@ def make_batch(
         corpus: the data.
         rows: the layout.
         key: of the draws.
+        packs: whether the model predicts at every token, or only at the last one of a row.
     """
-    cells, ends = rows
     tokens = read_tokens(task, corpus, rows, settings.max_len)
+    cells, ends = rows if packs else (rows.cells[:, -1:], rows.ends[:, -1:])
     real, ahead = cells != EMPTY, 1
     if task == "prefix":
         real &= cells == ends

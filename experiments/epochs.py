@@ -31,14 +31,25 @@ class TrainState(NamedTuple):
     opt_state: Any
 
 
+class Inputs(NamedTuple):
+    """What an epoch reads and does not change.
+
+    Attributes:
+        corpus: the data.
+        constants: what the model reads beside its parameters, such as a graph.
+    """
+
+    corpus: Corpus
+    constants: Any
+
+
 def make_step(
     graphdef: nnx.GraphDef[Backbone],
     optimizer: optax.GradientTransformation,
-    task: Task,
     settings: Hyperparameters,
     few_rows: int | None = None,
-) -> Callable[[Corpus, TrainState, Rows, jax.Array], tuple[TrainState, jax.Array]]:
-    """A training step: of corpus, state, a batch of rows and a key.
+) -> Callable[[Inputs, TrainState, Rows, jax.Array], tuple[TrainState, jax.Array]]:
+    """A training step: of what does not change, a state, a batch of rows and a key.
 
     Packed batches of an epoch have the rows of its largest. Most need fewer: where ``few_rows`` are
     enough, the model computes no more than these. Neither layout nor dropout, whose bits belong to
@@ -46,15 +57,18 @@ def make_step(
     """
 
     def step(
-        corpus: Corpus, state: TrainState, laid_out: Rows, key: jax.Array
+        inputs: Inputs, state: TrainState, laid_out: Rows, key: jax.Array
     ) -> tuple[TrainState, jax.Array]:
         draw_key, dropout_key = jax.random.split(key)
-        batch = make_batch(task, settings, corpus, laid_out, draw_key)
+        reader = nnx.merge(graphdef, state.params, inputs.constants)
+        batch = make_batch(
+            reader.task, settings, inputs.corpus, laid_out, draw_key, packs=reader.packs
+        )
 
         def loss(params: Any, rows: int) -> jax.Array:
-            model = nnx.merge(graphdef, params)
-            tokens, *targets = batch.first_rows(rows)
-            return model.loss(model(*tokens, dropout_key), *targets)
+            model = nnx.merge(graphdef, params, inputs.constants)
+            tokens, positives, negatives, real = batch.first_rows(rows)
+            return model.training_loss(tokens, positives, negatives, real, dropout_key)
 
         def gradients(rows: int) -> Callable[[Any], tuple[jax.Array, Any]]:
             return lambda params: jax.value_and_grad(loss)(params, rows)
@@ -82,10 +96,10 @@ def make_epoch(
     """
 
     def epoch(
-        state: TrainState, corpus: Corpus, rows: Rows, key: jax.Array
+        state: TrainState, inputs: Inputs, rows: Rows, key: jax.Array
     ) -> tuple[TrainState, jax.Array]:
         keys = jax.random.split(key, rows.cells.shape[0])
-        return jax.lax.scan(lambda s, batch: step(corpus, s, *batch), state, (rows, keys))
+        return jax.lax.scan(lambda s, batch: step(inputs, s, *batch), state, (rows, keys))
 
     if seed_axes is not None:
         epoch = jax.vmap(epoch, (seed_axes, None, 0, 0), (seed_axes, 0))
@@ -173,7 +187,7 @@ class Epochs:
     Args:
         graphdef: the model, without its parameters.
         optimizer: the optimiser.
-        corpus: the data.
+        inputs: the data and the model's constants.
         layouts: one for each seed, equal but for the seed.
         state: the state of any of them.
     """
@@ -182,11 +196,11 @@ class Epochs:
         self,
         graphdef: nnx.GraphDef[Backbone],
         optimizer: optax.GradientTransformation,
-        corpus: Corpus,
+        inputs: Inputs,
         layouts: Sequence[EpochLayouts],
         state: TrainState,
     ) -> None:
-        self._corpus, self._layouts = corpus, layouts
+        self._inputs, self._layouts = inputs, layouts
         self._together = len(layouts) > 1
         params = jax.tree.map(lambda _: 0, state.params)
         self._axes = TrainState(params, sevo_jax.seed_axes(optimizer, state.params))
@@ -195,14 +209,14 @@ class Epochs:
         shared = layouts[0]
         choosing = not self._together and jax.default_backend() == "cpu" and shared.settings.packed
         few_rows = shared.few_rows if choosing and shared.task != "pair" else None
-        step = make_step(graphdef, optimizer, shared.task, shared.settings, few_rows)
+        step = make_step(graphdef, optimizer, shared.settings, few_rows)
         self.compiled: Any = make_epoch(step, self._axes if self._together else None)
 
     def __call__(self, state: TrainState, rows: Rows, epoch: int) -> tuple[TrainState, jax.Array]:
         """Trains an epoch laid out by `lay_out`; the new state and losses ``[seeds, steps]``."""
         keys = [_training_key(layouts, epoch) for layouts in self._layouts]
         key = jnp.stack(keys) if self._together else keys[0]
-        state, losses = self.compiled(state, self._corpus, rows, key)
+        state, losses = self.compiled(state, self._inputs, rows, key)
         return state, losses.reshape(len(keys), -1)
 
     def lay_out(self, epoch: int) -> Rows:

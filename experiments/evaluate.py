@@ -105,10 +105,11 @@ def score_block(
 ) -> Float[Array, "users items"]:
     """Scores of the items ``1 … num_items`` for the users of one block."""
     tokens = read_tokens(model.task, corpus, block.rows, max_len)
+    last = block.last if model.packs else block.last // block.rows.cells.shape[-1]
     if model.task == "masked":
         tokens = mask_tokens(tokens, block.rows.cells == block.rows.ends, corpus)
     hidden = model(*tokens)
-    return model.scores(hidden.reshape(-1, hidden.shape[-1])[block.last])
+    return model.scores(hidden.reshape(-1, hidden.shape[-1])[last])
 
 
 def ranks_of(
@@ -133,7 +134,7 @@ def make_evaluator(
     """Compiles the evaluation of all users.
 
     Args:
-        make_model: from parameters to the model.
+        make_model: from what the evaluation is given first, its parameters, to the model.
         max_len: the longest input.
 
     Returns:

@@ -162,17 +162,22 @@ def _recommendations(
     def best(
         params: Any, corpus: Corpus, block: EvaluationSet
     ) -> tuple[Float[Array, "users k"], Int[Array, "users k"]]:
-        scores = score_block(nnx.merge(setup.graphdef, params), corpus, block, max_len)
+        scores = score_block(nnx.merge(setup.graphdef, *params), corpus, block, max_len)
         column = jnp.where(block.seen_items > 0, block.seen_items - 1, data.num_items)
         scores = scores.at[block.seen_users, column].set(-jnp.inf, mode="drop")
         return jax.lax.top_k(scores, top_k)
 
-    blocks = make_evaluation_set(data, "next", max_len, task=setup.task, users=users)
+    blocks = make_evaluation_set(
+        data, "next", max_len, task=setup.task, packed=setup.settings.packed, users=users
+    )
     per_block = blocks.last.shape[1]
     for i, begin in enumerate(range(0, users.size, per_block)):
         block = jax.tree.map(lambda leaf, i=i: leaf[i], blocks)
         some = users[begin : begin + per_block]
-        scores, items = (np.asarray(a)[: some.size] for a in best(params, setup.corpus, block))
+        scores, items = (
+            np.asarray(a)[: some.size]
+            for a in best((params, setup.inputs.constants), setup.inputs.corpus, block)
+        )
         kept = np.isfinite(scores)  # a user may have fewer unseen items
         yield pl.DataFrame(
             {

@@ -91,5 +91,5 @@ def _begin(runs: Sequence[Run], setup: Setup, data: Interactions) -> tuple[Epoch
     """The epochs of runs, the state before the first, and the steps of each."""
     states = [initial_checkpoint(run, setup, data).state for run in runs]
     layouts = [EpochLayouts(data, setup.settings, run.seed, setup.task) for run in runs]
-    epochs = Epochs(setup.graphdef, setup.optimizer, setup.corpus, layouts, states[0])
+    epochs = Epochs(setup.graphdef, setup.optimizer, setup.inputs, layouts, states[0])
     return epochs, epochs.stack(states), layouts[0].sequences_per_step.size

@@ -22,10 +22,10 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from experiments.backbones import BUILDERS
-from experiments.batches import Corpus, make_corpus
+from experiments.batches import make_corpus
 from experiments.configs import Hyperparameters
 from experiments.data import Interactions
-from experiments.epochs import EpochLayouts, Epochs, TrainState, initial_key
+from experiments.epochs import EpochLayouts, Epochs, Inputs, TrainState, initial_key
 from experiments.errors import UserError
 from experiments.evaluate import (
     Split,
@@ -46,7 +46,7 @@ from experiments.folders import (
     save_checkpoint,
 )
 from experiments.optimizers import make_optimizer
-from models import Backbone, Task
+from models import Backbone, Constant, Task
 
 CRITERION = "NDCG@10"
 
@@ -165,7 +165,7 @@ class Setup:
     graphdef: nnx.GraphDef[Backbone]
     task: Task
     optimizer: optax.GradientTransformation
-    corpus: Corpus
+    inputs: Inputs
     settings: Hyperparameters
     rank: Callable[[Split, Any], np.ndarray]
 
@@ -243,26 +243,28 @@ def make_setup(run: Run, data: Interactions) -> Setup:
     if settings.graph == "user-item" and task != "pair":
         raise UserError("--graph: user-item needs a model with a table of users, such as mf-bpr")
     optimizer = make_optimizer(run.optimizer, settings, data, model)
-    graphdef = nnx.split(model, nnx.Param)[0]
-    corpus = make_corpus(data)
+    if not model.packs:
+        settings = dataclasses.replace(settings, packed=False)
+    graphdef, _, constants = nnx.split(model, nnx.Param, Constant)
+    inputs = Inputs(make_corpus(data), constants)
     compiled: dict[Split, Callable[[Any], tuple[jax.Array, jax.Array]]] = {}
 
     def rank(split: Split, params: Any) -> np.ndarray:
         if split not in compiled:
-            blocks = make_evaluation_set(data, split, max_len, task=task)
-            ranker = make_evaluator(lambda p: nnx.merge(graphdef, p), max_len)
-            compiled[split] = lambda p: ranker(p, corpus, blocks)
+            blocks = make_evaluation_set(data, split, max_len, task=task, packed=model.packs)
+            ranker = make_evaluator(lambda p: nnx.merge(graphdef, *p), max_len)
+            compiled[split] = lambda p: ranker((p, inputs.constants), inputs.corpus, blocks)
         ranks, finite = compiled[split](params)
         if not finite:
             raise _NotFiniteError(f"a {split} score is not finite")
         return np.asarray(ranks)[: data.num_users]
 
-    return Setup(graphdef, task, optimizer, corpus, settings, rank)
+    return Setup(graphdef, task, optimizer, inputs, settings, rank)
 
 
 def initial_checkpoint(run: Run, setup: Setup, data: Interactions) -> Checkpoint:
     """Where a run begins, its weights drawn from its seed."""
-    params = nnx.split(make_model(run, data), nnx.Param)[1]
+    params = nnx.split(make_model(run, data), nnx.Param, Constant)[1]
     state = TrainState(params, setup.optimizer.init(params))
     return Checkpoint(state, jax.tree.map(jnp.copy, params), 0, 0, -1.0, 0.0)
 
@@ -299,7 +301,7 @@ def _train_lanes(
     together = len(lanes) > 1
     states = [lane.checkpoint.state for lane in lanes]
     layouts = [lane.layouts for lane in lanes]
-    epochs = Epochs(setup.graphdef, setup.optimizer, setup.corpus, layouts, states[0])
+    epochs = Epochs(setup.graphdef, setup.optimizer, setup.inputs, layouts, states[0])
     state = epochs.stack(states)
     for lane in lanes:  # an epoch takes the state's memory
         lane.checkpoint = lane.checkpoint._replace(state=None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -21,6 +21,25 @@ Task = Literal["next", "prefix", "masked", "pair"]
 - ``pair``: a user alone; one of the user's items.
 """
 
+Tokens = tuple[Int[Array, "rows width"], Int[Array, "rows width"], Int[Array, "rows width"]]
+"""Items, segments and positions."""
+
+
+class Constant(nnx.Variable[Any]):
+    """Arrays that a model reads and training does not change, such as a graph.
+
+    They belong to the model, but are neither parameters nor checkpointed state: a compiled step
+    takes them as an argument, so that they are no part of its program. The value may be any pytree;
+    ``get_value()`` returns it.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from models.backbone import Constant
+        >>> Constant({"edges": jnp.arange(3)}).get_value()["edges"].tolist()
+        [0, 1, 2]
+    """
+
 
 class Backbone(nnx.Module):
     """A recommender: from a user's items to a vector, and from the vector to scores of items.
@@ -32,12 +51,17 @@ class Backbone(nnx.Module):
         task: what the model reads and predicts.
         tables: the embedding tables that SEvo smooths over the graph of items, each on its own, by
             their paths.
+        packs: whether a row may hold several sequences, told apart by segment. Otherwise it holds
+            one, the newest item in the last column and padding before it, or padding alone; the
+            outputs, and what is to be predicted, are then of the newest items only,
+            ``[rows, 1, …]``.
         loss_name: which of `models.losses` the default `loss` is.
         num_items: how many items there are.
     """
 
     task: ClassVar[Task] = "next"
     tables: ClassVar[tuple[str, ...]] = ("item_embedding",)
+    packs: ClassVar[bool] = True
     loss_name: Loss = "bce"
     num_items: int
     item_embedding: nnx.Embed
@@ -49,7 +73,7 @@ class Backbone(nnx.Module):
         positions: Int[Array, "rows width"],
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "rows width dim"]:
-        """The output at every token; a row may hold several sequences, told apart by segment.
+        """The output at every token, or with ``packs = False`` at the last one of each row.
 
         Args:
             items: item ids, 0 for padding and ``num_items + 1`` for the mask; user ids, from 0,
@@ -113,6 +137,28 @@ class Backbone(nnx.Module):
             pairwise = {"bce": losses.bce, "bpr": losses.bpr}[self.loss_name]
             values = pairwise(positive, self.score(hidden[..., None, :], negatives))
         return mean_of_real(values, real)
+
+    def training_loss(
+        self,
+        tokens: Tokens,
+        positives: Int[Array, "rows width"],
+        negatives: Int[Array, ...],
+        real: Bool[Array, "rows width"],
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, ""]:
+        """What a step minimises: the `loss` of the outputs.
+
+        A model overrides it whose outputs and item vectors share costly work, or whose loss needs
+        to know what was read.
+
+        Args:
+            tokens: items, segments and positions, as `__call__` reads them.
+            positives: as in `loss`.
+            negatives: as in `loss`.
+            real: as in `loss`.
+            key: for dropout.
+        """
+        return self.loss(self(*tokens, key), positives, negatives, real)
 
 
 def mean_of_real(

@@ -27,7 +27,7 @@ class Hyperparameters:
     max_len: int = _setting(50, "Newest items of a user that the model reads.")
     dim: int = _setting(64, "Width of the embeddings and of the model.")
     num_heads: int = _setting(1, "Attention heads.")
-    num_blocks: int = _setting(2, "Transformer blocks.")
+    num_blocks: int = _setting(2, "Transformer blocks; for lightgcn, layers.")
     dropout_rate: float = _setting(
         0.3, "Dropout of embeddings and layers, and of attention but for STOSA."
     )
@@ -40,6 +40,7 @@ class Hyperparameters:
     published: bool = _setting(
         False, "STOSA: let the means pass the blocks unchanged, as the published code does."
     )
+    l2: float = _setting(0.0, "LightGCN: weight of the squared embeddings of a batch in the loss.")
     loss: Literal["bce", "bpr", "softmax", "sampled-softmax"] = _setting(
         "bce", "What is minimised."
     )
@@ -78,7 +79,7 @@ class Hyperparameters:
         for name in ("mask_rate", "user_share"):
             self._require(name, 0 < getattr(self, name) <= 1, "in (0, 1]")
         self._require("num_layers", self.num_layers >= 0, "at least 0")
-        for name in ("weight_decay", "pvn_weight"):
+        for name in ("weight_decay", "pvn_weight", "l2"):
             self._require(name, 0 <= getattr(self, name) < float("inf"), "at least 0")
         self._require("learning_rate", 0 < self.learning_rate < float("inf"), "above 0")
         self._require("dim", self.dim % self.num_heads == 0, "a multiple of --num-heads")

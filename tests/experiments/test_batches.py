@@ -13,7 +13,7 @@ from scipy import stats
 from experiments.batches import make_corpus, read_tokens, sample_negatives
 from experiments.data.interactions import from_sequences
 from experiments.errors import UserError
-from experiments.optimizers import item_graph
+from experiments.graphs import item_graph
 from experiments.packing import Rows
 
 

@@ -15,8 +15,9 @@ from experiments.batches import make_corpus
 from experiments.configs import MODELS
 from experiments.data import Interactions
 from experiments.data.interactions import from_sequences
-from experiments.epochs import EpochLayouts, Epochs, TrainState
+from experiments.epochs import EpochLayouts, Epochs, Inputs, TrainState
 from experiments.evaluate import make_evaluation_set, make_evaluator
+from models import Constant
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -44,8 +45,19 @@ def dozen() -> Interactions:
         ("stosa", {}, 0.02, 150, 0.05),
         ("stosa", {"published": True}, 0.02, 150, 0.05),
         ("mf-bpr", {}, 0.03, 30, 0.05),
+        ("lightgcn", {"l2": 0.0}, 0.03, 60, 0.05),
+        ("sr-gnn", {}, 0.01, 60, 0.1),
     ],
-    ids=["gru4rec", "sasrec", "bert4rec", "stosa", "stosa-published", "mf-bpr"],
+    ids=[
+        "gru4rec",
+        "sasrec",
+        "bert4rec",
+        "stosa",
+        "stosa-published",
+        "mf-bpr",
+        "lightgcn",
+        "sr-gnn",
+    ],
 )
 def test_a_dozen_users_are_learnt(dozen, name, changes, rate, epochs, bound):
     """The training loss falls to nearly nothing, and the last training item ranks high.
@@ -54,11 +66,12 @@ def test_a_dozen_users_are_learnt(dozen, name, changes, rate, epochs, bound):
     """
     settings = dataclasses.replace(MODELS[name]("dozen", "adamw"), **{**TINY, **changes})
     model = BUILDERS[name](settings, dozen, nnx.Rngs(0))
-    graphdef, params = nnx.split(model, nnx.Param)
+    graphdef, params, constants = nnx.split(model, nnx.Param, Constant)
     optimizer = optax.adam(rate)
-    corpus, layouts = make_corpus(dozen), EpochLayouts(dozen, settings, 0, model.task)
+    inputs = Inputs(make_corpus(dozen), constants)
+    layouts = EpochLayouts(dozen, settings, 0, model.task)
     state = TrainState(params, optimizer.init(params))
-    train = Epochs(graphdef, optimizer, corpus, [layouts], state)
+    train = Epochs(graphdef, optimizer, inputs, [layouts], state)
     losses = []
     for epoch in range(epochs):
         state, loss = train(state, train.lay_out(epoch), epoch)
@@ -70,7 +83,8 @@ def test_a_dozen_users_are_learnt(dozen, name, changes, rate, epochs, bound):
     # Without the held-out items, what is tested is the last training item.
     kept = dozen.training_part()
     seen = dataclasses.replace(dozen, items=dozen.items[kept], lengths=dozen.lengths - 2)
-    evaluate = make_evaluator(lambda p: nnx.merge(graphdef, p), MAX_LEN)
-    blocks = make_evaluation_set(seen, "test", MAX_LEN, task=model.task)
-    ranks, _ = jax.tree.map(np.asarray, evaluate(state.params, make_corpus(seen), blocks))
+    evaluate = make_evaluator(lambda p: nnx.merge(graphdef, *p), MAX_LEN)
+    blocks = make_evaluation_set(seen, "test", MAX_LEN, task=model.task, packed=model.packs)
+    given = state.params, constants
+    ranks, _ = jax.tree.map(np.asarray, evaluate(given, make_corpus(seen), blocks))
     assert ranks[: dozen.num_users].mean() < 4  # by chance 27

@@ -71,7 +71,7 @@ def test_seeds_share_one_graph(users_file):
         for s in SEEDS
     ]
     layouts = [EpochLayouts(data, run.settings, seed) for seed in SEEDS]
-    epochs = Epochs(setup.graphdef, setup.optimizer, setup.corpus, layouts, states[0])
+    epochs = Epochs(setup.graphdef, setup.optimizer, setup.inputs, layouts, states[0])
     stacked = epochs.stack(states)
     entries = states[0].opt_state[1].graph.operator.data.size
     graph = stacked.opt_state[1].graph

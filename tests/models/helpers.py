@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from models import MFBPR, STOSA, Backbone, BERT4Rec, GRU4Rec, SASRec
+from models import MFBPR, SRGNN, STOSA, Backbone, BERT4Rec, GRU4Rec, SASRec
 
 NUM_ITEMS, MAX_LEN, DIM = 12, 6, 8
 MASK = NUM_ITEMS + 1
@@ -24,9 +24,11 @@ CLASSES: dict[str, tuple[type[Backbone], dict]] = {
     "bert4rec": (BERT4Rec, TRANSFORMER),
     "stosa": (STOSA, TRANSFORMER),
     "stosa-published": (STOSA, {**TRANSFORMER, "published": True}),
+    "srgnn": (SRGNN, {"dim": DIM}),
     "mf-bpr": (MFBPR, {"num_users": 4, "dim": DIM}),
 }
 SEQUENTIAL = [name for name in CLASSES if name != "mf-bpr"]
+PACKING = [name for name in SEQUENTIAL if CLASSES[name][0].packs]
 
 
 def make(name: str, **options) -> Backbone:
@@ -110,12 +112,17 @@ def outputs(name: str, inputs: Inputs, **options) -> list[np.ndarray]:
 
 @cache
 def loss_and_gradients(name: str) -> Callable[[Inputs], tuple[jax.Array, dict[str, np.ndarray]]]:
-    """The loss of ``shared(name)`` without dropout and its gradients by path."""
+    """The training loss of ``shared(name)`` without dropout and its gradients by path.
+
+    Of a model that does not pack, at the newest items alone.
+    """
     graphdef, params = nnx.split(shared(name))
 
     def loss(params, tokens, targets):
         model = nnx.merge(graphdef, params)
-        return model.loss(model(*tokens), *targets)
+        if not model.packs:
+            targets = jax.tree.map(lambda t: t[:, -1:], targets)
+        return model.training_loss(tokens, *targets)
 
     compiled = jax.jit(jax.value_and_grad(loss))
 

@@ -12,6 +12,7 @@ from tests.models.helpers import (
     DIM,
     NUM_ITEMS,
     PACKED,
+    PACKING,
     PADDED,
     ROWS,
     SEQUENTIAL,
@@ -25,10 +26,11 @@ from tests.models.helpers import (
 )
 
 every_model = pytest.mark.parametrize("name", SEQUENTIAL)
+every_packing_model = pytest.mark.parametrize("name", PACKING)
 other_rows = pytest.mark.parametrize("inputs", [PADDED, AMONG_OTHERS], ids=["padded", "neighbours"])
 
 
-@every_model
+@every_packing_model
 def test_shapes(name):
     model, width = shared(name), DIM * (2 if name.startswith("stosa") else 1)
     hidden = forward(name)(*PACKED.tokens)
@@ -40,14 +42,14 @@ def test_shapes(name):
     assert value.shape == ()
 
 
-@every_model
+@every_packing_model
 @other_rows
 def test_rows_do_not_matter_to_outputs(name, inputs):
     for one, other in zip(outputs(name, PACKED), outputs(name, inputs), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-@every_model
+@every_packing_model
 @other_rows
 def test_rows_do_not_matter_to_loss_and_gradients(name, inputs):
     (value, gradients), (other_value, others) = map(loss_and_gradients(name), (PACKED, inputs))
@@ -57,7 +59,7 @@ def test_rows_do_not_matter_to_loss_and_gradients(name, inputs):
         np.testing.assert_allclose(gradient, others[path], atol=1e-5, rtol=1e-4, err_msg=path)
 
 
-@every_model
+@every_packing_model
 @pytest.mark.parametrize("changed", [0, 2])
 def test_what_an_output_depends_on(name, changed):
     """Items up to it; for BERT4Rec all of the sequence. Never another sequence."""
@@ -73,7 +75,7 @@ def test_what_an_output_depends_on(name, changed):
 
 @every_model
 def test_gradients_reach_every_parameter(name):
-    _, gradients = loss_and_gradients(name)(PACKED)
+    _, gradients = loss_and_gradients(name)(PACKED if name in PACKING else PADDED)
     assert len(gradients) == len(jax.tree.leaves(nnx.state(shared(name))))
     for path, gradient in gradients.items():
         assert np.isfinite(gradient).all(), path
@@ -88,7 +90,7 @@ def test_gradients_are_zero_where_there_is_nothing_to_predict(name):
         np.testing.assert_array_equal(gradient, 0, err_msg=path)
 
 
-@every_model
+@every_packing_model
 def test_gradients_are_finite_for_a_sequence_of_one(name):
     """With all else padding."""
     inputs = lay_out((1, 2))
@@ -105,7 +107,7 @@ def test_gradients_are_finite_for_a_sequence_of_one(name):
 
 @pytest.mark.parametrize(
     ("name", "rated"),
-    [(name, "dropout_rate") for name in SEQUENTIAL] + [("stosa", "attention_dropout_rate")],
+    [(name, "dropout_rate") for name in PACKING] + [("stosa", "attention_dropout_rate")],
 )
 def test_dropout(name, rated):
     def hidden(rate: float) -> np.ndarray:

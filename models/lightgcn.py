@@ -1,0 +1,158 @@
+"""LightGCN: matrix factorisation on smoothed embeddings (He et al., SIGIR 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from models import losses
+from models.backbone import Backbone, Constant, Task, Tokens, mean_of_real
+from models.losses import Loss
+from sevo_jax import Graph, spmm
+
+
+class LightGCN(Backbone):
+    """Collaborative filtering by graph convolution without weights or nonlinearities.
+
+    With ``E_0`` the embeddings of users and items and ``Ã = D^-1/2 A D^-1/2`` the normalised graph
+    of who interacted with what,
+
+    - ``E_{l+1} = Ã E_l``, ``F = Σ_l w_l E_l`` over the layers ``0 … num_layers``,
+
+    where ``w_l = 1/(num_layers + 1)``, and the score of an item is ``F_user · F_item``. A node
+    without edges keeps ``w_0 E_0``.
+
+    Trained on pairs of a user and one of the user's items against an unseen one, by BPR and an L2
+    term over the rows of ``E_0`` that the batch names: ``l2 / 2B · Σ (|u|² + |p|² + |n|²)`` over
+    its ``B`` pairs. The optimiser's own decay belongs at zero.
+
+    Every step propagates over the whole graph, once: `training_loss` shares the result between
+    users and items. `__call__` and `item_vectors` each do it for themselves. Compiled, their
+    products are merged, and hoisted out of a loop over users, so that evaluation pays once; but
+    the products of a gradient are not, since users and items bring different cotangents.
+
+    Args:
+        graph: over ``num_users + num_items + 1`` nodes: the users, then the padding, without edges,
+            and the items; see `sevo_jax.bipartite_graph`.
+        num_users: users are ``0 … num_users - 1``.
+        num_items: items are ``1 … num_items``.
+        dim: ``d``, the width of the embeddings.
+        num_layers: how often embeddings are propagated.
+        layer_weights: ``w``, ``num_layers + 1`` numbers; their mean if ``None``.
+        l2: weight of the L2 term.
+        std: both tables start at ``N(0, std²)``. 0.1 is the authors'; 1e-4 is also in use.
+        loss: ``bpr`` or ``bce``.
+        rngs: the stream ``params`` initialises the weights.
+
+    Raises:
+        ValueError: the graph has another number of nodes, or there are more or fewer weights than
+            layers.
+
+    Example:
+        >>> import jax.numpy as jnp, sevo_jax
+        >>> from flax import nnx
+        >>> from models import LightGCN
+        >>> graph = sevo_jax.bipartite_graph([0, 0, 1, 2], [4, 9, 4, 1], num_rows=3, num_cols=10)
+        >>> model = LightGCN(graph, num_users=3, num_items=9, dim=8, rngs=nnx.Rngs(0))
+        >>> users = jnp.array([[2], [0]])
+        >>> model.scores(model(users, users, users)[:, 0]).shape
+        (2, 9)
+    """
+
+    task: ClassVar[Task] = "pair"
+
+    def __init__(
+        self,
+        graph: Graph,
+        num_users: int,
+        num_items: int,
+        *,
+        dim: int = 64,
+        num_layers: int = 3,
+        layer_weights: Sequence[float] | None = None,
+        l2: float = 1e-4,
+        std: float = 0.1,
+        loss: Loss = "bpr",
+        rngs: nnx.Rngs,
+    ) -> None:
+        nodes = num_users + num_items + 1
+        if graph.num_nodes != nodes:
+            raise ValueError(
+                f"graph must have num_users + num_items + 1 = {nodes} nodes, got {graph.num_nodes}"
+            )
+        if layer_weights is None:
+            layer_weights = [1 / (num_layers + 1)] * (num_layers + 1)
+        if len(layer_weights) != num_layers + 1:
+            raise ValueError(
+                f"layer_weights must hold num_layers + 1 = {num_layers + 1} numbers, "
+                f"got {len(layer_weights)}"
+            )
+        normal = nnx.initializers.normal(std)
+        self.user_embedding = nnx.Embed(num_users, dim, embedding_init=normal, rngs=rngs)
+        self.item_embedding = nnx.Embed(num_items + 1, dim, embedding_init=normal, rngs=rngs)
+        self.graph = Constant(graph)
+        self.layer_weights = tuple(float(w) for w in layer_weights)
+        self.num_items = num_items
+        self.l2 = l2
+        self.loss_name = loss
+
+    def propagate(self) -> tuple[Float[Array, "users dim"], Float[Array, "all_items dim"]]:
+        """``F`` of the users and of the items, row 0 of which is padding."""
+        users, items = self.user_embedding.embedding[...], self.item_embedding.embedding[...]
+        graph: Graph = self.graph.get_value()
+        layer = jnp.concatenate([users, items])
+        final = self.layer_weights[0] * layer
+        for weight in self.layer_weights[1:]:
+            layer = spmm(graph, layer)
+            final += weight * layer
+        return final[: users.shape[0]], final[users.shape[0] :]
+
+    def __call__(
+        self,
+        items: Int[Array, "rows width"],
+        segments: Int[Array, "rows width"],
+        positions: Int[Array, "rows width"],
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "rows width dim"]:
+        """The users' vectors; ``items`` holds users, and nothing else matters."""
+        return self.propagate()[0][items]
+
+    def item_vectors(
+        self, items: Int[Array, "*n"] | None = None
+    ) -> tuple[Float[Array, "*n dim"], Float[Array, "*n"]]:
+        """``F`` of the items."""
+        vectors = self.propagate()[1]
+        vectors = vectors if items is None else vectors[items]
+        return vectors, jnp.zeros(vectors.shape[:-1], vectors.dtype)
+
+    def training_loss(
+        self,
+        tokens: Tokens,
+        positives: Int[Array, "rows width"],
+        negatives: Int[Array, "rows width k"],
+        real: Bool[Array, "rows width"],
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, ""]:
+        """The loss called `loss_name` and the L2 term, averaged over the pairs that are ``real``.
+
+        Raises:
+            ValueError: the loss is neither ``bpr`` nor ``bce``.
+        """
+        pairwise = {"bpr": losses.bpr, "bce": losses.bce}.get(self.loss_name)
+        if pairwise is None:
+            raise ValueError(f"loss of LightGCN must be bpr or bce, got {self.loss_name}")
+        users = tokens[0]
+        final_users, final_items = self.propagate()
+        hidden = final_users[users]
+        positive = (hidden * final_items[positives]).sum(-1)
+        negative = (hidden[..., None, :] * final_items[negatives]).sum(-1)
+        squares = (
+            (self.user_embedding(users) ** 2).sum(-1)
+            + (self.item_embedding(positives) ** 2).sum(-1)
+            + (self.item_embedding(negatives) ** 2).sum((-2, -1))
+        )
+        return mean_of_real(pairwise(positive, negative) + self.l2 / 2 * squares, real)

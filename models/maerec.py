@@ -1,0 +1,519 @@
+"""MAERec: a graph masked autoencoder beside a transformer (Ye, Xia and Huang, SIGIR 2023).
+
+Items that stand near each other in sequences are neighbours in a graph. Training hides paths of it
+and learns to restore them, while a causal transformer over the smoothed embeddings recommends.
+Edges are never taken out: they keep their places and are given the weight 0, so that every mask has
+the same shape.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse as sp
+from flax import nnx
+from jax.experimental.sparse import BCSR
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+import sevo_jax
+from models.attention import attention, sequence_mask
+from models.backbone import Backbone, Constant
+from models.dropout import dropout, split_keys
+from models.losses import Loss
+
+LAYER_NORM_EPS = 1e-5
+MASK_LEVELS = 3
+SMALL_REWARD = 0.2
+
+
+class Carried(nnx.Variable[Any]):
+    """What one step of training leaves to the next: the mask and the losses since it was drawn."""
+
+
+class Handed(NamedTuple):
+    """What ``__call__`` hands to `MAERec.loss` in training.
+
+    Attributes:
+        table: the embeddings, smoothed over the masked graph.
+        reconstruction: the loss of the autoencoder.
+        masked: whether the mask was drawn anew.
+        seed_score: then, the mean score of the nodes as seeds; otherwise 0.
+    """
+
+    table: Float[Array, "nodes dim"]
+    reconstruction: Float[Array, ""]
+    masked: Bool[Array, ""]
+    seed_score: Float[Array, ""]
+
+
+class MAERec(Backbone):
+    """A masked autoencoder over the graph of items, and a transformer over their embeddings.
+
+    The graph joins items that stand at a distance of at most 3 in a training sequence; with an
+    edge from each node to itself it is ``A``, binary, and ``Ã = D^-1/2 A D^-1/2``. From a table
+    ``E_0``, ``E_(l+1) = Ã E_l``, and ``E = E_0 + E_1 + E_2`` are the vectors of the items, in the
+    sequences as well as in the scores. Training smooths over a masked graph, evaluation over all of
+    it.
+
+    **The mask** is drawn anew at the first of every ``mask_steps`` batches. The ``num_seeds`` nodes
+    of the highest score and noise (standard Gumbel) are seeds. Three times the edges at seeds are
+    removed, those from a seed to itself too, and the next seeds are ``floor(p^k n)`` of the ``n``
+    nodes at the edges just removed, ``k = 1, 2``. What is left is normalised by its own degrees; a
+    node without edges has the embedding ``E_0`` alone. A node's score is how well it agrees with
+    what is around it, ``cos(Σ m_k / Σ n_k, E_0)``, with ``m_0 = A E_0 - E_0``, ``n_0 = o_0``,
+
+    - ``m_k = A_k m_(k-1) - m_(k-1) - o_(k-1) m_(k-1)``,
+    - ``n_k = A_k n_(k-1) - n_(k-1) - o_(k-1)``, ``k = 1, 2, 3``,
+
+    where ``A_k`` keeps every entry of ``A_(k-1)`` with probability ``p^k``, each direction on its
+    own, and ``o_k`` are the sums of its rows.
+
+    **The autoencoder** restores up to ``num_edges`` random removed edges ``(u, v)``, each against
+    ``num_negatives`` edges, half of them ``(u, v')`` and half ``(u', v)`` with random items. An
+    edge's ``s = exp(sigmoid(MLP([E_i[u] * E_j[v]])))``, ``i, j`` in 0, 1, with two hidden layers of
+    ``2d`` and ``d`` ReLUs; the loss is ``-Σ s⁺ / (s⁺ + Σ s⁻)``, summed over the edges.
+
+    **The transformer** reads ``x_0 = dropout(LayerNorm(E[item] + P[position]))``. A block is
+    ``a = LayerNorm(dropout(W Attention(x)) + x)``, ``LayerNorm(dropout(W_2 GELU(W_1 a)))``, of
+    width ``4d`` inside and without a second residual; the output is the sum of ``x_0`` and what
+    each block returns.
+
+    **The loss** is that of the ranking, ``recon_weight`` times that of the autoencoder, and ``l2``
+    times the sum of squares of all parameters; where the mask was drawn anew also ``-R`` times the
+    mean score of all nodes. ``R`` is 1 if the ranking's loss fell more in the last step than it
+    did on average in those before it since the last mask, or if these are too few to tell; else
+    0.2. Between a call in training and `loss`, the model holds what the first hands to the second,
+    and `item_vectors` are those of the masked graph. A call without key changes nothing, and after
+    it `loss` is that of the ranking and the ``l2`` term.
+
+    Differences from the published code: both ends of a removed edge are candidates for the next
+    seeds (it adds their two ids up instead); the steps between masks are counted over epochs; nodes
+    with nothing around them score 0 with no gradient.
+
+    Args:
+        num_items: items are ``1 … num_items``.
+        graph: of ``num_items + 1`` nodes, such as
+            ``sevo_jax.sequence_graph(sequences, num_items + 1, max_len=None, walk_length=3)``.
+            Which pairs are joined counts, weights do not.
+        max_len: the longest sequence; a sequence's newest item stands at position ``max_len - 1``.
+        dim: ``d``, the width of the embeddings.
+        num_heads: attention heads; divides ``dim``.
+        num_blocks: transformer blocks.
+        num_layers: smoothings; the autoencoder uses all ``E_l`` but the last.
+        dropout_rate: of embeddings and of what layers return.
+        attention_dropout_rate: of the attention probabilities.
+        num_seeds: seeds of a mask; all nodes if these are fewer.
+        mask_steps: batches for which a mask is used.
+        path_rate: ``p``.
+        num_edges: removed edges, each in one direction, that are restored at a step.
+        num_negatives: of each, even.
+        recon_weight: in [0, 1].
+        l2: of the sum of squares.
+        loss: see `models.losses`; published: ``bce`` with one negative.
+        rngs: the stream ``params`` initialises the weights.
+
+    Raises:
+        ValueError: the graph does not have ``num_items + 1`` nodes, ``dim`` is not a multiple of
+            ``num_heads``, or an option is out of its range.
+
+    Example:
+        >>> import jax.numpy as jnp, sevo_jax
+        >>> from flax import nnx
+        >>> from models import MAERec
+        >>> graph = sevo_jax.sequence_graph([[5, 2, 7], [9, 2]], num_nodes=10, walk_length=3)
+        >>> model = MAERec(9, graph, max_len=4, dim=8, rngs=nnx.Rngs(0))
+        >>> items = jnp.array([[5, 2, 7, 0]])  # the sequence 5, 2 beside the sequence 7
+        >>> segments, positions = jnp.array([[1, 1, 2, 0]]), jnp.array([[2, 3, 3, 0]])
+        >>> model(items, segments, positions).shape
+        (1, 4, 8)
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        graph: sevo_jax.Graph,
+        *,
+        max_len: int = 50,
+        dim: int = 64,
+        num_heads: int = 4,
+        num_blocks: int = 2,
+        num_layers: int = 2,
+        dropout_rate: float = 0.2,
+        attention_dropout_rate: float = 0.3,
+        num_seeds: int = 200,
+        mask_steps: int = 5,
+        path_rate: float = 0.5,
+        num_edges: int = 2048,
+        num_negatives: int = 40,
+        recon_weight: float = 5e-3,
+        l2: float = 1e-8,
+        loss: Loss = "bce",
+        rngs: nnx.Rngs,
+    ) -> None:
+        nodes = num_items + 1
+        if graph.num_nodes != nodes:
+            raise ValueError(
+                f"graph must have num_items + 1 = {nodes} nodes, got one of {graph.num_nodes}"
+            )
+        if dim % num_heads:
+            raise ValueError(f"dim must be a multiple of num_heads, got {dim} and {num_heads}")
+        rates = {"dropout_rate": dropout_rate, "attention_dropout_rate": attention_dropout_rate}
+        for name, rate in rates.items():
+            if not 0 <= rate < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {rate}")
+        for name, share in {"path_rate": path_rate, "recon_weight": recon_weight}.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {share}")
+        if num_negatives < 2 or num_negatives % 2:
+            raise ValueError(f"num_negatives must be even and positive, got {num_negatives}")
+        counts = {"num_layers": num_layers, "mask_steps": mask_steps}
+        counts |= {"num_seeds": num_seeds, "num_edges": num_edges}
+        for name, count in counts.items():
+            if count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}")
+        uniform = nnx.initializers.glorot_uniform()
+        self.item_embedding = nnx.Embed(nodes, dim, embedding_init=uniform, rngs=rngs)
+        self.position_embedding = nnx.Embed(max_len, dim, embedding_init=uniform, rngs=rngs)
+        self.norm = nnx.LayerNorm(dim, epsilon=LAYER_NORM_EPS, rngs=rngs)
+        self.blocks = nnx.List(
+            [
+                Block(dim, num_heads, dropout_rate, attention_dropout_rate, rngs=rngs)
+                for _ in range(num_blocks)
+            ]
+        )
+        widths = (num_layers**2 * dim, num_layers * dim, dim, 1)
+        self.decoder = nnx.List([linear(a, b, rngs=rngs) for a, b in pairwise(widths)])
+        self.edges = Constant(edges_of(graph))
+        values = self.edges.get_value().graph.operator.data
+        self.mask = Carried(jnp.array(values))  # Ã's values, and 0 where an edge is removed
+        self.calls = Carried(jnp.zeros((), jnp.int32))  # in training
+        self.losses = Carried(jnp.zeros(2))  # at the last new mask, and at the last step
+        self.handed: nnx.Intermediate[Handed] | None = nnx.data(None)
+        self.num_items = num_items
+        self.num_layers = num_layers
+        self.dropout_rate = dropout_rate
+        self.num_seeds = min(num_seeds, nodes)
+        self.mask_steps = mask_steps
+        self.path_rate = path_rate
+        self.num_edges = num_edges
+        self.num_negatives = num_negatives
+        self.recon_weight = recon_weight
+        self.l2 = l2
+        self.loss_name = loss
+
+    def __call__(
+        self,
+        items: Int[Array, "rows width"],
+        segments: Int[Array, "rows width"],
+        positions: Int[Array, "rows width"],
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "rows width dim"]:
+        """The output at every token, from the tokens of its segment up to itself.
+
+        With a key, it may draw a new mask, and hands to `loss` what that needs.
+        """
+        if key is None:
+            table = total(self.smoothed())
+            return self.transform(table[items], segments, positions, None)
+        mask_key, edges_key, dropout_key = jax.random.split(key, 3)
+        anew = self.calls[...] % self.mask_steps == 0
+        seed_score, mask = jax.lax.cond(
+            anew, self.draw_mask, lambda _: (jnp.zeros(()), self.mask[...]), mask_key
+        )
+        self.mask[...], self.calls[...] = mask, self.calls[...] + 1
+        layers = self.smoothed(mask)
+        table = total(layers)
+        reconstruction = self.reconstruction(mask, layers[:-1], edges_key)
+        self.handed = nnx.Intermediate(Handed(table, reconstruction, anew, seed_score))
+        return self.transform(table[items], segments, positions, dropout_key)
+
+    def item_vectors(
+        self, items: Int[Array, "*n"] | None = None
+    ) -> tuple[Float[Array, "*n dim"], Float[Array, "*n"]]:
+        """Smoothed embeddings."""
+        handed = self.handed
+        table = total(self.smoothed()) if handed is None else handed.get_value().table
+        vectors = table if items is None else table[items]
+        return vectors, jnp.zeros(vectors.shape[:-1], vectors.dtype)
+
+    def loss(
+        self,
+        hidden: Float[Array, "rows width dim"],
+        positives: Int[Array, "rows width"],
+        negatives: Int[Array, ...],
+        real: Bool[Array, "rows width"],
+    ) -> Float[Array, ""]:
+        """The loss of the ranking and what is added to it; see the class."""
+        ranking = super().loss(hidden, positives, negatives, real)
+        squares = sum((leaf**2).sum() for leaf in jax.tree.leaves(nnx.state(self, nnx.Param)))
+        value = ranking + self.l2 * squares
+        if self.handed is None:
+            return value
+        handed, self.handed = self.handed.get_value(), None
+        now = jax.lax.stop_gradient(ranking)
+        first, last = self.losses[...]
+        self.losses[...] = jnp.stack([jnp.where(handed.masked, now, first), now])
+        reward = jnp.ones(())
+        if self.mask_steps > 1:
+            steps_before = self.mask_steps - 1
+            fell = (last - now > (first - last) / steps_before) | (self.calls[...] == 1)
+            reward = jnp.where(fell, reward, SMALL_REWARD)
+        return value + self.recon_weight * handed.reconstruction - reward * handed.seed_score
+
+    def smoothed(self, mask: Float[Array, " entries"] | None = None) -> list[Array]:
+        """``E_0, E_1, …`` over the masked graph, or over all of it."""
+        graph = self.edges.get_value().graph
+        graph = graph if mask is None else with_values(graph, mask)
+        layers = [self.item_embedding.embedding[...]]
+        for _ in range(self.num_layers):
+            layers.append(sevo_jax.spmm(graph, layers[-1]))
+        return layers
+
+    def transform(
+        self,
+        x: Float[Array, "rows width dim"],
+        segments: Int[Array, "rows width"],
+        positions: Int[Array, "rows width"],
+        key: PRNGKeyArray | None,
+    ) -> Float[Array, "rows width dim"]:
+        """The transformer, from the vectors of the items on."""
+        keys = split_keys(key, 1 + len(self.blocks))
+        mask = sequence_mask(segments, causal=True)
+        x = dropout(self.norm(x + self.position_embedding(positions)), self.dropout_rate, keys[0])
+        outputs = [x]
+        for block, block_key in zip(self.blocks, keys[1:], strict=True):
+            outputs.append(block(outputs[-1], mask, block_key))
+        return total(outputs)
+
+    def seed_scores(self, key: PRNGKeyArray) -> Float[Array, " nodes"]:
+        """How well each node's embedding agrees with what is around it."""
+        edges, x = self.edges.get_value(), self.item_embedding.embedding[...]
+        kept = jnp.ones(edges.rows.shape, bool)
+        order = edges.degrees(kept)
+        m, n = edges.product(kept, x) - x, order[:, None]
+        total_m, total_n = m, n
+        for k, level_key in enumerate(jax.random.split(key, MASK_LEVELS), start=1):
+            kept &= jax.random.uniform(level_key, kept.shape) < self.path_rate**k
+            reached = edges.product(kept, jnp.concatenate([m, n], axis=1))
+            m = reached[:, :-1] - m - order[:, None] * m
+            n = reached[:, -1:] - n - order[:, None]
+            order = edges.degrees(kept)
+            total_m, total_n = total_m + m, total_n + n
+        return (unit(total_m / (total_n + 1e-8)) * unit(x)).sum(-1)
+
+    def draw_mask(self, key: PRNGKeyArray) -> tuple[Float[Array, ""], Float[Array, " entries"]]:
+        """The mean score of all nodes as seeds, and the values of ``Ã`` with a new mask."""
+        score_key, noise_key, path_key = jax.random.split(key, 3)
+        scores = self.seed_scores(score_key)
+        noisy = jax.lax.stop_gradient(scores) + jax.random.gumbel(noise_key, scores.shape)
+        _, best = jax.lax.top_k(noisy, self.num_seeds)
+        seeds = jnp.zeros(scores.shape, bool).at[best].set(True)
+        edges = self.edges.get_value()
+        kept = edges.without_paths(seeds, self.path_rate, path_key)
+        return scores.mean(), edges.normalized(kept)
+
+    def reconstruction(
+        self,
+        mask: Float[Array, " entries"],
+        layers: list[Array],
+        key: PRNGKeyArray,
+    ) -> Float[Array, ""]:
+        """The loss of the autoencoder."""
+        edges = self.edges.get_value()
+        sample_key, negative_key = jax.random.split(key)
+        chances = jnp.where(mask == 0, jax.random.uniform(sample_key, mask.shape), -1)
+        chances, sample = jax.lax.top_k(chances, min(self.num_edges, mask.size))
+        u, v = edges.rows[sample], edges.graph.operator.indices[sample]
+        half = self.num_negatives // 2
+        others = jax.random.randint(negative_key, (2, *u.shape, half), 1, self.num_items + 1)
+        values = -jnp.where(chances >= 0, self.restored(layers, u, v, others[0], others[1]), 0)
+        return values.sum()
+
+    def restored(
+        self,
+        layers: list[Array],
+        u: Int[Array, " edges"],
+        v: Int[Array, " edges"],
+        other_u: Int[Array, "edges half"],
+        other_v: Int[Array, "edges half"],
+    ) -> Float[Array, " edges"]:
+        """``s⁺ / (s⁺ + Σ s⁻)`` of edges ``(u, v)`` against ``(u, v')`` and ``(u', v)``."""
+        nodes = jnp.stack(layers, axis=1)
+        of_u, of_v = (
+            jnp.broadcast_to(nodes[x][:, None], (*other_u.shape, *nodes.shape[1:])) for x in (u, v)
+        )
+        left = jnp.concatenate([nodes[u][:, None], of_u, nodes[other_u]], axis=1)
+        right = jnp.concatenate([nodes[v][:, None], nodes[other_v], of_v], axis=1)
+        x = left[..., :, None, :] * right[..., None, :, :]
+        x = x.reshape(*x.shape[:2], -1)
+        for layer in self.decoder[:-1]:
+            x = jax.nn.relu(layer(x))
+        s = jnp.exp(jax.nn.sigmoid(self.decoder[-1](x)[..., 0]))
+        return s[:, 0] / (s.sum(1) + 1e-8)
+
+
+def linear(inputs: int, outputs: int, *, rngs: nnx.Rngs) -> nnx.Linear:
+    """A layer whose weights start at Xavier's uniform distribution."""
+    return nnx.Linear(inputs, outputs, kernel_init=nnx.initializers.glorot_uniform(), rngs=rngs)
+
+
+def total(layers: list[Array]) -> Array:
+    """Their sum."""
+    return sum(layers[1:], layers[0])
+
+
+def unit(x: Float[Array, "*n dim"]) -> Float[Array, "*n dim"]:
+    """``x / |x|``, and 0, with no gradient, for a vector of zeros."""
+    squares = (x**2).sum(-1, keepdims=True)
+    some = squares > 1e-24
+    return jnp.where(some, x * jax.lax.rsqrt(jnp.where(some, squares, 1)), 0)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Edges:
+    """A binary symmetric graph with self-edges, as entries that can be switched off.
+
+    Attributes:
+        graph: normalised; its indices are the columns of the entries.
+        rows: of the entries, sorted.
+        mirror: where each entry's transpose stands.
+    """
+
+    graph: sevo_jax.Graph
+    rows: Int[Array, " entries"]
+    mirror: Int[Array, " entries"]
+
+    def degrees(self, kept: Bool[Array, " entries"]) -> Float[Array, " nodes"]:
+        """How many entries of each row are kept."""
+        return jax.ops.segment_sum(
+            kept.astype(self.graph.dtype),
+            self.rows,
+            self.graph.num_nodes,
+            indices_are_sorted=True,
+        )
+
+    def normalized(self, kept: Bool[Array, " entries"]) -> Float[Array, " entries"]:
+        """``D^-1/2 A D^-1/2`` of the entries that are kept, and 0 for the others."""
+        degrees = self.degrees(kept)
+        scale = jnp.where(degrees > 0, jax.lax.rsqrt(jnp.maximum(degrees, 1)), 0)
+        return jnp.where(kept, scale[self.rows] * scale[self.graph.operator.indices], 0)
+
+    def product(
+        self, kept: Bool[Array, " entries"], x: Float[Array, "nodes dim"]
+    ) -> Float[Array, "nodes dim"]:
+        """Sums over the entries that are kept, which need not be symmetric."""
+        values = kept.astype(x.dtype)
+        return _directed_product(self.graph, values, values[self.mirror], x)
+
+    def without_paths(
+        self, seeds: Bool[Array, " nodes"], path_rate: float, key: PRNGKeyArray
+    ) -> Bool[Array, " entries"]:
+        """What is left once the edges at seeds, and at seeds drawn from their ends, are removed."""
+        columns = self.graph.operator.indices
+        kept = jnp.ones(self.rows.shape, bool)
+        for k, level_key in enumerate(jax.random.split(key, MASK_LEVELS), start=1):
+            removed = kept & (seeds[self.rows] | seeds[columns])
+            kept &= ~removed
+            # An entry is removed along with its transpose: rows are the ends of all of them.
+            ends = self.degrees(removed) > 0
+            chances = jnp.where(ends, jax.random.uniform(level_key, ends.shape), -1)
+            rank = jnp.zeros(ends.shape, int).at[jnp.argsort(-chances)].set(jnp.arange(ends.size))
+            seeds = ends & (rank < jnp.floor(path_rate**k * ends.sum()))
+        return kept
+
+
+def edges_of(graph: sevo_jax.Graph) -> Edges:
+    """The pairs that a graph joins, and each node with itself."""
+    joined = graph.to_scipy().astype(bool) + sp.eye_array(graph.num_nodes, dtype=bool, format="csr")
+    joined = joined.tocoo()
+    binary = sp.csr_array((np.ones(joined.nnz, np.float32), joined.coords), shape=joined.shape)
+    made = dataclasses.replace(sevo_jax.Graph.from_weights(binary), weights=None)
+    matrix = made.to_scipy().tocoo()
+    rows, columns = matrix.coords
+    # In the order of columns, then rows, the i-th entry is the transpose of the i-th of all.
+    mirror = np.lexsort((rows, columns))
+    kernel = made.with_kernel(graph.kernel, precision=graph.precision)
+    return Edges(kernel, jnp.asarray(rows, jnp.int32), jnp.asarray(mirror, jnp.int32))
+
+
+def with_values(graph: sevo_jax.Graph, values: Float[Array, " entries"]) -> sevo_jax.Graph:
+    """``graph`` with other values at the same entries."""
+    before = graph.operator
+    operator = BCSR(
+        (values, before.indices, before.indptr),
+        shape=before.shape,
+        indices_sorted=True,
+        unique_indices=True,
+    )
+    return dataclasses.replace(graph, operator=operator)
+
+
+@jax.custom_vjp
+def _directed_product(graph: sevo_jax.Graph, values: Array, mirrored: Array, x: Array) -> Array:
+    """``A x``; `sevo_jax.spmm` takes ``A`` for symmetric, and would differentiate it as such."""
+    return sevo_jax.spmm(with_values(graph, values), x)
+
+
+def _directed_product_forward(
+    graph: sevo_jax.Graph, values: Array, mirrored: Array, x: Array
+) -> tuple[Array, tuple[sevo_jax.Graph, Array]]:
+    return _directed_product(graph, values, mirrored, x), (graph, mirrored)
+
+
+def _directed_product_backward(
+    residuals: tuple[sevo_jax.Graph, Array], g: Array
+) -> tuple[None, None, None, Array]:
+    graph, mirrored = residuals
+    return None, None, None, sevo_jax.spmm(with_values(graph, mirrored), g)
+
+
+_directed_product.defvjp(_directed_product_forward, _directed_product_backward)
+
+
+class Block(nnx.Module):
+    """Attention and feed-forward layer; see `MAERec`."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        dropout_rate: float,
+        attention_dropout_rate: float,
+        *,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.query, self.key, self.value = (linear(dim, dim, rngs=rngs) for _ in range(3))
+        self.out = linear(dim, dim, rngs=rngs)
+        self.attention_norm = nnx.LayerNorm(dim, epsilon=LAYER_NORM_EPS, rngs=rngs)
+        self.inner, self.outer = linear(dim, 4 * dim, rngs=rngs), linear(4 * dim, dim, rngs=rngs)
+        self.feed_forward_norm = nnx.LayerNorm(dim, epsilon=LAYER_NORM_EPS, rngs=rngs)
+        self.num_heads = num_heads
+        self.dropout_rate = dropout_rate
+        self.attention_dropout_rate = attention_dropout_rate
+
+    def __call__(
+        self,
+        x: Float[Array, "rows width dim"],
+        mask: Bool[Array, "rows width width"],
+        key: PRNGKeyArray | None,
+    ) -> Float[Array, "rows width dim"]:
+        """The block's output."""
+        attention_key, out_key, outer_key = split_keys(key, 3)
+        mixed = attention(
+            self.query(x),
+            self.key(x),
+            self.value(x),
+            mask,
+            num_heads=self.num_heads,
+            dropout_rate=self.attention_dropout_rate,
+            key=attention_key,
+        )
+        a = self.attention_norm(dropout(self.out(mixed), self.dropout_rate, out_key) + x)
+        inner = jax.nn.gelu(self.inner(a), approximate=False)
+        return self.feed_forward_norm(dropout(self.outer(inner), self.dropout_rate, outer_key))

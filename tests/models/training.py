@@ -1,0 +1,77 @@
+"""Shared by the tests of models that carry more than parameters: random weights, steps, fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from models import Backbone, Constant
+
+
+def randomize(model: Backbone, std: float = 0.5) -> Backbone:
+    """The model with all parameters random: biases and scales too, which start at 0 and 1."""
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(0, std, x.shape), x.dtype), params)
+    return nnx.merge(graphdef, params, rest)
+
+
+def types(model: Backbone) -> list[tuple]:
+    """Shapes and dtypes, and whether the latter are weak: what a step must not change."""
+    leaves = jax.tree.leaves_with_path(nnx.state(model))
+    return [(jax.tree_util.keystr(path), jax.typeof(leaf), leaf.weak_type) for path, leaf in leaves]
+
+
+def make_loss(graphdef: nnx.GraphDef[Backbone], constants: Any) -> Callable[..., Any]:
+    """The loss of a step, and what the step carries to the next."""
+
+    def loss(params, carried, tokens, targets, key):
+        model = nnx.merge(graphdef, params, constants, carried, copy=True)
+        value = model.loss(model(*tokens, key), *targets)
+        return value, nnx.split(model, nnx.Param, Constant, ...)[3]
+
+    return loss
+
+
+def compile_gradients(model: Backbone) -> Callable[..., tuple[float, dict, Backbone]]:
+    """A function of tokens, targets and key.
+
+    It returns the loss, its gradients by path, and the model after the step but for its parameters.
+    """
+    graphdef, params, constants, carried = nnx.split(model, nnx.Param, Constant, ...)
+    function = jax.value_and_grad(make_loss(graphdef, constants), has_aux=True)
+    compiled = jax.jit(function)
+
+    def run(tokens, targets, key=None):
+        (value, after), gradients = compiled(params, carried, tokens, targets, key)
+        by_path = jax.tree.leaves_with_path(gradients)
+        by_path = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in by_path}
+        return float(value), by_path, nnx.merge(graphdef, params, constants, after)
+
+    return run
+
+
+def fit(model: Backbone, tokens, targets, *, steps: int, rate: float = 1e-2) -> Backbone:
+    """The model after so many steps of Adam on one batch."""
+    graphdef, params, constants, carried = nnx.split(model, nnx.Param, Constant, ...)
+    loss, optimizer = make_loss(graphdef, constants), optax.adam(rate)
+
+    def step(state, key):
+        params, carried, opt_state = state
+        (value, carried), gradients = jax.value_and_grad(loss, has_aux=True)(
+            params, carried, tokens, targets, key
+        )
+        updates, opt_state = optimizer.update(gradients, opt_state)
+        return (optax.apply_updates(params, updates), carried, opt_state), value
+
+    start = params, carried, optimizer.init(params)
+    keys = jax.random.split(jax.random.key(0), steps)
+    (params, carried, _), losses = jax.jit(lambda s, k: jax.lax.scan(step, s, k))(start, keys)
+    assert np.isfinite(losses).all()
+    return nnx.merge(graphdef, params, constants, carried)
