@@ -115,7 +115,10 @@ class EpochLayouts:
         self._ends, self._counts = training_sequences(data, settings.max_len, task)
         if not self._ends.size:
             raise UserError(f"{data.name}: no user has two training items; nothing to learn from")
-        self._owners = data.owners[self._ends]
+        # Users and their runs of sequences, from which pairs are drawn.
+        _, self._starts, self._lengths = np.unique(
+            data.owners[self._ends], return_index=True, return_counts=True
+        )
         self.settings, self.seed = settings, seed
         self.task: Task = task
         # Epochs pack into about as many rows each. Epoch 0 sets the least for all, so that few
@@ -143,9 +146,8 @@ class EpochLayouts:
 
     def _draw_pairs(self, rng: np.random.Generator) -> np.ndarray:
         """As many users as there are training items, uniformly, and one of the items of each."""
-        users, starts, counts = np.unique(self._owners, return_index=True, return_counts=True)
-        user = rng.integers(users.size, size=self._ends.size)
-        return starts[user] + rng.integers(counts[user])
+        user = rng.integers(self._starts.size, size=self._ends.size)
+        return self._starts[user] + rng.integers(self._lengths[user])
 
     @property
     def sequences_per_step(self) -> np.ndarray:

@@ -75,7 +75,7 @@ def make_evaluation_set(
     users_per_block = max(1, min(USERS_PER_BLOCK, SCORES_PER_BLOCK // data.num_items))
     stops = data.starts + data.lengths - held_out(split)
     ends = stops[users] + (task == "masked")
-    counts = np.minimum(ends - data.starts[users], max_len)
+    counts = np.minimum(ends - data.starts[users], 1 if task == "pair" else max_len)
     rows, last = layout(ends - counts, counts, users_per_block, max_len, packed=packed)
     blocks = last.shape[0]
     targets = np.zeros(last.size, np.int32)

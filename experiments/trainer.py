@@ -369,7 +369,7 @@ def _finish(lane: _Lane, setup: Setup, data: Interactions) -> dict[str, Any]:
         "by_popularity": by_popularity(ranks, data),
         "seconds_per_epoch": _median(lane.epoch_seconds),
         "seconds_per_evaluation": _median(lane.evaluation_seconds),
-        "device": f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores",
+        "device": device(),
         "versions": {p: version(p) for p in ("jax", "jaxlib", "flax", "optax", "numpy")},
         "num_users": data.num_users,
         "num_items": data.num_items,
@@ -377,6 +377,11 @@ def _finish(lane: _Lane, setup: Setup, data: Interactions) -> dict[str, Any]:
     }
     write_json(lane.folder / "result.json", result)
     return result
+
+
+def device() -> str:
+    """The machine at hand, as results and tables name it."""
+    return f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores"
 
 
 class _NotFiniteError(UserError):

@@ -108,3 +108,9 @@ def join_heads(x: Float[Array, "n width size"], heads: int) -> Float[Array, "row
     n, width, size = x.shape
     x = x.reshape(n // heads, heads, width, size).swapaxes(1, 2)
     return x.reshape(n // heads, width, heads * size)
+
+
+def check_heads(dim: int, num_heads: int) -> None:
+    """A `ValueError` unless the heads split the width evenly."""
+    if dim % num_heads:
+        raise ValueError(f"dim must be a multiple of num_heads, got {dim} and {num_heads}")

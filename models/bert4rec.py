@@ -10,9 +10,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from models import losses
-from models.attention import attention, sequence_mask
+from models.attention import attention, check_heads, sequence_mask
 from models.backbone import Backbone, Task
-from models.dropout import dropout, split_keys
+from models.dropout import check_rates, dropout, split_keys
 from models.losses import Loss
 
 LARGEST_INITIAL_WEIGHT = 0.02
@@ -76,10 +76,8 @@ class BERT4Rec(Backbone):
         loss: Loss = "softmax",
         rngs: nnx.Rngs,
     ) -> None:
-        if dim % num_heads:
-            raise ValueError(f"dim must be a multiple of num_heads, got {dim} and {num_heads}")
-        if not 0 <= dropout_rate < 1:
-            raise ValueError(f"dropout_rate must lie in [0, 1), got {dropout_rate}")
+        check_heads(dim, num_heads)
+        check_rates(dropout_rate=dropout_rate)
 
         def table(rows: int) -> nnx.Embed:
             return nnx.Embed(rows, dim, embedding_init=clipped_normal, rngs=rngs)

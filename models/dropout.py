@@ -44,3 +44,10 @@ def _mix(z: Array) -> Array:
 def split_keys(key: PRNGKeyArray | None, count: int) -> list[PRNGKeyArray | None]:
     """So many keys, or as often ``None`` where there is no dropout."""
     return [None] * count if key is None else list(jax.random.split(key, count))
+
+
+def check_rates(**rates: float) -> None:
+    """A `ValueError` that names the argument, unless each rate lies in [0, 1)."""
+    for name, rate in rates.items():
+        if not 0 <= rate < 1:
+            raise ValueError(f"{name} must lie in [0, 1), got {rate}")

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from models.backbone import Backbone, Task
-from models.dropout import dropout
+from models.dropout import check_rates, dropout
 from models.initializers import symmetric_uniform
 from models.losses import Loss
 
@@ -63,8 +63,7 @@ class GRU4Rec(Backbone):
         loss: Loss = "bpr",
         rngs: nnx.Rngs,
     ) -> None:
-        if not 0 <= dropout_rate < 1:
-            raise ValueError(f"dropout_rate must lie in [0, 1), got {dropout_rate}")
+        check_rates(dropout_rate=dropout_rate)
         normal, uniform = nnx.initializers.glorot_normal(), nnx.initializers.glorot_uniform()
         self.item_embedding = nnx.Embed(num_items + 1, dim, embedding_init=normal, rngs=rngs)
         gates = 3 * hidden_dim

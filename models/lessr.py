@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from models.backbone import Backbone, Task
-from models.dropout import dropout, split_keys
+from models.dropout import check_rates, dropout, split_keys
 from models.initializers import symmetric_uniform
 from models.losses import Loss
 
@@ -88,8 +88,7 @@ class LESSR(Backbone):
         loss: Loss = "softmax",
         rngs: nnx.Rngs,
     ) -> None:
-        if not 0 <= dropout_rate < 1:
-            raise ValueError(f"dropout_rate must lie in [0, 1), got {dropout_rate}")
+        check_rates(dropout_rate=dropout_rate)
         self.item_embedding = nnx.Embed(
             num_items + 1, dim, embedding_init=normal_in_ball, rngs=rngs
         )

@@ -21,9 +21,9 @@ from jax.experimental.sparse import BCSR
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 import sevo_jax
-from models.attention import attention, sequence_mask
+from models.attention import attention, check_heads, sequence_mask
 from models.backbone import Backbone, Constant
-from models.dropout import dropout, split_keys
+from models.dropout import check_rates, dropout, split_keys
 from models.losses import Loss
 
 LAYER_NORM_EPS = 1e-5
@@ -160,12 +160,8 @@ class MAERec(Backbone):
             raise ValueError(
                 f"graph must have num_items + 1 = {nodes} nodes, got one of {graph.num_nodes}"
             )
-        if dim % num_heads:
-            raise ValueError(f"dim must be a multiple of num_heads, got {dim} and {num_heads}")
-        rates = {"dropout_rate": dropout_rate, "attention_dropout_rate": attention_dropout_rate}
-        for name, rate in rates.items():
-            if not 0 <= rate < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {rate}")
+        check_heads(dim, num_heads)
+        check_rates(dropout_rate=dropout_rate, attention_dropout_rate=attention_dropout_rate)
         for name, share in {"path_rate": path_rate, "recon_weight": recon_weight}.items():
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {share}")

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from models.attention import EqualKeys, attention, sequence_mask
+from models.attention import EqualKeys, attention, check_heads, sequence_mask
 from models.backbone import Backbone
-from models.dropout import dropout, split_keys
+from models.dropout import check_rates, dropout, split_keys
 from models.initializers import symmetric_uniform
 from models.losses import Loss
 
@@ -79,10 +79,8 @@ class SASRec(Backbone):
         loss: Loss = "bce",
         rngs: nnx.Rngs,
     ) -> None:
-        if dim % num_heads:
-            raise ValueError(f"dim must be a multiple of num_heads, got {dim} and {num_heads}")
-        if not 0 <= dropout_rate < 1:
-            raise ValueError(f"dropout_rate must lie in [0, 1), got {dropout_rate}")
+        check_heads(dim, num_heads)
+        check_rates(dropout_rate=dropout_rate)
         normal = nnx.initializers.glorot_normal()
         self.item_embedding = nnx.Embed(num_items + 1, dim, embedding_init=normal, rngs=rngs)
         self.position_embedding = nnx.Embed(max_len, dim, embedding_init=normal, rngs=rngs)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from models.attention import join_heads, sequence_mask, split_heads
+from models.attention import check_heads, join_heads, sequence_mask, split_heads
 from models.backbone import Backbone, Task, mean_of_real
-from models.dropout import dropout, split_keys
+from models.dropout import check_rates, dropout, split_keys
 from models.losses import Loss
 
 LAYER_NORM_EPS = 1e-12
@@ -102,12 +102,8 @@ class STOSA(Backbone):
         loss: Loss = "bpr",
         rngs: nnx.Rngs,
     ) -> None:
-        if dim % num_heads:
-            raise ValueError(f"dim must be a multiple of num_heads, got {dim} and {num_heads}")
-        rates = {"dropout_rate": dropout_rate, "attention_dropout_rate": attention_dropout_rate}
-        for name, rate in rates.items():
-            if not 0 <= rate < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {rate}")
+        check_heads(dim, num_heads)
+        check_rates(dropout_rate=dropout_rate, attention_dropout_rate=attention_dropout_rate)
 
         def table(rows: int) -> nnx.Embed:
             return nnx.Embed(rows, dim, embedding_init=normal, rngs=rngs)

@@ -45,10 +45,9 @@ from experiments.reproduce.documents import NONE, Document, Table
 from experiments.reproduce.options import Options, chosen, chosen_seeds, refuse
 from experiments.reproduce.runs import Outcomes, carry_out, load_all, look_at_all, missing, say
 from experiments.reproduce.table2 import SEEDS, UNSMOOTHED
-from experiments.reproduce.table8 import device
 from experiments.summary import LABELS
 from experiments.timing import in_turn, steps_runner
-from experiments.trainer import CRITERION, make_setup
+from experiments.trainer import CRITERION, device, make_setup
 
 MODEL = "sasrec"
 METRICS = ("HR@1", "HR@10", "NDCG@10")

@@ -6,11 +6,9 @@ for the smoothing, and multiplied by the published number of epochs.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from experiments import paper
@@ -27,7 +25,7 @@ from experiments.reproduce.options import Options, chosen, refuse
 from experiments.reproduce.runs import load_all, say
 from experiments.reproduce.table2 import DATASETS, UNSMOOTHED
 from experiments.timing import epoch_runner, in_turn
-from experiments.trainer import initial_checkpoint, make_setup
+from experiments.trainer import device, initial_checkpoint, make_setup
 
 ROUNDS = 3
 Measured = dict[str, dict[str, Any]]
@@ -75,11 +73,6 @@ def make(options: Options) -> int:
             write()
     say(f"written: {write()}")
     return 1 if failed else 0
-
-
-def device() -> str:
-    """The machine at hand, as the table names it."""
-    return f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores"
 
 
 def kept(file: Path, train: bool) -> tuple[str, Measured]:
