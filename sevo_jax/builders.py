@@ -139,6 +139,9 @@ def sequence_graph(
         values = values[place >= end if keep == "last" else place < end]
         counts = np.minimum(counts, max_len)
 
+    # Whole numbers add up exactly in 24 bits until there are more of them.
+    exact = walk_length == 1 or weighting == "frequency"
+    dtype = np.float32 if exact and values.size * walk_length < 2**23 else np.float64
     senders, receivers, weights = [], [], []
     stops, together = np.cumsum(counts), np.ones(values.size, bool)
     for h in range(1, walk_length + 1):
@@ -146,7 +149,7 @@ def sequence_graph(
         together[stops[counts >= h] - h] = False
         senders.append(values[:-h][together[:-h]])
         receivers.append(values[h:][together[:-h]])
-        weights.append(np.full(senders[-1].size, 1.0 / h if weighting == "distance" else 1.0))
+        weights.append(np.full(senders[-1].size, 1 / h if weighting == "distance" else 1, dtype))
     edges = [p[0] if walk_length == 1 else np.concatenate(p) for p in (senders, receivers, weights)]
     matrix = symmetrized(edges[0], edges[1], edges[2], num_nodes)
     return graph_of(matrix, jax.dtypes.canonicalize_dtype(float), self_loops, capacity)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -335,6 +336,7 @@ class Graph:
 
 
 _META = "sevo_jax"
+_BLOCK = 2**15  # entries
 
 
 def _npz(path: str | Path) -> Path:
@@ -360,8 +362,12 @@ def symmetrized(
     senders: np.ndarray, receivers: np.ndarray, values: np.ndarray, num_nodes: int
 ) -> Any:
     """`adjacency` for edges that are known to be sound."""
-    directed = sp.coo_array((values, (senders, receivers)), shape=(num_nodes, num_nodes)).tocsr()
+    transposed = sp.coo_array((values, (receivers, senders)), shape=(num_nodes, num_nodes))
+    # Not to be sorted row by row: transposing sorts too, in a single pass.
+    transposed.has_canonical_format = True
+    directed = transposed.tocsr().tocsc().T
     # Duplicates are summed before the transpose is added: w_ij and w_ji then round alike.
+    directed.sum_duplicates()
     return (directed + directed.T).tocsr()
 
 
@@ -379,20 +385,27 @@ def graph_of(weights: Any, dtype: Any, self_loops: SelfLoops, capacity: int | No
         loops = np.ones_like(degrees) if self_loops == "all" else np.equal(degrees, 0)
         weights = (weights + sp.diags_array(loops.astype(weights.dtype))).tocsr()
     weights.eliminate_zeros()
-    operator = _to_bcsr(normalize(weights), dtype, capacity)
+    operator = _to_bcsr(normalize(weights, dtype), dtype, capacity)
     return Graph(_to_bcsr(weights, dtype, capacity), operator, weights.shape[0])
 
 
-def normalize(weights: Any) -> Any:
-    """``D^-1/2 W D^-1/2`` in float64, with zero rows for nodes of degree zero."""
-    weights = weights.astype(np.float64, copy=False)
-    degrees = weights.sum(axis=1)
+def normalize(weights: Any, dtype: Any) -> Any:
+    """``D^-1/2 W D^-1/2`` computed in float64, with zero rows for nodes of degree zero."""
+    indptr, indices = weights.indptr, weights.indices
+    counts, degrees = np.diff(indptr), np.zeros(indptr.size - 1)
+    joined = counts > 0
+    degrees[joined] = np.add.reduceat(weights.data, indptr[:-1][joined], dtype=np.float64)
     scale = np.divide(1.0, np.sqrt(degrees), out=np.zeros_like(degrees), where=degrees > 0)
-    # One product of two scales, so that entries (i, j) and (j, i) round alike.
-    data = np.repeat(scale, np.diff(weights.indptr))
-    data *= scale[weights.indices]
-    data *= weights.data
-    return sp.csr_array((data, weights.indices, weights.indptr), shape=weights.shape)
+    data = np.empty(indices.size, np.float32 if dtype == np.float32 else np.float64)
+    # A few rows after the other: what stays in the cache costs no memory.
+    bounds = np.searchsorted(indptr, np.arange(0, indices.size, _BLOCK))
+    for first, last in pairwise([*bounds.tolist(), scale.size]):
+        entries = slice(indptr[first], indptr[last])
+        # One product of two scales, so that entries (i, j) and (j, i) round alike.
+        both = np.repeat(scale[first:last], counts[first:last])
+        both *= scale[indices[entries]]
+        data[entries] = both * weights.data[entries]
+    return sp.csr_array((data, indices, indptr), shape=weights.shape)
 
 
 def _to_scipy(matrix: Operator) -> Any:
