@@ -130,23 +130,19 @@ def sequence_graph(
     values, counts = _ragged("sequences", sequences, lengths)
     values = check_ids("sequences", values, num_nodes)
 
-    # The arrays are large: 32 bits where they suffice, and no pass that changes nothing.
-    if max_len is not None and counts.max(initial=0) > check_count("max_len", max_len):
-        small = np.int32 if values.size < 2**31 else np.int64
-        stops = np.cumsum(counts)
-        ends = stops - max_len if keep == "last" else stops - counts + max_len
-        place, end = np.arange(values.size, dtype=small), np.repeat(ends.astype(small), counts)
-        values = values[place >= end if keep == "last" else place < end]
-        counts = np.minimum(counts, max_len)
-
-    # Whole numbers add up exactly in 24 bits until there are more of them.
+    # The arrays are large: what does not count is marked, not taken out.
+    kept = counts if max_len is None else np.minimum(counts, check_count("max_len", max_len))
+    begins = np.cumsum(counts) - counts
+    ends = begins + (counts if keep == "last" else kept)
+    together = np.ones(values.size, bool)
+    together[_ranges(begins if keep == "last" else ends, counts - kept)] = False
+    # Whole numbers up to 2^24 are exact in float32, and so are even ones, on the diagonal, to 2^25.
     exact = walk_length == 1 or weighting == "frequency"
-    dtype = np.float32 if exact and values.size * walk_length < 2**23 else np.float64
+    dtype = np.float32 if exact and values.size * walk_length < 2**24 else np.float64
     senders, receivers, weights = [], [], []
-    stops, together = np.cumsum(counts), np.ones(values.size, bool)
     for h in range(1, walk_length + 1):
         # What stands h before a sequence's end has no partner at distance h, nor farther.
-        together[stops[counts >= h] - h] = False
+        together[ends[kept >= h] - h] = False
         senders.append(values[:-h][together[:-h]])
         receivers.append(values[h:][together[:-h]])
         weights.append(np.full(senders[-1].size, 1 / h if weighting == "distance" else 1, dtype))
@@ -398,6 +394,12 @@ def combine_graphs(
         total.eliminate_zeros()
     dtype = jnp.result_type(*(graph.dtype for graph in checked))
     return Graph.from_operator(total, check=False, dtype=dtype, capacity=capacity)
+
+
+def _ranges(begins: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """``begin, begin + 1, …``, as many as each counts, joined."""
+    before = np.cumsum(counts) - counts
+    return np.repeat(begins - before, counts) + np.arange(counts.sum())
 
 
 def _ragged(name: str, runs: Any, lengths: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
