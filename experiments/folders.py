@@ -74,7 +74,9 @@ def _config(run: Run, data: Interactions) -> dict[str, Any]:
 def check_folder(run: Run, data: Interactions, folder: Path, resume: bool) -> dict[str, Any] | None:
     """Reads what the folder holds, and changes nothing; the run's result if it is finished.
 
-    A run of fewer epochs may be gone on with for more of them.
+    A run of fewer epochs may be gone on with for more of them. Its last epoch was validated even if
+    ``eval_every`` does not divide it: one record, and one candidate for the best epoch, that a run
+    of all epochs at once would not have.
 
     Raises:
         UserError: the folder holds another run, or this one and ``resume`` is not set.

@@ -44,16 +44,22 @@ def pack_rows(counts: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, i
     row = np.zeros(counts.size, np.int64)
     offset = np.zeros(counts.size, np.int64)
     open_rows: list[list[int]] = [[] for _ in range(width + 1)]  # by free cells
+    nonempty = 0  # bit f: there is an open row of f free cells
     used = 0
     for sequence in np.argsort(-counts, kind="stable").tolist():
         count = int(counts[sequence])
-        free = next((f for f in range(count, width) if open_rows[f]), width)
-        if open_rows[free]:
+        fitting = nonempty >> count
+        if fitting:
+            free = count + (fitting & -fitting).bit_length() - 1  # the lowest bit
             chosen = open_rows[free].pop()
+            if not open_rows[free]:
+                nonempty ^= 1 << free
         else:
-            chosen, used = used, used + 1
+            free, chosen, used = width, used, used + 1
         row[sequence], offset[sequence] = chosen, width - free
-        open_rows[free - count].append(chosen)
+        if free > count:
+            open_rows[free - count].append(chosen)
+            nonempty |= 1 << (free - count)
     return row, offset, used
 
 
@@ -87,20 +93,21 @@ def layout(
         sequence.
     """
     place = pack_rows if packed else pad_rows
-    batches = range(0, first.size, batch_size)
-    placed = [place(counts[b : b + batch_size], width) for b in batches]
+    batches = [slice(b, b + batch_size) for b in range(0, first.size, batch_size)]
+    placed = [place(counts[batch], width) for batch in batches]
     rows = max(rows, *(used for _, _, used in placed))
     rows = -(-rows // ROWS_MULTIPLE) * ROWS_MULTIPLE if packed else batch_size
 
-    row, offset = (np.concatenate([p[i] for p in placed]) for i in range(2))
-    sequence = np.arange(first.size)
-    begin = (sequence // batch_size * rows + row) * width + offset
-    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    where = np.repeat(begin, counts) + within
-    cells, ends = np.full((2, len(placed) * rows * width), EMPTY, np.int32)
-    cells[where] = np.repeat(first, counts) + within
-    ends[where] = np.repeat(first + counts - 1, counts)
-    last = np.zeros(len(placed) * batch_size, np.int32)
-    last[sequence] = (row * width + offset + counts - 1).astype(np.int32)
-    shape = len(placed), rows, width
-    return Rows(cells.reshape(shape), ends.reshape(shape)), last.reshape(len(placed), batch_size)
+    cells, ends = np.full((2, len(batches), rows * width), EMPTY, np.int32)
+    last = np.zeros((len(batches), batch_size), np.int32)
+    # Batch by batch, since the temporary arrays of a large epoch would take gigabytes.
+    for i, (batch, (row, offset, _)) in enumerate(zip(batches, placed, strict=True)):
+        start, count = first[batch], counts[batch]
+        begin = row * width + offset
+        within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+        where = np.repeat(begin, count) + within
+        cells[i, where] = np.repeat(start, count) + within
+        ends[i, where] = np.repeat(start + count - 1, count)
+        last[i, : count.size] = begin + count - 1
+    shape = len(batches), rows, width
+    return Rows(cells.reshape(shape), ends.reshape(shape)), last

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments import summary, trainer
-from experiments.configs import MODELS, OPTIMIZERS, Hyperparameters
+from experiments.configs import MODELS, OPTIMIZERS, Hyperparameters, check_read, reads
 from experiments.data import Interactions, load
 from experiments.errors import UserError, check_name
 
@@ -90,7 +90,8 @@ def make_runs(options: Any) -> list[trainer.Run]:
     """The runs that the options ask for.
 
     Raises:
-        UserError: an unknown model or optimiser, or a setting out of its range.
+        UserError: an unknown model or optimiser, a setting that no run reads, or one out of its
+            range.
     """
     check_name("model", options.model, MODELS)
     check_values("--optimizer", options.optimizer)
@@ -99,11 +100,13 @@ def make_runs(options: Any) -> list[trainer.Run]:
         check_name("optimizer", optimizer, OPTIMIZERS)
     given = {f.name: getattr(options, f.name) for f in dataclasses.fields(Hyperparameters)}
     given = {name: value for name, value in given.items() if value is not None}
+    check_read(options.model, options.optimizer, given)
     runs = []
     for seed in options.seeds:
         for optimizer in options.optimizer:
             settings = MODELS[options.model](options.dataset, optimizer)
-            settings = dataclasses.replace(settings, **given)
+            own = {k: v for k, v in given.items() if reads(options.model, optimizer, k)}
+            settings = dataclasses.replace(settings, **own)
             settings.check()
             runs.append(trainer.Run(options.model, options.dataset, optimizer, seed, settings))
     return runs

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from experiments.configs.base import OPTIMIZERS, Hyperparameters
+from experiments.configs.base import OPTIMIZERS, Hyperparameters, option
+from experiments.errors import UserError
 
 FOLDER = Path(__file__).parent
 DECOUPLED = ("adamw", "sevo-adamw")
@@ -41,4 +42,26 @@ MODELS: dict[str, Callable[[str, str], Hyperparameters]] = {
     if (folder / "default.toml").exists()
 }
 
-__all__ = ["MODELS", "OPTIMIZERS", "Hyperparameters"]
+BUILT_IN = frozenset(MODELS)
+_READERS = {f.name: f.metadata["readers"] for f in dataclasses.fields(Hyperparameters)}
+
+
+def reads(model: str, optimizer: str, setting: str) -> bool:
+    """Whether a run reads a setting; what a model that is not built in reads is not known."""
+    readers = _READERS[setting]
+    if not readers or optimizer in readers or model in readers:
+        return True
+    return model not in BUILT_IN and not set(readers) <= set(OPTIMIZERS)
+
+
+def check_read(model: str, optimizers: Sequence[str], settings: Iterable[str]) -> None:
+    """A `UserError` that names the option, unless some optimiser's run reads each setting."""
+    for setting in settings:
+        if not any(reads(model, optimizer, setting) for optimizer in optimizers):
+            raise UserError(
+                f"{option(setting)}: read by {', '.join(_READERS[setting])} alone; "
+                f"{model} with {' and '.join(optimizers)} ignores it"
+            )
+
+
+__all__ = ["MODELS", "OPTIMIZERS", "Hyperparameters", "check_read", "reads"]

@@ -8,10 +8,14 @@ from typing import Any, Literal
 from experiments.errors import UserError
 
 OPTIMIZERS = ("adam", "adamw", "sevo-adamw", "sevo-adam", "sgd", "sevo-sgd")
+SEVO = tuple(name for name in OPTIMIZERS if name.startswith("sevo-"))
+TRANSFORMERS = ("sasrec", "bert4rec", "stosa")
 
 
-def _setting(default: Any, meaning: str) -> Any:
-    return dataclasses.field(default=default, metadata={"help": meaning})
+def _setting(default: Any, meaning: str, readers: tuple[str, ...] = ()) -> Any:
+    """A field; ``readers`` are the models or the optimisers that read it, if not all do."""
+    shown = f"{', '.join(readers)}: {meaning}" if readers else meaning
+    return dataclasses.field(default=default, metadata={"help": shown, "readers": readers})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,21 +30,29 @@ class Hyperparameters:
     batch_size: int = _setting(512, "Training rows of a step: users, prefixes or pairs.")
     max_len: int = _setting(50, "Newest items of a user that the model reads.")
     dim: int = _setting(64, "Width of the embeddings and of the model.")
-    num_heads: int = _setting(1, "Attention heads.")
-    num_blocks: int = _setting(2, "Transformer blocks; for lightgcn, layers.")
-    dropout_rate: float = _setting(
-        0.3, "Dropout of embeddings and layers, and of attention but for STOSA."
+    num_heads: int = _setting(1, "Attention heads.", TRANSFORMERS)
+    num_blocks: int = _setting(
+        2, "Transformer blocks; for lightgcn, layers.", (*TRANSFORMERS, "lightgcn")
     )
-    attention_dropout_rate: float = _setting(0.0, "STOSA: dropout of the attention probabilities.")
-    attend_padding: bool = _setting(False, "SASRec: whether padding takes part in attention.")
-    mask_rate: float = _setting(0.5, "BERT4Rec: share of the items that are masked.")
+    dropout_rate: float = _setting(
+        0.3,
+        "Dropout of embeddings and layers, and of attention but for stosa.",
+        ("gru4rec", *TRANSFORMERS),
+    )
+    attention_dropout_rate: float = _setting(
+        0.0, "Dropout of the attention probabilities.", ("stosa",)
+    )
+    attend_padding: bool = _setting(False, "Whether padding takes part in attention.", ("sasrec",))
+    mask_rate: float = _setting(0.5, "Share of the items that are masked.", ("bert4rec",))
     pvn_weight: float = _setting(
-        0.005, "STOSA: weight of the distance between positive and negative item."
+        0.005, "Weight of the distance between positive and negative item.", ("stosa",)
     )
     published: bool = _setting(
-        False, "STOSA: let the means pass the blocks unchanged, as the published code does."
+        False, "Let the means pass the blocks unchanged, as the published code does.", ("stosa",)
     )
-    l2: float = _setting(0.0, "LightGCN: weight of the squared embeddings of a batch in the loss.")
+    l2: float = _setting(
+        0.0, "Weight of the squared embeddings of a batch in the loss.", ("lightgcn",)
+    )
     loss: Literal["bce", "bpr", "softmax", "sampled-softmax"] = _setting(
         "bce", "What is minimised."
     )
@@ -50,14 +62,16 @@ class Hyperparameters:
     user_share: float = _setting(1.0, "Share of the users to train and test on.")
     learning_rate: float = _setting(1e-3, "Step size.")
     b1: float = _setting(0.9, "Decay of the first moment; for sgd, the momentum.")
-    b2: float = _setting(0.98, "Decay of the second moment.")
+    b2: float = _setting(
+        0.98, "Decay of the second moment.", ("adam", "adamw", "sevo-adamw", "sevo-adam")
+    )
     weight_decay: float = _setting(
         0.1,
         "Decoupled decay for adamw and sevo-adamw, for the others the coefficient of an L2 term.",
     )
-    beta: float = _setting(0.99, "SEvo: degree of smoothness, in [0, 1).")
-    num_layers: int = _setting(3, "SEvo: sparse products of a smoothing.")
-    max_len_graph: int = _setting(50, "SEvo: newest training items of a user that make edges.")
+    beta: float = _setting(0.99, "Degree of smoothness, in [0, 1).", SEVO)
+    num_layers: int = _setting(3, "Sparse products of a smoothing.", SEVO)
+    max_len_graph: int = _setting(50, "Newest training items of a user that make edges.", SEVO)
     graph: Literal["item-item", "user-item"] = _setting(
         "item-item", "SEvo: smooth items over consecutive ones, or (mf-bpr) users with their items."
     )
@@ -86,5 +100,9 @@ class Hyperparameters:
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
-            option = "--" + name.replace("_", "-")
-            raise UserError(f"{option}: must be {expected}, got {getattr(self, name)}")
+            raise UserError(f"{option(name)}: must be {expected}, got {getattr(self, name)}")
+
+
+def option(setting: str) -> str:
+    """A setting's name on the command line."""
+    return "--" + setting.replace("_", "-")

@@ -37,16 +37,16 @@ def dozen() -> Interactions:
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "rate", "epochs", "bound"),
+    ("name", "changes", "rate", "epochs"),
     [
-        ("gru4rec", {}, 0.01, 100, 0.05),
-        ("sasrec", {}, 0.01, 150, 0.1),
-        ("bert4rec", {"mask_rate": 0.3}, 0.01, 400, 0.4),
-        ("stosa", {}, 0.02, 150, 0.05),
-        ("stosa", {"published": True}, 0.02, 150, 0.05),
-        ("mf-bpr", {}, 0.03, 30, 0.05),
-        ("lightgcn", {"l2": 0.0}, 0.03, 60, 0.05),
-        ("sr-gnn", {}, 0.01, 60, 0.1),
+        ("gru4rec", {}, 0.01, 100),
+        ("sasrec", {}, 0.02, 300),
+        ("bert4rec", {"mask_rate": 0.3, "dim": 32}, 0.01, 800),
+        ("stosa", {}, 0.02, 150),
+        ("stosa", {"published": True}, 0.02, 150),
+        ("mf-bpr", {}, 0.03, 30),
+        ("lightgcn", {"l2": 0.0}, 0.03, 60),
+        ("sr-gnn", {}, 0.01, 60),
     ],
     ids=[
         "gru4rec",
@@ -59,17 +59,19 @@ def dozen() -> Interactions:
         "sr-gnn",
     ],
 )
-def test_a_dozen_users_are_learnt(dozen, name, changes, rate, epochs, bound):
+def test_a_dozen_users_are_learnt(dozen, name, changes, rate, epochs):
     """The training loss falls to nearly nothing, and the last training item ranks high.
 
-    Of 12 users, BERT4Rec could not come below 2 without context.
+    The rate falls too: BERT4Rec reads other masks in every step, and at a constant rate its loss
+    wavers between .08 and .2. Of 12 users, it could not come below 2 without context.
     """
     settings = dataclasses.replace(MODELS[name]("dozen", "adamw"), **{**TINY, **changes})
     model = BUILDERS[name](settings, dozen, nnx.Rngs(0))
     graphdef, params, constants = nnx.split(model, nnx.Param, Constant)
-    optimizer = optax.adam(rate)
     inputs = Inputs(make_corpus(dozen), constants)
     layouts = EpochLayouts(dozen, settings, 0, model.task)
+    steps = epochs * layouts.sequences_per_step.size
+    optimizer = optax.adam(optax.cosine_decay_schedule(rate, steps))
     state = TrainState(params, optimizer.init(params))
     train = Epochs(graphdef, optimizer, inputs, [layouts], state)
     losses = []
@@ -77,8 +79,8 @@ def test_a_dozen_users_are_learnt(dozen, name, changes, rate, epochs, bound):
         state, loss = train(state, train.lay_out(epoch), epoch)
         losses.append(loss)
     losses = np.concatenate(losses, axis=None)
-    assert losses[0] > 9 * bound
-    assert losses[-30:].mean() < bound
+    assert losses[0] > 0.6
+    assert losses[-30:].mean() < 0.05
 
     # Without the held-out items, what is tested is the last training item.
     kept = dozen.training_part()

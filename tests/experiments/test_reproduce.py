@@ -409,7 +409,16 @@ def test_table1(tmp_path, data_dir):
     assert call("table1", tmp_path, data_dir) == 0
     text = (tmp_path / "table1.md").read_text()
     assert "- Toys:" in text
+    assert "and the download of http://snap.stanford.edu/data/" in text
     assert "11,282,445" in text
+
+
+def test_table1_downloads_gigabytes_only_when_asked(tmp_path, data_dir):
+    assert call("table1", tmp_path, data_dir) == 0
+    assert "table1 --datasets clothing does" in (tmp_path / "table1.md").read_text()
+    assert call("table1", tmp_path, data_dir, "--datasets", "clothing") == 1
+    text = (tmp_path / "table1.md").read_text()
+    assert "the download of https://datarepo.eng.ucsd.edu/" in text
 
 
 def test_table8(tmp_path, data_dir, monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 
 from experiments import train
 from experiments.configs import FOLDER, MODELS
+from experiments.errors import UserError
 
 FILES = sorted(FOLDER.glob("*/*.toml"))
 
@@ -31,6 +32,22 @@ def test_settings_of_a_data_set_and_of_an_optimiser():
     assert MODELS["mf-bpr-user-item"]("toys", "sevo-adamw").beta == 0.7
     assert MODELS["sasrec"]("synthetic-clothing", "adamw").batch_size == 2048
     assert MODELS["sasrec"]("/data/beauty.txt", "adamw") == MODELS["sasrec"]("mine", "adamw")
+
+
+def test_a_run_is_given_the_options_that_it_reads(monkeypatch):
+    """Another would only set it apart from runs that are the same."""
+    options = train.Options(optimizer=("adamw", "sevo-adamw"), beta=0.5, dim=8)
+    plain, sevo = (run.settings for run in train.make_runs(options))
+    assert (plain.dim, plain.beta) == (8, MODELS["sasrec"]("synthetic", "adamw").beta)
+    assert (sevo.dim, sevo.beta) == (8, 0.5)
+
+    # What a model reads that is not built in is not known.
+    monkeypatch.setitem(MODELS, "mine", MODELS["sasrec"])
+    options = train.Options(model="mine", optimizer=("adamw",), num_heads=2, mask_rate=0.25)
+    (run,) = train.make_runs(options)
+    assert (run.settings.num_heads, run.settings.mask_rate) == (2, 0.25)
+    with pytest.raises(UserError, match="--beta"):
+        train.make_runs(train.Options(model="mine", optimizer=("adamw",), beta=0.5))
 
 
 def test_users_are_smoothed_only_where_there_is_a_table_of_them(users_file, tmp_path, capsys):

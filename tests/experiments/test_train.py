@@ -345,6 +345,15 @@ def test_unusable_output_folder(arguments, tmp_path, capsys):
         (["--weight-decay", "inf"], "--weight-decay: must be at least 0, got inf"),
         (["--num-layers", "-1"], "--num-layers: must be at least 0, got -1"),
         (["--dim", "10", "--num-heads", "3"], "--dim: must be a multiple of --num-heads, got 10"),
+        (["--mask-rate", "0.3"], "--mask-rate: read by bert4rec alone; sasrec with adamw and sevo"),
+        (
+            ["--model", "mf-bpr", "--num-heads", "2"],
+            "--num-heads: read by sasrec, bert4rec, stosa alone; mf-bpr with",
+        ),
+        (
+            ["--optimizer", "adamw", "sgd", "--beta", "0.5"],
+            "--beta: read by sevo-adamw, sevo-adam, sevo-sgd alone; sasrec with adamw and sgd ign",
+        ),
     ],
 )
 def test_bad_options(capsys, tmp_path, argv, message):
