@@ -27,11 +27,13 @@ class Hyperparameters:
     max_len: int = _setting(50, "Newest items of a user that the model reads.")
     dim: int = _setting(64, "Width of the embeddings and of the model.")
     num_heads: int = _setting(1, "Attention heads.")
-    num_blocks: int = _setting(2, "Transformer blocks; for lightgcn, layers.")
+    num_blocks: int = _setting(2, "Transformer blocks; for lightgcn and lessr, layers.")
     dropout_rate: float = _setting(
-        0.3, "Dropout of embeddings and layers, and of attention but for STOSA."
+        0.3, "Dropout of embeddings and layers, and of attention but for STOSA and MAERec."
     )
-    attention_dropout_rate: float = _setting(0.0, "STOSA: dropout of the attention probabilities.")
+    attention_dropout_rate: float = _setting(
+        0.0, "STOSA and MAERec: dropout of the attention probabilities."
+    )
     attend_padding: bool = _setting(False, "SASRec: whether padding takes part in attention.")
     mask_rate: float = _setting(0.5, "BERT4Rec: share of the items that are masked.")
     pvn_weight: float = _setting(
@@ -40,7 +42,13 @@ class Hyperparameters:
     published: bool = _setting(
         False, "STOSA: let the means pass the blocks unchanged, as the published code does."
     )
-    l2: float = _setting(0.0, "LightGCN: weight of the squared embeddings of a batch in the loss.")
+    l2: float = _setting(
+        0.0,
+        "Weight in the loss of squares: LightGCN, of a batch's embeddings; MAERec, of all weights.",
+    )
+    recon_weight: float = _setting(
+        5e-3, "MAERec: weight of the loss of restoring masked edges, in [0, 1]."
+    )
     loss: Literal["bce", "bpr", "softmax", "sampled-softmax"] = _setting(
         "bce", "What is minimised."
     )
@@ -78,6 +86,7 @@ class Hyperparameters:
             self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
         for name in ("mask_rate", "user_share"):
             self._require(name, 0 < getattr(self, name) <= 1, "in (0, 1]")
+        self._require("recon_weight", 0 <= self.recon_weight <= 1, "in [0, 1]")
         self._require("num_layers", self.num_layers >= 0, "at least 0")
         for name in ("weight_decay", "pvn_weight", "l2"):
             self._require(name, 0 <= getattr(self, name) < float("inf"), "at least 0")
