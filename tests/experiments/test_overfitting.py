@@ -46,6 +46,7 @@ def dozen() -> Interactions:
         ("mf-bpr", {}, 0.03, 30, 0.05),
         ("lightgcn", {"l2": 0.0}, 0.03, 60, 0.05),
         ("sr-gnn", {}, 0.01, 60, 0.1),
+        ("lessr", {}, 0.01, 60, 0.1),
     ],
     ids=[
         "gru4rec",
@@ -56,6 +57,7 @@ def dozen() -> Interactions:
         "mf-bpr",
         "lightgcn",
         "sr-gnn",
+        "lessr",
     ],
 )
 def test_a_dozen_users_are_learnt(dozen, name, changes, rate, epochs, bound):
