@@ -11,8 +11,19 @@ from flax import nnx
 
 from experiments.configs import Hyperparameters
 from experiments.data import Interactions
-from experiments.graphs import user_item_graph
-from models import MFBPR, SRGNN, STOSA, Backbone, BERT4Rec, GRU4Rec, LightGCN, SASRec
+from experiments.graphs import neighbour_graph, user_item_graph
+from models import (
+    LESSR,
+    MFBPR,
+    SRGNN,
+    STOSA,
+    Backbone,
+    BERT4Rec,
+    GRU4Rec,
+    LightGCN,
+    MAERec,
+    SASRec,
+)
 
 
 def gru4rec(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
@@ -92,6 +103,34 @@ def sr_gnn(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
     return SRGNN(data.num_items, dim=s.dim, rngs=rngs)
 
 
+def lessr(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
+    """LESSR as its authors define it."""
+    return LESSR(
+        data.num_items,
+        dim=s.dim,
+        num_layers=s.num_blocks,
+        dropout_rate=s.dropout_rate,
+        rngs=rngs,
+    )
+
+
+def maerec(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
+    """MAERec on the items that stand near each other in training; its masks as published."""
+    return MAERec(
+        data.num_items,
+        neighbour_graph(data),
+        max_len=s.max_len,
+        dim=s.dim,
+        num_heads=s.num_heads,
+        num_blocks=s.num_blocks,
+        dropout_rate=s.dropout_rate,
+        attention_dropout_rate=s.attention_dropout_rate,
+        recon_weight=s.recon_weight,
+        l2=s.l2,
+        rngs=rngs,
+    )
+
+
 BUILDERS: dict[str, Callable[[Hyperparameters, Interactions, nnx.Rngs], Backbone]] = {
     "mf-bpr": mf_bpr,
     "mf-bpr-user-item": mf_bpr,
@@ -101,4 +140,6 @@ BUILDERS: dict[str, Callable[[Hyperparameters, Interactions, nnx.Rngs], Backbone
     "stosa": stosa,
     "lightgcn": lightgcn,
     "sr-gnn": sr_gnn,
+    "lessr": lessr,
+    "maerec": maerec,
 }

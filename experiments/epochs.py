@@ -21,14 +21,21 @@ from experiments.configs import Hyperparameters
 from experiments.data import Interactions
 from experiments.errors import UserError
 from experiments.packing import EMPTY, ROWS_MULTIPLE, Rows, layout
-from models import Backbone, Task
+from models import Backbone, Constant, Task
 
 
 class TrainState(NamedTuple):
-    """What an epoch changes."""
+    """What an epoch changes.
+
+    Attributes:
+        params: the model's parameters.
+        opt_state: the optimiser's state.
+        carried: what else a step of the model leaves to the next, such as running statistics.
+    """
 
     params: Any
     opt_state: Any
+    carried: Any
 
 
 class Inputs(NamedTuple):
@@ -41,6 +48,12 @@ class Inputs(NamedTuple):
 
     corpus: Corpus
     constants: Any
+
+
+def split_model(model: Backbone) -> tuple[nnx.GraphDef[Backbone], Any, Any, Any]:
+    """A model's structure, its parameters, what else training changes, and its constants."""
+    graphdef, params, constants, carried = nnx.split(model, nnx.Param, Constant, ...)
+    return graphdef, params, carried, constants
 
 
 def make_step(
@@ -60,27 +73,31 @@ def make_step(
         inputs: Inputs, state: TrainState, laid_out: Rows, key: jax.Array
     ) -> tuple[TrainState, jax.Array]:
         draw_key, dropout_key = jax.random.split(key)
-        reader = nnx.merge(graphdef, state.params, inputs.constants)
+        reader = nnx.merge(graphdef, state.params, state.carried, inputs.constants)
         batch = make_batch(
             reader.task, settings, inputs.corpus, laid_out, draw_key, packs=reader.packs
         )
 
-        def loss(params: Any, rows: int) -> jax.Array:
-            model = nnx.merge(graphdef, params, inputs.constants)
+        def loss(params: Any, rows: int) -> tuple[jax.Array, Any]:
+            # Copied, since a model may write to what it carries.
+            model = nnx.merge(graphdef, params, state.carried, inputs.constants, copy=True)
             tokens, positives, negatives, real = batch.first_rows(rows)
-            return model.training_loss(tokens, positives, negatives, real, dropout_key)
+            value = model.training_loss(tokens, positives, negatives, real, dropout_key)
+            return value, split_model(model)[2]
 
-        def gradients(rows: int) -> Callable[[Any], tuple[jax.Array, Any]]:
-            return lambda params: jax.value_and_grad(loss)(params, rows)
+        def gradients(rows: int) -> Callable[[Any], tuple[tuple[jax.Array, Any], Any]]:
+            return lambda params: jax.value_and_grad(loss, has_aux=True)(params, rows)
 
         rows = laid_out.cells.shape[0]
         if few_rows is None or few_rows >= rows:
-            value, grads = gradients(rows)(state.params)
+            (value, carried), grads = gradients(rows)(state.params)
         else:
             more = (laid_out.cells[few_rows:] != EMPTY).any()
-            value, grads = jax.lax.cond(more, gradients(rows), gradients(few_rows), state.params)
+            (value, carried), grads = jax.lax.cond(
+                more, gradients(rows), gradients(few_rows), state.params
+            )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        return TrainState(optax.apply_updates(state.params, updates), opt_state), value
+        return TrainState(optax.apply_updates(state.params, updates), opt_state, carried), value
 
     return step
 
@@ -204,8 +221,8 @@ class Epochs:
     ) -> None:
         self._inputs, self._layouts = inputs, layouts
         self._together = len(layouts) > 1
-        params = jax.tree.map(lambda _: 0, state.params)
-        self._axes = TrainState(params, sevo_jax.seed_axes(optimizer, state.params))
+        params, carried = jax.tree.map(lambda _: 0, (state.params, state.carried))
+        self._axes = TrainState(params, sevo_jax.seed_axes(optimizer, state.params), carried)
         # Under vmap both sides of a condition are computed, and a GPU may wait for the host to
         # choose.
         shared = layouts[0]

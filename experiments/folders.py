@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import orbax.checkpoint as ocp
 
 from experiments.configs import MODELS, Hyperparameters
@@ -60,6 +61,7 @@ class Checkpoint(NamedTuple):
 
     state: TrainState | Any  # None while the run is trained: an epoch takes its memory
     best_params: Any
+    best_carried: Any
     epoch: int
     best_epoch: int
     best_score: float
@@ -124,13 +126,24 @@ def open_checkpoints(folder: Path) -> ocp.CheckpointManager:
         raise UserError(f"{folder / 'checkpoints'}: cannot be used ({error.strerror})") from error
 
 
+def _stored(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What is on disk.
+
+    Of a model that carries nothing, no empty trees: checkpoints made before any did can be read.
+    """
+    stored = checkpoint._asdict() | {"state": checkpoint.state._asdict()}
+    if not jax.tree.leaves(checkpoint.best_carried):
+        del stored["best_carried"], stored["state"]["carried"]
+    return stored
+
+
 def save_checkpoint(saved: ocp.CheckpointManager, checkpoint: Checkpoint, folder: Path) -> None:
     """Saves a checkpoint; a `UserError` if it cannot be written."""
     log = logging.getLogger("absl")
     level = log.level
     log.setLevel(logging.CRITICAL)  # Orbax logs a traceback of every thread that fails
     try:
-        done = saved.save(checkpoint.epoch, args=ocp.args.StandardSave(checkpoint._asdict()))
+        done = saved.save(checkpoint.epoch, args=ocp.args.StandardSave(_stored(checkpoint)))
     except Exception as error:  # each storage layer below has its own
         raise UserError(
             f"{folder}: the checkpoint of epoch {checkpoint.epoch} could not be written "
@@ -149,12 +162,14 @@ def restore_checkpoint(saved: ocp.CheckpointManager, start: Checkpoint) -> Check
     if latest is None:
         return start
     try:
-        return Checkpoint(**saved.restore(latest, args=ocp.args.StandardRestore(start._asdict())))
+        stored: Any = saved.restore(latest, args=ocp.args.StandardRestore(_stored(start)))
     except Exception as error:  # each storage layer below has its own
         raise UserError(
             f"{saved.directory}: the checkpoint of epoch {latest} cannot be read ({error}); "
             "expected one of this run, on the same data; to start over, remove the folder"
         ) from error
+    state = start.state._replace(**stored.pop("state"))
+    return start._replace(**stored, state=state)
 
 
 def read_records(path: Path, epoch: int) -> list[dict[str, Any]]:

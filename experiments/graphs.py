@@ -19,6 +19,17 @@ def item_graph(data: Interactions, max_len: int, num_nodes: int | None = None) -
     )
 
 
+def neighbour_graph(data: Interactions) -> sevo_jax.Graph:
+    """Items at a distance of at most 3 in the whole training sequences; node 0 is padding."""
+    return sevo_jax.sequence_graph(
+        data.items[data.training_part()],
+        data.num_items + 1,
+        lengths=data.lengths - 2,
+        max_len=None,
+        walk_length=3,
+    )
+
+
 def user_item_graph(data: Interactions) -> sevo_jax.Graph:
     """Users and their training items, the padding item among the items."""
     training = data.training_part()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import optax
+from flax import nnx
 
 import sevo_jax
 from experiments.configs import Hyperparameters
@@ -20,16 +21,17 @@ def make_optimizer(
 
     The graph ``user-item`` needs a model with a table ``user_embedding``.
     """
-    s = settings
+    s, mask = settings, decay_mask(model)
     if name == "adam":
         return optax.chain(
-            optax.add_decayed_weights(s.weight_decay), optax.adam(s.learning_rate, s.b1, s.b2)
+            optax.add_decayed_weights(s.weight_decay, mask), optax.adam(s.learning_rate, s.b1, s.b2)
         )
     if name == "adamw":
-        return optax.adamw(s.learning_rate, s.b1, s.b2, weight_decay=s.weight_decay)
+        return optax.adamw(s.learning_rate, s.b1, s.b2, weight_decay=s.weight_decay, mask=mask)
     if name == "sgd":
         return optax.chain(
-            optax.add_decayed_weights(s.weight_decay), optax.sgd(s.learning_rate, s.b1 or None)
+            optax.add_decayed_weights(s.weight_decay, mask),
+            optax.sgd(s.learning_rate, s.b1 or None),
         )
     if s.graph == "item-item":
         num_nodes = data.num_items + (2 if model.task == "masked" else 1)
@@ -41,8 +43,17 @@ def make_optimizer(
         "beta": s.beta,
         "num_layers": s.num_layers,
         "weight_decay": s.weight_decay,
+        "mask": mask,
     }
     if name == "sevo-sgd":
         return sevo_jax.sevo_sgd(s.learning_rate, graph, momentum=s.b1 or None, **smoothing)
     make = {"sevo-adamw": sevo_jax.sevo_adamw, "sevo-adam": sevo_jax.sevo_adam}[name]
     return make(s.learning_rate, graph, b1=s.b1, b2=s.b2, **smoothing)
+
+
+def decay_mask(model: Backbone) -> Any:
+    """Which parameters decay, as Optax takes it: ``None`` for all."""
+    if not model.undecayed:
+        return None
+    params = nnx.state(model, nnx.Param)
+    return nnx.map_state(lambda path, _: path[-1] not in model.undecayed, params)

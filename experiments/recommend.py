@@ -155,7 +155,7 @@ def _recommendations(
         raise UserError(
             f"{folder}: was interrupted before its first validation; go on with it by --resume"
         )
-    params = checkpoint.best_params
+    params = checkpoint.best_params, checkpoint.best_carried, setup.inputs.constants
     max_len = run.settings.max_len
 
     @jax.jit
@@ -175,8 +175,7 @@ def _recommendations(
         block = jax.tree.map(lambda leaf, i=i: leaf[i], blocks)
         some = users[begin : begin + per_block]
         scores, items = (
-            np.asarray(a)[: some.size]
-            for a in best((params, setup.inputs.constants), setup.inputs.corpus, block)
+            np.asarray(a)[: some.size] for a in best(params, setup.inputs.corpus, block)
         )
         kept = np.isfinite(scores)  # a user may have fewer unseen items
         yield pl.DataFrame(

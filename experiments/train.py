@@ -34,7 +34,7 @@ class Arguments:
 
     model: str = "sasrec"
     """mf-bpr, mf-bpr-user-item (users smoothed too), gru4rec, sasrec, bert4rec, stosa,
-    lightgcn or sr-gnn."""
+    lightgcn, sr-gnn, lessr or maerec."""
     dataset: str = "synthetic"
     """synthetic, beauty, toys, tools, ml-1m, electronics, clothing; or the path of a .txt file of
     'user item item …' lines, or of a .csv, .tsv, .parquet or .inter table of user, item, time."""

@@ -25,7 +25,14 @@ from experiments.backbones import BUILDERS
 from experiments.batches import make_corpus
 from experiments.configs import Hyperparameters
 from experiments.data import Interactions
-from experiments.epochs import EpochLayouts, Epochs, Inputs, TrainState, initial_key
+from experiments.epochs import (
+    EpochLayouts,
+    Epochs,
+    Inputs,
+    TrainState,
+    initial_key,
+    split_model,
+)
 from experiments.errors import UserError
 from experiments.evaluate import (
     Split,
@@ -46,7 +53,7 @@ from experiments.folders import (
     save_checkpoint,
 )
 from experiments.optimizers import make_optimizer
-from models import Backbone, Constant, Task
+from models import Backbone, Task
 
 CRITERION = "NDCG@10"
 
@@ -167,11 +174,11 @@ class Setup:
     optimizer: optax.GradientTransformation
     inputs: Inputs
     settings: Hyperparameters
-    rank: Callable[[Split, Any], np.ndarray]
+    rank: Callable[[Split, Any, Any], np.ndarray]
 
-    def evaluate(self, split: Split, params: Any) -> dict[str, float]:
+    def evaluate(self, split: Split, params: Any, carried: Any) -> dict[str, float]:
         """The metrics of a split."""
-        return metrics_of(self.rank(split, params))
+        return metrics_of(self.rank(split, params, carried))
 
 
 @dataclasses.dataclass
@@ -207,12 +214,14 @@ class _Lane:
             raise self.diverged(f"the loss is {losses[~finite][0]} at step {step}", epoch)
         return float(np.average(losses, weights=self.layouts.sequences_per_step))
 
-    def validate(self, params: Any, setup: Setup, epoch: int, loss: float, began: float) -> float:
-        """Scores an epoch, keeps the best one's parameters, and returns the criterion."""
+    def validate(
+        self, state: TrainState, setup: Setup, epoch: int, loss: float, began: float
+    ) -> float:
+        """Scores an epoch, keeps the best one's model, and returns the criterion."""
         step = epoch * self.layouts.sequences_per_step.size
         clock = time.perf_counter()
         try:
-            metrics = setup.evaluate("valid", params)
+            metrics = setup.evaluate("valid", state.params, state.carried)
         except _NotFiniteError as error:
             raise self.diverged(f"{error} at step {step}", epoch) from error
         self.evaluation_seconds.append(time.perf_counter() - clock)
@@ -220,8 +229,10 @@ class _Lane:
         seconds = round(time.perf_counter() - began, 3)
         self.records.append(record | {"seconds": seconds, "valid": metrics})
         if metrics[CRITERION] > self.checkpoint.best_score:
+            best_params, best_carried = jax.tree.map(jnp.copy, (state.params, state.carried))
             self.checkpoint = self.checkpoint._replace(
-                best_params=jax.tree.map(jnp.copy, params),
+                best_params=best_params,
+                best_carried=best_carried,
                 best_epoch=epoch,
                 best_score=metrics[CRITERION],
             )
@@ -245,16 +256,16 @@ def make_setup(run: Run, data: Interactions) -> Setup:
     optimizer = make_optimizer(run.optimizer, settings, data, model)
     if not model.packs:
         settings = dataclasses.replace(settings, packed=False)
-    graphdef, _, constants = nnx.split(model, nnx.Param, Constant)
+    graphdef, _, _, constants = split_model(model)
     inputs = Inputs(make_corpus(data), constants)
-    compiled: dict[Split, Callable[[Any], tuple[jax.Array, jax.Array]]] = {}
+    compiled: dict[Split, Callable[[Any, Any], tuple[jax.Array, jax.Array]]] = {}
 
-    def rank(split: Split, params: Any) -> np.ndarray:
+    def rank(split: Split, params: Any, carried: Any) -> np.ndarray:
         if split not in compiled:
             blocks = make_evaluation_set(data, split, max_len, task=task, packed=model.packs)
             ranker = make_evaluator(lambda p: nnx.merge(graphdef, *p), max_len)
-            compiled[split] = lambda p: ranker((p, inputs.constants), inputs.corpus, blocks)
-        ranks, finite = compiled[split](params)
+            compiled[split] = lambda *p: ranker((*p, inputs.constants), inputs.corpus, blocks)
+        ranks, finite = compiled[split](params, carried)
         if not finite:
             raise _NotFiniteError(f"a {split} score is not finite")
         return np.asarray(ranks)[: data.num_users]
@@ -264,9 +275,10 @@ def make_setup(run: Run, data: Interactions) -> Setup:
 
 def initial_checkpoint(run: Run, setup: Setup, data: Interactions) -> Checkpoint:
     """Where a run begins, its weights drawn from its seed."""
-    params = nnx.split(make_model(run, data), nnx.Param, Constant)[1]
-    state = TrainState(params, setup.optimizer.init(params))
-    return Checkpoint(state, jax.tree.map(jnp.copy, params), 0, 0, -1.0, 0.0)
+    _, params, carried, _ = split_model(make_model(run, data))
+    state = TrainState(params, setup.optimizer.init(params), carried)
+    best_params, best_carried = jax.tree.map(jnp.copy, (params, carried))
+    return Checkpoint(state, best_params, best_carried, 0, 0, -1.0, 0.0)
 
 
 def _open_lane(
@@ -319,7 +331,7 @@ def _train_lanes(
                     f"parameters are not finite at step {epoch * losses.size}", epoch
                 )
             if due:
-                score = lane.validate(own.params, setup, epoch, loss, began)
+                score = lane.validate(own, setup, epoch, loss, began)
             lane.save(own, epoch, time.perf_counter() - began)
         report(Progress(epoch, loss, score, lane.run.name))
 
@@ -356,7 +368,8 @@ def _finish(lane: _Lane, setup: Setup, data: Interactions) -> dict[str, Any]:
     """Tests the best epoch, and writes ``result.json``."""
     checkpoint, run = lane.checkpoint, lane.run
     best = next((r for r in lane.records if r["epoch"] == checkpoint.best_epoch), None)
-    ranks = setup.rank("test", checkpoint.best_params)
+    best_model = checkpoint.best_params, checkpoint.best_carried
+    ranks = setup.rank("test", *best_model)
     result = {
         "model": run.model,
         "dataset": run.dataset,
@@ -364,7 +377,7 @@ def _finish(lane: _Lane, setup: Setup, data: Interactions) -> dict[str, Any]:
         "seed": run.seed,
         "epochs": setup.settings.epochs,
         "best_epoch": checkpoint.best_epoch,
-        "valid": best["valid"] if best else setup.evaluate("valid", checkpoint.best_params),
+        "valid": best["valid"] if best else setup.evaluate("valid", *best_model),
         "test": metrics_of(ranks),
         "by_popularity": by_popularity(ranks, data),
         "seconds_per_epoch": _median(lane.epoch_seconds),
@@ -395,7 +408,7 @@ def _finite_leaves(tree: Any) -> list[jax.Array]:
 
 
 def _all_finite(state: TrainState) -> bool:
-    return all(map(bool, _finite_leaves(state.params)))
+    return all(map(bool, _finite_leaves((state.params, state.carried))))
 
 
 def _median(seconds: Iterable[float]) -> float | None:

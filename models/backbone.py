@@ -55,6 +55,7 @@ class Backbone(nnx.Module):
             one, the newest item in the last column and padding before it, or padding alone; the
             outputs, and what is to be predicted, are then of the newest items only,
             ``[rows, 1, …]``.
+        undecayed: the names of parameters, anywhere in the model, that no optimiser decays.
         loss_name: which of `models.losses` the default `loss` is.
         num_items: how many items there are.
     """
@@ -62,6 +63,7 @@ class Backbone(nnx.Module):
     task: ClassVar[Task] = "next"
     tables: ClassVar[tuple[str, ...]] = ("item_embedding",)
     packs: ClassVar[bool] = True
+    undecayed: ClassVar[tuple[str, ...]] = ()
     loss_name: Loss = "bce"
     num_items: int
     item_embedding: nnx.Embed

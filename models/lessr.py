@@ -51,7 +51,7 @@ class LESSR(Backbone):
     rescaled on the way out, ``e = E[item] / max(1, |E[item]|)``, and the gradient goes through it:
     outputs are equal for equal parameters. Under training the two differ in that a row beyond the
     ball gets no gradient along itself here, and there is put back onto the sphere. Initial rows are
-    put there at the start. (Weight decay should leave out biases, ``BatchNorm`` and ``PReLU``.)
+    put there at the start. Biases, ``BatchNorm`` and ``PReLU`` are not to decay.
 
     Args:
         num_items: items are ``1 … num_items``.
@@ -77,6 +77,7 @@ class LESSR(Backbone):
 
     task: ClassVar[Task] = "prefix"
     packs: ClassVar[bool] = False
+    undecayed: ClassVar[tuple[str, ...]] = ("bias", "scale", "slope")
 
     def __init__(
         self,

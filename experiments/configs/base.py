@@ -9,7 +9,7 @@ from experiments.errors import UserError
 
 OPTIMIZERS = ("adam", "adamw", "sevo-adamw", "sevo-adam", "sgd", "sevo-sgd")
 SEVO = tuple(name for name in OPTIMIZERS if name.startswith("sevo-"))
-TRANSFORMERS = ("sasrec", "bert4rec", "stosa")
+TRANSFORMERS = ("sasrec", "bert4rec", "stosa", "maerec")
 
 
 def _setting(default: Any, meaning: str, readers: tuple[str, ...] = ()) -> Any:
@@ -32,15 +32,17 @@ class Hyperparameters:
     dim: int = _setting(64, "Width of the embeddings and of the model.")
     num_heads: int = _setting(1, "Attention heads.", TRANSFORMERS)
     num_blocks: int = _setting(
-        2, "Transformer blocks; for lightgcn, layers.", (*TRANSFORMERS, "lightgcn")
+        2,
+        "Transformer blocks; for lightgcn and lessr, layers.",
+        (*TRANSFORMERS, "lightgcn", "lessr"),
     )
     dropout_rate: float = _setting(
         0.3,
-        "Dropout of embeddings and layers, and of attention but for stosa.",
-        ("gru4rec", *TRANSFORMERS),
+        "Dropout of embeddings and layers, and of attention but for stosa and maerec.",
+        ("gru4rec", *TRANSFORMERS, "lessr"),
     )
     attention_dropout_rate: float = _setting(
-        0.0, "Dropout of the attention probabilities.", ("stosa",)
+        0.0, "Dropout of the attention probabilities.", ("stosa", "maerec")
     )
     attend_padding: bool = _setting(False, "Whether padding takes part in attention.", ("sasrec",))
     mask_rate: float = _setting(0.5, "Share of the items that are masked.", ("bert4rec",))
@@ -51,7 +53,12 @@ class Hyperparameters:
         False, "Let the means pass the blocks unchanged, as the published code does.", ("stosa",)
     )
     l2: float = _setting(
-        0.0, "Weight of the squared embeddings of a batch in the loss.", ("lightgcn",)
+        0.0,
+        "Weight in the loss of squares: of a batch's embeddings, or of all of maerec's weights.",
+        ("lightgcn", "maerec"),
+    )
+    recon_weight: float = _setting(
+        5e-3, "Weight of the loss of restoring masked edges, in [0, 1].", ("maerec",)
     )
     loss: Literal["bce", "bpr", "softmax", "sampled-softmax"] = _setting(
         "bce", "What is minimised."
@@ -92,6 +99,7 @@ class Hyperparameters:
             self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
         for name in ("mask_rate", "user_share"):
             self._require(name, 0 < getattr(self, name) <= 1, "in (0, 1]")
+        self._require("recon_weight", 0 <= self.recon_weight <= 1, "in [0, 1]")
         self._require("num_layers", self.num_layers >= 0, "at least 0")
         for name in ("weight_decay", "pvn_weight", "l2"):
             self._require(name, 0 <= getattr(self, name) < float("inf"), "at least 0")

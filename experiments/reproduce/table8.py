@@ -106,9 +106,11 @@ def measure(model: str, dataset: str, data: Interactions) -> dict[str, Any]:
         run = Run(model, dataset, optimizer, 0, MODELS[model](dataset, optimizer))
         setup = make_setup(run, data)
         calls[optimizer], _ = epoch_runner([run], setup, data)
-    params = initial_checkpoint(run, setup, data).best_params
+    start = initial_checkpoint(run, setup, data).state
     epochs = in_turn(calls, ROUNDS)
-    evaluations = in_turn({"inference": lambda: setup.evaluate("test", params)}, ROUNDS)
+    evaluations = in_turn(
+        {"inference": lambda: setup.evaluate("test", start.params, start.carried)}, ROUNDS
+    )
     return {
         "plain": epochs[UNSMOOTHED].tolist(),
         "sevo": epochs[SEVO].tolist(),

@@ -33,17 +33,23 @@ def compilation_cache(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def beauty_file(tmp_path_factory) -> Path:
-    """The first 200 users of Amazon Beauty, as a text file."""
+def data_folder() -> Path:
+    """The folder of real data, Amazon Beauty at least."""
     beside = Path(__file__).resolve().parents[2].parent / "shared" / "data"
     folders = [Path(os.environ["SEVO_DATA"])] if os.environ.get("SEVO_DATA") else []
     for folder in (*folders, beside):
         if (folder / "Beauty.txt").exists():
-            lines = (folder / "Beauty.txt").read_text().splitlines()[:200]
-            file = tmp_path_factory.mktemp("beauty") / "beauty200.txt"
-            file.write_text("\n".join(lines) + "\n")
-            return file
+            return folder
     pytest.skip(f"real data: no Beauty.txt in $SEVO_DATA or {beside}")
+
+
+@pytest.fixture(scope="session")
+def beauty_file(data_folder, tmp_path_factory) -> Path:
+    """The first 200 users of Amazon Beauty, as a text file."""
+    lines = (data_folder / "Beauty.txt").read_text().splitlines()[:200]
+    file = tmp_path_factory.mktemp("beauty") / "beauty200.txt"
+    file.write_text("\n".join(lines) + "\n")
+    return file
 
 
 @pytest.fixture(scope="session")

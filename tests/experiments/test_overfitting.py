@@ -15,9 +15,8 @@ from experiments.batches import make_corpus
 from experiments.configs import MODELS
 from experiments.data import Interactions
 from experiments.data.interactions import from_sequences
-from experiments.epochs import EpochLayouts, Epochs, Inputs, TrainState
+from experiments.epochs import EpochLayouts, Epochs, Inputs, TrainState, split_model
 from experiments.evaluate import make_evaluation_set, make_evaluator
-from models import Constant
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -47,6 +46,7 @@ def dozen() -> Interactions:
         ("mf-bpr", {}, 0.03, 30),
         ("lightgcn", {"l2": 0.0}, 0.03, 60),
         ("sr-gnn", {}, 0.01, 60),
+        ("lessr", {}, 0.01, 100),
     ],
     ids=[
         "gru4rec",
@@ -57,6 +57,7 @@ def dozen() -> Interactions:
         "mf-bpr",
         "lightgcn",
         "sr-gnn",
+        "lessr",
     ],
 )
 def test_a_dozen_users_are_learnt(dozen, name, changes, rate, epochs):
@@ -67,12 +68,12 @@ def test_a_dozen_users_are_learnt(dozen, name, changes, rate, epochs):
     """
     settings = dataclasses.replace(MODELS[name]("dozen", "adamw"), **{**TINY, **changes})
     model = BUILDERS[name](settings, dozen, nnx.Rngs(0))
-    graphdef, params, constants = nnx.split(model, nnx.Param, Constant)
+    graphdef, params, carried, constants = split_model(model)
     inputs = Inputs(make_corpus(dozen), constants)
     layouts = EpochLayouts(dozen, settings, 0, model.task)
     steps = epochs * layouts.sequences_per_step.size
     optimizer = optax.adam(optax.cosine_decay_schedule(rate, steps))
-    state = TrainState(params, optimizer.init(params))
+    state = TrainState(params, optimizer.init(params), carried)
     train = Epochs(graphdef, optimizer, inputs, [layouts], state)
     losses = []
     for epoch in range(epochs):
@@ -87,6 +88,6 @@ def test_a_dozen_users_are_learnt(dozen, name, changes, rate, epochs):
     seen = dataclasses.replace(dozen, items=dozen.items[kept], lengths=dozen.lengths - 2)
     evaluate = make_evaluator(lambda p: nnx.merge(graphdef, *p), MAX_LEN)
     blocks = make_evaluation_set(seen, "test", MAX_LEN, task=model.task, packed=model.packs)
-    given = state.params, constants
+    given = state.params, state.carried, constants
     ranks, _ = jax.tree.map(np.asarray, evaluate(given, make_corpus(seen), blocks))
     assert ranks[: dozen.num_users].mean() < 4  # by chance 27
