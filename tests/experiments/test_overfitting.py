@@ -69,7 +69,7 @@ def test_a_dozen_users_are_learnt(dozen, name, changes, rate, epochs, bound):
     graphdef, params, constants = nnx.split(model, nnx.Param, Constant)
     optimizer = optax.adam(rate)
     inputs = Inputs(make_corpus(dozen), constants)
-    layouts = EpochLayouts(dozen, settings, 0, model.task)
+    layouts = EpochLayouts(dozen, settings, 0, model.task, grouped=not model.packs)
     state = TrainState(params, optimizer.init(params))
     train = Epochs(graphdef, optimizer, inputs, [layouts], state)
     losses = []
@@ -84,7 +84,7 @@ def test_a_dozen_users_are_learnt(dozen, name, changes, rate, epochs, bound):
     kept = dozen.training_part()
     seen = dataclasses.replace(dozen, items=dozen.items[kept], lengths=dozen.lengths - 2)
     evaluate = make_evaluator(lambda p: nnx.merge(graphdef, *p), MAX_LEN)
-    blocks = make_evaluation_set(seen, "test", MAX_LEN, task=model.task, packed=model.packs)
+    blocks = make_evaluation_set(seen, "test", MAX_LEN, task=model.task, grouped=not model.packs)
     given = state.params, constants
     ranks, _ = jax.tree.map(np.asarray, evaluate(given, make_corpus(seen), blocks))
     assert ranks[: dozen.num_users].mean() < 4  # by chance 27
