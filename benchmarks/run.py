@@ -21,6 +21,7 @@ BENCHMARKS = (
     "smoothing",
     "growth",
     "packing",
+    "session_graphs",
     "seeds",
     "evaluation",
     "memory",

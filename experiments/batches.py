@@ -5,7 +5,7 @@ The whole data set lives on the device; an epoch's only traffic is the layout of
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray
 from experiments.configs import Hyperparameters
 from experiments.data import Interactions
 from experiments.errors import UserError
-from experiments.packing import EMPTY, Rows
+from experiments.packing import EMPTY, Layout, Rows
 from models import Task
 
 
@@ -52,7 +52,10 @@ class Unseen(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """What a model reads: ``int32[rows, width]`` each, 0 where a cell is empty."""
+    """What a model reads: ``int32[rows, width]`` each, 0 where a cell is empty.
+
+    Of rows in groups, each is a tuple of such arrays.
+    """
 
     items: Int[Array, "rows width"]
     segments: Int[Array, "rows width"]
@@ -77,6 +80,8 @@ class Batch(NamedTuple):
 
     def first_rows(self, rows: int) -> Batch:
         """The batch without the rows after the first so many."""
+        if rows == self.real.shape[0]:
+            return self
         shared = self.negatives.ndim == 1
         return Batch(
             Tokens(*(t[:rows] for t in self.tokens)),
@@ -113,7 +118,7 @@ def make_corpus(data: Interactions) -> Corpus:
     return Corpus(jnp.asarray(data.items), jnp.asarray(data.owners), unseen)
 
 
-def read_tokens(task: Task, corpus: Corpus, rows: Rows, max_len: int) -> Tokens:
+def read_tokens(task: Task, corpus: Corpus, rows: Layout, max_len: int) -> Tokens:
     """Looks up the tokens of a batch of rows, nothing masked.
 
     Args:
@@ -123,6 +128,9 @@ def read_tokens(task: Task, corpus: Corpus, rows: Rows, max_len: int) -> Tokens:
         max_len: the newest token of a sequence gets position ``max_len - 1``, older ones count down
             from it.
     """
+    if isinstance(rows, list):
+        groups: Any = zip(*(read_tokens(task, corpus, r, max_len) for r in rows), strict=True)
+        return Tokens(*groups)
     cells, ends = rows
     real = cells != EMPTY
     source = corpus.owners if task == "pair" else corpus.items
@@ -133,11 +141,18 @@ def read_tokens(task: Task, corpus: Corpus, rows: Rows, max_len: int) -> Tokens:
     )
 
 
+def newest(rows: Layout) -> Rows:
+    """The last cell of each row, ``int32[rows, 1]``, one group after the other."""
+    groups = rows if isinstance(rows, list) else [rows]
+    last = [jax.tree.map(lambda a: a[:, -1:], group) for group in groups]
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *last)
+
+
 def make_batch(
     task: Task,
     settings: Hyperparameters,
     corpus: Corpus,
-    rows: Rows,
+    rows: Layout,
     key: PRNGKeyArray,
     *,
     packs: bool = True,
@@ -153,7 +168,7 @@ def make_batch(
         packs: whether the model predicts at every token, or only at the last one of a row.
     """
     tokens = read_tokens(task, corpus, rows, settings.max_len)
-    cells, ends = rows if packs else (rows.cells[:, -1:], rows.ends[:, -1:])
+    cells, ends = newest(rows) if isinstance(rows, list) or not packs else rows
     real, ahead = cells != EMPTY, 1
     if task == "prefix":
         real &= cells == ends

@@ -20,7 +20,16 @@ from experiments.batches import Corpus, make_batch
 from experiments.configs import Hyperparameters
 from experiments.data import Interactions
 from experiments.errors import UserError
-from experiments.packing import EMPTY, ROWS_MULTIPLE, Rows, layout
+from experiments.packing import (
+    EMPTY,
+    ROWS_MULTIPLE,
+    Layout,
+    Rows,
+    choose_groups,
+    group_rows,
+    layout,
+    longer_of_random,
+)
 from models import Backbone, Constant, Task
 
 
@@ -61,7 +70,7 @@ def make_step(
     optimizer: optax.GradientTransformation,
     settings: Hyperparameters,
     few_rows: int | None = None,
-) -> Callable[[Inputs, TrainState, Rows, jax.Array], tuple[TrainState, jax.Array]]:
+) -> Callable[[Inputs, TrainState, Layout, jax.Array], tuple[TrainState, jax.Array]]:
     """A training step: of what does not change, a state, a batch of rows and a key.
 
     Packed batches of an epoch have the rows of its largest. Most need fewer: where ``few_rows`` are
@@ -70,7 +79,7 @@ def make_step(
     """
 
     def step(
-        inputs: Inputs, state: TrainState, laid_out: Rows, key: jax.Array
+        inputs: Inputs, state: TrainState, laid_out: Layout, key: jax.Array
     ) -> tuple[TrainState, jax.Array]:
         draw_key, dropout_key = jax.random.split(key)
         reader = nnx.merge(graphdef, state.params, state.carried, inputs.constants)
@@ -88,8 +97,8 @@ def make_step(
         def gradients(rows: int) -> Callable[[Any], tuple[tuple[jax.Array, Any], Any]]:
             return lambda params: jax.value_and_grad(loss, has_aux=True)(params, rows)
 
-        rows = laid_out.cells.shape[0]
-        if few_rows is None or few_rows >= rows:
+        rows = batch.real.shape[0]
+        if few_rows is None or few_rows >= rows or isinstance(laid_out, list):
             (value, carried), grads = gradients(rows)(state.params)
         else:
             more = (laid_out.cells[few_rows:] != EMPTY).any()
@@ -113,9 +122,9 @@ def make_epoch(
     """
 
     def epoch(
-        state: TrainState, inputs: Inputs, rows: Rows, key: jax.Array
+        state: TrainState, inputs: Inputs, rows: Layout, key: jax.Array
     ) -> tuple[TrainState, jax.Array]:
-        keys = jax.random.split(key, rows.cells.shape[0])
+        keys = jax.random.split(key, jax.tree.leaves(rows)[0].shape[0])
         return jax.lax.scan(lambda s, batch: step(inputs, s, *batch), state, (rows, keys))
 
     if seed_axes is not None:
@@ -127,7 +136,13 @@ class EpochLayouts:
     """The layout of every epoch, a function of the data, the seed and the epoch alone."""
 
     def __init__(
-        self, data: Interactions, settings: Hyperparameters, seed: int, task: Task = "next"
+        self,
+        data: Interactions,
+        settings: Hyperparameters,
+        seed: int,
+        task: Task = "next",
+        *,
+        grouped: bool = False,
     ) -> None:
         self._ends, self._counts = training_sequences(data, settings.max_len, task)
         if not self._ends.size:
@@ -138,21 +153,29 @@ class EpochLayouts:
         )
         self.settings, self.seed = settings, seed
         self.task: Task = task
+        self.groups = None
+        if grouped:
+            self.groups = choose_groups(longer_of_random(self._counts, settings.batch_size))
         # Epochs pack into about as many rows each. Epoch 0 sets the least for all, so that few
         # epochs differ in shape and compile anew.
-        self.rows = 0
-        first = np.asarray(self(0).cells)
-        self.rows = first.shape[1]
-        self.few_rows = _few_rows((first != EMPTY).any(axis=-1).sum(axis=-1), self.rows)
+        self.rows = self.few_rows = 0
+        first = self(0)
+        if isinstance(first, Rows):
+            used = (np.asarray(first.cells) != EMPTY).any(axis=-1)
+            self.rows = used.shape[1]
+            self.few_rows = _few_rows(used.sum(axis=-1), self.rows)
 
-    def __call__(self, epoch: int) -> Rows:
+    def __call__(self, epoch: int) -> Layout:
         """Sequences shuffled and dealt into batches; for pairs, drawn anew."""
         rng = np.random.default_rng([self.seed, epoch])
         pairs = self.task == "pair"
         order = self._draw_pairs(rng) if pairs else rng.permutation(self._ends.size)
         s, counts = self.settings, self._counts[order]
+        first = self._ends[order] - counts + 1
+        if self.groups is not None:
+            return group_rows(first, counts, s.batch_size, self.groups)[0]
         rows, _ = layout(
-            self._ends[order] - counts + 1,
+            first,
             counts,
             s.batch_size,
             1 if pairs else s.max_len,
@@ -231,21 +254,21 @@ class Epochs:
         step = make_step(graphdef, optimizer, shared.settings, few_rows)
         self.compiled: Any = make_epoch(step, self._axes if self._together else None)
 
-    def __call__(self, state: TrainState, rows: Rows, epoch: int) -> tuple[TrainState, jax.Array]:
+    def __call__(self, state: TrainState, rows: Layout, epoch: int) -> tuple[TrainState, jax.Array]:
         """Trains an epoch laid out by `lay_out`; the new state and losses ``[seeds, steps]``."""
         keys = [_training_key(layouts, epoch) for layouts in self._layouts]
         key = jnp.stack(keys) if self._together else keys[0]
         state, losses = self.compiled(state, self._inputs, rows, key)
         return state, losses.reshape(len(keys), -1)
 
-    def lay_out(self, epoch: int) -> Rows:
+    def lay_out(self, epoch: int) -> Layout:
         """``int32[(seeds,) steps, rows, width]`` each, filled up to equal rows."""
         each = [layouts(epoch) for layouts in self._layouts]
         if not self._together:
             return each[0]
-        most = max(rows.cells.shape[1] for rows in each)
 
         def stack(*arrays: np.ndarray) -> np.ndarray:
+            most = max(a.shape[1] for a in arrays)
             spare = [((0, 0), (0, most - a.shape[1]), (0, 0)) for a in arrays]
             pairs = zip(arrays, spare, strict=True)
             return np.stack([np.pad(a, s, constant_values=EMPTY) for a, s in pairs])

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from experiments.batches import Corpus, mask_tokens, read_tokens
 from experiments.data import Interactions
-from experiments.packing import Rows, layout
+from experiments.packing import Layout, choose_groups, group_rows, layout, longer_of_blocks
 from models import Backbone, Task
 
 Split = Literal["valid", "test", "next"]
@@ -31,14 +31,14 @@ class EvaluationSet(NamedTuple):
     """A split laid out in blocks of users, each leaf with a leading axis of blocks.
 
     Attributes:
-        rows: the input, as `packing.layout` returns it.
-        last: ``int32[blocks, users]``, the cell of each user's newest token.
+        rows: the input, as `packing.layout` or `packing.group_rows` returns it.
+        last: ``int32[blocks, users]``, the cell of each user's newest token, or in groups its row.
         targets: ``int32[blocks, users]``, the held-out items; 0 beyond the last user.
         seen_users: ``int32[blocks, seen]``, a user of the block for each excluded item.
         seen_items: ``int32[blocks, seen]``, the excluded items; 0 fills up.
     """
 
-    rows: Rows
+    rows: Layout
     last: Int[Array, "blocks users"]
     targets: Int[Array, "blocks users"]
     seen_users: Int[Array, "blocks seen"]
@@ -57,6 +57,7 @@ def make_evaluation_set(
     *,
     task: Task = "next",
     packed: bool = True,
+    grouped: bool = False,
     users: np.ndarray | None = None,
 ) -> EvaluationSet:
     """Lays out users for a split. The input is everything before the held-out item.
@@ -69,6 +70,7 @@ def make_evaluation_set(
         max_len: the longest input.
         task: of the model.
         packed: whether users share rows.
+        grouped: whether the rows, then one a user, are in groups: for models that do not pack.
         users: ``int[users]``, which ones, in which order; all if ``None``.
     """
     users = np.arange(data.num_users) if users is None else users
@@ -76,7 +78,12 @@ def make_evaluation_set(
     stops = data.starts + data.lengths - held_out(split)
     ends = stops[users] + (task == "masked")
     counts = np.minimum(ends - data.starts[users], 1 if task == "pair" else max_len)
-    rows, last = layout(ends - counts, counts, users_per_block, max_len, packed=packed)
+    first = ends - counts
+    if grouped:
+        groups = choose_groups(longer_of_blocks(counts, users_per_block))
+        rows, last = group_rows(first, counts, users_per_block, groups)
+    else:
+        rows, last = layout(first, counts, users_per_block, max_len, packed=packed)
     blocks = last.shape[0]
     targets = np.zeros(last.size, np.int32)
     if split != "next":
@@ -105,11 +112,10 @@ def score_block(
 ) -> Float[Array, "users items"]:
     """Scores of the items ``1 … num_items`` for the users of one block."""
     tokens = read_tokens(model.task, corpus, block.rows, max_len)
-    last = block.last if model.packs else block.last // block.rows.cells.shape[-1]
-    if model.task == "masked":
+    if model.task == "masked" and not isinstance(block.rows, list):
         tokens = mask_tokens(tokens, block.rows.cells == block.rows.ends, corpus)
     hidden = model(*tokens)
-    return model.scores(hidden.reshape(-1, hidden.shape[-1])[last])
+    return model.scores(hidden.reshape(-1, hidden.shape[-1])[block.last])
 
 
 def ranks_of(

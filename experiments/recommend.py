@@ -168,7 +168,13 @@ def _recommendations(
         return jax.lax.top_k(scores, top_k)
 
     blocks = make_evaluation_set(
-        data, "next", max_len, task=setup.task, packed=setup.settings.packed, users=users
+        data,
+        "next",
+        max_len,
+        task=setup.task,
+        packed=setup.settings.packed,
+        grouped=not setup.packs,
+        users=users,
     )
     per_block = blocks.last.shape[1]
     for i, begin in enumerate(range(0, users.size, per_block)):

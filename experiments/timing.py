@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from experiments.data import Interactions
-from experiments.epochs import EpochLayouts, Epochs, TrainState
+from experiments.epochs import Epochs, TrainState
 from experiments.folders import Run
 from experiments.trainer import Setup, initial_checkpoint
 
@@ -90,6 +90,6 @@ def steps_runner(
 def _begin(runs: Sequence[Run], setup: Setup, data: Interactions) -> tuple[Epochs, TrainState, int]:
     """The epochs of runs, the state before the first, and the steps of each."""
     states = [initial_checkpoint(run, setup, data).state for run in runs]
-    layouts = [EpochLayouts(data, setup.settings, run.seed, setup.task) for run in runs]
+    layouts = [setup.layouts(data, run.seed) for run in runs]
     epochs = Epochs(setup.graphdef, setup.optimizer, setup.inputs, layouts, states[0])
     return epochs, epochs.stack(states), layouts[0].sequences_per_step.size

@@ -140,7 +140,7 @@ def train_together(
         return [results[i] for i in range(len(runs))]
     used = used_users(runs[0], data)
     setup = make_setup(runs[0], used)
-    layouts = {i: EpochLayouts(used, setup.settings, runs[i].seed, setup.task) for i in todo}
+    layouts = {i: setup.layouts(used, runs[i].seed) for i in todo}
     failures: list[UserError] = []
     with contextlib.ExitStack() as stack:
         lanes: dict[int, _Lane] = {}
@@ -171,10 +171,15 @@ class Setup:
 
     graphdef: nnx.GraphDef[Backbone]
     task: Task
+    packs: bool
     optimizer: optax.GradientTransformation
     inputs: Inputs
     settings: Hyperparameters
     rank: Callable[[Split, Any, Any], np.ndarray]
+
+    def layouts(self, data: Interactions, seed: int) -> EpochLayouts:
+        """The layouts of a run's epochs."""
+        return EpochLayouts(data, self.settings, seed, self.task, grouped=not self.packs)
 
     def evaluate(self, split: Split, params: Any, carried: Any) -> dict[str, float]:
         """The metrics of a split."""
@@ -262,7 +267,7 @@ def make_setup(run: Run, data: Interactions) -> Setup:
 
     def rank(split: Split, params: Any, carried: Any) -> np.ndarray:
         if split not in compiled:
-            blocks = make_evaluation_set(data, split, max_len, task=task, packed=model.packs)
+            blocks = make_evaluation_set(data, split, max_len, task=task, grouped=not model.packs)
             ranker = make_evaluator(lambda p: nnx.merge(graphdef, *p), max_len)
             compiled[split] = lambda *p: ranker((*p, inputs.constants), inputs.corpus, blocks)
         ranks, finite = compiled[split](params, carried)
@@ -270,7 +275,7 @@ def make_setup(run: Run, data: Interactions) -> Setup:
             raise _NotFiniteError(f"a {split} score is not finite")
         return np.asarray(ranks)[: data.num_users]
 
-    return Setup(graphdef, task, optimizer, inputs, settings, rank)
+    return Setup(graphdef, task, model.packs, optimizer, inputs, settings, rank)
 
 
 def initial_checkpoint(run: Run, setup: Setup, data: Interactions) -> Checkpoint:

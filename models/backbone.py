@@ -52,9 +52,10 @@ class Backbone(nnx.Module):
         tables: the embedding tables that SEvo smooths over the graph of items, each on its own, by
             their paths.
         packs: whether a row may hold several sequences, told apart by segment. Otherwise it holds
-            one, the newest item in the last column and padding before it, or padding alone; the
-            outputs, and what is to be predicted, are then of the newest items only,
-            ``[rows, 1, …]``.
+            one, the newest item in the last column and padding before it, or padding alone; rows
+            may then come in groups of a width each (see `models.groups`), and the outputs, and what
+            is to be predicted, are of the newest items only, ``[rows, 1, …]``, one group after the
+            other.
         undecayed: the names of parameters, anywhere in the model, that no optimiser decays.
         loss_name: which of `models.losses` the default `loss` is.
         num_items: how many items there are.

@@ -7,6 +7,7 @@ order of nodes, so that no graph has to be built on the host.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from models.backbone import Backbone, Task
 from models.dropout import check_rates, dropout, split_keys
+from models.groups import Rows, as_groups, by_group, flatten
 from models.initializers import symmetric_uniform
 from models.losses import Loss
 
@@ -106,22 +108,33 @@ class LESSR(Backbone):
 
     def __call__(
         self,
-        items: Int[Array, "rows width"],
-        segments: Int[Array, "rows width"],
-        positions: Int[Array, "rows width"],
+        items: Rows,
+        segments: Rows,
+        positions: Rows,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "rows 1 dim"]:
         """The output at the newest item; ``segments`` and ``positions`` do not matter.
 
         With a key, batch statistics are used, and the running ones updated.
         """
+        groups = as_groups(items)
+        return self.encode(flatten(groups), [session_graph(group) for group in groups], key)
+
+    def encode(
+        self,
+        items: Int[Array, " tokens"],
+        graphs: Sequence[SessionGraph],
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "rows 1 dim"]:
+        """`__call__` with graphs that are there already; ``items`` are those of the nodes."""
         *keys, readout_key, out_key = split_keys(key, len(self.layers) + 2)
-        graph = session_graph(items)
         x, _ = self.item_vectors(items)
         for layer, layer_key in zip(self.layers, keys, strict=True):
-            x = jnp.concatenate([layer(x, graph, layer_key), x], axis=-1)
-        session = jnp.concatenate([graph.newest(x), self.readout(x, graph, readout_key)], axis=-1)
-        y = self.norm(session, graph.real[:, -1], training=key is not None)
+            x = jnp.concatenate([layer(x, graphs, layer_key), x], axis=-1)
+        newest = by_group(SessionGraph.newest, graphs, x)
+        session = jnp.concatenate([newest, self.readout(x, graphs, readout_key)], axis=-1)
+        real = jnp.concatenate([graph.real[:, -1] for graph in graphs])
+        y = self.norm(session, real, training=key is not None)
         return self.out(dropout(y, self.dropout_rate, out_key))[:, None]
 
     def item_vectors(
@@ -151,7 +164,7 @@ def linear(inputs: int, outputs: int, *, bias: bool = False, rngs: nnx.Rngs) -> 
 
 
 class SessionGraph(NamedTuple):
-    """The graphs of a batch of sessions.
+    """The graphs of a group of sessions.
 
     Attributes:
         real: where there is an item.
@@ -190,6 +203,11 @@ def session_graph(items: Int[Array, "rows width"]) -> SessionGraph:
     return SessionGraph(real, first, is_node, nodes & (columns[:, None] <= last[:, None, :]))
 
 
+def is_node(graphs: Sequence[SessionGraph]) -> Bool[Array, " tokens"]:
+    """Which tokens of all groups are nodes."""
+    return flatten([graph.is_node for graph in graphs])
+
+
 def take_nodes(
     x: Float[Array, "rows width dim"], nodes: Int[Array, "rows n"]
 ) -> Float[Array, "rows n dim"]:
@@ -221,17 +239,23 @@ class EOPA(nnx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "rows width m"],
-        graph: SessionGraph,
+        x: Float[Array, "tokens m"],
+        graphs: Sequence[SessionGraph],
         key: PRNGKeyArray | None,
-    ) -> Float[Array, "rows width dim"]:
+    ) -> Float[Array, "tokens dim"]:
         """The layer's output at every node."""
-        y = self.norm(x, graph.is_node, training=key is not None)
+        y = self.norm(x, is_node(graphs), training=key is not None)
         gates = self.message(dropout(y, self.dropout_rate, key))
+        states = by_group(self.aggregate, graphs, gates)
+        return self.activation(self.own(y) + self.neighbours(states))
+
+    def aggregate(
+        self, graph: SessionGraph, gates: Float[Array, "rows width 3*m"]
+    ) -> Float[Array, "rows width m"]:
+        """What every node gets from its neighbours, the sources of its edges."""
         # Where no item repeats, nodes have one edge at most: no recurrence.
         repeats = (graph.real & ~graph.is_node).any()
-        states = jax.lax.cond(repeats, self.recur, self.step_once, gates, graph)
-        return self.activation(self.own(y) + self.neighbours(states))
+        return jax.lax.cond(repeats, self.recur, self.step_once, gates, graph)
 
     def recur(
         self, gates: Float[Array, "rows width 3*m"], graph: SessionGraph
@@ -283,16 +307,27 @@ class SGAT(nnx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "rows width m"],
-        graph: SessionGraph,
+        x: Float[Array, "tokens m"],
+        graphs: Sequence[SessionGraph],
         key: PRNGKeyArray | None,
-    ) -> Float[Array, "rows width dim"]:
+    ) -> Float[Array, "tokens dim"]:
         """The layer's output at every node."""
-        y = self.norm(x, graph.is_node, training=key is not None)
+        y = self.norm(x, is_node(graphs), training=key is not None)
         y = dropout(y, self.dropout_rate, key)
-        pairs = jax.nn.sigmoid(self.target(y)[:, :, None] + self.source(y)[:, None])
+        arrays = self.target(y), self.source(y), self.value(y)
+        return self.activation(by_group(self.attend, graphs, *arrays))
+
+    def attend(
+        self,
+        graph: SessionGraph,
+        targets: Float[Array, "rows width dim"],
+        sources: Float[Array, "rows width dim"],
+        values: Float[Array, "rows width dim"],
+    ) -> Float[Array, "rows width dim"]:
+        """For every node, the mean of the values of its sources, weighted by attention."""
+        pairs = jax.nn.sigmoid(targets[:, :, None] + sources[:, None])
         weights = masked_softmax(self.logit(pairs)[..., 0], graph.shortcut.swapaxes(1, 2))
-        return self.activation(weights @ self.value(y))
+        return weights @ values
 
 
 class Readout(nnx.Module):
@@ -309,16 +344,25 @@ class Readout(nnx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "rows width m"],
-        graph: SessionGraph,
+        x: Float[Array, "tokens m"],
+        graphs: Sequence[SessionGraph],
         key: PRNGKeyArray | None,
     ) -> Float[Array, "rows dim"]:
         """A vector for each session."""
-        y = self.norm(x, graph.is_node, training=key is not None)
+        y = self.norm(x, is_node(graphs), training=key is not None)
         y = dropout(y, self.dropout_rate, key)
-        pairs = jax.nn.sigmoid(self.node(y) + self.newest(graph.newest(y))[:, None])
+        return self.activation(self.out(by_group(self.read_out, graphs, y, self.node(y))))
+
+    def read_out(
+        self,
+        graph: SessionGraph,
+        y: Float[Array, "rows width m"],
+        nodes: Float[Array, "rows width dim"],
+    ) -> Float[Array, "rows m"]:
+        """The mean of the nodes of each session, weighted by its newest item's attention."""
+        pairs = jax.nn.sigmoid(nodes + self.newest(graph.newest(y))[:, None])
         weights = masked_softmax(self.logit(pairs)[..., 0], graph.is_node)
-        return self.activation(self.out((weights[..., None] * y).sum(1)))
+        return (weights[..., None] * y).sum(1)
 
 
 class PReLU(nnx.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import jax
@@ -10,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from models.backbone import Backbone, Task
+from models.groups import Rows, as_groups, by_group, flatten
 from models.initializers import symmetric_uniform
 from models.losses import Loss
 
@@ -77,34 +79,48 @@ class SRGNN(Backbone):
 
     def __call__(
         self,
-        items: Int[Array, "rows width"],
-        segments: Int[Array, "rows width"],
-        positions: Int[Array, "rows width"],
+        items: Rows,
+        segments: Rows,
+        positions: Rows,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "rows 1 dim"]:
         """The output at the newest item of each row, from all items of the row."""
-        real = segments > 0
-        h = self.item_embedding(items)
-        h = self.update(h, *session_graph(items, real))
-        last = h[:, -1:]
-        weights = self.weight(jax.nn.sigmoid(self.query(last) + self.key(h)))
-        summary = jnp.where(real[..., None], weights * h, 0).sum(1, keepdims=True)
-        return self.out(jnp.concatenate([summary, last], -1))
+        groups = as_groups(items)
+        real = [group > 0 for group in as_groups(segments)]
+        before, after = zip(*map(session_graph, groups, real), strict=True)
+        h = self.item_embedding(flatten(groups))
+        h = self.update(h, before, after)
+        return self.out(by_group(self.read_out, real, h, self.key(h)))[:, None]
 
     def update(
         self,
-        h: Float[Array, "rows width dim"],
-        before: Float[Array, "rows width width"],
-        after: Float[Array, "rows width width"],
-    ) -> Float[Array, "rows width dim"]:
+        h: Float[Array, "tokens dim"],
+        before: Sequence[Float[Array, "rows width width"]],
+        after: Sequence[Float[Array, "rows width width"]],
+    ) -> Float[Array, "tokens dim"]:
         """A step of the gated graph network: the state of every token, from its neighbours'."""
-        neighbours = jnp.concatenate([before @ self.before(h), after @ self.after(h)], -1)
-        from_input = jnp.split(self.input(neighbours + self.neighbours_bias), 3, -1)
-        from_state = jnp.split(self.state(h), 3, -1)
+        neighbours = [
+            by_group(jnp.matmul, before, self.before(h)),
+            by_group(jnp.matmul, after, self.after(h)),
+        ]
+        from_input = self.input(jnp.concatenate(neighbours, -1) + self.neighbours_bias)
+        from_input, from_state = jnp.split(from_input, 3, -1), jnp.split(self.state(h), 3, -1)
         r = jax.nn.sigmoid(from_input[0] + from_state[0])
         z = jax.nn.sigmoid(from_input[1] + from_state[1])
         n = jnp.tanh(from_input[2] + r * from_state[2])
         return (1 - z) * n + z * h
+
+    def read_out(
+        self,
+        real: Bool[Array, "rows width"],
+        h: Float[Array, "rows width dim"],
+        keys: Float[Array, "rows width dim"],
+    ) -> Float[Array, "rows 2*dim"]:
+        """The sum of what stands in a row, weighted by its newest item, and that item's state."""
+        last = h[:, -1:]
+        weights = self.weight(jax.nn.sigmoid(self.query(last) + keys))
+        summary = jnp.where(real[..., None], weights * h, 0).sum(1)
+        return jnp.concatenate([summary, last[:, 0]], -1)
 
 
 def session_graph(

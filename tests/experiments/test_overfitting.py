@@ -70,7 +70,7 @@ def test_a_dozen_users_are_learnt(dozen, name, changes, rate, epochs):
     model = BUILDERS[name](settings, dozen, nnx.Rngs(0))
     graphdef, params, carried, constants = split_model(model)
     inputs = Inputs(make_corpus(dozen), constants)
-    layouts = EpochLayouts(dozen, settings, 0, model.task)
+    layouts = EpochLayouts(dozen, settings, 0, model.task, grouped=not model.packs)
     steps = epochs * layouts.sequences_per_step.size
     optimizer = optax.adam(optax.cosine_decay_schedule(rate, steps))
     state = TrainState(params, optimizer.init(params), carried)
@@ -87,7 +87,7 @@ def test_a_dozen_users_are_learnt(dozen, name, changes, rate, epochs):
     kept = dozen.training_part()
     seen = dataclasses.replace(dozen, items=dozen.items[kept], lengths=dozen.lengths - 2)
     evaluate = make_evaluator(lambda p: nnx.merge(graphdef, *p), MAX_LEN)
-    blocks = make_evaluation_set(seen, "test", MAX_LEN, task=model.task, packed=model.packs)
+    blocks = make_evaluation_set(seen, "test", MAX_LEN, task=model.task, grouped=not model.packs)
     given = state.params, state.carried, constants
     ranks, _ = jax.tree.map(np.asarray, evaluate(given, make_corpus(seen), blocks))
     assert ranks[: dozen.num_users].mean() < 4  # by chance 27

@@ -16,7 +16,7 @@ from experiments.batches import Batch, make_batch, make_corpus
 from experiments.configs import Hyperparameters
 from experiments.epochs import EpochLayouts, training_sequences
 from experiments.evaluate import make_evaluation_set, make_evaluator
-from models import MFBPR, Backbone, BERT4Rec
+from models import MFBPR, SRGNN, Backbone, BERT4Rec
 from tests.experiments.brute_force import brute_force_rank, inputs_and_targets
 
 MAX_LEN = 8
@@ -226,6 +226,10 @@ def mf_bpr(data):
     return MFBPR(data.num_users, data.num_items, dim=8, std=1.0, rngs=nnx.Rngs(1))
 
 
+def sr_gnn(data):
+    return SRGNN(data.num_items, dim=8, rngs=nnx.Rngs(1))
+
+
 def scores_of(model: Backbone, data, split: str) -> np.ndarray:
     """Every user's scores, from rows of their own."""
     users = np.arange(data.num_users)[:, None]
@@ -233,7 +237,8 @@ def scores_of(model: Backbone, data, split: str) -> np.ndarray:
         return np.asarray(model.scores(model(users, users, users)[:, -1]))
     items = np.zeros((data.num_users, MAX_LEN), np.int32)
     for row, (given, _) in zip(items, inputs_and_targets(data, split), strict=True):
-        shown = [*given[1 - MAX_LEN :], data.num_items + 1]
+        masked = model.task == "masked"
+        shown = [*given[1 - MAX_LEN :], data.num_items + 1] if masked else given[-MAX_LEN:]
         row[MAX_LEN - len(shown) :] = shown
     positions = np.where(items > 0, np.arange(MAX_LEN), 0)
     hidden = jax.jit(model.__call__)(items, np.asarray(items > 0, np.int32), positions)
@@ -241,12 +246,12 @@ def scores_of(model: Backbone, data, split: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
-@pytest.mark.parametrize("build", [bert4rec, mf_bpr])
+@pytest.mark.parametrize("build", [bert4rec, mf_bpr, sr_gnn])
 def test_the_evaluator_equals_brute_force(small, build, split):
     model = build(small)
     graphdef, params = nnx.split(model, nnx.Param)
     evaluate = make_evaluator(lambda p: nnx.merge(graphdef, p), MAX_LEN)
-    blocks = make_evaluation_set(small, split, MAX_LEN, task=model.task)
+    blocks = make_evaluation_set(small, split, MAX_LEN, task=model.task, grouped=not model.packs)
     ranks, finite = evaluate(params, make_corpus(small), blocks)
     assert finite
     want = [

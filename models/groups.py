@@ -1,0 +1,62 @@
+"""Rows of several widths: what is done token by token is done once for all of them.
+
+Sequences of one batch differ in length. Padded to one width, a layer that looks at pairs of tokens
+does mostly needless work, so a model may read its rows in groups of a width each. Their tokens,
+one group after the other, make one array ``[tokens, …]``; what mixes the tokens of a row takes the
+groups out of it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Shaped
+
+Rows = Int[Array, "rows width"] | Sequence[Int[Array, "rows width"]]
+"""One array of rows, or several of different widths."""
+
+
+def as_groups(rows: Rows) -> list[Array]:
+    """The arrays of rows, also where there is but one."""
+    return jax.tree.leaves(rows)
+
+
+def flatten(groups: Sequence[Shaped[Array, "rows width ..."]]) -> Shaped[Array, "tokens ..."]:
+    """The tokens of all groups, one group after the other."""
+    return jnp.concatenate([group.reshape(-1, *group.shape[2:]) for group in groups])
+
+
+def by_group(
+    function: Callable[..., Array], groups: Sequence[Any], *tokens: Float[Array, "tokens _"]
+) -> Float[Array, "n dim"]:
+    """Applies a function of rows to every group.
+
+    Args:
+        function: of a group and, for each of ``tokens``, the ``[rows, width, …]`` that belong to
+            it; it returns ``[rows, width, dim]`` or ``[rows, dim]``.
+        groups: what is known of each group: an array ``[rows, width, …]`` or a tuple of such.
+        tokens: arrays as `flatten` returns them.
+
+    Returns:
+        What the function returned, one group after the other: ``n`` tokens or rows.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from models.groups import by_group
+        >>> real = [jnp.array([[0, 1], [1, 1]]), jnp.array([[1, 1, 1]])]
+        >>> x = jnp.arange(7.0)[:, None]
+        >>> by_group(lambda real, x: (real[..., None] * x).sum(1), real, x).tolist()
+        [[1.0], [5.0], [15.0]]
+    """
+    shapes = [jax.tree.leaves(group)[0].shape[:2] for group in groups]
+    ends = list(accumulate(rows * width for rows, width in shapes))[:-1]
+    parts = zip(*(jnp.split(x, ends) for x in tokens), strict=True)
+    results = [
+        function(group, *(part.reshape(*shape, part.shape[-1]) for part in own))
+        for group, shape, own in zip(groups, shapes, parts, strict=True)
+    ]
+    return jnp.concatenate([result.reshape(-1, result.shape[-1]) for result in results])
