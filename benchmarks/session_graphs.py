@@ -178,7 +178,7 @@ def in_python(
 def measure(quick: bool) -> list[report.Case]:
     """Seconds of an epoch, from those of its first steps."""
     data = workload.dataset(quick)
-    steps, rounds = (1, 1) if quick else (8, 7)
+    steps, rounds = (1, 1) if quick else (4, 7)
     longest = training_sequences(data, SETTINGS.max_len, "prefix")[1].max()
     settings = dataclasses.replace(
         SETTINGS, batch_size=32 if quick else SETTINGS.batch_size, max_len=int(longest)

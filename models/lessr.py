@@ -253,9 +253,11 @@ class EOPA(nnx.Module):
         self, graph: SessionGraph, gates: Float[Array, "rows width 3*m"]
     ) -> Float[Array, "rows width m"]:
         """What every node gets from its neighbours, the sources of its edges."""
-        # Where no item repeats, nodes have one edge at most: no recurrence.
+        # Where no item repeats, nodes have one edge at most: no recurrence. What it would keep for
+        # its gradient is room that both sides of the condition must fill: it computes it again.
         repeats = (graph.real & ~graph.is_node).any()
-        return jax.lax.cond(repeats, self.recur, self.step_once, gates, graph)
+        recur = jax.checkpoint(self.recur)
+        return jax.lax.cond(repeats, recur, self.step_once, gates, graph)
 
     def recur(
         self, gates: Float[Array, "rows width 3*m"], graph: SessionGraph
