@@ -152,7 +152,7 @@ def make_evaluator(
     def evaluate(
         params: Any, corpus: Corpus, blocks: EvaluationSet
     ) -> tuple[Int[Array, " users"], Bool[Array, ""]]:
-        model = make_model(params)
+        model = make_model(params).prepared()
 
         def rank_block(block: EvaluationSet) -> tuple[Array, Array]:
             scores = score_block(model, corpus, block, max_len)

@@ -29,6 +29,7 @@ from experiments.evaluate import EvaluationSet, make_evaluation_set, score_block
 from experiments.files import read_json
 from experiments.folders import Run, open_checkpoints, restore_checkpoint
 from experiments.trainer import initial_checkpoint, make_setup, used_users
+from models import Backbone
 
 SHOWN_USERS = 20
 
@@ -160,9 +161,9 @@ def _recommendations(
 
     @jax.jit
     def best(
-        params: Any, corpus: Corpus, block: EvaluationSet
+        model: Backbone, corpus: Corpus, block: EvaluationSet
     ) -> tuple[Float[Array, "users k"], Int[Array, "users k"]]:
-        scores = score_block(nnx.merge(setup.graphdef, *params), corpus, block, max_len)
+        scores = score_block(model, corpus, block, max_len)
         column = jnp.where(block.seen_items > 0, block.seen_items - 1, data.num_items)
         scores = scores.at[block.seen_users, column].set(-jnp.inf, mode="drop")
         return jax.lax.top_k(scores, top_k)
@@ -176,12 +177,13 @@ def _recommendations(
         grouped=not setup.packs,
         users=users,
     )
+    model = nnx.merge(setup.graphdef, *params).prepared()
     per_block = blocks.last.shape[1]
     for i, begin in enumerate(range(0, users.size, per_block)):
         block = jax.tree.map(lambda leaf, i=i: leaf[i], blocks)
         some = users[begin : begin + per_block]
         scores, items = (
-            np.asarray(a)[: some.size] for a in best(params, setup.inputs.corpus, block)
+            np.asarray(a)[: some.size] for a in best(model, setup.inputs.corpus, block)
         )
         kept = np.isfinite(scores)  # a user may have fewer unseen items
         yield pl.DataFrame(

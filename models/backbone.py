@@ -45,7 +45,8 @@ class Backbone(nnx.Module):
     """A recommender: from a user's items to a vector, and from the vector to scores of items.
 
     A subclass defines ``__call__`` and, unless its item vectors are the table ``item_embedding``,
-    `item_vectors`. Items are numbered ``1 … num_items``; 0 is padding.
+    `item_vectors`; where these smooth whole tables, also `prepared`. Items are numbered
+    ``1 … num_items``; 0 is padding.
 
     Attributes:
         task: what the model reads and predicts.
@@ -140,6 +141,13 @@ class Backbone(nnx.Module):
             pairwise = {"bce": losses.bce, "bpr": losses.bpr}[self.loss_name]
             values = pairwise(positive, self.score(hidden[..., None, :], negatives))
         return mean_of_real(values, real)
+
+    def prepared(self) -> Backbone:
+        """The model for evaluation, what is the same for all users computed.
+
+        Without a key, its outputs and item vectors are those of this model, up to rounding.
+        """
+        return self
 
     def training_loss(
         self,

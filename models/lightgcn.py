@@ -31,9 +31,8 @@ class LightGCN(Backbone):
     its ``B`` pairs. The optimiser's own decay belongs at zero.
 
     Every step propagates over the whole graph, once: `training_loss` shares the result between
-    users and items. `__call__` and `item_vectors` each do it for themselves. Compiled, their
-    products are merged, and hoisted out of a loop over users, so that evaluation pays once; but
-    the products of a gradient are not, since users and items bring different cotangents.
+    users and items. `__call__` and `item_vectors` each do it for themselves; those of the model
+    that `prepared` returns do not have to.
 
     Args:
         graph: over ``num_users + num_items + 1`` nodes: the users, then the padding, without edges,
@@ -102,14 +101,27 @@ class LightGCN(Backbone):
 
     def propagate(self) -> tuple[Float[Array, "users dim"], Float[Array, "all_items dim"]]:
         """``F`` of the users and of the items, row 0 of which is padding."""
-        users, items = self.user_embedding.embedding[...], self.item_embedding.embedding[...]
+        _, final = self._nodes()
+        users = self.user_embedding.num_embeddings
+        return final[:users], final[users:]
+
+    def _nodes(self) -> tuple[Float[Array, "nodes dim"], Float[Array, "nodes dim"]]:
+        """``E_0`` and ``F`` of the users, then of the items."""
+        tables = self.user_embedding.embedding[...], self.item_embedding.embedding[...]
         graph: Graph = self.graph.get_value()
-        layer = jnp.concatenate([users, items])
-        final = self.layer_weights[0] * layer
+        layer = first = jnp.concatenate(tables)
+        final = self.layer_weights[0] * first
         for weight in self.layer_weights[1:]:
             layer = spmm(graph, layer)
             final += weight * layer
-        return final[: users.shape[0]], final[users.shape[0] :]
+        return first, final
+
+    def prepared(self) -> LightGCN:
+        """The model whose embeddings are ``F``, with no layers to propagate them through."""
+        model = nnx.clone(self)
+        model.user_embedding.embedding[...], model.item_embedding.embedding[...] = self.propagate()
+        model.layer_weights = (1.0,)
+        return model
 
     def __call__(
         self,
@@ -145,14 +157,13 @@ class LightGCN(Backbone):
         pairwise = {"bpr": losses.bpr, "bce": losses.bce}.get(self.loss_name)
         if pairwise is None:
             raise ValueError(f"loss of LightGCN must be bpr or bce, got {self.loss_name}")
-        users = tokens[0]
-        final_users, final_items = self.propagate()
-        hidden = final_users[users]
-        positive = (hidden * final_items[positives]).sum(-1)
-        negative = (hidden[..., None, :] * final_items[negatives]).sum(-1)
-        squares = (
-            (self.user_embedding(users) ** 2).sum(-1)
-            + (self.item_embedding(positives) ** 2).sum(-1)
-            + (self.item_embedding(negatives) ** 2).sum((-2, -1))
-        )
-        return mean_of_real(pairwise(positive, negative) + self.l2 / 2 * squares, real)
+        first, final = self._nodes()
+        num_users = self.user_embedding.num_embeddings
+        users, positives = tokens[0][..., None], num_users + positives[..., None]
+        # Looked up together: each gather would bring a gradient of the whole table.
+        nodes = jnp.concatenate([users, positives, num_users + negatives], axis=-1)
+        rows = final[nodes]
+        scores = (rows[..., :1, :] * rows[..., 1:, :]).sum(-1)
+        squares = (first[nodes] ** 2).sum((-2, -1))
+        values = pairwise(scores[..., 0], scores[..., 1:]) + self.l2 / 2 * squares
+        return mean_of_real(values, real)

@@ -237,6 +237,13 @@ class MAERec(Backbone):
         vectors = table if items is None else table[items]
         return vectors, jnp.zeros(vectors.shape[:-1], vectors.dtype)
 
+    def prepared(self) -> MAERec:
+        """The model whose embeddings are ``E`` of the whole graph, not to be smoothed again."""
+        model = nnx.clone(self)
+        model.item_embedding.embedding[...] = total(self.smoothed())
+        model.num_layers = 0
+        return model
+
     def loss(
         self,
         hidden: Float[Array, "rows width dim"],

@@ -61,4 +61,4 @@ class MFBPR(Backbone):
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "rows width dim"]:
         """The users' vectors; ``items`` holds users, and nothing else matters."""
-        return self.user_embedding(items)
+        return self.user_embedding.embedding[...][items]

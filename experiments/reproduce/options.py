@@ -21,8 +21,9 @@ class Options:
     """
 
     table: tyro.conf.Positional[str]
-    """table1 (data sets), table2 (accuracy), table3 (large data sets), table8 (time) or
-    when-it-helps (losses, data and popularity)."""
+    """table1 (data sets), table2 (accuracy), table3 (large data sets), table6 (graph neural
+    networks with SEvo), table8 (time), when-it-helps (losses, data and popularity) or a4
+    (LightGCN as MF smoothed twice)."""
     models: tuple[str, ...] = ()
     """Which models; all that the table has, if not given."""
     datasets: tuple[str, ...] = ()
@@ -30,7 +31,7 @@ class Options:
     optimizers: tuple[str, ...] = ()
     """Which optimisers; all that the table has, if not given."""
     seeds: tuple[int, ...] = ()
-    """Which seeds; if not given, 0 to 4 as in the paper, 0 alone for when-it-helps."""
+    """Which seeds; if not given, 0 to 4 as in the paper, 0 alone for when-it-helps and a4."""
     epochs: int | None = None
     """Stop runs after so many epochs; the table says so. The published number if not given."""
     runs: Path = Path("results/runs")

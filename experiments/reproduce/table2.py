@@ -5,7 +5,6 @@ The last kind of row is not in the paper: it tells what SEvo's settings do witho
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,28 +15,32 @@ from experiments.folders import Run
 from experiments.paper import METRICS, PLAIN, SEVO, TABLE_2, USER_ITEM_GRAPH, Scores
 from experiments.reproduce.cells import (
     Cell,
-    cell_json,
-    common_seeds,
-    gain,
-    make_cell,
     mean,
-    p_value,
     percent,
-    probability,
-    progress_of,
-    relative,
-    score,
-    score_over_seeds,
 )
 from experiments.reproduce.documents import Document, Table
 from experiments.reproduce.options import Options, chosen, chosen_seeds
+from experiments.reproduce.rows import (
+    GAINS_HEADER,
+    SCORES_HEADER,
+    SEEDS,
+    UNSMOOTHED,
+    Comparison,
+    Row,
+    cells_of,
+    comparison_json,
+    gain_lines,
+    notes,
+    plain_optimizer,
+    row_json,
+    runs_of,
+    score_lines,
+)
 from experiments.reproduce.runs import Outcomes, carry_out, missing
 from experiments.summary import LABELS
 from experiments.trainer import CRITERION
 
 DATASETS = ("beauty", "toys", "tools", "ml-1m")
-UNSMOOTHED = "adamw"
-SEEDS = (0, 1, 2, 3, 4)
 
 
 class Variant(NamedTuple):
@@ -66,18 +69,6 @@ VARIANTS = {
 }
 
 
-class Row(NamedTuple):
-    """A line of the table: what is trained, and the paper's value if it has one."""
-
-    dataset: str
-    backbone: str
-    label: str
-    model: str
-    optimizer: str
-    settings: Mapping[str, Any]
-    paper: Scores | None
-
-
 def make(options: Options) -> int:
     """Runs what is missing of the table, and writes it."""
     models = chosen("model", options.models, (name for name in paper.MODELS if name in MODELS))
@@ -85,9 +76,7 @@ def make(options: Options) -> int:
     optimizers = chosen("optimizer", options.optimizers, OPTIMIZERS, (PLAIN, UNSMOOTHED, SEVO))
     seeds = chosen_seeds(options.seeds, SEEDS)
     rows = [row for d in datasets for m in models for row in make_rows(m, d, optimizers)]
-    runs = [[run_of(row, seed, options.epochs) for seed in seeds] for row in rows]
-    # The first seed of every row before the second of any.
-    order = [run for seed in zip(*runs, strict=True) for run in seed]
+    runs, order = runs_of(rows, seeds, options.epochs)
     return carry_out(order, options, lambda outcomes: compose(rows, runs, outcomes))
 
 
@@ -95,7 +84,7 @@ def make_rows(model: str, dataset: str, optimizers: Sequence[str]) -> list[Row]:
     """The rows of a model on a data set; those without SEvo in the paper have the plain one."""
     usual = Variant(paper.MODELS[model], model, {}, tuple(optimizers))
     if model not in paper.BACKBONES:
-        usual = usual._replace(optimizers=(PLAIN,))
+        usual = usual._replace(optimizers=(plain_optimizer(model),))
     return [
         Row(
             dataset,
@@ -104,7 +93,7 @@ def make_rows(model: str, dataset: str, optimizers: Sequence[str]) -> list[Row]:
             variant.model,
             name,
             variant.settings,
-            variant.paper[dataset] if variant.paper else TABLE_2.get((model, dataset, name)),
+            variant.paper[dataset] if variant.paper else published_scores(model, dataset, name),
         )
         for variant in (usual, *VARIANTS.get(model, ()))
         for name in optimizers
@@ -112,34 +101,26 @@ def make_rows(model: str, dataset: str, optimizers: Sequence[str]) -> list[Row]:
     ]
 
 
-def run_of(row: Row, seed: int, epochs: int | None) -> Run:
-    """A seed of a row, stopped early if ``epochs`` are given."""
-    settings = MODELS[row.model](row.dataset, row.optimizer)
-    settings = dataclasses.replace(settings, **row.settings)
-    if epochs is not None:
-        settings = dataclasses.replace(settings, epochs=epochs)
-    return Run(row.model, row.dataset, row.optimizer, seed, settings)
+def published_scores(model: str, dataset: str, optimizer: str) -> Scores | None:
+    """The value of Table 2; that of the plain run for whatever the plain run is trained by."""
+    plain = model in paper.BASELINES and optimizer == plain_optimizer(model)
+    return TABLE_2.get((model, dataset, PLAIN if plain else optimizer))
 
 
 def compose(rows: Sequence[Row], runs: Sequence[Sequence[Run]], outcomes: Outcomes) -> Document:
     """The table from what there is of the runs of each row."""
-    cells = [
-        make_cell(
-            [outcomes[run].result for run in seeds],
-            published=MODELS[row.model](row.dataset, row.optimizer).epochs,
-        )
-        for row, seeds in zip(rows, runs, strict=True)
-    ]
-    lines = list(zip(rows, cells, strict=True))
+    lines = cells_of(rows, runs, outcomes)
     comparisons = compare(lines)
     tables: list[Table] = []
     for dataset in dict.fromkeys(row.dataset for row in rows):
         name = paper.DATASETS.get(dataset, dataset)
         scores = [
-            line for row, cell in lines if row.dataset == dataset for line in _lines(row, cell)
+            line for row, cell in lines if row.dataset == dataset for line in score_lines(row, cell)
         ]
         tables.append(Table(f"{name}: test metrics", SCORES_HEADER, scores, text_columns=3))
-        gains = [line for c in comparisons if c.sevo[0].dataset == dataset for line in _gains(c)]
+        gains = [
+            line for c in comparisons if c.sevo[0].dataset == dataset for line in gain_lines(c)
+        ]
         if gains:
             title = f"{name}: gain of SEvo, over common seeds"
             tables.append(Table(title, GAINS_HEADER, gains, text_columns=3))
@@ -147,7 +128,7 @@ def compose(rows: Sequence[Row], runs: Sequence[Sequence[Run]], outcomes: Outcom
     if overall is not None:
         tables.append(overall)
     absent = [label for model, label in paper.MODELS.items() if model not in MODELS]
-    devices = sorted({r["device"] for cell in cells for r in cell.results.values()})
+    devices = sorted({r["device"] for _, cell in lines for r in cell.results.values()})
     text = [
         f"Test metrics at the epoch of the best validation {CRITERION}; full ranking, "
         "leave-one-out. Mean ± standard deviation over seeds; *paper* is its mean of five seeds, "
@@ -156,6 +137,7 @@ def compose(rows: Sequence[Row], runs: Sequence[Sequence[Run]], outcomes: Outcom
         "run with SEvo less the smoothing, which the paper does not have. Rows of fewer epochs "
         "than published were stopped early and cannot be held against the paper. p-values are of "
         "the two-sided paired t-test over the seeds that both rows have.",
+        *notes(list(dict.fromkeys(row.model for row in rows))),
         f"Trained on: {', '.join(devices) or 'nothing yet'}."
         + (f" Not built yet: {', '.join(absent)}." if absent else ""),
     ]
@@ -168,54 +150,11 @@ def compose(rows: Sequence[Row], runs: Sequence[Sequence[Run]], outcomes: Outcom
         content={
             "table": "table2",
             "metrics": METRICS,
-            "rows": [row._asdict() | cell_json(cell, METRICS, row.paper) for row, cell in lines],
-            "comparisons": [_comparison_json(c) for c in comparisons],
+            "rows": [row_json(row, cell) for row, cell in lines],
+            "comparisons": [comparison_json(c) for c in comparisons],
             "missing": missing([run for seeds in runs for run in seeds], outcomes),
         },
     )
-
-
-SCORES_HEADER = ("Model", "Optimiser", "", *METRICS, "Seeds", "Epochs", "Best epoch")
-GAINS_HEADER = ("Model", "Against", "", *METRICS, "Seeds")
-
-
-def _lines(row: Row, cell: Cell) -> list[list[str]]:
-    """Ours, the paper's value and the difference, a line each."""
-    values = [cell.values(metric) for metric in METRICS]
-    label = LABELS.get(row.optimizer, row.optimizer)
-    lines = [[row.label, label, "ours", *map(score_over_seeds, values), *progress_of(cell)]]
-    if row.paper is not None:
-        # A run that was stopped early says nothing of the paper's.
-        ours = [mean(v) if cell.epochs == cell.published else None for v in values]
-        differences = [relative(a, b) for a, b in zip(ours, row.paper, strict=True)]
-        lines.append(["", "", "paper", *map(score, row.paper), "5", "", ""])
-        lines.append(["", "", "difference", *map(percent, differences), "", "", ""])
-    return lines
-
-
-class Comparison(NamedTuple):
-    """A row with SEvo beside one without."""
-
-    sevo: tuple[Row, Cell]
-    other: tuple[Row, Cell]
-
-    @property
-    def gains(self) -> list[float | None]:
-        """Ours, for each metric."""
-        return [gain(self.sevo[1], self.other[1], metric) for metric in METRICS]
-
-    @property
-    def p_values(self) -> list[float | None]:
-        """For each metric."""
-        return [p_value(self.sevo[1], self.other[1], metric) for metric in METRICS]
-
-    @property
-    def paper_gains(self) -> list[float | None]:
-        """The paper's, for each metric; all None where it lacks a row."""
-        sevo, other = self.sevo[0].paper, self.other[0].paper
-        if sevo is None or other is None:
-            return [None] * len(METRICS)
-        return [relative(a, b) for a, b in zip(sevo, other, strict=True)]
 
 
 def compare(lines: Sequence[tuple[Row, Cell]]) -> list[Comparison]:
@@ -234,20 +173,6 @@ def compare(lines: Sequence[tuple[Row, Cell]]) -> list[Comparison]:
             if other is not None:
                 comparisons.append(Comparison((row, cell), other))
     return comparisons
-
-
-def _gains(comparison: Comparison) -> list[list[str]]:
-    row, cell = comparison.sevo
-    optimizer = comparison.other[0].optimizer
-    seeds = len(common_seeds(cell, comparison.other[1]))
-    label = LABELS.get(optimizer, optimizer)
-    lines = [
-        [row.label, label, "gain", *map(percent, comparison.gains), str(seeds)],
-        ["", "", "p-value", *map(probability, comparison.p_values), ""],
-    ]
-    if any(g is not None for g in comparison.paper_gains):
-        lines.append(["", "", "paper's gain", *map(percent, comparison.paper_gains), "5"])
-    return lines
 
 
 def _overall(comparisons: Sequence[Comparison]) -> Table | None:
@@ -272,18 +197,3 @@ def _average(values: Sequence[float | None]) -> float | None:
     """The mean, if none is missing."""
     known = [value for value in values if value is not None]
     return mean(known) if len(known) == len(values) else None
-
-
-def _comparison_json(comparison: Comparison) -> dict[str, Any]:
-    (row, cell), (other, other_cell) = comparison
-    return {
-        "dataset": row.dataset,
-        "model": row.model,
-        "label": row.label,
-        "sevo": row.optimizer,
-        "against": other.optimizer,
-        "seeds": common_seeds(cell, other_cell),
-        "gain": dict(zip(METRICS, comparison.gains, strict=True)),
-        "p_value": dict(zip(METRICS, comparison.p_values, strict=True)),
-        "paper_gain": dict(zip(METRICS, comparison.paper_gains, strict=True)),
-    }

@@ -43,8 +43,8 @@ from experiments.reproduce.cells import (
 )
 from experiments.reproduce.documents import NONE, Document, Table
 from experiments.reproduce.options import Options, chosen, chosen_seeds, refuse
+from experiments.reproduce.rows import SEEDS, UNSMOOTHED, differences
 from experiments.reproduce.runs import Outcomes, carry_out, load_all, look_at_all, missing, say
-from experiments.reproduce.table2 import SEEDS, UNSMOOTHED
 from experiments.summary import LABELS
 from experiments.timing import in_turn, steps_runner
 from experiments.trainer import CRITERION, device, make_setup
@@ -236,14 +236,11 @@ def _lines(row: Row, cell: Cell) -> list[list[str]]:
     if row.paper is None:
         return [ours]
     theirs = row.paper[: len(METRICS)]
-    # A run that was stopped early says nothing of the paper's.
-    found = [mean(v) if cell.epochs == cell.published else None for v in values]
-    differences = [relative(a, b) for a, b in zip(found, theirs, strict=True)]
     epochs = str(row.paper.epochs)
     return [
         ours,
         ["", "paper", *map(score, theirs), _seconds(row.paper.seconds_per_epoch), "", epochs, ""],
-        ["", "difference", *map(percent, differences), "", "", "", ""],
+        ["", "difference", *differences(cell, METRICS, theirs), "", "", "", ""],
     ]
 
 

@@ -30,8 +30,8 @@ from experiments.reproduce.cells import (
 )
 from experiments.reproduce.documents import Document, Table
 from experiments.reproduce.options import Options, chosen_seeds, refuse
+from experiments.reproduce.rows import UNSMOOTHED
 from experiments.reproduce.runs import Outcomes, carry_out, missing
-from experiments.reproduce.table2 import UNSMOOTHED
 from experiments.trainer import CRITERION
 
 MODEL, DATASET = "sasrec", "beauty"

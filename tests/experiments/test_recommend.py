@@ -35,9 +35,9 @@ def sasrec_run(users_file, tmp_path_factory):
     return train_on(users_file, tmp_path_factory.mktemp("sasrec"), "sasrec", "--num-blocks", "1")
 
 
-@pytest.fixture(scope="module", params=["sasrec", "bert4rec", "mf-bpr"])
+@pytest.fixture(scope="module", params=["sasrec", "bert4rec", "lightgcn"])
 def run(request, users_file, tmp_path_factory):
-    """One of each kind of task, SASRec's on all users and MF's on a share of them."""
+    """One of each kind of task, SASRec's on all users and LightGCN's on a share of them."""
     if request.param == "sasrec":
         return request.getfixturevalue("sasrec_run")
     options = ["--num-blocks", "1"] if request.param == "bert4rec" else ["--user-share", "0.5"]

@@ -17,7 +17,7 @@ from experiments.data import registry
 from experiments.errors import UserError
 from experiments.files import read_json, write_json
 from experiments.folders import Run, claim_folder
-from experiments.reproduce import cells, table2, table3, when_it_helps
+from experiments.reproduce import cells, table2, table3, table8, when_it_helps
 from experiments.reproduce.__main__ import main
 from experiments.reproduce.documents import Document, Table, latex, markdown
 from experiments.reproduce.runs import folder_name
@@ -348,6 +348,8 @@ def test_rows_beside_the_usual_ones():
     stosa = table2.make_rows("stosa", "tools", ["adam", "adamw", "sevo-adamw"])
     assert [row.settings for row in stosa] == [{}] * 3 + [{"published": True}] * 3
     assert len(table2.make_rows("lightgcn", "tools", ["adam", "sevo-adamw"])) == 1
+    (lessr,) = table2.make_rows("lessr", "beauty", ["adam", "adamw", "sevo-adamw"])
+    assert (lessr.optimizer, lessr.paper) == ("adamw", (0.0088, 0.0322, 0.0506, 0.0205, 0.0264))
     lines = [(row, cell_of({})) for row in rows + stosa]
     assert [(c.sevo[0].label, c.other[0].label) for c in table2.compare(lines)] == [
         ("MF-BPR", "MF-BPR"),
@@ -439,6 +441,64 @@ def test_table8(tmp_path, data_dir, monkeypatch):
     assert (tmp_path / "table8.json").read_bytes() == before
     assert call("table8", tmp_path, data_dir, "--datasets", "toys", "--no-train") == 0
     assert "- toys, sasrec: not measured" in (tmp_path / "table8.md").read_text()
+
+
+def test_table8_of_a_model_without_sevo():
+    assert table8.compared("lightgcn") == ("adam",)
+    assert table8.compared("lessr") == ("adamw",)
+    assert table8.compared("sasrec") == ("adamw", "sevo-adamw")
+    ours = table8.ours_of({"plain": [2.0, 1.0, 3.0], "inference": [1.0], "epochs": 10})
+    assert (ours["training_plain"], ours["training_sevo"], ours["overhead"]) == (20, None, None)
+    theirs = table8.paper_of("lightgcn", "beauty")
+    assert (theirs["training_plain"], theirs["overhead"], theirs["epochs"]) == (2000.5, None, 1000)
+
+
+@pytest.fixture
+def graph_models(monkeypatch):
+    """LESSR and MAERec of as few epochs as SASRec; what they are does not matter to a table."""
+    for name in ("lessr", "maerec"):
+        monkeypatch.setitem(configs.MODELS, name, small_sasrec)
+
+
+def test_table6(graph_models, data_dir, tmp_path, monkeypatch):
+    trained = make_up_results(monkeypatch)
+    assert call("table6", tmp_path, data_dir, "--seeds", "0", "1") == 0
+    of_a_seed = ["lessr-adamw", "lessr-sevo-adamw", "maerec-adam", "maerec-sevo-adamw"]
+    assert trained == [f"{name}-seed{seed}" for seed in (0, 1) for name in of_a_seed]
+
+    content = read_json(tmp_path / "table6.json")
+    assert [row["test"]["NDCG@10"]["paper"] for row in content["rows"]] == [
+        0.0264,
+        0.0338,
+        0.0346,
+        0.0358,
+    ]
+    for row in content["rows"]:
+        held = row["test"]["HR@10"]
+        assert held["mean"] == np.mean(list(held["seeds"].values()))
+        assert held["difference"] == held["mean"] / held["paper"] - 1
+    compared = [(c["model"], c["against"]) for c in content["comparisons"]]
+    assert compared == [("lessr", "adamw"), ("maerec", "adam")]
+    assert content["comparisons"][0]["paper_gain"]["HR@1"] == 0.0126 / 0.0088 - 1
+    assert content["missing"] == []
+    text = (tmp_path / "table6.md").read_text()
+    for expected in ("LESSR + SEvo", "AdamW, as published", "2 of 2", "+43.2%", "wrong edges"):
+        assert expected in text
+    assert r"\caption{Beauty: test metrics}" in (tmp_path / "table6.tex").read_text()
+
+
+def test_table6_of_what_there_is(graph_models, data_dir, tmp_path, monkeypatch):
+    make_up_results(monkeypatch)
+    argv = ["--models", "lessr", "--seeds", "0"]
+    assert call("table6", tmp_path, data_dir, *argv, "--epochs", "1") == 0
+    assert call("table6", tmp_path, data_dir, "--seeds", "0", "--no-train") == 0
+    text = (tmp_path / "table6.md").read_text()
+    assert "1 of 2" in text
+    assert "- beauty, lessr-adamw, seed 0: 1 of 2 epochs" in text
+    assert "- beauty, maerec-sevo-adamw, seed 0: not run" in text
+    differences = [line for line in text.splitlines() if "| difference" in line]
+    assert len(differences) == 4
+    assert not any("%" in line for line in differences)
 
 
 def test_table3_without_the_files(tmp_path, data_dir, monkeypatch):

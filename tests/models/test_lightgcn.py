@@ -71,6 +71,19 @@ def test_vectors_and_scores_against_dense_matrices(options, weights):
     np.testing.assert_allclose(model.score(hidden[:, 0], chosen), want[range(4), chosen], atol=1e-5)
 
 
+@every_weighting
+def test_prepared_without_propagating_scores_the_same(options, weights, monkeypatch):
+    model = make(**options)
+    rows = np.array([[2], [0], [4], [3]])
+    want = model.scores(model(rows, rows, rows)[:, 0])
+    before = initial(model)
+    prepared = model.prepared()
+    monkeypatch.setattr(lightgcn, "spmm", lambda graph, x: pytest.fail("propagated again"))
+    np.testing.assert_allclose(prepared.scores(prepared(rows, rows, rows)[:, 0]), want, atol=1e-6)
+    for own, unchanged in zip(initial(model), before, strict=True):
+        np.testing.assert_array_equal(own, unchanged)
+
+
 def test_nodes_without_edges_keep_their_share_of_their_own_embedding():
     model = make(num_layers=2, layer_weights=(0.5, 0.3, 0.2))
     users, items = model.propagate()

@@ -349,6 +349,17 @@ def test_masks_last_for_so_many_steps():
     assert same == [False, True, True, False, True, True, False]
 
 
+def test_prepared_without_smoothing_scores_the_same(monkeypatch):
+    model = make()
+    before = nnx.split(model)[1]
+    vectors, hidden = model.item_vectors()[0], call(model, PACKED)
+    prepared = model.prepared()
+    monkeypatch.setattr(sevo_jax, "spmm", lambda graph, x: pytest.fail("smoothed again"))
+    np.testing.assert_allclose(prepared.item_vectors()[0], vectors, atol=1e-6)
+    np.testing.assert_allclose(call(prepared, PACKED), hidden, atol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, before, nnx.split(model)[1])
+
+
 def test_evaluation_changes_nothing():
     model = make()
     before = nnx.split(model)[1]

@@ -1,0 +1,192 @@
+"""Rows of a table of accuracy: what is trained, and its lines beside the paper's."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from experiments.configs import MODELS
+from experiments.folders import Run
+from experiments.paper import METRICS, PLAIN, Scores
+from experiments.reproduce.cells import (
+    Cell,
+    cell_json,
+    common_seeds,
+    gain,
+    make_cell,
+    mean,
+    p_value,
+    percent,
+    probability,
+    progress_of,
+    relative,
+    score,
+    score_over_seeds,
+)
+from experiments.reproduce.runs import Outcomes
+from experiments.summary import LABELS
+
+UNSMOOTHED = "adamw"
+SEEDS = (0, 1, 2, 3, 4)
+NOTES = {
+    "sr-gnn": "The published SR-GNN lacks a transpose: both halves of its graph network read the "
+    "items that come after, none those before, and the last item gets biases alone. It was "
+    "probably trained by BPR with one negative. Ours reads both directions, and is trained by "
+    "cross-entropy, as its authors' is.",
+    "lessr": "The published LESSR sends messages along the wrong edges where a session's edges are "
+    "not sorted, has consecutive items in place of all shortcuts, and was probably trained by BPR "
+    "with one negative. Ours is as its authors define it, trained by cross-entropy.",
+    "maerec": "The published MAERec adds the two ids of a removed edge up where the next seeds of "
+    "its mask are drawn. Ours draws from both ends.",
+}
+"""Where the runs behind the paper's values probably differ from the models as they are defined."""
+
+
+class Row(NamedTuple):
+    """A line of the table: what is trained, and the paper's value if it has one."""
+
+    dataset: str
+    backbone: str
+    label: str
+    model: str
+    optimizer: str
+    settings: Mapping[str, Any]
+    paper: Scores | None
+
+
+def plain_optimizer(model: str) -> str:
+    """What the model is trained by without SEvo: LESSR's authors decouple its decay."""
+    return UNSMOOTHED if model == "lessr" else PLAIN
+
+
+def optimizer_label(model: str, optimizer: str) -> str:
+    """The name of a row's optimiser."""
+    if optimizer == plain_optimizer(model) != PLAIN:
+        return "AdamW, as published"
+    return LABELS.get(optimizer, optimizer)
+
+
+def notes(models: Sequence[str]) -> list[str]:
+    """A paragraph on the models whose published runs had defects, if there are any."""
+    found = [NOTES[model] for model in models if model in NOTES]
+    return [" ".join([*found, "These rows need not agree with the paper's."])] if found else []
+
+
+def run_of(row: Row, seed: int, epochs: int | None) -> Run:
+    """A seed of a row, stopped early if ``epochs`` are given."""
+    settings = MODELS[row.model](row.dataset, row.optimizer)
+    settings = dataclasses.replace(settings, **row.settings)
+    if epochs is not None:
+        settings = dataclasses.replace(settings, epochs=epochs)
+    return Run(row.model, row.dataset, row.optimizer, seed, settings)
+
+
+def runs_of(
+    rows: Sequence[Row], seeds: Sequence[int], epochs: int | None
+) -> tuple[list[list[Run]], list[Run]]:
+    """The seeds of each row; and all of them in order, the first of every row first."""
+    runs = [[run_of(row, seed, epochs) for seed in seeds] for row in rows]
+    return runs, [run for seed in zip(*runs, strict=True) for run in seed]
+
+
+def cells_of(
+    rows: Sequence[Row], runs: Sequence[Sequence[Run]], outcomes: Outcomes
+) -> list[tuple[Row, Cell]]:
+    """The rows with what there is of their runs."""
+    return [
+        (
+            row,
+            make_cell(
+                [outcomes[run].result for run in seeds],
+                published=MODELS[row.model](row.dataset, row.optimizer).epochs,
+            ),
+        )
+        for row, seeds in zip(rows, runs, strict=True)
+    ]
+
+
+def differences(cell: Cell, metrics: Sequence[str], paper: Sequence[float]) -> list[str]:
+    """How far the means are above the paper's, for reading.
+
+    A run that was stopped early says nothing of the paper's.
+    """
+    values = [cell.values(metric) for metric in metrics]
+    ours = [mean(v) if cell.epochs == cell.published else None for v in values]
+    return [percent(relative(a, b)) for a, b in zip(ours, paper, strict=True)]
+
+
+SCORES_HEADER = ("Model", "Optimiser", "", *METRICS, "Seeds", "Epochs", "Best epoch")
+GAINS_HEADER = ("Model", "Against", "", *METRICS, "Seeds")
+
+
+def score_lines(row: Row, cell: Cell) -> list[list[str]]:
+    """Ours, the paper's value and the difference, a line each."""
+    values = [cell.values(metric) for metric in METRICS]
+    label = optimizer_label(row.model, row.optimizer)
+    lines = [[row.label, label, "ours", *map(score_over_seeds, values), *progress_of(cell)]]
+    if row.paper is not None:
+        lines.append(["", "", "paper", *map(score, row.paper), "5", "", ""])
+        lines.append(["", "", "difference", *differences(cell, METRICS, row.paper), "", "", ""])
+    return lines
+
+
+class Comparison(NamedTuple):
+    """A row with SEvo beside one without."""
+
+    sevo: tuple[Row, Cell]
+    other: tuple[Row, Cell]
+
+    @property
+    def gains(self) -> list[float | None]:
+        """Ours, for each metric."""
+        return [gain(self.sevo[1], self.other[1], metric) for metric in METRICS]
+
+    @property
+    def p_values(self) -> list[float | None]:
+        """For each metric."""
+        return [p_value(self.sevo[1], self.other[1], metric) for metric in METRICS]
+
+    @property
+    def paper_gains(self) -> list[float | None]:
+        """The paper's, for each metric; all None where it lacks a row."""
+        sevo, other = self.sevo[0].paper, self.other[0].paper
+        if sevo is None or other is None:
+            return [None] * len(METRICS)
+        return [relative(a, b) for a, b in zip(sevo, other, strict=True)]
+
+
+def gain_lines(comparison: Comparison) -> list[list[str]]:
+    """The gain, its p-value and the paper's gain, a line each."""
+    row, cell = comparison.sevo
+    other = comparison.other[0]
+    seeds = len(common_seeds(cell, comparison.other[1]))
+    label = optimizer_label(other.model, other.optimizer)
+    lines = [
+        [row.label, label, "gain", *map(percent, comparison.gains), str(seeds)],
+        ["", "", "p-value", *map(probability, comparison.p_values), ""],
+    ]
+    if any(g is not None for g in comparison.paper_gains):
+        lines.append(["", "", "paper's gain", *map(percent, comparison.paper_gains), "5"])
+    return lines
+
+
+def row_json(row: Row, cell: Cell) -> dict[str, Any]:
+    """What the JSON file says of a row."""
+    return row._asdict() | cell_json(cell, METRICS, row.paper)
+
+
+def comparison_json(comparison: Comparison) -> dict[str, Any]:
+    """What the JSON file says of a comparison."""
+    (row, cell), (other, other_cell) = comparison
+    return {
+        "dataset": row.dataset,
+        "model": row.model,
+        "label": row.label,
+        "sevo": row.optimizer,
+        "against": other.optimizer,
+        "seeds": common_seeds(cell, other_cell),
+        "gain": dict(zip(METRICS, comparison.gains, strict=True)),
+        "p_value": dict(zip(METRICS, comparison.p_values, strict=True)),
+        "paper_gain": dict(zip(METRICS, comparison.paper_gains, strict=True)),
+    }
