@@ -25,7 +25,7 @@ from models.maerec import edges_of
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-TINY = {"dim": 8, "num_blocks": 1, "max_len": 10, "batch_size": 64, "eval_every": 1}
+TINY = {"dim": 4, "num_blocks": 1, "max_len": 3, "batch_size": 64, "eval_every": 1}
 
 
 def run_on(data: str, model: str, seed: int = 0, *, epochs: int = 2) -> Run:

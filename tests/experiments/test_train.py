@@ -348,7 +348,7 @@ def test_unusable_output_folder(arguments, tmp_path, capsys):
         (["--mask-rate", "0.3"], "--mask-rate: read by bert4rec alone; sasrec with adamw and sevo"),
         (
             ["--model", "mf-bpr", "--num-heads", "2"],
-            "--num-heads: read by sasrec, bert4rec, stosa alone; mf-bpr with",
+            "--num-heads: read by sasrec, bert4rec, stosa, maerec alone; mf-bpr with",
         ),
         (
             ["--optimizer", "adamw", "sgd", "--beta", "0.5"],
