@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ import optax
 from flax import nnx
 
 from benchmarks import report, workload
-from experiments.batches import make_batch, make_corpus
+from experiments.batches import Batch, make_batch, make_corpus
 from experiments.configs import Hyperparameters
 from experiments.data import Interactions
 from experiments.epochs import EpochLayouts, training_sequences
@@ -28,8 +28,9 @@ from experiments.timing import in_turn
 from models import LESSR, SRGNN, Backbone
 from models.groups import by_group, flatten
 from models.lessr import SessionGraph, take_nodes
+from models.losses import Loss
 
-SETTINGS = Hyperparameters(batch_size=512, dim=64, packed=False, loss="softmax")
+SETTINGS = Hyperparameters(batch_size=512, dim=64, packed=False)
 
 
 class SRGNNGraphs:
@@ -93,6 +94,10 @@ class LESSRGraphs:
         return model.encode(items, [SessionGraph(*graph[1:]) for graph in graphs], key)
 
 
+MODELS = ((SRGNN, SRGNNGraphs), (LESSR, LESSRGraphs))
+LOSSES: tuple[Loss, ...] = ("softmax", "bpr")
+
+
 def make_training(model: Backbone, hidden: Callable[..., jax.Array]) -> tuple[Any, Any]:
     """A step of Adam, a function of state, inputs, targets and key; and the state to begin with.
 
@@ -101,13 +106,12 @@ def make_training(model: Backbone, hidden: Callable[..., jax.Array]) -> tuple[An
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     optimizer = optax.adam(1e-3)
 
-    def step(state: Any, inputs: Any, targets: tuple[jax.Array, jax.Array], key: jax.Array) -> Any:
+    def step(state: Any, inputs: Any, targets: tuple[jax.Array, ...], key: jax.Array) -> Any:
         params, rest, opt_state = state
 
         def loss(params: Any) -> tuple[jax.Array, Any]:
             model = nnx.merge(graphdef, params, rest, copy=True)
-            positives, real = targets
-            value = model.loss(hidden(model, inputs, key), positives, positives, real)
+            value = model.loss(hidden(model, inputs, key), *targets)
             return value, nnx.split(model, nnx.Param, ...)[2]
 
         (value, rest), gradients = jax.value_and_grad(loss, has_aux=True)(params)
@@ -125,7 +129,9 @@ def first_steps(
     return jax.tree.map(lambda a: a[:steps], layouts(0))
 
 
-def on_the_device(model: Backbone, data: Interactions, layout: Layout) -> Callable[[], Any]:
+def on_the_device(
+    model: Backbone, data: Interactions, settings: Hyperparameters, layout: Layout
+) -> Callable[[], Any]:
     """A call that trains the steps, their rows looked up and their graphs built on the device."""
     step, state = make_training(model, lambda model, tokens, key: model(*tokens, key))
     corpus = make_corpus(data)
@@ -133,29 +139,40 @@ def on_the_device(model: Backbone, data: Interactions, layout: Layout) -> Callab
     @jax.jit
     def train(state: Any, layout: Layout, key: jax.Array) -> Any:
         def body(state: Any, rows: Layout) -> Any:
-            batch = make_batch("prefix", SETTINGS, corpus, rows, key, packs=False)
-            return step(state, batch.tokens, (batch.positives, batch.real), key)
+            batch = make_batch("prefix", settings, corpus, rows, key, packs=False)
+            return step(state, batch.tokens, targets_of(batch), key)
 
         return jax.lax.scan(body, state, layout)
 
     return lambda: train(state, layout, jax.random.key(0))[1]
 
 
+def targets_of(batch: Batch) -> tuple[jax.Array, ...]:
+    """What a batch is to predict, as `Backbone.loss` takes it."""
+    return batch.positives, batch.negatives, batch.real
+
+
 def in_python(
     graphs: type[SRGNNGraphs] | type[LESSRGraphs],
     model: Backbone,
     data: Interactions,
+    settings: Hyperparameters,
     layout: Layout,
 ) -> tuple[Callable[[], Any], Callable[[], None]]:
-    """A call that builds the graphs of every step and trains it; and one that only builds them."""
+    """A call that builds the graphs of every step and trains it; and one that only builds them.
+
+    What is to be predicted, negatives too, is drawn beforehand.
+    """
     step, start = make_training(model, graphs.hidden)
     compiled = jax.jit(step)
     groups = layout if isinstance(layout, list) else [layout]
     cells = [np.asarray(group.cells) for group in groups]
-    ends = np.concatenate([np.asarray(group.ends)[..., -1:] for group in groups], axis=1)
-    real = ends >= 0
-    positives = np.where(real, data.items[ends + 1], 0)
-    steps = range(ends.shape[0])
+    corpus, key = make_corpus(data), jax.random.key(0)
+    targets = jax.lax.map(
+        lambda rows: targets_of(make_batch("prefix", settings, corpus, rows, key, packs=False)),
+        layout,
+    )
+    steps = range(cells[0].shape[0])
 
     def build(i: int) -> list[tuple[np.ndarray, ...]]:
         return [graphs.build(np.where(c[i] >= 0, data.items[c[i]], 0)) for c in cells]
@@ -163,8 +180,9 @@ def in_python(
     def train() -> Any:
         state, losses = start, []
         for i in steps:
-            targets = positives[i], real[i]
-            state, value = compiled(state, build(i), targets, jax.random.key(0))
+            state, value = compiled(
+                state, build(i), jax.tree.map(lambda a, i=i: a[i], targets), key
+            )
             losses.append(value)
         return jnp.stack(losses)
 
@@ -186,17 +204,19 @@ def measure(quick: bool) -> list[report.Case]:
     grouped, padded = (first_steps(data, settings, steps, grouped=g) for g in (True, False))
     whole = EpochLayouts(data, settings, 0, "prefix").sequences_per_step.size
     cases: list[report.Case] = []
-    for kind, graphs in ((SRGNN, SRGNNGraphs), (LESSR, LESSRGraphs)):
+    for (kind, graphs), loss in product(MODELS, LOSSES):
+        settings = dataclasses.replace(settings, loss=loss)
         model = kind(data.num_items, dim=SETTINGS.dim, rngs=nnx.Rngs(0))
-        ours = on_the_device(model, data, grouped)
-        in_groups, _ = in_python(graphs, model, data, grouped)
-        to_longest, build = in_python(graphs, model, data, padded)
+        model.loss_name = loss
+        ours = on_the_device(model, data, settings, grouped)
+        in_groups, _ = in_python(graphs, model, data, settings, grouped)
+        to_longest, build = in_python(graphs, model, data, settings, padded)
         np.testing.assert_allclose(ours(), in_groups(), rtol=1e-3)
         calls = {"ours": ours, "padded": to_longest, "in groups": in_groups, "building": build}
         seconds = in_turn(calls, rounds)
         building = np.median(seconds.pop("building")) * whole / steps
         padded_over_ours = seconds["padded"] / seconds["ours"]
-        name = f"{kind.__name__} epoch of {whole} steps, {data.name}"
+        name = f"{kind.__name__} ({loss}), epoch of {whole} steps, {data.name}"
         case = report.case(name, seconds, "s", whole / steps)
         case["padded_over_ours"] = round(float(np.median(padded_over_ours)), 2)
         case["of_rounds"] = f"{padded_over_ours.min():.3g} to {padded_over_ours.max():.3g}"
