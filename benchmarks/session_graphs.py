@@ -133,7 +133,7 @@ def on_the_device(model: Backbone, data: Interactions, layout: Layout) -> Callab
     @jax.jit
     def train(state: Any, layout: Layout, key: jax.Array) -> Any:
         def body(state: Any, rows: Layout) -> Any:
-            batch = make_batch("prefix", SETTINGS, corpus, rows, key, packs=False)
+            batch = make_batch("prefix", SETTINGS, corpus, rows, key)
             return step(state, batch.tokens, (batch.positives, batch.real), key)
 
         return jax.lax.scan(body, state, layout)
