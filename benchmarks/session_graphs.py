@@ -139,7 +139,7 @@ def on_the_device(
     @jax.jit
     def train(state: Any, layout: Layout, key: jax.Array) -> Any:
         def body(state: Any, rows: Layout) -> Any:
-            batch = make_batch("prefix", settings, corpus, rows, key, packs=False)
+            batch = make_batch("prefix", settings, corpus, rows, key)
             return step(state, batch.tokens, targets_of(batch), key)
 
         return jax.lax.scan(body, state, layout)
@@ -169,8 +169,7 @@ def in_python(
     cells = [np.asarray(group.cells) for group in groups]
     corpus, key = make_corpus(data), jax.random.key(0)
     targets = jax.lax.map(
-        lambda rows: targets_of(make_batch("prefix", settings, corpus, rows, key, packs=False)),
-        layout,
+        lambda rows: targets_of(make_batch("prefix", settings, corpus, rows, key)), groups
     )
     steps = range(cells[0].shape[0])
 

@@ -1,6 +1,6 @@
 """From a run's settings to its model: a function for each name that ``--model`` takes.
 
-The loss is none of their business: whoever calls them sets it.
+They do not set the loss, whoever calls them does.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from flax import nnx
 
 from experiments.configs import Hyperparameters
 from experiments.data import Interactions
+from experiments.errors import UserError
 from experiments.graphs import neighbour_graph, user_item_graph
 from models import (
     LESSR,
@@ -87,6 +88,8 @@ def mf_bpr(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
 
 def lightgcn(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
     """LightGCN on users and their training items, from the authors' initial embeddings."""
+    if s.loss not in ("bpr", "bce"):
+        raise UserError(f"--loss: lightgcn is trained by bpr or bce, got {s.loss}")
     return LightGCN(
         user_item_graph(data),
         data.num_users,

@@ -16,7 +16,7 @@ from experiments.configs import Hyperparameters
 from experiments.data import Interactions
 from experiments.errors import UserError
 from experiments.packing import EMPTY, Layout, Rows
-from models import Task
+from models import Backbone, Task
 
 
 class Corpus(NamedTuple):
@@ -67,7 +67,8 @@ class Batch(NamedTuple):
 
     Attributes:
         tokens: the input.
-        positives: ``int32[rows, width]``, the item to predict at each token.
+        positives: ``int32[rows, width]``, the item to predict at each token; of rows in groups,
+            ``int32[rows, 1]``, as what follows, of the newest tokens alone.
         negatives: ``int32[rows, width, k]``, items that the user has not met; or ``int32[k]``, any
             items, shared by all tokens.
         real: ``bool[rows, width]``, where there is something to predict.
@@ -141,9 +142,25 @@ def read_tokens(task: Task, corpus: Corpus, rows: Layout, max_len: int) -> Token
     )
 
 
-def newest(rows: Layout) -> Rows:
+def check_layout(model: Backbone, rows: Layout) -> None:
+    """A `ValueError` unless the rows are of the kind that the model reads.
+
+    Its outputs would be taken for those of other tokens, and nothing else would tell.
+    """
+    grouped = isinstance(rows, list)
+    if grouped == model.packs:
+        raise ValueError(
+            f"rows must be in groups for a model that does not pack, and only for it; got packs = "
+            f"{model.packs} and rows {'in groups' if grouped else 'of one width'}"
+        )
+    if grouped and model.task == "masked":
+        raise ValueError(
+            "a model for the task masked must pack: in groups, only the newest items are predicted"
+        )
+
+
+def newest(groups: list[Rows]) -> Rows:
     """The last cell of each row, ``int32[rows, 1]``, one group after the other."""
-    groups = rows if isinstance(rows, list) else [rows]
     last = [jax.tree.map(lambda a: a[:, -1:], group) for group in groups]
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *last)
 
@@ -154,8 +171,6 @@ def make_batch(
     corpus: Corpus,
     rows: Layout,
     key: PRNGKeyArray,
-    *,
-    packs: bool = True,
 ) -> Batch:
     """Looks up a batch of training and draws its negatives and, for the task ``masked``, its mask.
 
@@ -163,12 +178,11 @@ def make_batch(
         task: what to predict; see `models.Task`.
         settings: of the run.
         corpus: the data.
-        rows: the layout.
+        rows: the layout; in groups, only the last token of each row predicts.
         key: of the draws.
-        packs: whether the model predicts at every token, or only at the last one of a row.
     """
     tokens = read_tokens(task, corpus, rows, settings.max_len)
-    cells, ends = newest(rows) if isinstance(rows, list) or not packs else rows
+    cells, ends = newest(rows) if isinstance(rows, list) else rows
     real, ahead = cells != EMPTY, 1
     if task == "prefix":
         real &= cells == ends

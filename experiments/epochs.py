@@ -16,7 +16,7 @@ import optax
 from flax import nnx
 
 import sevo_jax
-from experiments.batches import Corpus, make_batch
+from experiments.batches import Corpus, check_layout, make_batch
 from experiments.configs import Hyperparameters
 from experiments.data import Interactions
 from experiments.errors import UserError
@@ -83,9 +83,8 @@ def make_step(
     ) -> tuple[TrainState, jax.Array]:
         draw_key, dropout_key = jax.random.split(key)
         reader = nnx.merge(graphdef, state.params, state.carried, inputs.constants)
-        batch = make_batch(
-            reader.task, settings, inputs.corpus, laid_out, draw_key, packs=reader.packs
-        )
+        check_layout(reader, laid_out)
+        batch = make_batch(reader.task, settings, inputs.corpus, laid_out, draw_key)
 
         def loss(params: Any, rows: int) -> tuple[jax.Array, Any]:
             # Copied, since a model may write to what it carries.

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from experiments.batches import Corpus, mask_tokens, read_tokens
+from experiments.batches import Corpus, check_layout, mask_tokens, read_tokens
 from experiments.data import Interactions
 from experiments.packing import Layout, choose_groups, group_rows, layout, longer_of_blocks
 from models import Backbone, Task
@@ -110,7 +110,12 @@ def make_evaluation_set(
 def score_block(
     model: Backbone, corpus: Corpus, block: EvaluationSet, max_len: int
 ) -> Float[Array, "users items"]:
-    """Scores of the items ``1 … num_items`` for the users of one block."""
+    """Scores of the items ``1 … num_items`` for the users of one block.
+
+    Raises:
+        ValueError: as `check_layout`.
+    """
+    check_layout(model, block.rows)
     tokens = read_tokens(model.task, corpus, block.rows, max_len)
     if model.task == "masked" and not isinstance(block.rows, list):
         tokens = mask_tokens(tokens, block.rows.cells == block.rows.ends, corpus)

@@ -123,7 +123,9 @@ def train_together(
 ) -> list[dict[str, Any]]:
     """`train` for runs that differ in their seeds alone, in one program that shares the graph.
 
-    Every run gets the folder and, up to rounding, the numbers that it would get on its own. On
+    Every run gets the folder and, up to rounding, the numbers that it would get on its own; other
+    random ones in the rare epochs in which a seed has more long sequences in a batch than its
+    groups of rows have room for, since the places of all seeds' rows then shift. On
     resuming, runs that lag behind are trained first, until they meet the next ones. A run that
     fails does not hold up the others; its error is raised when they are done.
 

@@ -13,11 +13,7 @@ from experiments.configs import MODELS, OPTIMIZERS
 from experiments.data import NAMES
 from experiments.folders import Run
 from experiments.paper import METRICS, PLAIN, SEVO, TABLE_2, USER_ITEM_GRAPH, Scores
-from experiments.reproduce.cells import (
-    Cell,
-    mean,
-    percent,
-)
+from experiments.reproduce.cells import Cell, mean, percent
 from experiments.reproduce.documents import Document, Table
 from experiments.reproduce.options import Options, chosen, chosen_seeds
 from experiments.reproduce.rows import (

@@ -6,14 +6,24 @@ from itertools import chain, combinations
 
 import jax
 import numpy as np
+import optax
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments import packing
 from experiments.batches import make_batch, make_corpus
 from experiments.configs import Hyperparameters
-from experiments.epochs import EpochLayouts, training_sequences
+from experiments.epochs import (
+    EpochLayouts,
+    Epochs,
+    Inputs,
+    TrainState,
+    split_model,
+    training_sequences,
+)
+from experiments.evaluate import make_evaluation_set, make_evaluator
 from experiments.packing import (
     EMPTY,
     Group,
@@ -22,6 +32,7 @@ from experiments.packing import (
     longer_of_blocks,
     longer_of_random,
 )
+from models import SRGNN, BERT4Rec, SASRec
 
 MAX_LEN, BATCH = 12, 64
 SETTINGS = Hyperparameters(batch_size=BATCH, max_len=MAX_LEN, packed=False)
@@ -139,9 +150,9 @@ def test_layouts_depend_on_data_seed_and_epoch_alone(small, layouts):
 def test_a_batch_of_groups_holds_what_the_padded_one_does(small, layouts):
     padded = EpochLayouts(small, SETTINGS, 0, "prefix")
     corpus, read = make_corpus(small), []
-    for layout in (layouts(0), padded(0)):
+    for layout in (layouts(0), [padded(0)]):
         rows = jax.tree.map(lambda a: a[1], layout)
-        batch = make_batch("prefix", SETTINGS, corpus, rows, jax.random.key(0), packs=False)
+        batch = make_batch("prefix", SETTINGS, corpus, rows, jax.random.key(0))
         items = [line for group in jax.tree.leaves(batch.tokens.items) for line in group.tolist()]
         sessions = [tuple(item for item in line if item) for line in items]
         assert batch.positives.shape == batch.real.shape == (len(sessions), 1)
@@ -149,3 +160,31 @@ def test_a_batch_of_groups_holds_what_the_padded_one_does(small, layouts):
         assert batch.real[:, 0].tolist() == [bool(session) for session in sessions]
         read.append(sorted(zip(sessions, batch.positives[:, 0].tolist(), strict=True)))
     assert read[0] == read[1]
+
+
+class Unpacked(BERT4Rec):
+    packs = False
+
+
+@pytest.mark.parametrize(
+    ("kind", "grouped", "message"),
+    [
+        (SRGNN, False, "rows must be in groups for a model that does not pack"),
+        (SASRec, True, "packs = True and rows in groups"),
+        (Unpacked, True, "task masked must pack"),
+    ],
+)
+def test_rows_that_a_model_does_not_read_are_refused(small, kind, grouped, message):
+    """Not trained or tested on tokens other than those meant."""
+    model = kind(small.num_items, dim=4, rngs=nnx.Rngs(0))
+    graphdef, params, carried, constants = split_model(model)
+    corpus, optimizer = make_corpus(small), optax.sgd(0.1)
+    layouts = EpochLayouts(small, SETTINGS, 0, model.task, grouped=grouped)
+    state = TrainState(params, optimizer.init(params), carried)
+    train = Epochs(graphdef, optimizer, Inputs(corpus, constants), [layouts], state)
+    with pytest.raises(ValueError, match=message):
+        train(state, train.lay_out(0), 0)
+    evaluate = make_evaluator(lambda p: nnx.merge(graphdef, p, carried), MAX_LEN)
+    blocks = make_evaluation_set(small, "test", MAX_LEN, task=model.task, grouped=grouped)
+    with pytest.raises(ValueError, match=message):
+        evaluate(params, corpus, blocks)

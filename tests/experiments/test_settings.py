@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 
 import pytest
 
-from experiments import train
+from experiments import train, trainer
 from experiments.configs import FOLDER, MODELS
 from experiments.errors import UserError
 
@@ -48,6 +49,14 @@ def test_a_run_is_given_the_options_that_it_reads(monkeypatch):
     assert (run.settings.num_heads, run.settings.mask_rate) == (2, 0.25)
     with pytest.raises(UserError, match="--beta"):
         train.make_runs(train.Options(model="mine", optimizer=("adamw",), beta=0.5))
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sampled-softmax"])
+def test_lightgcn_has_no_loss_over_all_items(small, loss):
+    settings = dataclasses.replace(MODELS["lightgcn"]("small", "adam"), loss=loss)
+    run = trainer.Run("lightgcn", "small", "adam", 0, settings)
+    with pytest.raises(UserError, match=f"--loss: .* bpr or bce, got {loss}"):
+        trainer.make_model(run, small)
 
 
 def test_users_are_smoothed_only_where_there_is_a_table_of_them(users_file, tmp_path, capsys):
