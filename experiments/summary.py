@@ -121,9 +121,10 @@ def _markdown(rows: list[list[str]], results: Results, datasets: str) -> str:
 def _draw(curves: Curves, path: Path) -> None:
     mpl.use("agg")
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    several = len({key[:2] for key in curves}) > 1
+    varied = [len({key[i] for key in curves}) > 1 for i in range(2)]
     for key, color in zip(curves, mpl.color_sequences["tab10"] * len(curves), strict=False):
-        label = ", ".join(key[1:] if several else key[2:])
+        names = (Path(key[0]).name, key[1])
+        label = ", ".join([n for n, v in zip(names, varied, strict=True) if v] + [key[2]])
         for i, records in enumerate(curves[key]):
             epochs = [r["epoch"] for r in records]
             style = {"color": color, "lw": 1.5, "label": None if i else label}
@@ -134,6 +135,7 @@ def _draw(curves: Curves, path: Path) -> None:
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    right.legend(frameon=False)
+    # Below, where labels of any length leave the curves their room.
+    figure.legend(*right.get_legend_handles_labels(), frameon=False, loc="outside lower center")
     figure.savefig(path, dpi=150)
     plt.close(figure)

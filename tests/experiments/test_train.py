@@ -287,6 +287,7 @@ def test_the_summary_tells_settings_apart(straight, arguments, tmp_path):
     assert "paper" not in table
 
 
+@pytest.mark.filterwarnings("error:constrained_layout")  # long labels had left no room for curves
 def test_the_summary_tells_models_and_data_sets_apart(straight, tmp_path):
     """No mean goes over two of them; nor do the epochs that a run is yet to do count."""
     out = tmp_path / "out"
