@@ -204,7 +204,8 @@ class HTD(Method):
             )
             members.append(logits.argmax(-1))
         topology = distillation.htd_topology(
-            *(jnp.concatenate(pair) for pair in zip(users, vectors, strict=True)),
+            jnp.concatenate([users[0], vectors[0]]),
+            jnp.concatenate([users[1], vectors[1]]),
             jnp.concatenate([members[0], members[1] + self.num_groups]),
             2 * self.num_groups,
             jnp.concatenate([real, there]),

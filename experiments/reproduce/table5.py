@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments import paper
 from experiments.data import NAMES
@@ -74,7 +75,7 @@ def compose(
     """The table from what there is of the runs of each row."""
     lines = cells_of(rows, runs, outcomes)
     tables: list[Table] = []
-    gains: list[dict[str, object]] = []
+    gains: list[dict[str, Any]] = []
     for dataset in dict.fromkeys(row.dataset for row in rows):
         name = paper.DATASETS.get(dataset, dataset)
         own = [(row, cell) for row, cell in lines if row.dataset == dataset]
@@ -87,10 +88,8 @@ def compose(
         for row, cell in own:
             if cell is not plain:
                 found = [gain(cell, plain, metric) for metric in METRICS]
-                gains.append(
-                    {"dataset": dataset, "label": row.label}
-                    | {"gain": dict(zip(METRICS, found, strict=True))}
-                )
+                named = dict(zip(METRICS, found, strict=True))
+                gains.append({"dataset": dataset, "label": row.label, "gain": named})
                 over.append([row.label, "gain", *map(percent, found)])
         title = f"{name}: gain over the student on its own, over common seeds"
         tables.append(Table(title, GAINS_HEADER, over, text_columns=2))
