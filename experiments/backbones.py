@@ -6,13 +6,16 @@ They do not set the loss, whoever calls them does.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from flax import nnx
 
 from experiments.configs import Hyperparameters
 from experiments.data import Interactions
+from experiments.epochs import training_sequences
 from experiments.errors import UserError
 from experiments.graphs import neighbour_graph, user_item_graph
+from experiments.teachers import load_teacher
 from models import (
     LESSR,
     MFBPR,
@@ -24,7 +27,9 @@ from models import (
     LightGCN,
     MAERec,
     SASRec,
+    Student,
 )
+from models.student import DKD, HTD, KD, RKD, Method
 
 
 def gru4rec(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
@@ -38,18 +43,20 @@ def gru4rec(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
     )
 
 
-def sasrec(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
+def sasrec(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> SASRec:
     """SASRec, with padding masked or attended to."""
-    return SASRec(
-        data.num_items,
-        max_len=s.max_len,
-        dim=s.dim,
-        num_heads=s.num_heads,
-        num_blocks=s.num_blocks,
-        dropout_rate=s.dropout_rate,
-        attend_padding=s.attend_padding,
-        rngs=rngs,
-    )
+    return SASRec(data.num_items, **_sasrec_options(s), rngs=rngs)
+
+
+def _sasrec_options(s: Hyperparameters) -> dict[str, Any]:
+    return {
+        "max_len": s.max_len,
+        "dim": s.dim,
+        "num_heads": s.num_heads,
+        "num_blocks": s.num_blocks,
+        "dropout_rate": s.dropout_rate,
+        "attend_padding": s.attend_padding,
+    }
 
 
 def bert4rec(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
@@ -134,11 +141,55 @@ def maerec(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
     )
 
 
+def sasrec_kd(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
+    """A student of a teacher's scores."""
+    method = KD(weight=s.kd_weight, temperature=s.temperature)
+    return _student(load_teacher(s, data, sasrec), method, s, rngs)
+
+
+def sasrec_rkd(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
+    """A student of a teacher's distances and angles."""
+    method = RKD(distance_weight=s.distance_weight, angle_weight=s.angle_weight)
+    return _student(load_teacher(s, data, sasrec), method, s, rngs)
+
+
+def sasrec_htd(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
+    """A student of a teacher's topology, whose groups harden over the epochs of the run."""
+    teacher = load_teacher(s, data, sasrec)
+    sequences = training_sequences(data, s.max_len, "next")[0].size
+    method = HTD(
+        s.dim,
+        teacher.item_embedding.features,
+        num_groups=s.num_groups,
+        weight=s.htd_weight,
+        topology=s.topology,
+        num_steps=s.epochs * -(-sequences // s.batch_size),
+        rngs=rngs,
+    )
+    return _student(teacher, method, s, rngs)
+
+
+def sasrec_dkd(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
+    """A student of a teacher's scores, the target's and the others' apart."""
+    method = DKD(
+        target_weight=s.target_weight, others_weight=s.others_weight, temperature=s.temperature
+    )
+    return _student(load_teacher(s, data, sasrec), method, s, rngs)
+
+
+def _student(teacher: SASRec, method: Method, s: Hyperparameters, rngs: nnx.Rngs) -> Backbone:
+    return Student(teacher.num_items, teacher, method, **_sasrec_options(s), rngs=rngs)
+
+
 BUILDERS: dict[str, Callable[[Hyperparameters, Interactions, nnx.Rngs], Backbone]] = {
     "mf-bpr": mf_bpr,
     "mf-bpr-user-item": mf_bpr,
     "gru4rec": gru4rec,
     "sasrec": sasrec,
+    "sasrec-kd": sasrec_kd,
+    "sasrec-rkd": sasrec_rkd,
+    "sasrec-htd": sasrec_htd,
+    "sasrec-dkd": sasrec_dkd,
     "bert4rec": bert4rec,
     "stosa": stosa,
     "lightgcn": lightgcn,

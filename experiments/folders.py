@@ -42,8 +42,15 @@ def changes(config: dict[str, Any]) -> dict[str, Any]:
     """The settings in a run's ``config.json`` that are not the published ones."""
     settings = MODELS[config["model"]](config["dataset"], config["optimizer"])
     published = dataclasses.asdict(settings)
+    del published["teacher"]  # where it lies
     # A run that is older than a setting was made with what is now its default.
     return {k: config[k] for k, v in published.items() if config.get(k, v) != v}
+
+
+def settings_of(config: dict[str, Any]) -> Hyperparameters:
+    """The settings in a run's ``config.json``, with defaults for those younger than the run."""
+    names = {f.name for f in dataclasses.fields(Hyperparameters)}
+    return Hyperparameters(**{k: v for k, v in config.items() if k in names})
 
 
 def differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
@@ -170,6 +177,35 @@ def restore_checkpoint(saved: ocp.CheckpointManager, start: Checkpoint) -> Check
         ) from error
     state = start.state._replace(**stored.pop("state"))
     return start._replace(**stored, state=state)
+
+
+def restore_best_params(folder: Path, params: Any) -> Any:
+    """The parameters of a run's best epoch; of the shapes of ``params``, which it must have.
+
+    Raises:
+        UserError: there is no checkpoint, or not one of these parameters.
+    """
+    target = {"best_params": params}
+    with open_checkpoints(folder) as saved:
+        latest = saved.latest_step()
+        if latest is None:
+            raise UserError(
+                f"{folder}: holds no checkpoint (results that are shared often do not); train the "
+                "run again, in another folder"
+            )
+        try:
+            restore_args = ocp.checkpoint_utils.construct_restore_args(target)
+            stored: Any = saved.restore(
+                latest,
+                args=ocp.args.PyTreeRestore(
+                    target, restore_args=restore_args, partial_restore=True
+                ),
+            )
+        except Exception as error:  # each storage layer below has its own
+            raise UserError(
+                f"{saved.directory}: the checkpoint of epoch {latest} cannot be read ({error})"
+            ) from error
+    return stored["best_params"]
 
 
 def read_records(path: Path, epoch: int) -> list[dict[str, Any]]:

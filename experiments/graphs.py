@@ -1,9 +1,14 @@
-"""The graphs of a data set, from training interactions alone."""
+"""The graphs of a data set, from training interactions alone; and those of a trained table."""
 
 from __future__ import annotations
 
+import numpy as np
+import scipy.sparse as sp
+from jaxtyping import Array, Float
+
 import sevo_jax
 from experiments.data import Interactions
+from experiments.errors import UserError
 
 
 def item_graph(data: Interactions, max_len: int, num_nodes: int | None = None) -> sevo_jax.Graph:
@@ -36,3 +41,31 @@ def user_item_graph(data: Interactions) -> sevo_jax.Graph:
     return sevo_jax.bipartite_graph(
         data.owners[training], data.items[training], data.num_users, data.num_items + 1
     )
+
+
+def teacher_graph(
+    table: Float[Array, "rows dim"], num_neighbours: int, tau: float
+) -> sevo_jax.Graph:
+    """Items and their nearest neighbours in a teacher's table; node 0 is padding.
+
+    Args:
+        table: a row for padding, then the items'.
+        num_neighbours: of each item, fewer than there are others.
+        tau: the bandwidth of `sevo_jax.knn_graph`, above 0.
+
+    Raises:
+        UserError: as many neighbours as items, or more.
+    """
+    items = np.asarray(table)[1:]
+    check_neighbours(num_neighbours, len(items))
+    graph = sevo_jax.knn_graph(items, num_neighbours, tau)
+    weights = graph.to_scipy(normalized=False)
+    return sevo_jax.Graph.from_weights(sp.block_diag([np.zeros((1, 1)), weights], "csr"))
+
+
+def check_neighbours(num_neighbours: int, num_items: int) -> None:
+    """A `UserError` that names the option, unless an item has so many neighbours."""
+    if num_neighbours >= num_items:
+        raise UserError(
+            f"--num-neighbours: must be less than the {num_items} items, got {num_neighbours}"
+        )

@@ -8,9 +8,11 @@ import optax
 from flax import nnx
 
 import sevo_jax
+from experiments.backbones import sasrec
 from experiments.configs import Hyperparameters
 from experiments.data import Interactions
-from experiments.graphs import item_graph, user_item_graph
+from experiments.graphs import item_graph, teacher_graph, user_item_graph
+from experiments.teachers import load_teacher
 from models import Backbone
 
 
@@ -33,7 +35,11 @@ def make_optimizer(
             optax.add_decayed_weights(s.weight_decay, mask),
             optax.sgd(s.learning_rate, s.b1 or None),
         )
-    if s.graph == "item-item":
+    if s.graph == "teacher":
+        table = load_teacher(s, data, sasrec).item_embedding.embedding[...]
+        graph = teacher_graph(table, s.num_neighbours, s.tau)
+        tables = [[t] for t in model.tables]
+    elif s.graph == "item-item":
         num_nodes = data.num_items + (2 if model.task == "masked" else 1)
         graph, tables = item_graph(data, s.max_len_graph, num_nodes), [[t] for t in model.tables]
     else:

@@ -22,12 +22,11 @@ from rich.table import Table
 
 from experiments.backbones import BUILDERS
 from experiments.batches import Corpus
-from experiments.configs import Hyperparameters
 from experiments.data import Interactions, load
 from experiments.errors import UserError, check_name
 from experiments.evaluate import EvaluationSet, make_evaluation_set, score_block
 from experiments.files import read_json
-from experiments.folders import Run, open_checkpoints, restore_checkpoint
+from experiments.folders import Run, open_checkpoints, restore_checkpoint, settings_of
 from experiments.trainer import initial_checkpoint, make_setup, used_users
 from models import Backbone
 
@@ -114,9 +113,7 @@ def read_run(folder: Path, data_dir: Path | None = None) -> tuple[Run, Interacti
     if lacking:
         raise UserError(f"{file}: is no run's configuration; it lacks {', '.join(lacking)}")
     check_name("model", held["model"], BUILDERS)
-    names = {f.name for f in dataclasses.fields(Hyperparameters)}
-    settings = Hyperparameters(**{k: v for k, v in held.items() if k in names})
-    run = Run(held["model"], held["dataset"], held["optimizer"], held["seed"], settings)
+    run = Run(held["model"], held["dataset"], held["optimizer"], held["seed"], settings_of(held))
     data = load(run.dataset, data_dir)
     if data.fingerprint != held["data"]:
         raise UserError(

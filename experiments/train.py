@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -21,6 +21,7 @@ from experiments import summary, trainer
 from experiments.configs import MODELS, OPTIMIZERS, Hyperparameters, check_read, reads
 from experiments.data import Interactions, load
 from experiments.errors import UserError, check_name
+from experiments.graphs import check_neighbours
 
 console = Console(stderr=True)
 
@@ -34,7 +35,8 @@ class Arguments:
 
     model: str = "sasrec"
     """mf-bpr, mf-bpr-user-item (users smoothed too), gru4rec, sasrec, bert4rec, stosa,
-    lightgcn, sr-gnn, lessr or maerec."""
+    lightgcn, sr-gnn, lessr or maerec; or, with --teacher, sasrec-kd, sasrec-rkd, sasrec-htd or
+    sasrec-dkd (experiments.distill trains the teacher, too)."""
     dataset: str = "synthetic"
     """synthetic, beauty, toys, tools, ml-1m, electronics, clothing; or the path of a .txt file of
     'user item item …' lines, or of a .csv, .tsv, .parquet or .inter table of user, item, time."""
@@ -54,9 +56,12 @@ class Arguments:
 
 
 HINTS = get_type_hints(Hyperparameters)
-Options = dataclasses.make_dataclass(
-    "Options",
-    [
+
+
+def with_settings(arguments: type) -> type:
+    """Arguments, and every hyper-parameter: None stands for the value of the configuration."""
+    own = {f.name for f in dataclasses.fields(arguments)}
+    settings = [
         (
             f.name,
             Annotated[
@@ -66,11 +71,18 @@ Options = dataclasses.make_dataclass(
             None,
         )
         for f in dataclasses.fields(Hyperparameters)
-    ],
-    bases=(Arguments,),
-    frozen=True,
-)
-"""`Arguments`, and every hyper-parameter: None stands for the value of the configuration."""
+        if f.name not in own
+    ]
+    return dataclasses.make_dataclass("Options", settings, bases=(arguments,), frozen=True)
+
+
+def given_settings(options: Any) -> dict[str, Any]:
+    """The hyper-parameters that are given."""
+    given = {f.name: getattr(options, f.name) for f in dataclasses.fields(Hyperparameters)}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+Options = with_settings(Arguments)
 
 
 def check_values(option: str, values: Sequence[Any]) -> None:
@@ -98,8 +110,7 @@ def make_runs(options: Any) -> list[trainer.Run]:
     check_seeds(options.seeds)
     for optimizer in options.optimizer:
         check_name("optimizer", optimizer, OPTIMIZERS)
-    given = {f.name: getattr(options, f.name) for f in dataclasses.fields(Hyperparameters)}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = given_settings(options)
     check_read(options.model, options.optimizer, given)
     runs = []
     for seed in options.seeds:
@@ -196,7 +207,12 @@ def train_group(
         bar.update(task, completed=epochs, status="done")
 
 
-def train_all(groups: list[list[trainer.Run]], data: Interactions, out: Path, resume: bool) -> None:
+def train_all(
+    groups: list[list[trainer.Run]],
+    data: Interactions,
+    folders: Mapping[trainer.Run, Path],
+    resume: bool,
+) -> None:
     """Trains group after group under a progress bar; the first signal to stop is heeded.
 
     Raises:
@@ -205,7 +221,7 @@ def train_all(groups: list[list[trainer.Run]], data: Interactions, out: Path, re
     """
     with progress_bar() as bar, stop_on_signal(bar) as stop:
         for runs in groups:
-            train_group(runs, data, [out / run.name for run in runs], resume, bar, stop)
+            train_group(runs, data, [folders[run] for run in runs], resume, bar, stop)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -213,6 +229,22 @@ def main(argv: list[str] | None = None) -> int:
     options = tyro.cli(
         Options, args=argv, prog="python -m experiments.train", description=Arguments.__doc__
     )
+    return run_all(options, make_runs, lambda run: run.name)
+
+
+def run_all(
+    options: Any,
+    make_runs: Callable[[Any], list[trainer.Run]],
+    name_of: Callable[[trainer.Run], str],
+) -> int:
+    """Trains the runs that options ask for, compares them, and returns the exit status.
+
+    Args:
+        options: of a command; `Arguments` says what is read of them here.
+        make_runs: the runs, in the order in which they are to be done; given the options, with the
+            folder that runs go to in ``out``.
+        name_of: the name of a run's folder.
+    """
     stamp = time.strftime("%Y%m%d-%H%M%S")
     out = options.out or Path("runs") / f"{Path(options.dataset).stem}-{stamp}"
 
@@ -222,7 +254,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if options.resume and options.out is None:
             raise UserError("--resume: name the folder to go on with by --out")
-        runs = make_runs(options)
+        runs = make_runs(dataclasses.replace(options, out=out))
+        folders = {run: out / name_of(run) for run in runs}
         data = load(options.dataset, options.data_dir)
         say(
             f"{data.name}: {data.num_users:,} users, {data.num_items:,} items, "
@@ -233,11 +266,13 @@ def main(argv: list[str] | None = None) -> int:
         if data.renumbered:
             say("items are renumbered from 1: see item_ids.json in each run's folder")
         for run in runs:  # before the first of them trains for hours
-            finished = trainer.check_folder(run, data, out / run.name, options.resume)
-            if options.resume and not finished and not (out / run.name / "config.json").exists():
-                say(f"{run.name}: nothing to resume, starts anew")
+            if run.settings.graph == "teacher":
+                check_neighbours(run.settings.num_neighbours, data.num_items)
+            finished = trainer.check_folder(run, data, folders[run], options.resume)
+            if options.resume and not finished and not (folders[run] / "config.json").exists():
+                say(f"{folders[run].name}: nothing to resume, starts anew")
         try:
-            train_all(make_groups(runs, options.together), data, out, options.resume)
+            train_all(make_groups(runs, options.together), data, folders, options.resume)
         except BaseException:
             with contextlib.suppress(UserError):  # the first error is the one to tell
                 summary.write(out)

@@ -10,6 +10,7 @@ from models.mf import MFBPR
 from models.sasrec import SASRec
 from models.srgnn import SRGNN
 from models.stosa import STOSA
+from models.student import Student
 
 __all__ = [
     "LESSR",
@@ -23,5 +24,6 @@ __all__ = [
     "LightGCN",
     "MAERec",
     "SASRec",
+    "Student",
     "Task",
 ]

@@ -9,7 +9,15 @@ from experiments.errors import UserError
 
 OPTIMIZERS = ("adam", "adamw", "sevo-adamw", "sevo-adam", "sgd", "sevo-sgd")
 SEVO = tuple(name for name in OPTIMIZERS if name.startswith("sevo-"))
-TRANSFORMERS = ("sasrec", "bert4rec", "stosa", "maerec")
+DISTILLED = ("sasrec-kd", "sasrec-rkd", "sasrec-htd", "sasrec-dkd")
+"""Students of a teacher, by the method of distillation."""
+TRANSFORMERS = ("sasrec", "bert4rec", "stosa", "maerec", *DISTILLED)
+
+
+_TEACHING_COUNTS = ("num_neighbours", "num_groups", "teacher_epochs")
+_TEACHING_WEIGHTS = (
+    "kd_weight", "distance_weight", "angle_weight", "htd_weight", "target_weight", "others_weight",
+)  # fmt: skip
 
 
 def _setting(default: Any, meaning: str, readers: tuple[str, ...] = ()) -> Any:
@@ -44,7 +52,9 @@ class Hyperparameters:
     attention_dropout_rate: float = _setting(
         0.0, "Dropout of the attention probabilities.", ("stosa", "maerec")
     )
-    attend_padding: bool = _setting(False, "Whether padding takes part in attention.", ("sasrec",))
+    attend_padding: bool = _setting(
+        False, "Whether padding takes part in attention.", ("sasrec", *DISTILLED)
+    )
     mask_rate: float = _setting(0.5, "Share of the items that are masked.", ("bert4rec",))
     pvn_weight: float = _setting(
         0.005, "Weight of the distance between positive and negative item.", ("stosa",)
@@ -79,9 +89,28 @@ class Hyperparameters:
     beta: float = _setting(0.99, "Degree of smoothness, in [0, 1).", SEVO)
     num_layers: int = _setting(3, "Sparse products of a smoothing.", SEVO)
     max_len_graph: int = _setting(50, "Newest training items of a user that make edges.", SEVO)
-    graph: Literal["item-item", "user-item"] = _setting(
-        "item-item", "SEvo: smooth items over consecutive ones, or (mf-bpr) users with their items."
+    graph: Literal["item-item", "user-item", "teacher"] = _setting(
+        "item-item",
+        "SEvo: smooth items over consecutive ones, (mf-bpr) users with their items, or items over "
+        "the nearest neighbours in a teacher's table.",
     )
+    num_neighbours: int = _setting(10, "Neighbours of an item in the graph of a teacher.", SEVO)
+    tau: float = _setting(1.0, "Bandwidth of the graph of a teacher, exp(-distance / tau).", SEVO)
+    teacher: str = _setting("", "Folder of the teacher's finished run.", (*DISTILLED, *SEVO))
+    teacher_epochs: int = _setting(
+        200, "Epochs that the teacher must have been trained for.", (*DISTILLED, *SEVO)
+    )
+    temperature: float = _setting(
+        1.0, "Temperature of the scores' distributions.", ("sasrec-kd", "sasrec-dkd")
+    )
+    kd_weight: float = _setting(2.0, "Weight of the distillation.", ("sasrec-kd",))
+    distance_weight: float = _setting(0.1, "Weight of distances.", ("sasrec-rkd",))
+    angle_weight: float = _setting(0.5, "Weight of angles.", ("sasrec-rkd",))
+    htd_weight: float = _setting(1e-3, "Weight of the distillation.", ("sasrec-htd",))
+    topology: float = _setting(0.5, "Share of the topology, in [0, 1].", ("sasrec-htd",))
+    num_groups: int = _setting(30, "Groups of users, and again of items.", ("sasrec-htd",))
+    target_weight: float = _setting(1.0, "Weight of the target's part.", ("sasrec-dkd",))
+    others_weight: float = _setting(500.0, "Weight of the other items' part.", ("sasrec-dkd",))
     eval_every: int = _setting(5, "Epochs between validations.")
     packed: bool = _setting(True, "Whether short sequences share rows.")
     rng: Literal["threefry2x32", "rbg", "unsafe_rbg"] = _setting(
@@ -93,17 +122,19 @@ class Hyperparameters:
     def check(self) -> None:
         """A `UserError` that names the option, unless every setting is in its range."""
         positive = ("epochs", "batch_size", "max_len", "dim", "num_heads", "num_blocks")
-        for name in (*positive, "num_negatives", "max_len_graph", "eval_every"):
+        for name in (*positive, "num_negatives", "max_len_graph", "eval_every", *_TEACHING_COUNTS):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("dropout_rate", "attention_dropout_rate", "b1", "b2", "beta"):
             self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
         for name in ("mask_rate", "user_share"):
             self._require(name, 0 < getattr(self, name) <= 1, "in (0, 1]")
-        self._require("recon_weight", 0 <= self.recon_weight <= 1, "in [0, 1]")
+        for name in ("recon_weight", "topology"):
+            self._require(name, 0 <= getattr(self, name) <= 1, "in [0, 1]")
         self._require("num_layers", self.num_layers >= 0, "at least 0")
-        for name in ("weight_decay", "pvn_weight", "l2"):
+        for name in ("weight_decay", "pvn_weight", "l2", *_TEACHING_WEIGHTS):
             self._require(name, 0 <= getattr(self, name) < float("inf"), "at least 0")
-        self._require("learning_rate", 0 < self.learning_rate < float("inf"), "above 0")
+        for name in ("learning_rate", "tau", "temperature"):
+            self._require(name, 0 < getattr(self, name) < float("inf"), "above 0")
         self._require("dim", self.dim % self.num_heads == 0, "a multiple of --num-heads")
 
     def _require(self, name: str, holds: bool, expected: str) -> None:

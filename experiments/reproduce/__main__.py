@@ -8,7 +8,7 @@ from collections.abc import Callable
 import tyro
 
 from experiments.errors import UserError, check_name
-from experiments.reproduce import a4, table1, table2, table3, table6, table8, when_it_helps
+from experiments.reproduce import a4, table1, table2, table3, table5, table6, table8, when_it_helps
 from experiments.reproduce.options import Options
 from experiments.reproduce.runs import say
 from experiments.train import ignore_closed_loop
@@ -18,6 +18,7 @@ TABLES: dict[str, Callable[[Options], int]] = {
     "table1": table1.make,
     "table2": table2.make,
     "table3": table3.make,
+    "table5": table5.make,
     "table6": table6.make,
     "table8": table8.make,
     "when-it-helps": when_it_helps.make,

@@ -21,11 +21,11 @@ class Options:
     """
 
     table: tyro.conf.Positional[str]
-    """table1 (data sets), table2 (accuracy), table3 (large data sets), table6 (graph neural
-    networks with SEvo), table8 (time), when-it-helps (losses, data and popularity) or a4
-    (LightGCN as MF smoothed twice)."""
+    """table1 (data sets), table2 (accuracy), table3 (large data sets), table5 (distillation),
+    table6 (graph neural networks with SEvo), table8 (time), when-it-helps (losses, data and
+    popularity) or a4 (LightGCN as MF smoothed twice)."""
     models: tuple[str, ...] = ()
-    """Which models; all that the table has, if not given."""
+    """Which models, for table5 methods; all that the table has, if not given."""
     datasets: tuple[str, ...] = ()
     """Which data sets; all that the table has, if not given."""
     optimizers: tuple[str, ...] = ()

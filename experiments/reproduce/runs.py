@@ -59,7 +59,7 @@ def look(run: Run, folder: Path) -> Outcome:
         if not (folder / "config.json").exists():
             return Outcome(None, "not run")
         held = read_json(folder / "config.json")
-        anything = {name: held.get(name) for name in ("epochs", "data")}
+        anything = {name: held.get(name) for name in ("epochs", "data", "teacher")}
         changed = differences(held, run.to_json() | anything)
         if changed:
             return Outcome(

@@ -1,0 +1,316 @@
+"""A SASRec that learns from a teacher, too: its loss and that of a method of distillation.
+
+The teacher's weights are constants: they are no parameters, and no checkpoint holds them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from models import distillation
+from models.backbone import Backbone, Constant, Tokens, mean_of_real
+from models.distillation import Anchored, Experts
+from models.dropout import split_keys
+from models.initializers import symmetric_uniform
+from models.sasrec import SASRec
+
+LAST_TEMPERATURE = 1e-10
+ROWS_AT_ONCE = 8
+
+
+class Lesson(NamedTuple):
+    """What a method compares: two models at the same tokens.
+
+    Attributes:
+        student: the student.
+        teacher: the teacher, frozen.
+        output: the student's outputs.
+        wanted: the teacher's, without dropout.
+        positives: the item to predict at each token.
+        negatives: ``int[rows, width, k]`` or ``int[k]``, items that are not to be predicted.
+        real: where there is something to predict.
+    """
+
+    student: Backbone
+    teacher: Backbone
+    output: Float[Array, "rows width dim"]
+    wanted: Float[Array, "rows width teacher_dim"]
+    positives: Int[Array, "rows width"]
+    negatives: Int[Array, ...]
+    real: Bool[Array, "rows width"]
+
+
+class Method(nnx.Module):
+    """A method of distillation: what it adds to the student's loss."""
+
+    def __call__(self, lesson: Lesson, key: PRNGKeyArray | None = None) -> Float[Array, ""]:
+        """The weighted loss, a mean over the tokens that are real."""
+        raise NotImplementedError
+
+
+class KD(Method):
+    """``weight`` times `distillation.kd` of the scores of all items."""
+
+    def __init__(self, *, weight: float = 2.0, temperature: float = 2.0) -> None:
+        self.weight, self.temperature = weight, temperature
+
+    def __call__(self, lesson: Lesson, key: PRNGKeyArray | None = None) -> Float[Array, ""]:
+        """The mean over tokens, from the scores of both models."""
+
+        def loss(student: Array, teacher: Array, _: Array) -> Array:
+            return self.weight * distillation.kd(student, teacher, self.temperature)
+
+        return _mean_over_scores(loss, lesson)
+
+
+class DKD(Method):
+    """The parts of `distillation.dkd` of the scores of all items, each with its weight."""
+
+    def __init__(
+        self,
+        *,
+        target_weight: float = 1.0,
+        others_weight: float = 500.0,
+        temperature: float = 1.0,
+    ) -> None:
+        self.target_weight, self.others_weight = target_weight, others_weight
+        self.temperature = temperature
+
+    def __call__(self, lesson: Lesson, key: PRNGKeyArray | None = None) -> Float[Array, ""]:
+        """The mean over tokens, from the scores of both models."""
+
+        def loss(student: Array, teacher: Array, targets: Array) -> Array:
+            parts = distillation.dkd(student, teacher, targets, self.temperature)
+            return self.target_weight * parts.target + self.others_weight * parts.others
+
+        return _mean_over_scores(loss, lesson)
+
+
+class RKD(Method):
+    """Distances and angles of outputs to the items that came next and that did not."""
+
+    def __init__(self, *, distance_weight: float = 0.1, angle_weight: float = 0.5) -> None:
+        self.distance_weight, self.angle_weight = distance_weight, angle_weight
+
+    def __call__(self, lesson: Lesson, key: PRNGKeyArray | None = None) -> Float[Array, ""]:
+        """From the outputs and the vectors of two items at each token."""
+        shape = *lesson.positives.shape, lesson.negatives.shape[-1]
+        negatives = jnp.broadcast_to(lesson.negatives, shape)[..., 0]
+
+        def anchored(model: Backbone, output: Array) -> Anchored:
+            vectors = (model.item_vectors(items)[0] for items in (lesson.positives, negatives))
+            return Anchored(output, *vectors)
+
+        student = anchored(lesson.student, lesson.output)
+        teacher = anchored(lesson.teacher, lesson.wanted)
+        distance = distillation.rkd_distance_to_items(student, teacher, lesson.real)
+        angle = distillation.rkd_angle_to_items(student, teacher, lesson.real)
+        return self.distance_weight * distance + self.angle_weight * angle
+
+
+class Steps(nnx.Variable[Any]):
+    """How many steps of training there have been."""
+
+
+class Groups(nnx.Module):
+    """The groups of users or of items: which of them an entity is in, and the network of each."""
+
+    def __init__(self, num_groups: int, dim: int, teacher_dim: int, *, rngs: nnx.Rngs) -> None:
+        hidden = (dim + teacher_dim) // 2
+
+        def uniform(inputs: int, *shape: int) -> nnx.Param[Array]:
+            return nnx.Param(symmetric_uniform(inputs**-0.5)(rngs.params(), shape))
+
+        self.choice = uniform(teacher_dim, teacher_dim, num_groups)
+        self.choice_bias = uniform(teacher_dim, num_groups)
+        self.inner = uniform(dim, num_groups, dim, hidden)
+        self.inner_bias = uniform(dim, num_groups, hidden)
+        self.outer = uniform(hidden, num_groups, hidden, teacher_dim)
+        self.outer_bias = uniform(hidden, num_groups, teacher_dim)
+
+    def logits(self, teacher: Float[Array, "n width"]) -> Float[Array, "n groups"]:
+        """How much the teacher's vectors belong to each group."""
+        return teacher @ self.choice[...] + self.choice_bias[...]
+
+    def experts(self) -> Experts:
+        """The networks."""
+        weights = self.inner, self.inner_bias, self.outer, self.outer_bias
+        return Experts(*(weight[...] for weight in weights))
+
+
+class HTD(Method):
+    """Hierarchical topology distillation of a batch's users and its items.
+
+    A user is an output where there is something to predict; items are those to predict and the
+    negatives, each once. With ``M`` real tokens it adds
+    ``weight / M (topology (intra + inter) + (1 - topology) assignment)``, the parts being sums, as
+    in `models.distillation`. Users and items have groups of their own, but are in one topology. The
+    temperature of the groups falls from 1 to 1e-10 over ``num_steps``, by the same factor at every
+    step.
+
+    Args:
+        dim: width of the student.
+        teacher_dim: width of the teacher.
+        num_groups: of users, and again of items.
+        weight: of it all.
+        topology: the share of the topology in it.
+        num_steps: of the whole training.
+        rngs: the stream ``params`` initialises the weights.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        teacher_dim: int,
+        *,
+        num_groups: int = 30,
+        weight: float = 1e-3,
+        topology: float = 0.5,
+        num_steps: int,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.users = Groups(num_groups, dim, teacher_dim, rngs=rngs)
+        self.items = Groups(num_groups, dim, teacher_dim, rngs=rngs)
+        self.steps = Steps(jnp.zeros((), jnp.int32))
+        self.num_groups, self.num_steps = num_groups, num_steps
+        self.weight, self.topology = weight, topology
+
+    def __call__(self, lesson: Lesson, key: PRNGKeyArray | None = None) -> Float[Array, ""]:
+        """From the outputs and the vectors of the items; counts the step."""
+        done = jnp.minimum(self.steps[...] / self.num_steps, 1)
+        self.steps[...] = self.steps[...] + 1
+        temperature = jnp.exp(done * jnp.log(LAST_TEMPERATURE))
+        real = lesson.real.ravel()
+        items, there = _distinct_items(lesson)
+        users = [x.reshape(-1, x.shape[-1]) for x in (lesson.output, lesson.wanted)]
+        vectors = [model.item_vectors(items)[0] for model in (lesson.student, lesson.teacher)]
+
+        assignment = jnp.zeros(())
+        members: list[Array] = []
+        keys = split_keys(key, 2)
+        for groups, (student, teacher), counted, own_key in zip(
+            (self.users, self.items), (users, vectors), (real, there), keys, strict=True
+        ):
+            logits = groups.logits(teacher)
+            noise = 0.0 if own_key is None else jax.random.gumbel(own_key, logits.shape)
+            chosen = distillation.htd_groups(logits, noise, temperature)
+            assignment += distillation.htd_assignment(
+                student, teacher, chosen, groups.experts(), counted
+            )
+            members.append(logits.argmax(-1))
+        topology = distillation.htd_topology(
+            jnp.concatenate([users[0], vectors[0]]),
+            jnp.concatenate([users[1], vectors[1]]),
+            jnp.concatenate([members[0], members[1] + self.num_groups]),
+            2 * self.num_groups,
+            jnp.concatenate([real, there]),
+        )
+        both = self.topology * sum(topology) + (1 - self.topology) * assignment
+        return self.weight * both / jnp.maximum(real.sum(), 1)
+
+
+class Student(SASRec):
+    """`SASRec` with a teacher: its loss and what a method of distillation adds to it.
+
+    Evaluation is that of SASRec. The teacher reads the same tokens, without dropout.
+
+    Args:
+        num_items: items are ``1 … num_items``.
+        teacher: of the same items; its parameters become constants.
+        method: of distillation.
+        options: of `SASRec`.
+
+    Raises:
+        ValueError: the teacher knows other items, or cannot read the student's rows; or as
+            `SASRec`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from models import SASRec
+        >>> from models.student import KD, Student
+        >>> teacher = SASRec(num_items=9, max_len=4, dim=16, rngs=nnx.Rngs(0))
+        >>> student = Student(9, teacher, KD(), max_len=4, dim=8, rngs=nnx.Rngs(1))
+        >>> tokens = jnp.array([[5, 2, 7]]), jnp.array([[1, 1, 1]]), jnp.array([[1, 2, 3]])
+        >>> targets = jnp.array([[2, 7, 4]]), jnp.array([[[1], [3], [8]]]), jnp.ones((1, 3), bool)
+        >>> bool(student.training_loss(tokens, *targets) > student.loss(student(*tokens), *targets))
+        True
+    """
+
+    def __init__(self, num_items: int, teacher: Backbone, method: Method, **options: Any) -> None:
+        if teacher.num_items != num_items:
+            raise ValueError(
+                f"the teacher knows {teacher.num_items} items, the student {num_items}; expected "
+                "the same ones"
+            )
+        if teacher.task != self.task or not teacher.packs:
+            raise ValueError("the teacher must read rows as SASRec does")
+        super().__init__(num_items, **options)
+        self.teacher = freeze(teacher)
+        self.method = method
+
+    def training_loss(
+        self,
+        tokens: Tokens,
+        positives: Int[Array, "rows width"],
+        negatives: Int[Array, ...],
+        real: Bool[Array, "rows width"],
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, ""]:
+        """The loss of the next item and that of the method."""
+        own_key, method_key = split_keys(key, 2)
+        output = self(*tokens, own_key)
+        lesson = Lesson(
+            self, self.teacher, output, self.teacher(*tokens), positives, negatives, real
+        )
+        return self.loss(output, positives, negatives, real) + self.method(lesson, method_key)
+
+
+def freeze(model: Backbone) -> Backbone:
+    """Makes the parameters of a model constants; returns the model.
+
+    Example:
+        >>> from flax import nnx
+        >>> from models import MFBPR
+        >>> from models.student import freeze
+        >>> nnx.state(freeze(MFBPR(2, 3, dim=4, rngs=nnx.Rngs(0))), nnx.Param)
+        State({})
+    """
+    modules = [node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.Module)]
+    for module in modules:
+        for name, value in list(vars(module).items()):
+            if isinstance(value, nnx.Param):
+                setattr(module, name, Constant(value.get_value()))
+    return model
+
+
+def _mean_over_scores(loss: Any, lesson: Lesson) -> Float[Array, ""]:
+    """The mean where real of a function of the scores of all items, and of the targets' columns.
+
+    Scores are computed anew for the gradient, few rows at a time: those of all tokens together
+    would be the largest arrays of a step by far.
+    """
+
+    @jax.checkpoint
+    def values(row: tuple[Array, Array, Array]) -> Array:
+        output, wanted, positives = row
+        student, teacher = lesson.student.scores(output), lesson.teacher.scores(wanted)
+        return loss(student, teacher, jnp.maximum(positives - 1, 0))
+
+    rows = lesson.output, lesson.wanted, lesson.positives
+    return mean_of_real(jax.lax.map(values, rows, batch_size=ROWS_AT_ONCE), lesson.real)
+
+
+def _distinct_items(lesson: Lesson) -> tuple[Int[Array, " n"], Bool[Array, " n"]]:
+    """The items of a batch, each once, in as many places as fit any batch; and which are taken."""
+    real, negatives = lesson.real, lesson.negatives
+    if negatives.ndim > 1:
+        negatives = jnp.where(real[..., None], negatives, 0)
+    every = jnp.concatenate([jnp.where(real, lesson.positives, 0).ravel(), negatives.ravel()])
+    items = jnp.unique(every, size=every.size, fill_value=0)
+    return items, items > 0
