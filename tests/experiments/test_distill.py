@@ -60,6 +60,7 @@ def folder_of(done: Path, model: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_teacher_comes_first_and_its_students_know_it(done):
     teacher = folder_of(done, "sasrec-adam")
     config = read_json(teacher / "config.json")
@@ -73,6 +74,7 @@ def test_the_teacher_comes_first_and_its_students_know_it(done):
     assert "dim 12" in (done / "summary.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_student_is_its_own_size_and_recommends(done):
     folder = folder_of(done, "sasrec-htd")
     run, data = recommend.read_run(folder)
@@ -84,6 +86,7 @@ def test_a_student_is_its_own_size_and_recommends(done):
     assert recommend.recommend(folder, data.user_ids[:2].tolist(), top_k=3).height == 6
 
 
+@pytest.mark.slow
 def test_resuming_keeps_what_is_finished(done, users_file, monkeypatch):
     before = folder_of(done, "sasrec-htd") / "result.json"
     content = before.read_bytes()
@@ -93,6 +96,7 @@ def test_resuming_keeps_what_is_finished(done, users_file, monkeypatch):
     assert before.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_a_teacher_is_loaded_as_its_best_epoch(done, users_file):
     folder, data = folder_of(done, "sasrec-adam"), load(str(users_file))
     *_, student = make_runs(users_file, done, "kd", teacher=str(folder))
@@ -105,6 +109,7 @@ def test_a_teacher_is_loaded_as_its_best_epoch(done, users_file):
     assert float((ranks <= 10).mean()) == pytest.approx(result["test"]["HR@10"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -121,6 +126,7 @@ def test_a_teacher_that_cannot_teach(done, users_file, change, message):
         load_teacher(settings, load(str(users_file)), sasrec)
 
 
+@pytest.mark.slow
 def test_a_teacher_of_other_items(done, users_file):
     *_, student = make_runs(users_file, done, "kd", teacher=str(folder_of(done, "sasrec-adam")))
     other = from_sequences("other", np.arange(12), np.full(4, 3))
@@ -128,12 +134,14 @@ def test_a_teacher_of_other_items(done, users_file):
         load_teacher(student.settings, other, sasrec)
 
 
+@pytest.mark.slow
 def test_a_student_is_no_teacher(done, users_file):
     *_, student = make_runs(users_file, done, "kd", teacher=str(folder_of(done, "sasrec-htd")))
     with pytest.raises(UserError, match="holds a run of sasrec-htd, expected sasrec"):
         load_teacher(student.settings, load(str(users_file)), sasrec)
 
 
+@pytest.mark.slow
 def test_a_teacher_without_checkpoint(done, users_file, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(

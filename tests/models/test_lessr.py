@@ -15,7 +15,7 @@ from scipy.special import softmax as softmax_of
 from models import LESSR
 from models.lessr import BatchNorm, masked_softmax, session_graph
 from tests.models.helpers import array, linear, softplus
-from tests.models.training import compile_gradients, fit, randomize, types
+from tests.models.training import compile_gradients, randomize, types
 
 NUM_ITEMS, DIM, WIDTH, EPS = 12, 4, 7, 1e-5
 REPEATS = [[5, 2, 5, 5, 3, 2], [7], [4, 4, 4], [], [1, 2, 3], [9, 8, 9, 8, 9, 8, 9]]
@@ -311,16 +311,3 @@ def test_initial_weights():
 def test_bad_settings():
     with pytest.raises(ValueError, match=r"dropout_rate must lie in \[0, 1\), got 1"):
         LESSR(9, dropout_rate=1.0, rngs=nnx.Rngs(0))
-
-
-def test_overfits_a_dozen_sessions():
-    rng = np.random.default_rng(0)
-    whole = [[k, *map(int, rng.integers(1, 13, 3))] for k in range(1, 13)]
-    prefixes = [s[:n] for s in whole for n in (1, 2, 3)]
-    positives = np.array([[s[n]] for s in whole for n in (1, 2, 3)])
-    model = LESSR(NUM_ITEMS, dim=16, dropout_rate=0.0, rngs=nnx.Rngs(0))
-    data = rows(prefixes, 4), (positives, np.zeros((36, 1, 1), int), np.ones((36, 1), bool))
-    model = fit(model, *data, steps=150)
-    hidden, _ = run(model, rows(prefixes, 4))
-    best = 1 + np.asarray(model.scores(hidden[:, 0])).argmax(1)
-    assert (best == positives[:, 0]).mean() > 0.95

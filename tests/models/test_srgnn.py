@@ -5,9 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 from scipy.special import expit as sigmoid
@@ -204,38 +202,6 @@ def test_gradients_are_finite_beside_padding(name):
         assert np.isfinite(gradient).all(), path
         if "item_embedding" in path:
             np.testing.assert_array_equal(gradient[0], 0)
-
-
-def test_a_dozen_sessions_are_learnt():
-    rng = np.random.default_rng(0)
-    items = np.zeros((12, WIDTH), np.int32)
-    for row, length in enumerate(rng.integers(1, WIDTH + 1, 12)):
-        items[row, -length:] = rng.integers(1, 31, length)
-    items[:, -1] = rng.permutation(30)[:12] + 1  # sessions that differ, whatever their lengths
-    positives = rng.integers(1, 31, (12, 1))
-    model = SRGNN(30, dim=16, rngs=nnx.Rngs(0))
-    graphdef, params = nnx.split(model)
-    tokens, optimizer = (items, np.sign(items), np.zeros_like(items)), optax.adam(0.02)
-
-    @jax.jit
-    def train(params):
-        def loss(params):
-            model = nnx.merge(graphdef, params)
-            return model.training_loss(tokens, positives, positives[..., None], positives > 0)
-
-        def step(carry, _):
-            value, gradients = jax.value_and_grad(loss)(carry[0])
-            updates, state = optimizer.update(gradients, carry[1])
-            return (optax.apply_updates(carry[0], updates), state), value
-
-        return jax.lax.scan(step, (params, optimizer.init(params)), length=100)
-
-    (params, _), values = train(params)
-    assert values[0] > 3
-    assert values[-1] < 0.05
-    model = nnx.merge(graphdef, params)
-    best = jnp.argmax(model.scores(model(*tokens)[:, 0]), axis=-1) + 1
-    np.testing.assert_array_equal(best, positives[:, 0])
 
 
 def test_initial_scales():

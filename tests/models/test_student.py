@@ -12,6 +12,8 @@ from models import MFBPR, SASRec, Student, distillation
 from models.student import DKD, HTD, KD, LAST_TEMPERATURE, RKD
 from tests.models.helpers import DIM, NUM_ITEMS, PACKED, TRANSFORMER, array
 
+pytestmark = pytest.mark.slow  # nine programs to compile
+
 TEACHER_DIM = 12
 METHODS = {
     "kd": lambda width: KD(temperature=2.0, weight=3.0),
