@@ -59,7 +59,8 @@ def look(run: Run, folder: Path) -> Outcome:
         if not (folder / "config.json").exists():
             return Outcome(None, "not run")
         held = read_json(folder / "config.json")
-        anything = {name: held.get(name) for name in ("epochs", "data", "teacher")}
+        anything = {name: held.get(name) for name in ("epochs", "data")}
+        anything["teacher"] = held.get("teacher", "")  # younger than some runs
         changed = differences(held, run.to_json() | anything)
         if changed:
             return Outcome(

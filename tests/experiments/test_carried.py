@@ -81,7 +81,8 @@ def test_the_best_epoch_is_tested_with_what_it_carried(users_file, tmp_path, mon
     assert recommend.recommend(tmp_path / "long").equals(recommend.recommend(tmp_path / "short"))
 
 
-@pytest.mark.parametrize("model", ["lessr", pytest.param("maerec", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["lessr", "maerec"])
 def test_seeds_together_are_those_of_separate_runs(users_file, tmp_path, model):
     runs, data = [run_on(str(users_file), model, seed) for seed in (0, 3)], load(str(users_file))
     together = [tmp_path / f"together{run.seed}" for run in runs]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
+from pathlib import Path
 
 import pytest
 
 from experiments import train, trainer
 from experiments.configs import FOLDER, MODELS
 from experiments.errors import UserError
+from experiments.folders import Run
+from experiments.reproduce.runs import folder_name, look
 
 FILES = sorted(FOLDER.glob("*/*.toml"))
 
@@ -65,3 +68,11 @@ def test_users_are_smoothed_only_where_there_is_a_table_of_them(users_file, tmp_
     assert train.main([*options, "--epochs", "1", "--optimizer", "adamw", "sevo-adamw"]) == 1
     assert "--graph: user-item needs a model with a table of users" in capsys.readouterr().err
     assert not list(tmp_path.glob("*/metrics.jsonl"))
+
+
+def test_the_runs_that_come_with_the_project_count():
+    """However many settings are younger than they."""
+    folder = Path(__file__).parents[2] / "results/runs/beauty/sasrec-sevo-adamw-seed0"
+    run = Run("sasrec", "beauty", "sevo-adamw", 0, MODELS["sasrec"]("beauty", "sevo-adamw"))
+    assert folder_name(run) == folder.name
+    assert look(run, folder).result is not None
