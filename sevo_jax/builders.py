@@ -20,7 +20,8 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike
 
-from sevo_jax.graph import Graph, Operator, SelfLoops, adjacency, as_graph, graph_of, symmetrized
+from sevo_jax.graph import Graph, SelfLoops, as_graph, graph_of
+from sevo_jax.matrices import Operator, adjacency, symmetrized
 from sevo_jax.validation import (
     check_choice,
     check_count,

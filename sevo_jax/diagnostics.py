@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from sevo_jax.graph import Graph, Operator, as_graph
+from sevo_jax.graph import Graph, as_graph
+from sevo_jax.matrices import Operator
 from sevo_jax.smoothing import Method, smooth
 from sevo_jax.sparse import check_rows, compute_dtype, spmm
 from sevo_jax.tables import Tables, table_groups, tree_entries

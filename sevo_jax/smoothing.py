@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from sevo_jax.graph import Graph, Operator, as_graph
+from sevo_jax.graph import Graph, as_graph
+from sevo_jax.matrices import Operator
 from sevo_jax.sparse import operator_rows, product
 from sevo_jax.validation import check_beta, check_choice, check_num_layers, check_positive
 

@@ -21,7 +21,8 @@ from jax.custom_batching import custom_vmap
 from jax.experimental.sparse import BCSR
 from jaxtyping import Array, Float, Int
 
-from sevo_jax.graph import Graph, Kernel, Operator, Precision, as_graph
+from sevo_jax.graph import Graph, Kernel, Precision, as_graph
+from sevo_jax.matrices import Operator
 
 
 def spmm(graph: Graph | Operator, x: Float[Array, "nodes ..."]) -> Float[Array, "nodes ..."]:

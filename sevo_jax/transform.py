@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from sevo_jax.graph import Graph, Operator, as_graph
+from sevo_jax.graph import Graph, as_graph
+from sevo_jax.matrices import Operator
 from sevo_jax.smoothing import METHODS, Method, smooth, smooth_exact
 from sevo_jax.tables import Tables, broadcast_mask, table_groups
 from sevo_jax.validation import check_beta, check_choice, check_num_layers, check_positive

@@ -1,0 +1,229 @@
+"""Matrices on the host: from edges or any supported form to checked, normalised CSR, and to `BCSR`.
+
+The work behind `sevo_jax.graph`; nothing here runs under ``jit``.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse as sp
+from jax.core import Tracer
+from jax.experimental.sparse import BCOO, BCSR
+from numpy.typing import ArrayLike
+from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+
+from sevo_jax.validation import STATIC_ARGS_HINT, check_count, check_ids, check_weights
+
+Operator = Any
+"""An n x n matrix: SciPy sparse, `BCOO`, `BCSR`, or a dense NumPy or JAX array."""
+
+SPECTRAL_TOLERANCE = 1e-5
+_DENSE_EIGENVALUES_UP_TO = 64
+_BLOCK = 2**15  # entries
+
+
+def adjacency(
+    senders: ArrayLike, receivers: ArrayLike, num_nodes: int, weights: ArrayLike | None
+) -> tuple[Any, Any]:
+    """``W`` of undirected edges as CSR in float64, and the dtype of the weights given."""
+    senders = check_ids("senders", senders, num_nodes)
+    receivers = check_ids("receivers", receivers, num_nodes)
+    if senders.shape != receivers.shape:
+        raise ValueError(
+            "senders and receivers must have the same length, got "
+            f"{senders.shape[0]} and {receivers.shape[0]}"
+        )
+    values, dtype = check_weights(weights, senders.shape)
+    return symmetrized(senders, receivers, values, num_nodes), dtype
+
+
+def symmetrized(
+    senders: np.ndarray, receivers: np.ndarray, values: np.ndarray, num_nodes: int
+) -> Any:
+    """`adjacency` for edges that are known to be sound."""
+    transposed = sp.coo_array((values, (receivers, senders)), shape=(num_nodes, num_nodes))
+    # Not to be sorted row by row: transposing sorts too, in a single pass.
+    transposed.has_canonical_format = True
+    directed = transposed.tocsr().tocsc().T
+    # Duplicates are summed before the transpose is added: w_ij and w_ji then round alike.
+    directed.sum_duplicates()
+    return (directed + directed.T).tocsr()
+
+
+def normalize(weights: Any, dtype: Any) -> Any:
+    """``D^-1/2 W D^-1/2`` computed in float64, with zero rows for nodes of degree zero."""
+    indptr, indices = weights.indptr, weights.indices
+    counts, degrees = np.diff(indptr), np.zeros(indptr.size - 1)
+    joined = counts > 0
+    degrees[joined] = np.add.reduceat(weights.data, indptr[:-1][joined], dtype=np.float64)
+    scale = np.divide(1.0, np.sqrt(degrees), out=np.zeros_like(degrees), where=degrees > 0)
+    data = np.empty(indices.size, np.float32 if dtype == np.float32 else np.float64)
+    # A few rows after the other: what stays in the cache costs no memory.
+    bounds = np.searchsorted(indptr, np.arange(0, indices.size, _BLOCK))
+    for first, last in pairwise([*bounds.tolist(), scale.size]):
+        entries = slice(indptr[first], indptr[last])
+        # One product of two scales, so that entries (i, j) and (j, i) round alike.
+        both = np.repeat(scale[first:last], counts[first:last])
+        both *= scale[indices[entries]]
+        data[entries] = both * weights.data[entries]
+    return sp.csr_array((data, indices, indptr), shape=weights.shape)
+
+
+def to_scipy(matrix: Operator) -> Any:
+    """Any supported matrix as canonical CSR on the host, in a dtype that SciPy can compute in."""
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(matrix)):
+        raise TypeError(
+            "a raw operator cannot be checked while it is traced: build the graph outside jit with "
+            f"Graph.from_operator; {STATIC_ARGS_HINT}"
+        )
+    if isinstance(matrix, BCSR | BCOO) and (matrix.n_batch or matrix.n_dense or matrix.ndim != 2):
+        raise ValueError(
+            f"a graph's matrix must be square and have no batch or dense axes, got {matrix!r}"
+        )
+    if isinstance(matrix, BCSR):
+        data, indices, indptr = (
+            np.asarray(a) for a in (matrix.data, matrix.indices, matrix.indptr)
+        )
+        stored = indptr[-1]  # what follows pads
+        parts = (_computable(data[:stored]), indices[:stored], indptr)
+        csr: Any = sp.csr_array(parts, shape=matrix.shape, copy=True)
+    elif isinstance(matrix, BCOO):
+        data, indices = np.asarray(matrix.data), np.asarray(matrix.indices)
+        # BCOO marks padding by an index one past the end.
+        kept = (indices < np.array(matrix.shape)).all(axis=1)
+        coordinates = (indices[kept, 0], indices[kept, 1])
+        csr = sp.coo_array((_computable(data[kept]), coordinates), shape=matrix.shape).tocsr()
+    elif sp.issparse(matrix):
+        csr = sp.csr_array(matrix, copy=True)  # what follows works in place
+    elif isinstance(matrix, np.ndarray | jax.Array) and matrix.ndim == 2:
+        dense = np.asarray(matrix)
+        csr = sp.csr_array(_computable(dense))
+    else:
+        shape = (
+            f" of shape {np.shape(matrix)}" if isinstance(matrix, np.ndarray | jax.Array) else ""
+        )
+        raise TypeError(
+            "a graph must be a sevo_jax.Graph or a square matrix (SciPy sparse, BCOO, BCSR or "
+            f"dense), got {type(matrix).__name__}{shape}"
+        )
+    if csr.shape[0] != csr.shape[1]:
+        raise ValueError(f"a graph's matrix must be square, got shape {csr.shape}")
+    if np.issubdtype(csr.dtype, np.complexfloating):
+        raise ValueError(f"a graph's matrix must be real, got dtype {csr.dtype}")
+    csr.sum_duplicates()
+    csr.sort_indices()
+    return csr if np.issubdtype(csr.dtype, np.floating) else csr.astype(np.float64)
+
+
+def floating_dtype(matrix: Operator) -> Any:
+    """The dtype of ``matrix`` if it is a floating one, else JAX's default float."""
+    floating = jnp.issubdtype(matrix.dtype, jnp.floating)
+    return matrix.dtype if floating else jax.dtypes.canonicalize_dtype(float)
+
+
+def _computable(values: np.ndarray) -> np.ndarray:
+    """bfloat16 and float16 as float32, which SciPy can add; the rest unchanged."""
+    return values.astype(np.float32) if values.dtype.itemsize < 4 else values
+
+
+def to_bcsr(matrix: Any, dtype: Any, capacity: int | None) -> BCSR:
+    """CSR on the host to `BCSR` on the device, float64 only where JAX has it enabled."""
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"dtype must be a floating-point type, got {jnp.dtype(dtype)}")
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    largest = max(matrix.data.max(initial=0.0), -matrix.data.min(initial=0.0))
+    if largest > float(jnp.finfo(dtype).max):
+        raise ValueError(f"weights must fit {dtype}, got {largest}")
+    spare = 0
+    if capacity is not None:
+        spare = check_count("capacity", capacity, least=0) - matrix.nnz
+        if spare < 0:
+            raise ValueError(
+                f"capacity must be at least the graph's {matrix.nnz} entries, got {capacity}"
+            )
+    data, indices = matrix.data, matrix.indices
+    if spare:  # JAX marks an entry as padding by a column one past the end
+        data = np.pad(data, (0, spare))
+        indices = np.pad(indices, (0, spare), constant_values=matrix.shape[1])
+    return BCSR(
+        (
+            jnp.asarray(data, dtype),
+            jnp.asarray(indices, jnp.int32),
+            jnp.asarray(matrix.indptr, jnp.int32),
+        ),
+        shape=matrix.shape,
+        indices_sorted=True,
+        unique_indices=True,
+    )
+
+
+def check_operator(matrix: Any, dtype: Any) -> None:
+    """A `ValueError` unless it is finite, symmetric and of a spectral radius of at most 1."""
+    check_values(matrix, "operator")
+    check_symmetric(matrix, "operator", dtype)
+    radius = _spectral_radius(matrix)
+    if radius > 1 + SPECTRAL_TOLERANCE:
+        raise ValueError(
+            f"operator must have a spectral radius of at most 1, got {radius:.6g}; an adjacency "
+            "matrix must be normalised first, which Graph.from_weights does"
+        )
+
+
+def check_values(matrix: Any, name: str) -> None:
+    """A `ValueError` unless all entries are finite."""
+    bad = np.flatnonzero(~np.isfinite(matrix.data))
+    if bad.size:
+        row = int(np.searchsorted(matrix.indptr, bad[0], side="right")) - 1
+        raise ValueError(
+            f"{name} must be finite, got {matrix.data[bad[0]]} at ({row}, {matrix.indices[bad[0]]})"
+        )
+
+
+def check_symmetric(matrix: Any, name: str, dtype: Any) -> None:
+    """A `ValueError` unless it is symmetric, up to roundings of its own dtype or of ``dtype``."""
+    difference = abs(matrix - matrix.T).tocoo()
+    if difference.nnz == 0:
+        return
+    worst = int(difference.data.argmax())
+    # A few roundings of the precision it has or will have, on the scale of the largest entry.
+    stored = jax.dtypes.canonicalize_dtype(dtype)
+    eps = max(np.finfo(matrix.dtype).eps, float(jnp.finfo(stored).eps))
+    limit = 16 * eps * abs(matrix.data).max()
+    if difference.data[worst] > limit:
+        row, column = difference.coords[0][worst], difference.coords[1][worst]
+        raise ValueError(
+            f"{name} must be symmetric, got {matrix[row, column]} at ({row}, {column}) and "
+            f"{matrix[column, row]} at ({column}, {row})"
+        )
+
+
+def _spectral_radius(matrix: Any) -> float:
+    if matrix.nnz == 0:
+        return 0.0
+    # The largest row sum bounds the radius and is often enough.
+    bound = float(abs(matrix).sum(axis=1).max())
+    if bound <= 1 + SPECTRAL_TOLERANCE:
+        return bound
+    if matrix.shape[0] <= _DENSE_EIGENVALUES_UP_TO:
+        return float(abs(np.linalg.eigvalsh(matrix.toarray().astype(np.float64))).max())
+    start = np.random.default_rng(0).standard_normal(matrix.shape[0])
+    try:
+        values: Any = eigsh(
+            matrix.astype(np.float64),
+            k=1,
+            which="LM",
+            v0=start,
+            tol=SPECTRAL_TOLERANCE,  # pyright: ignore[reportArgumentType]
+            return_eigenvectors=False,
+        )
+    except ArpackNoConvergence as error:
+        raise ValueError(
+            "the operator's spectral radius could not be computed; if you know that it is at most "
+            "1, pass Graph.from_operator(..., check=False)"
+        ) from error
+    return float(abs(values).max())
