@@ -11,8 +11,10 @@ from experiments.data import Interactions
 from experiments.errors import UserError
 
 
-def item_graph(data: Interactions, max_len: int, num_nodes: int | None = None) -> sevo_jax.Graph:
-    """Consecutive items of the training sequences.
+def item_graph(
+    data: Interactions, max_len: int | None, num_nodes: int | None = None, walk_length: int = 1
+) -> sevo_jax.Graph:
+    """Items at a distance of at most ``walk_length`` in the training sequences.
 
     Node 0 is padding, and there may be more after the items: isolated nodes.
     """
@@ -21,18 +23,13 @@ def item_graph(data: Interactions, max_len: int, num_nodes: int | None = None) -
         data.num_items + 1 if num_nodes is None else num_nodes,
         lengths=data.lengths - 2,
         max_len=max_len,
+        walk_length=walk_length,
     )
 
 
 def neighbour_graph(data: Interactions) -> sevo_jax.Graph:
     """Items at a distance of at most 3 in the whole training sequences; node 0 is padding."""
-    return sevo_jax.sequence_graph(
-        data.items[data.training_part()],
-        data.num_items + 1,
-        lengths=data.lengths - 2,
-        max_len=None,
-        walk_length=3,
-    )
+    return item_graph(data, max_len=None, walk_length=3)
 
 
 def user_item_graph(data: Interactions) -> sevo_jax.Graph:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from experiments.configs import MODELS
 from experiments.folders import Run
-from experiments.paper import METRICS, PLAIN, Scores
+from experiments.paper import DATASETS, METRICS, PLAIN, Scores
 from experiments.reproduce.cells import (
     Cell,
     cell_json,
@@ -24,6 +24,7 @@ from experiments.reproduce.cells import (
     score,
     score_over_seeds,
 )
+from experiments.reproduce.documents import Table
 from experiments.reproduce.runs import Outcomes
 from experiments.summary import LABELS
 
@@ -169,6 +170,30 @@ def gain_lines(comparison: Comparison) -> list[list[str]]:
     if any(g is not None for g in comparison.paper_gains):
         lines.append(["", "", "paper's gain", *map(percent, comparison.paper_gains), "5"])
     return lines
+
+
+def tables_of(lines: Sequence[tuple[Row, Cell]], comparisons: Sequence[Comparison]) -> list[Table]:
+    """For each data set, the scores of its rows, and the gains if there are comparisons."""
+    tables: list[Table] = []
+    for dataset in dict.fromkeys(row.dataset for row, _ in lines):
+        name = DATASETS.get(dataset, dataset)
+        scores = [
+            line for row, cell in lines if row.dataset == dataset for line in score_lines(row, cell)
+        ]
+        tables.append(Table(f"{name}: test metrics", SCORES_HEADER, scores, text_columns=3))
+        gains = [
+            line for c in comparisons if c.sevo[0].dataset == dataset for line in gain_lines(c)
+        ]
+        if gains:
+            title = f"{name}: gain of SEvo, over common seeds"
+            tables.append(Table(title, GAINS_HEADER, gains, text_columns=3))
+    return tables
+
+
+def trained_on(lines: Sequence[tuple[Row, Cell]]) -> str:
+    """The machines of the runs, as a sentence."""
+    devices = sorted({r["device"] for _, cell in lines for r in cell.results.values()})
+    return f"Trained on: {', '.join(devices) or 'nothing yet'}."
 
 
 def row_json(row: Row, cell: Cell) -> dict[str, Any]:

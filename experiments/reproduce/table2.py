@@ -17,20 +17,18 @@ from experiments.reproduce.cells import Cell, mean, percent
 from experiments.reproduce.documents import Document, Table
 from experiments.reproduce.options import Options, chosen, chosen_seeds
 from experiments.reproduce.rows import (
-    GAINS_HEADER,
-    SCORES_HEADER,
     SEEDS,
     UNSMOOTHED,
     Comparison,
     Row,
     cells_of,
     comparison_json,
-    gain_lines,
     notes,
     plain_optimizer,
     row_json,
     runs_of,
-    score_lines,
+    tables_of,
+    trained_on,
 )
 from experiments.reproduce.runs import Outcomes, carry_out, missing
 from experiments.summary import LABELS
@@ -107,24 +105,11 @@ def compose(rows: Sequence[Row], runs: Sequence[Sequence[Run]], outcomes: Outcom
     """The table from what there is of the runs of each row."""
     lines = cells_of(rows, runs, outcomes)
     comparisons = compare(lines)
-    tables: list[Table] = []
-    for dataset in dict.fromkeys(row.dataset for row in rows):
-        name = paper.DATASETS.get(dataset, dataset)
-        scores = [
-            line for row, cell in lines if row.dataset == dataset for line in score_lines(row, cell)
-        ]
-        tables.append(Table(f"{name}: test metrics", SCORES_HEADER, scores, text_columns=3))
-        gains = [
-            line for c in comparisons if c.sevo[0].dataset == dataset for line in gain_lines(c)
-        ]
-        if gains:
-            title = f"{name}: gain of SEvo, over common seeds"
-            tables.append(Table(title, GAINS_HEADER, gains, text_columns=3))
+    tables = tables_of(lines, comparisons)
     overall = _overall(comparisons)
     if overall is not None:
         tables.append(overall)
     absent = [label for model, label in paper.MODELS.items() if model not in MODELS]
-    devices = sorted({r["device"] for _, cell in lines for r in cell.results.values()})
     text = [
         f"Test metrics at the epoch of the best validation {CRITERION}; full ranking, "
         "leave-one-out. Mean ± standard deviation over seeds; *paper* is its mean of five seeds, "
@@ -134,8 +119,7 @@ def compose(rows: Sequence[Row], runs: Sequence[Sequence[Run]], outcomes: Outcom
         "than published were stopped early and cannot be held against the paper. p-values are of "
         "the two-sided paired t-test over the seeds that both rows have.",
         *notes(list(dict.fromkeys(row.model for row in rows))),
-        f"Trained on: {', '.join(devices) or 'nothing yet'}."
-        + (f" Not built yet: {', '.join(absent)}." if absent else ""),
+        trained_on(lines) + (f" Not built yet: {', '.join(absent)}." if absent else ""),
     ]
     return Document(
         name="table2",

@@ -23,6 +23,7 @@ from experiments.reproduce.rows import (
     run_of,
     runs_of,
     score_lines,
+    trained_on,
 )
 from experiments.reproduce.runs import Outcomes, carry_out, folder_of, missing
 from experiments.trainer import CRITERION
@@ -93,7 +94,6 @@ def compose(
                 over.append([row.label, "gain", *map(percent, found)])
         title = f"{name}: gain over the student on its own, over common seeds"
         tables.append(Table(title, GAINS_HEADER, over, text_columns=2))
-    devices = sorted({r["device"] for _, cell in lines for r in cell.results.values()})
     every = dict.fromkeys([*teachers, *(run for seeds in runs for run in seeds)])
     not_done = missing(every, outcomes)
     return Document(
@@ -109,7 +109,7 @@ def compose(
             "SEvo: ours are in `models/distillation.py` and in the settings of `sasrec-kd`, "
             "`sasrec-rkd`, `sasrec-htd` and `sasrec-dkd`. Rows with SEvo smooth over the ten "
             "nearest neighbours in the teacher's table.",
-            f"Trained on: {', '.join(devices) or 'nothing yet'}.",
+            trained_on(lines),
         ],
         tables=tables,
         missing=not_done,

@@ -9,22 +9,20 @@ from experiments.configs import MODELS
 from experiments.data import NAMES
 from experiments.folders import Run
 from experiments.paper import METRICS, PLAIN, SEVO, TABLE_6
-from experiments.reproduce.documents import Document, Table
+from experiments.reproduce.documents import Document
 from experiments.reproduce.options import Options, chosen, chosen_seeds, refuse
 from experiments.reproduce.rows import (
-    GAINS_HEADER,
-    SCORES_HEADER,
     SEEDS,
     Comparison,
     Row,
     cells_of,
     comparison_json,
-    gain_lines,
     notes,
     plain_optimizer,
     row_json,
     runs_of,
-    score_lines,
+    tables_of,
+    trained_on,
 )
 from experiments.reproduce.runs import Outcomes, carry_out, missing
 from experiments.trainer import CRITERION
@@ -61,20 +59,6 @@ def compose(rows: Sequence[Row], runs: Sequence[Sequence[Run]], outcomes: Outcom
     comparisons = [
         Comparison(sevo, plain) for plain, sevo in zip(lines[::2], lines[1::2], strict=True)
     ]
-    tables: list[Table] = []
-    for dataset in dict.fromkeys(row.dataset for row in rows):
-        name = paper.DATASETS.get(dataset, dataset)
-        scores = [
-            line for row, cell in lines if row.dataset == dataset for line in score_lines(row, cell)
-        ]
-        gains = [
-            line for c in comparisons if c.sevo[0].dataset == dataset for line in gain_lines(c)
-        ]
-        tables += [
-            Table(f"{name}: test metrics", SCORES_HEADER, scores, text_columns=3),
-            Table(f"{name}: gain of SEvo, over common seeds", GAINS_HEADER, gains, text_columns=3),
-        ]
-    devices = sorted({r["device"] for _, cell in lines for r in cell.results.values()})
     not_done = missing([run for seeds in runs for run in seeds], outcomes)
     return Document(
         name="table6",
@@ -86,9 +70,9 @@ def compose(rows: Sequence[Row], runs: Sequence[Sequence[Run]], outcomes: Outcom
             "stopped early and cannot be held against the paper. p-values are of the two-sided "
             "paired t-test over the seeds that both rows have.",
             *notes(list(dict.fromkeys(row.model for row in rows))),
-            f"Trained on: {', '.join(devices) or 'nothing yet'}.",
+            trained_on(lines),
         ],
-        tables=tables,
+        tables=tables_of(lines, comparisons),
         missing=not_done,
         content={
             "table": "table6",
