@@ -215,6 +215,10 @@ def training_sequences(
     return ends[counts > 0], counts[counts > 0]
 
 
+def _multiple(rows: float) -> int:
+    return -(-int(np.ceil(rows)) // ROWS_MULTIPLE) * ROWS_MULTIPLE
+
+
 def _few_rows(needed: np.ndarray, rows: int) -> int:
     """The number of rows that saves most if steps which need no more compute no more."""
     choices = np.append(np.arange(ROWS_MULTIPLE, rows, ROWS_MULTIPLE), rows)
@@ -248,7 +252,13 @@ class Epochs:
         # Under vmap both sides of a condition are computed, and a GPU may wait for the host to
         # choose.
         shared = layouts[0]
-        choosing = not self._together and jax.default_backend() == "cpu" and shared.settings.packed
+        on_cpu = jax.default_backend() == "cpu"
+        choosing = not self._together and on_cpu and shared.settings.packed
+        # Epochs differ by some rows. An accelerator hardly notices a few more, but compiles for
+        # seconds for each other number of them.
+        packs = shared.settings.packed and shared.task != "pair"
+        most = max(each.rows for each in layouts)
+        self._least_rows = _multiple(1.05 * most) if packs and not on_cpu else 0
         few_rows = shared.few_rows if choosing and shared.task != "pair" else None
         step = make_step(graphdef, optimizer, shared.settings, few_rows)
         self.compiled: Any = make_epoch(step, self._axes if self._together else None)
@@ -263,14 +273,13 @@ class Epochs:
     def lay_out(self, epoch: int) -> Layout:
         """``int32[(seeds,) steps, rows, width]`` each, filled up to equal rows."""
         each = [layouts(epoch) for layouts in self._layouts]
-        if not self._together:
-            return each[0]
 
         def stack(*arrays: np.ndarray) -> np.ndarray:
-            most = max(a.shape[1] for a in arrays)
+            most = max(self._least_rows, *(a.shape[1] for a in arrays))
             spare = [((0, 0), (0, most - a.shape[1]), (0, 0)) for a in arrays]
             pairs = zip(arrays, spare, strict=True)
-            return np.stack([np.pad(a, s, constant_values=EMPTY) for a, s in pairs])
+            filled = [np.pad(a, s, constant_values=EMPTY) for a, s in pairs]
+            return np.stack(filled) if self._together else filled[0]
 
         return jax.tree.map(stack, *each)
 

@@ -237,13 +237,14 @@ class Graph:
         What is made of it by `add_edges`, `with_capacity`, `save` and `load` keeps the choice.
 
         Args:
-            kernel: ``"bcsr"``, JAX's product, the default on CPUs; ``"gather"``, sums of gathered
-                rows without a scatter, the default elsewhere; ``"pallas"``, a Triton kernel for
-                NVIDIA GPUs (interpreted, and slow, on CPUs); ``None``, the platform's default.
+            kernel: ``"bcsr"``, JAX's product, the default on CPUs; ``"pallas"``, a Triton kernel
+                for NVIDIA GPUs, the default there (interpreted, and slow, on CPUs); ``"gather"``,
+                sums of gathered rows without a scatter, the default elsewhere; ``None``, the
+                platform's default.
             precision: ``"bfloat16"`` rounds the rows as they are gathered, and sums in float32 or
-                more: half the bytes for accelerators, slower on CPUs. It needs the kernel
-                ``"gather"``, or ``None``. The method ``"exact"`` then solves a rounded system, and
-                may stop at its bound of iterations before it reaches ``tol``.
+                more: half the bytes for accelerators, slower on CPUs. ``"bcsr"`` has none. The
+                method ``"exact"`` then solves a rounded system, and may stop at its bound of
+                iterations before it reaches ``tol``.
 
         Raises:
             ValueError: an unknown name, or a precision that the kernel does not have.
@@ -258,8 +259,8 @@ class Graph:
             check_choice("kernel", kernel, ("bcsr", "gather", "pallas"))
         if precision is not None:
             check_choice("precision", precision, ("bfloat16",))
-        if precision is not None and kernel not in (None, "gather"):
-            raise ValueError(f"precision 'bfloat16' needs the kernel 'gather', got {kernel!r}")
+        if precision is not None and kernel == "bcsr":
+            raise ValueError("the kernel 'bcsr' has no precision 'bfloat16'; 'gather' has")
         return dataclasses.replace(self, kernel=kernel, precision=precision)
 
     def to_scipy(self, normalized: bool = True) -> Any:

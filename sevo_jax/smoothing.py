@@ -75,7 +75,7 @@ def smooth(
     smoothed = start
     if method == "iterative":
         for _ in range(layers):
-            smoothed = (1 - beta) * start + beta * product(graph, smoothed)
+            smoothed = product(graph, smoothed, beta, (1 - beta) * start)
         return restore(smoothed)
     scale = (
         1 - beta
@@ -83,7 +83,7 @@ def smooth(
         else 1 / sum(beta**power for power in range(layers + 1))
     )
     for _ in range(layers):  # Horner's rule
-        smoothed = start + beta * product(graph, smoothed)
+        smoothed = product(graph, smoothed, beta, start)
     return restore(scale * smoothed)
 
 

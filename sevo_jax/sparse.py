@@ -4,13 +4,15 @@
   magnitude faster than the gather and scatter that `BCOO` lowers to (and that `BCSR` itself lowers
   to elsewhere), but it takes two axes and equal dtypes alone. Everything else that users do
   (trailing axes, half precision, gradients, ``vmap``) is turned into such a call here.
+- ``"pallas"``, the default on NVIDIA GPUs: `sevo_jax.triton_kernel`, which makes a layer of a
+  smoothing in one pass.
 - ``"gather"``, the default elsewhere: sums of gathered rows, eight at a time. Without a scatter
   there are no atomic additions, whose order would change the last bits from run to run.
-- ``"pallas"``: a Triton kernel for NVIDIA GPUs, one program a row.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jax.experimental.sparse import BCSR
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from sevo_jax.graph import Graph, Kernel, Precision, as_graph
@@ -70,39 +73,68 @@ def operator_rows(
     return rows, lambda y: y.reshape(x.shape).astype(x.dtype)
 
 
-def product(graph: Graph, rows: Table) -> Table:
-    """``graph.operator @ rows``."""
+def product(
+    graph: Graph, rows: Table, scale: ArrayLike | None = None, base: Table | None = None
+) -> Table:
+    """``base + scale * (graph.operator @ rows)``: one layer of a smoothing.
+
+    Without ``scale`` and ``base``, which are given together, it is the product alone.
+    """
     matrix = graph.operator
     values = matrix.data.astype(rows.dtype)
     choice = (graph.kernel, graph.precision)
-    return _product(choice, values, matrix.indices, matrix.indptr, rows)
+    if scale is not None:
+        scale = jnp.asarray(scale, rows.dtype)
+    return _product(choice, values, matrix.indices, matrix.indptr, rows, scale, base)
 
 
 Values = Float[Array, " entries"]
 Indices = Int[Array, " entries"]
 Pointers = Int[Array, " nodes_and_one"]
 Table = Float[Array, "nodes dim"]
+Scale = Float[Array, ""]
 Choice = tuple[Kernel | None, Precision | None]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _product(choice: Choice, data: Values, indices: Indices, indptr: Pointers, x: Table) -> Table:
-    return _batched_kernel(choice)(data, indices, indptr, x)
+def _product(
+    choice: Choice,
+    data: Values,
+    indices: Indices,
+    indptr: Pointers,
+    x: Table,
+    scale: Scale | None,
+    base: Table | None,
+) -> Table:
+    if scale is None or base is None:
+        return _batched_kernel(choice)(data, indices, indptr, x)
+    return _batched_layer(choice)(data, indices, indptr, x, scale, base)
 
 
 def _product_forward(
-    choice: Choice, data: Values, indices: Indices, indptr: Pointers, x: Table
+    choice: Choice,
+    data: Values,
+    indices: Indices,
+    indptr: Pointers,
+    x: Table,
+    scale: Scale | None,
+    base: Table | None,
 ) -> tuple[Any, Any]:
     # Not the kernel: the gradient of a gradient differentiates what stands here.
-    return _product(choice, data, indices, indptr, x), (data, indices, indptr, x)
+    out = _product(choice, data, indices, indptr, x, scale, base)
+    return out, (data, indices, indptr, x, scale)
 
 
 def _product_backward(choice: Choice, residuals: Any, g: Table) -> tuple[Any, ...]:
-    data, indices, indptr, x = residuals
+    data, indices, indptr, x, scale = residuals
     rows = jnp.searchsorted(indptr, jnp.arange(data.size), side="right") - 1
     neighbours = x.at[indices].get(mode="fill", fill_value=0)  # columns past the end are padding
     of_values = (g.at[rows].get(mode="fill", fill_value=0) * neighbours).sum(-1)
-    return of_values, None, None, _product(choice, data, indices, indptr, g)
+    of_x = _product(choice, data, indices, indptr, g, None, None)
+    if scale is None:
+        return of_values, None, None, of_x, None, None
+    of_scale = (of_x * x).sum()  # Ã is symmetric
+    return scale * of_values, None, None, scale * of_x, of_scale, g
 
 
 _product.defvjp(_product_forward, _product_backward)
@@ -116,7 +148,7 @@ def _batched_kernel(choice: Choice) -> Callable[..., Table]:
     def kernel(data: Values, indices: Indices, indptr: Pointers, x: Table) -> Table:
         if data.size == 0:
             return jnp.zeros_like(x)
-        return jax.lax.platform_dependent(data, indices, indptr, x, **_KERNELS[choice])
+        return jax.lax.platform_dependent(data, indices, indptr, x, **_kernels(choice))
 
     @kernel.def_vmap
     def _(  # pyright: ignore[reportUnusedFunction]
@@ -124,17 +156,59 @@ def _batched_kernel(choice: Choice) -> Callable[..., Table]:
     ) -> tuple[Any, bool]:
         *graph_batched, x_batched = in_batched
         if any(graph_batched):  # a graph for each x: one product after the other
-            arguments = [
-                a if batched else jnp.broadcast_to(a, (axis_size, *a.shape))
-                for a, batched in zip((data, indices, indptr, x), in_batched, strict=True)
-            ]
-            return jax.lax.map(lambda a: kernel(*a), tuple(arguments)), True
-        nodes, dim = x.shape[1:]
-        joined = x.swapaxes(0, 1).reshape(nodes, axis_size * dim)
-        mapped = kernel(data, indices, indptr, joined)
-        return mapped.reshape(nodes, axis_size, dim).swapaxes(0, 1), x_batched
+            return _one_by_one(kernel, axis_size, in_batched, (data, indices, indptr, x)), True
+        return _split(kernel(data, indices, indptr, _joined(x)), axis_size), x_batched
 
     return kernel
+
+
+@functools.cache
+def _batched_layer(choice: Choice) -> Callable[..., Table]:
+    """``base + scale * product`` likewise: one pass where the kernel can, else two."""
+
+    @custom_vmap
+    def layer(
+        data: Values, indices: Indices, indptr: Pointers, x: Table, scale: Scale, base: Table
+    ) -> Table:
+        if data.size == 0:
+            return base
+        return jax.lax.platform_dependent(data, indices, indptr, x, scale, base, **_layers(choice))
+
+    @layer.def_vmap
+    def _(  # pyright: ignore[reportUnusedFunction]
+        axis_size: int, in_batched: list[bool], *arguments: Any
+    ) -> tuple[Any, bool]:
+        *graph_batched, x_batched, scale_batched, base_batched = in_batched
+        if any(graph_batched) or scale_batched:
+            return _one_by_one(layer, axis_size, in_batched, arguments), True
+        data, indices, indptr, x, scale, base = arguments
+        if not x_batched:
+            x = jnp.broadcast_to(x, (axis_size, *x.shape))
+        if not base_batched:
+            base = jnp.broadcast_to(base, (axis_size, *base.shape))
+        out = layer(data, indices, indptr, _joined(x), scale, _joined(base))
+        return _split(out, axis_size), True
+
+    return layer
+
+
+def _one_by_one(
+    function: Callable[..., Table], size: int, batched: list[bool], arguments: tuple[Any, ...]
+) -> Any:
+    mapped = (
+        a if own else jnp.broadcast_to(a, (size, *a.shape))
+        for a, own in zip(arguments, batched, strict=True)
+    )
+    return jax.lax.map(lambda a: function(*a), tuple(mapped))
+
+
+def _joined(x: Float[Array, "batch nodes dim"]) -> Table:
+    """The mapped axis as more features."""
+    return x.swapaxes(0, 1).reshape(x.shape[1], -1)
+
+
+def _split(x: Table, size: int) -> Float[Array, "batch nodes dim"]:
+    return x.reshape(x.shape[0], size, -1).swapaxes(0, 1)
 
 
 def _bcsr_kernel(data: Values, indices: Indices, indptr: Pointers, x: Table) -> Table:
@@ -208,69 +282,47 @@ def _sum_terms(term: Callable[[Indices, Array], Table], begin: Indices, end: Ind
     return sum(others, first)
 
 
-PALLAS_BLOCK = 16
-
-
-def _pallas_kernel(
-    data: Values, indices: Indices, indptr: Pointers, x: Table, *, interpret: bool = False
-) -> Table:
-    """One program a row, which loads `PALLAS_BLOCK` neighbours at a time."""
-    # Few need it, and importing it takes as long as importing the rest.
-    from jax.experimental import pallas
-    from jax.experimental.pallas import triton
-
-    nodes, dim = x.shape
-    width = 1 << max(dim - 1, 0).bit_length()  # Triton wants powers of 2
-
-    def row_sum(indptr: Any, indices: Any, data: Any, x: Any, out: Any) -> None:
-        row = pallas.program_id(0)
-        begin, end = indptr[row], indptr[row + 1]
-        columns = jnp.arange(width)
-
-        def add(block: Array, total: Array) -> Array:
-            position = begin + block * PALLAS_BLOCK + jnp.arange(PALLAS_BLOCK)
-            valid = position < end
-            neighbour = triton.load(indices.at[position], mask=valid, other=0)
-            value = triton.load(data.at[position], mask=valid, other=0)
-            loaded = triton.load(
-                x.at[neighbour[:, None], columns[None, :]],
-                mask=valid[:, None] & (columns < dim)[None, :],
-                other=0,
-            )
-            return total + (value[:, None] * loaded).sum(0)
-
-        blocks = pallas.cdiv(end - begin, PALLAS_BLOCK)
-        total = jax.lax.fori_loop(0, blocks, add, jnp.zeros(width, x.dtype))
-        triton.store(out.at[row, columns], total, mask=columns < dim)
-
-    shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
-    call = pallas.pallas_call(
-        row_sum,
-        out_shape=shape,
-        grid=(nodes,),
-        interpret=interpret,
-        compiler_params=triton.CompilerParams(),  # which chooses Triton over Mosaic
-    )
-    return call(indptr, indices, data, x)
-
-
-def _pallas_kernel_interpreted(data: Values, indices: Indices, indptr: Pointers, x: Table) -> Table:
-    return _pallas_kernel(data, indices, indptr, x, interpret=True)
-
-
 def _gather_kernel_narrow(data: Values, indices: Indices, indptr: Pointers, x: Table) -> Table:
     return _gather_kernel(data, indices, indptr, x, narrow=True)
 
 
-_KERNELS: dict[Choice, dict[str, Callable[..., Table]]] = {
-    (None, None): {"cpu": _bcsr_kernel_cpu, "default": _gather_kernel},
-    (None, "bfloat16"): {"default": _gather_kernel_narrow},
-    ("bcsr", None): {"cpu": _bcsr_kernel_cpu, "default": _bcsr_kernel},
-    ("gather", None): {"default": _gather_kernel},
-    ("gather", "bfloat16"): {"default": _gather_kernel_narrow},
-    ("pallas", None): {"cpu": _pallas_kernel_interpreted, "default": _pallas_kernel},
-}
-"""The kernel of each choice on each platform."""
+def _triton_kernel(narrow: bool, interpret: bool) -> Callable[..., Table]:
+    from sevo_jax import triton_kernel
+
+    return functools.partial(triton_kernel.product, narrow=narrow, interpret=interpret)
+
+
+@functools.cache
+def _kernels(choice: Choice) -> dict[str, Callable[..., Table]]:
+    """The kernel of a choice on each platform."""
+    kernel, precision = choice
+    narrow = precision is not None
+    if kernel == "pallas":
+        return {"cpu": _triton_kernel(narrow, True), "default": _triton_kernel(narrow, False)}
+    if kernel == "bcsr":
+        return {"cpu": _bcsr_kernel_cpu, "default": _bcsr_kernel}
+    gather = _gather_kernel_narrow if narrow else _gather_kernel
+    found: dict[str, Callable[..., Table]] = {"default": gather}
+    if kernel is None and not narrow:
+        found["cpu"] = _bcsr_kernel_cpu
+    if kernel is None and jax.default_backend() == "gpu":  # all are traced, wherever they run
+        with contextlib.suppress(ImportError):  # JAX has deprecated its Triton backend
+            found["cuda"] = _triton_kernel(narrow, False)
+    return found
+
+
+@functools.cache
+def _layers(choice: Choice) -> dict[str, Callable[..., Table]]:
+    """``base + scale * product`` of a choice on each platform."""
+
+    def layer(kernel: Callable[..., Table]) -> Callable[..., Table]:
+        if isinstance(kernel, functools.partial):  # Triton's, which does it all
+            return kernel
+        return lambda data, indices, indptr, x, scale, base: (
+            base + scale * kernel(data, indices, indptr, x)
+        )
+
+    return {platform: layer(kernel) for platform, kernel in _kernels(choice).items()}
 
 
 def compute_dtype(x: Array) -> jnp.dtype:

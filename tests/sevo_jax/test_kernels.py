@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import chex
 import jax
 import jax.export
@@ -40,7 +42,7 @@ def table(nodes: int, *trailing: int) -> np.ndarray:
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("dim", [1, 3, 8, 33])
 def test_equals_the_dense_product(kernel, dim):
-    graph = hub_graph(150 if kernel == "pallas" else 700).with_kernel(kernel)
+    graph = hub_graph(300 if kernel == "pallas" else 700).with_kernel(kernel)
     x = table(graph.num_nodes, dim)
     want = graph.to_scipy().astype(np.float64) @ x
     got = jax.jit(sevo_jax.spmm)(graph, x)
@@ -77,6 +79,28 @@ def test_gradients_vmap_and_padding(kernel):
     p = 0.5 * (np.eye(NODES) + 0.5 * psi)
     want = 2 * p @ p @ np.asarray(xs[..., 0])
     np.testing.assert_allclose(jax.grad(squared)(xs[..., 0]), want, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_gradients_and_vmap_in_beta(kernel):
+    """The factor and the summand of a layer, which some kernels take in one pass."""
+    graph, x = random_graph(0).with_kernel(kernel), jnp.asarray(table(NODES, 3))
+    psi = dense(graph).astype(np.float64)
+
+    def layered(beta, x):
+        return sevo_jax.smooth(graph, x, beta, 2, "neumann_unscaled")
+
+    def want(beta):
+        layers = np.eye(NODES) + beta * psi + beta**2 * psi @ psi
+        return (1 - beta) * layers @ np.asarray(x, np.float64)
+
+    betas = jnp.array([0.2, 0.9])
+    got = jax.jit(jax.vmap(layered, (0, None)))(betas, x)
+    np.testing.assert_allclose(got, [want(0.2), want(0.9)], atol=1e-5)
+    slope = jax.jacrev(lambda beta: layered(beta, x).sum())(betas[0])
+    step = 1e-6
+    expected = (want(0.2 + step) - want(0.2 - step)).sum() / (2 * step)
+    np.testing.assert_allclose(slope, expected, rtol=1e-4)
 
 
 def test_outside_jit_the_same_shapes_compile_once():
@@ -120,9 +144,10 @@ def test_a_nan_stays_among_its_neighbours(kernel):
         assert np.isfinite(got[:, 1]).all()
 
 
-def test_bfloat16_gathers_sum_in_float32():
-    graph, x = hub_graph(), table(700, 16)
-    narrow = graph.with_kernel(None, precision="bfloat16")
+@pytest.mark.parametrize("kernel", [None, "pallas"])
+def test_bfloat16_gathers_sum_in_float32(kernel):
+    graph, x = hub_graph(300), table(300, 16)
+    narrow = graph.with_kernel(kernel, precision="bfloat16")
     got, want = sevo_jax.spmm(narrow, jnp.asarray(x)), graph.to_scipy() @ x
     chex.assert_type(got, jnp.float32)
     rounded = np.asarray(jnp.asarray(x).astype(jnp.bfloat16).astype(jnp.float32), np.float64)
@@ -139,6 +164,16 @@ def test_gather_compiles_anew_only_for_another_capacity():
     assert product._cache_size() == 1
 
 
+def on_a_gpu() -> contextlib.AbstractContextManager[None]:
+    """From JAX 0.11 on, Pallas asks which GPU it is to lower for."""
+    if jax.__version_info__ < (0, 11):
+        return contextlib.nullcontext()
+    h100 = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", num_cores=None, platform="gpu")
+    return jax.sharding.use_abstract_mesh(
+        jax.sharding.AbstractMesh((1,), ("x",), abstract_device=h100)
+    )
+
+
 @pytest.mark.parametrize(
     ("platform", "kernel", "text", "there"),
     [
@@ -150,8 +185,6 @@ def test_gather_compiles_anew_only_for_another_capacity():
 )
 def test_the_program_of_a_platform(platform, kernel, text, there):
     """The default on accelerators has no scatter, the one on CPUs is JAX's CSR kernel."""
-    if kernel == "pallas" and jax.__version_info__ >= (0, 12):
-        pytest.skip("Pallas of JAX 0.12 lowers to Triton only where it sees a GPU")
     graph, x = hub_graph().with_kernel(kernel), table(700, 16)
 
     def smoothed(graph, x):
@@ -159,9 +192,11 @@ def test_the_program_of_a_platform(platform, kernel, text, there):
 
     own = ("cpu_csr_sparse_dense_ffi", "__gpu$xla.gpu.triton")
     unchecked = [jax.export.DisabledSafetyCheck.custom_call(name) for name in own]
-    exported = jax.export.export(
-        jax.jit(smoothed), platforms=[platform], disabled_checks=unchecked
-    )(*jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (graph, x)))  # fmt: skip
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (graph, x))
+    with on_a_gpu() if platform == "cuda" else contextlib.nullcontext():
+        exported = jax.export.export(
+            jax.jit(smoothed), platforms=[platform], disabled_checks=unchecked
+        )(*shapes)
     assert (text in exported.mlir_module()) == there
 
 
@@ -187,7 +222,7 @@ def test_a_graph_keeps_its_kernel(tmp_path):
     [
         ("cusparse", None, "kernel must be one of"),
         (None, "float16", "precision must be one of"),
-        ("bcsr", "bfloat16", "needs the kernel 'gather', got 'bcsr'"),
+        ("bcsr", "bfloat16", "'bcsr' has no precision 'bfloat16'"),
     ],
 )
 def test_bad_choices(kernel, precision, words):
