@@ -18,21 +18,22 @@ from experiments.timing import in_turn
 
 DIM = 64
 RATE, DECAY, BETA, LAYERS = 1e-3, 0.1, 0.99, 3
+ROUNDS = 7
 
 
 def training_step(quick: bool) -> report.Case:
     """SASRec's whole step, packed.
 
-    Where the allocator puts the buffers of a program changes its speed by some per cent for as long
-    as it lives: several pairs of programs are measured, and their rounds pooled.
+    On a CPU, where the allocator puts the buffers of a program changes its speed by some per cent
+    for as long as it lives: several pairs of programs are measured, and their rounds pooled.
     """
     data = workload.dataset(quick)
     pooled: dict[str, list[np.ndarray]] = {"sevo_adamw": [], "optax.adamw": []}
-    for _ in range(1 if quick else 4):
+    for _ in range(1 if quick or jax.default_backend() == "gpu" else 4):
         sevo, steps = workload.epoch_runner(data, "sevo-adamw")
         adamw, _ = workload.epoch_runner(data, "adamw")
         calls = {"sevo_adamw": sevo, "optax.adamw": adamw}
-        for name, seconds in in_turn(calls, rounds=1 if quick else 7).items():
+        for name, seconds in in_turn(calls, rounds=1 if quick else ROUNDS).items():
             pooled[name].append(seconds / steps)
     seconds = {name: np.concatenate(rounds) for name, rounds in pooled.items()}
     return report.case(f"SASRec step, packed, {data.name}", seconds, "ms", 1e3)
