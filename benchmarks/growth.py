@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -25,9 +26,8 @@ SERIES = {
 STEPS = 5
 
 
-def measure(quick: bool) -> list[report.Case]:
+def measure(quick: bool) -> Iterator[report.Case]:
     """Milliseconds an update; with the rows, edges grow so that the mean degree stays."""
-    cases: list[report.Case] = []
     for name, values in SERIES.items():
         for value in values[:2] if quick else values:
             sizes: dict[str, Any] = BASE | {name: value}
@@ -44,8 +44,7 @@ def measure(quick: bool) -> list[report.Case]:
             }
             seconds = in_turn(calls, rounds=1 if quick else 7)
             case = report.case(f"{name}: {value}", seconds, "ms", 1e3 / STEPS)
-            cases.append(case | {"varied": name, "value": value})
-    return cases
+            yield case | {"varied": name, "value": value}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ stand under ``others``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -37,16 +37,16 @@ DENSE_UP_TO = 13_000
 LARGE = 10**6
 
 
-def graphs(quick: bool) -> dict[str, sevo_jax.Graph]:
+def graphs(quick: bool) -> Iterator[tuple[str, sevo_jax.Graph]]:
     """A graph for each row of Table 1."""
-    names = ["ml-1m"] if quick else list(TABLE_1)
-    made = {name: graph(TABLE_1[name]) for name in names}
-    if not quick:
-        try:
-            made["beauty"] = item_graph(load("beauty"), max_len=50)
-        except UserError:
-            print("Beauty is not at hand: a graph of its size stands in")
-    return made
+    for name in ["ml-1m"] if quick else TABLE_1:
+        if name == "beauty":
+            try:
+                yield name, item_graph(load("beauty"), max_len=50)
+                continue
+            except UserError:
+                print("Beauty is not at hand: a graph of its size stands in")
+        yield name, graph(TABLE_1[name])
 
 
 def to_numpy(array: Any) -> np.ndarray:
@@ -149,7 +149,7 @@ def others(g: sevo_jax.Graph, x: np.ndarray, count: int) -> dict[str, Callable[[
     return found
 
 
-def measure(quick: bool) -> list[report.Case]:
+def measure(quick: bool) -> Iterator[report.Case]:
     """Milliseconds a product."""
     jax.config.update("jax_bcoo_cusparse_lowering", True)  # of no account on CPUs
     count = IN_A_ROW if on_gpu() else 1
@@ -159,8 +159,7 @@ def measure(quick: bool) -> list[report.Case]:
     copying = in_turn({"copy": lambda: copy(copied)}, rounds=7)["copy"]
     bandwidth = 10 * 2 * copied.nbytes / float(np.median(copying))
 
-    cases: list[report.Case] = []
-    for name, g in graphs(quick).items():
+    for name, g in graphs(quick):
         x = np.random.default_rng(0).standard_normal((g.num_nodes, DIM), np.float32)
         large = g.capacity > LARGE
         rounds = 3 if quick else 11 if large else 61
@@ -181,8 +180,7 @@ def measure(quick: bool) -> list[report.Case]:
         case["bandwidth"] = bandwidth
         case["memory_limit_ms"] = round(1e3 * least / bandwidth, 4)
         case["times_memory_limit"] = round(case["ours"] / case["memory_limit_ms"], 2)
-        cases.append(case)
-    return cases
+        yield case
 
 
 if __name__ == "__main__":

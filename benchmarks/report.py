@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -40,10 +40,18 @@ class Options:
         return Path(tempfile.mkdtemp(prefix="benchmarks-")) if self.quick else RESULTS
 
 
-def command(benchmark: str, measure: Callable[[bool], list[Case]]) -> None:
-    """What ``python -m benchmarks.NAME`` does: ``measure(quick)``, and write its cases."""
+def command(benchmark: str, measure: Callable[[bool], Iterable[Case]]) -> None:
+    """What ``python -m benchmarks.NAME`` does: ``measure(quick)``, and write its cases.
+
+    They are written after each, so that one that is cut short loses the rest alone.
+    """
     options = tyro.cli(Options, description=f"{Options.__doc__} Benchmark: {benchmark}.")
-    write(benchmark, measure(options.quick), options.folder, quick=options.quick)
+    folder, cases = options.folder, []
+    for measured in measure(options.quick):
+        cases.append(measured)
+        print(json.dumps(measured), flush=True)
+        write(benchmark, cases, folder, quick=options.quick)
+    print(f"written to {folder}")
 
 
 def case(name: str, seconds: dict[str, np.ndarray], unit: str, scale: float) -> Case:
@@ -74,7 +82,7 @@ def device() -> str:
 
 
 def write(benchmark: str, cases: list[Case], folder: Path, *, quick: bool = False) -> None:
-    """Prints the cases and writes ``FOLDER/BENCHMARK-DEVICE.json``."""
+    """Writes ``FOLDER/BENCHMARK-DEVICE.json``."""
     packages = ("jax", "jaxlib", "optax", "flax", "numpy", "scipy")
     content = {
         "benchmark": benchmark,
@@ -86,11 +94,7 @@ def write(benchmark: str, cases: list[Case], folder: Path, *, quick: bool = Fals
         "cases": cases,
     }
     folder.mkdir(exist_ok=True, parents=True)
-    path = folder / f"{benchmark}-{device()}.json"
-    write_json(path, content)
-    for entry in cases:
-        print(json.dumps(entry))
-    print(f"written to {path}")
+    write_json(folder / f"{benchmark}-{device()}.json", content)
 
 
 def torch_version() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -137,9 +137,10 @@ def update(quick: bool) -> list[report.Case]:
     return cases
 
 
-def measure(quick: bool) -> list[report.Case]:
+def measure(quick: bool) -> Iterator[report.Case]:
     """The training step first, then the update."""
-    return [training_step(quick), *update(quick)]
+    yield training_step(quick)
+    yield from update(quick)
 
 
 if __name__ == "__main__":
