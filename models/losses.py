@@ -72,32 +72,41 @@ def _softmax(
     order = jnp.concatenate([order, jnp.full(spare, hidden.shape[0])])  # beyond the end
     scale = 1 / jnp.maximum(count, 1)
 
+    # The matrix of scores is passed over as rarely as can be: what the targets take off the
+    # gradients is subtracted at the end, and factors of a token go to its row of the products.
     def add_chunk(i: Array, sums: tuple[Array, Array, Array, Array]) -> tuple[Array, ...]:
         value, d_hidden, d_vectors, d_bias = sums
         tokens = jax.lax.dynamic_slice_in_dim(order, i * chunk, chunk)
-        used = (i * chunk + jnp.arange(chunk) < count)[:, None]
+        share = jnp.where(i * chunk + jnp.arange(chunk) < count, scale, 0)
         h = hidden.at[tokens].get(mode="fill", fill_value=0)
-        target = targets.at[tokens].get(mode="fill", fill_value=0)[:, None]
         logits = h @ vectors.T + bias
-        top = logits.max(-1, keepdims=True)
-        weights = jnp.exp(logits - top)
-        total = weights.sum(-1, keepdims=True)
-        score = jnp.take_along_axis(logits, target, axis=1)
-        value += jnp.where(used, jnp.log(total) + top - score, 0).sum() * scale
-        slope = jnp.where(used, weights * (scale / total), 0)
-        slope = slope.at[jnp.arange(chunk), target[:, 0]].add(-jnp.where(used[:, 0], scale, 0))
-        d_hidden = d_hidden.at[tokens].set(slope @ vectors, mode="drop")
-        return value, d_hidden, d_vectors + slope.T @ h, d_bias + slope.sum(0)
+        top = logits.max(-1)
+        weights = jnp.exp(logits - top[:, None])
+        total = weights.sum(-1)
+        value += (share * (jnp.log(total) + top)).sum()
+        share /= total
+        d_hidden = d_hidden.at[tokens].set(share[:, None] * (weights @ vectors), mode="drop")
+        # Transposed, for the product of a transposed matrix of scores takes twice as long.
+        return (
+            value,
+            d_hidden,
+            d_vectors + (share[:, None] * h).T @ weights,
+            d_bias + share @ weights,
+        )
 
     start = (
         jnp.zeros((), hidden.dtype),
         jnp.zeros_like(hidden),
-        jnp.zeros_like(vectors),
+        jnp.zeros_like(vectors.T),
         jnp.zeros_like(bias),
     )
     chunks = (count + chunk - 1) // chunk
-    value, *gradients = jax.lax.fori_loop(0, chunks, add_chunk, start)
-    return value, (gradients[0], gradients[1], gradients[2])
+    value, d_hidden, d_vectors, d_bias = jax.lax.fori_loop(0, chunks, add_chunk, start)
+    share, wanted = jnp.where(real, scale, 0), vectors[targets]
+    value -= (share * ((hidden * wanted).sum(-1) + bias[targets])).sum()
+    d_hidden -= share[:, None] * wanted
+    d_vectors = d_vectors.T.at[targets].add(-share[:, None] * hidden)
+    return value, (d_hidden, d_vectors, d_bias.at[targets].add(-share))
 
 
 def _softmax_backward(gradients: tuple[Array, Array, Array], g: Array) -> tuple[Array | None, ...]:
