@@ -1,9 +1,31 @@
-"""For tests whose small programs take longer to compile than to run."""
+"""For all tests: programs that several of them compile are compiled once, whoever comes first."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import jax
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory) -> Path:
+    """Programs compile once, for all workers and in subprocesses (see `jax_cache`)."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "jax-cache"
+    folder.mkdir(exist_ok=True)
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield folder
+    for name, value in before.items():
+        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,10 @@
-"""Shared by the tests of experiments: real data, small data, and a cache of compiled programs."""
+"""Shared by the tests of experiments: real data and small data."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -13,23 +12,6 @@ from experiments import epochs
 from experiments.data import Interactions
 from experiments.data.interactions import from_sequences
 from experiments.data.synthetic import synthetic
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory) -> Path:
-    """Runs of the same shapes compile once, here and in subprocesses (see `jax_cache`)."""
-    folder = tmp_path_factory.mktemp("jax-cache")
-    settings = {
-        "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    yield folder
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="session")
