@@ -30,11 +30,11 @@ def benchmark_section(path: Path) -> Section:
             text.append("**Of a `--quick` run: no figure here is a measurement.**")
         return Section(
             name=path.stem,
-            title=f"{name}, {content['device']}",
+            title=f"{name.replace('_', ' ')}, {content['device']}",
             status=COMPLETE,
             command=f"{COMMAND}.{name}",
             text=text,
-            tables=[Table(f"{name}: medians", HEADER, rows, text_columns=2)],
+            tables=[_without_empty_columns(Table("Medians", HEADER, rows, text_columns=2))],
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: no result of a benchmark ({error!r})") from error
@@ -64,3 +64,9 @@ def _rows(case: dict[str, Any]) -> list[list[str]]:
 
 def _measured(value: float | None, unit: str) -> str:
     return NONE if value is None else f"{value:.4g} {unit}"
+
+
+def _without_empty_columns(table: Table) -> Table:
+    kept = [i for i, column in enumerate(zip(*table.rows, strict=True)) if any(column)]
+    rows = [[row[i] for i in kept] for row in table.rows]
+    return table._replace(header=[table.header[i] for i in kept], rows=rows)

@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 import jinja2
@@ -47,6 +48,18 @@ def groups(table: Table) -> list[list[Sequence[str]]]:
     return found
 
 
+def merged_columns(group: Sequence[Sequence[str]], text_columns: int) -> int:
+    """How many columns of text, from the first, hold one cell for all rows of a group.
+
+    Example:
+        >>> merged_columns([["SASRec", "AdamW", "ours"], ["", "", "paper"]], 3)
+        2
+    """
+    columns = zip(*group[1:], strict=True)
+    blank = sum(1 for _ in takewhile(lambda column: not any(column), columns))
+    return min(max(blank, 1), text_columns)
+
+
 def is_empty(table: Table) -> bool:
     """Whether nothing was measured for a table: each group opens with our own row.
 
@@ -78,9 +91,11 @@ def html(report: Report) -> str:
     return template.render(
         report=report,
         summary=summary(report),
+        gaps=gaps,
         groups=groups,
         inline=inline,
         is_empty=is_empty,
+        merged_columns=merged_columns,
         sort_key=sort_key,
     )
 
@@ -90,8 +105,8 @@ def markdown(report: Report, folder: Path) -> str:
     overview = Table(
         "",
         ("Table or figure", "Status", "Gaps", "Command"),
-        [[s.title, s.status, str(len(s.missing)), f"`{s.command}`"] for s in report.sections],
-        text_columns=2,
+        [[s.title, s.status, gaps(s), f"`{s.command}`"] for s in report.sections],
+        text_columns=4,
     )
     parts = ["# Results", summary(report), markdown_table(overview)]
     if report.best is not None:
@@ -122,6 +137,13 @@ def _markdown_section(section: Section, folder: Path) -> list[str]:
     elif section.status in (NOT_RUN, UNREADABLE):
         parts.append(f"{section.status.capitalize()}. To make it: `{section.command}`")
     return parts
+
+
+def gaps(section: Section) -> str:
+    """How many gaps a section has, for reading."""
+    if section.status in (NOT_RUN, UNREADABLE):
+        return "all"
+    return str(len(section.missing)) if section.missing else NONE
 
 
 def _bullets(lines: Sequence[str]) -> str:

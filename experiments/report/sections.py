@@ -151,12 +151,13 @@ def best_rows(document: Document) -> list[list[str]]:
 
 
 def _best_line(document: Document, row: dict[str, Any]) -> list[str]:
+    dataset: str = row["dataset"]
     model, optimizer = row.get("model", "sasrec"), row["optimizer"]  # Table 3 has no other
     comparison = next(
         (
             own
             for own in document.content.get("comparisons", ())
-            if own["dataset"] == row["dataset"]
+            if own["dataset"] == dataset
             and own.get("label") == row.get("label")
             and own.get("sevo", SEVO) == optimizer
             and own.get("against", PLAIN) == plain_optimizer(model)
@@ -167,7 +168,7 @@ def _best_line(document: Document, row: dict[str, Any]) -> list[str]:
     found = row["test"][CRITERION]
     return [
         document.title.partition(":")[0],
-        DATASETS.get(row["dataset"], row["dataset"]),
+        DATASETS.get(dataset, dataset),
         row["label"] if "label" in row else MODELS[model],
         optimizer_label(model, optimizer),
         score_over_seeds(list(found["seeds"].values())),
