@@ -136,6 +136,8 @@ def _markdown_section(section: Section, folder: Path) -> list[str]:
         parts.append(_bullets(section.missing))
     elif section.status in (NOT_RUN, UNREADABLE):
         parts.append(f"{section.status.capitalize()}. To make it: `{section.command}`")
+    else:
+        parts.append(f"Made by `{section.command}`")
     return parts
 
 
