@@ -6,6 +6,7 @@ A section is made of a document that ``python -m experiments.reproduce`` has wri
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -49,11 +50,17 @@ class Section(NamedTuple):
 
 
 def target_section(name: str) -> Section:
-    """A table or figure that nothing is known of but what its module says of it."""
+    """A table or figure of which there is no result: its module, if it has one, says what it is.
+
+    Example:
+        >>> target_section("table3").title
+        'Table 3: SASRec on two large data sets'
+    """
     module = inspect.getmodule(TABLES[name])
-    summary = ((module and module.__doc__) or name).partition("\n")[0]
-    title = summary.removesuffix(".").replace("``", "")
-    return Section(name, title, NOT_RUN, f"{REPRODUCE} {name}")
+    own = module is not None and module.__name__.rpartition(".")[2] == name.replace("-", "_")
+    summary = (module.__doc__ or "").partition("\n")[0] if module is not None and own else ""
+    number = re.sub(r"([a-z])(\d)", r"\1 \2", name).capitalize()
+    return Section(name, summary.removesuffix(".") or number, NOT_RUN, f"{REPRODUCE} {name}")
 
 
 def document_section(document: Document) -> tuple[Section, list[list[str]]]:
@@ -99,12 +106,12 @@ def what_was_run(content: dict[str, Any]) -> list[tuple[str, str]]:
     devices = {own["device"] for own in every if "device" in own}
     devices |= {device for own in every for device in own.get("devices", ())}
     seeds = {int(seed) for own in every for seed in own.get("best_epochs", ())}
-    seeds |= {own["seed"] for own in every if "seed" in own}
+    seeds |= {own["seed"] for own in every if isinstance(own.get("seed"), int)}
     facts = {
         "Devices": ", ".join(sorted(devices)),
         "Seeds": " ".join(map(str, sorted(seeds))),
     }
-    rows = [own for own in every if "epochs_published" in own]
+    rows = [own for own in every if own.keys() >= {"epochs_published", "seeds_done"}]
     if rows:
         done = [own for own in rows if own["seeds_done"]]
         early = [(r["epochs"], r["epochs_published"]) for r in done if not _is_whole(r)]

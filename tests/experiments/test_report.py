@@ -152,6 +152,15 @@ def test_gaps_have_their_commands(folders):
     assert "To fill the gaps: <code>python -m experiments.reproduce table2</code>" in page
 
 
+def test_targets_of_one_module_are_told_apart(folders, monkeypatch):
+    for name in ("figure3a", "figure3b"):
+        monkeypatch.setitem(TABLES, name, TABLES["table2"])
+    page, text = report(folders)
+    for title in ("Figure 3a", "Figure 3b", "Table 3: SASRec on two large data sets"):
+        assert f"## {title}\n\nNot run." in text
+        assert f"{title} <span" in page
+
+
 def test_text_is_escaped(folders):
     page, _ = report(folders)
     assert "<script>alert" not in page
@@ -193,7 +202,7 @@ def test_no_results(tmp_path, capsys):
         '{"document": {"title": "T", "text": [], "missing": [], "picture": null, "tables": '
         '[{"title": "t", "header": ["a"], "rows": [["1", "2"]], "text_columns": 1}]}}',
         '{"document": {"title": "T", "text": [], "tables": [], "missing": [], "picture": null}, '
-        '"rows": [{"epochs_published": 3}]}',
+        '"rows": [{"epochs_published": 3, "seeds_done": 1}]}',
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_named(folders, capsys, content):
