@@ -67,7 +67,8 @@ def gather(results: Path, benchmarks: Path) -> Report:
             continue
         picture = path.with_suffix(".png")
         if picture.exists():
-            _add_picture(measured, path.stem, picture, measured[path.stem].title, problems)
+            alt = f"A drawing of the figures below: {measured[path.stem].title}"
+            _add_picture(measured, path.stem, picture, alt, problems)
     table = Table(BEST, BEST_HEADER, best, text_columns=4) if best else None
     return Report(list(sections.values()), table, list(measured.values()), problems)
 
