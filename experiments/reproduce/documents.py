@@ -108,7 +108,7 @@ def read(path: Path) -> Found:
         )
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path}: not as experiments.reproduce writes it ({error!r}); its command writes it anew"
+            f"{path}: not as experiments.reproduce writes it ({error!r}); make it anew"
         ) from error
     return Found(document, None if picture is None else path.with_suffix(".png"))
 
