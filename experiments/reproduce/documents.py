@@ -1,4 +1,7 @@
-"""Documents of tables as plain data, and how they are written: Markdown, JSON and LaTeX."""
+"""Documents of tables as plain data, and how they are written: Markdown, JSON and LaTeX.
+
+What all documents have in common is in the JSON too, under ``document``: `read` takes it back.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.errors import UserError
-from experiments.files import write_json, write_text
+from experiments.files import read_json, write_json, write_text
 
 NONE = "–"
 """What stands in a cell that nothing was measured for."""
@@ -31,8 +34,9 @@ class Document(NamedTuple):
         text: paragraphs above the tables.
         tables: in their order.
         missing: what is not in them, an item a line.
-        content: what the JSON file holds.
+        content: what the JSON file holds beside all of the above.
         draw: writes the picture, if there is one, to a path.
+        alt: what the picture shows, in a sentence; the title stands in for it.
     """
 
     name: str
@@ -42,6 +46,7 @@ class Document(NamedTuple):
     missing: Sequence[str]
     content: dict[str, Any]
     draw: Callable[[Path], None] | None = None
+    alt: str = ""
 
 
 def write(document: Document, folder: Path) -> list[Path]:
@@ -54,7 +59,7 @@ def write(document: Document, folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(paths[0], markdown(document))
-        write_json(paths[1], document.content)
+        write_json(paths[1], document.content | {PART: _part(document)})
         write_text(paths[2], latex(document))
         if document.draw is None:
             return paths[:3]
@@ -64,19 +69,93 @@ def write(document: Document, folder: Path) -> list[Path]:
     return paths
 
 
+PART = "document"
+"""Under which key of the JSON file `read` looks."""
+
+
+class Found(NamedTuple):
+    """A document as it was written.
+
+    Attributes:
+        document: without ``draw``.
+        picture: where its picture was written, if it has one.
+    """
+
+    document: Document
+    picture: Path | None
+
+
+def read(path: Path) -> Found:
+    """What `write` has written into a JSON file.
+
+    Raises:
+        UserError: the file cannot be read, or was not written by `write`.
+    """
+    content = read_json(path)
+    part = content.pop(PART, None)
+    try:
+        if part is None:
+            raise TypeError(f"there is no {PART!r} in it")
+        picture = part["picture"]
+        document = Document(
+            name=path.stem,
+            title=_texts([part["title"]])[0],
+            text=_texts(part["text"]),
+            tables=[_table(**table) for table in part["tables"]],
+            missing=_texts(part["missing"]),
+            content=content,
+            alt="" if picture is None else _texts([picture["alt"]])[0],
+        )
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: not as experiments.reproduce writes it ({error!r}); make it anew"
+        ) from error
+    return Found(document, None if picture is None else path.with_suffix(".png"))
+
+
+def _part(document: Document) -> dict[str, Any]:
+    return {
+        "title": document.title,
+        "text": document.text,
+        "tables": [table._asdict() for table in document.tables],
+        "missing": document.missing,
+        "picture": None if document.draw is None else {"alt": _alt(document)},
+    }
+
+
+def _table(title: str, header: Any, rows: Any, text_columns: int) -> Table:
+    table = Table(
+        _texts([title])[0], _texts(header), [_texts(row) for row in rows], int(text_columns)
+    )
+    if any(len(row) != len(table.header) for row in table.rows):
+        raise TypeError(f"rows of {title!r} are not as long as its header")
+    return table
+
+
+def _texts(values: Any) -> list[str]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"expected a list of texts, found {str(values)[:40]!r}")
+    return values
+
+
+def _alt(document: Document) -> str:
+    return document.alt or document.title
+
+
 def markdown(document: Document) -> str:
     """The document in GitHub's Markdown, its columns aligned in the source too."""
     parts = [f"# {document.title}", *document.text]
     if document.draw is not None:
-        parts.append(f"![{document.title}]({document.name}.png)")
+        parts.append(f"![{_alt(document)}]({document.name}.png)")
     for table in document.tables:
-        parts += [f"## {table.title}", _markdown_table(table)]
+        parts += [f"## {table.title}", markdown_table(table)]
     if document.missing:
         parts += ["## Missing", "\n".join(f"- {line}" for line in document.missing)]
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_table(table: Table) -> str:
+def markdown_table(table: Table) -> str:
+    """A table in GitHub's Markdown, without its title."""
     cells = [[cell.replace("|", r"\|") for cell in row] for row in (table.header, *table.rows)]
     widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
     ruler = [

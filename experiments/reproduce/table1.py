@@ -1,6 +1,7 @@
 """Table 1: the sizes of the data sets.
 
-What is not at hand is downloaded, but for the two that take gigabytes, which must be asked for.
+What is not at hand is downloaded, but for the two that take gigabytes, which must be asked for;
+with ``--no-train`` nothing is.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from experiments.reproduce.table3 import DATASETS as LARGE
 from experiments.reproduce.table3 import NOT_THERE
 
 COUNTS = ("users", "items", "interactions", "average_length")
+NOT_DOWNLOADED = "not at hand; python -m experiments.reproduce table1 --datasets {} downloads it"
 HEADER = ("Data set", "", "Users", "Items", "Interactions", "Avg. length")
 
 
@@ -28,10 +30,12 @@ def make(options: Options) -> int:
     left_out = [
         name
         for name in names
-        if name in LARGE and name not in options.datasets and not at_hand(name, options.data_dir)
+        if not at_hand(name, options.data_dir)
+        and (not options.train or (name in LARGE and name not in options.datasets))
     ]
     data, reasons = load_all((name for name in names if name not in left_out), options.data_dir)
-    reasons |= {name: NOT_THERE.format(name) for name in left_out}
+    why = NOT_THERE if options.train else NOT_DOWNLOADED
+    reasons |= {name: why.format(name) for name in left_out}
     paths = documents.write(compose(names, data, reasons), options.out)
     for name, reason in reasons.items():
         say(f"missing: {name}: {reason}")

@@ -163,6 +163,8 @@ def compose(pairs: Sequence[Pair], not_done: list[str]) -> Document:
             "missing": not_done,
         },
         draw=lambda path: draw(pairs, path),
+        alt=f"Left, test {CRITERION} with and without smoothing against the number of shared "
+        "negatives; right, how smoothing changes it for each popularity quintile of the target.",
     )
 
 

@@ -415,6 +415,13 @@ def test_table1(tmp_path, data_dir):
     assert "11,282,445" in text
 
 
+def test_table1_downloads_nothing_without_training(tmp_path, data_dir):
+    assert call("table1", tmp_path, data_dir, "--no-train") == 0
+    text = (tmp_path / "table1.md").read_text()
+    assert "- Toys: not at hand; python -m experiments.reproduce table1 --datasets toys" in text
+    assert "the download of" not in text
+
+
 def test_table1_downloads_gigabytes_only_when_asked(tmp_path, data_dir):
     assert call("table1", tmp_path, data_dir) == 0
     assert "table1 --datasets clothing does" in (tmp_path / "table1.md").read_text()
@@ -546,7 +553,7 @@ def test_when_it_helps(tmp_path, data_dir, monkeypatch):
     assert len(trained) == len(set(trained)) == 8
     text = (tmp_path / "when-it-helps.md").read_text()
     assert "SEvo is ahead of the plain run in 4 of 4 pairs." in text
-    assert "![When SEvo helps](when-it-helps.png)" in text
+    assert "](when-it-helps.png)" in text
     assert (tmp_path / "when-it-helps.png").read_bytes().startswith(b"\x89PNG")
     condition = read_json(tmp_path / "when-it-helps.json")["conditions"][0]
     assert len(condition["sevo"]["by_popularity"]["0"]["HR@10"]) == 5
