@@ -104,6 +104,7 @@ SPECIAL = str.maketrans(
         "±": r"$\pm$",
         "×": r"$\times$",
         "β": r"$\beta$",
+        "λ": r"$\lambda$",
         "–": "--",
         "…": r"\dots{}",
     }
