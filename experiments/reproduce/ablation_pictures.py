@@ -121,7 +121,9 @@ def draw_curves(panels: Panels, x_label: str, path: Path) -> None:
                 axes.plot(epochs, means, color=color, lw=1.5, label=label)
                 axes.fill_between(epochs, means - spread, means + spread, color=color, alpha=0.2)
             axes.set(xlabel=x_label, title=title)
-        left.set(ylabel="training loss (log scale)", yscale="log")
+        if any(point.curves for point in points):  # an empty axis has no logarithm
+            left.set_yscale("log")
+        left.set(ylabel="training loss (log scale)")
         right.set(ylabel=f"validation {CRITERION}")
     _save(figure, grid, path)
 
