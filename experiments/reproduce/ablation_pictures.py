@@ -160,7 +160,7 @@ def _draw_references(axes: Axes, points: Sequence[Drawn]) -> None:
 def _subplots(rows: int, columns: int) -> tuple[Any, Any]:
     mpl.use("agg")
     return plt.subplots(
-        rows, columns, figsize=(max(5.0, 4.6 * columns), 4.0 * rows), layout="constrained",
+        rows, columns, figsize=(max(6.0, 4.6 * columns), 4.0 * rows), layout="constrained",
         squeeze=False,
     )  # fmt: skip
 
@@ -172,7 +172,8 @@ def _save(figure: Any, grid: Any, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     handles, labels = grid.flat[-1].get_legend_handles_labels()
     if labels:  # below, where labels of any length leave the panels their room
-        columns = min(len(labels), 3)
-        figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=columns)
+        figure.legend(
+            handles, labels, frameon=False, loc="outside lower center", ncols=3, fontsize="small"
+        )
     figure.savefig(path, dpi=150)
     plt.close(figure)
