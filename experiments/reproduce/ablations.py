@@ -91,7 +91,7 @@ class Ablation(NamedTuple):
 
 NO_SMOOTHING = Point("AdamW, no smoothing", None, UNSMOOTHED)
 RATES: dict[str, tuple[float, ...]] = {
-    "sgd": (0.1, 0.3, 1.0),
+    "sgd": (0.3, 1.0, 3.0),
     "adam": (5e-4, 1e-3, 5e-3),
     "adamw": (5e-4, 1e-3, 5e-3),
 }
