@@ -188,9 +188,9 @@ ABLATIONS = {
         "Figure 3b: Neumann series and iterative approximation over β",
         (
             "SEvo-AdamW of three layers; the Neumann series is rescaled. According to the paper's "
-            "Section 3.3, they are alike at a small β, and the iterative approximation does not converge "
-            "at a β above 0.7 on Beauty. The figure's values are not printed; *paper* is from "
-            "Table 2.",
+            "Section 3.3, they are alike at a small β, and the iterative approximation does not "
+            "converge at a β above 0.7 on Beauty. The figure's values are not printed; *paper* is "
+            "from Table 2.",
         ),
         tuple(_approximations()),
         "lines",
@@ -214,10 +214,10 @@ ABLATIONS = {
     "figure5a": Ablation(
         "Figure 5a: the first or the last K items make edges",
         (
-            "SEvo-AdamW over a graph of the first or the last K training items of each user. According "
-            "to the paper's Appendix C.1, the last ones say more, even few of them, and Beauty gains "
-            "steadily with K. The figure's values, and its K, are not printed; *paper* is from "
-            "Table 2, whose runs have the last 50.",
+            "SEvo-AdamW over a graph of the first or the last K training items of each user. "
+            "According to the paper's Appendix C.1, the last ones say more, even few of them, and "
+            "Beauty gains steadily with K. The figure's values, and its K, are not printed; "
+            "*paper* is from Table 2, whose runs have the last 50.",
         ),
         tuple(_ends()),
         "lines",
@@ -227,10 +227,10 @@ ABLATIONS = {
     "figure5b": Ablation(
         "Figure 5b: walk length, weights by frequency or distance",
         (
-            "SEvo-AdamW over a graph in which items at a distance h ≤ H in a sequence make edges, of "
-            "weight 1 (frequency) or 1/h (distance). According to the paper's Appendix C.1, H = 1 is the most reliable, and "
-            "weights by distance suffer less from a greater H. The figure's values are not "
-            "printed; *paper* is from Table 2.",
+            "SEvo-AdamW over a graph in which items at a distance h ≤ H in a sequence make edges, "
+            "of weight 1 (frequency) or 1/h (distance). According to the paper's Appendix C.1, H "
+            "= 1 is the most reliable, and weights by distance suffer less from a greater H. The "
+            "figure's values are not printed; *paper* is from Table 2.",
         ),
         tuple(_walks()),
         "lines",
