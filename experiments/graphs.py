@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Array, Float
@@ -12,11 +14,18 @@ from experiments.errors import UserError
 
 
 def item_graph(
-    data: Interactions, max_len: int | None, num_nodes: int | None = None, walk_length: int = 1
+    data: Interactions,
+    max_len: int | None,
+    num_nodes: int | None = None,
+    *,
+    walk_length: int = 1,
+    keep: Literal["last", "first"] = "last",
+    weighting: Literal["distance", "frequency"] = "distance",
 ) -> sevo_jax.Graph:
     """Items at a distance of at most ``walk_length`` in the training sequences.
 
-    Node 0 is padding, and there may be more after the items: isolated nodes.
+    Node 0 is padding, and there may be more after the items: isolated nodes. For the rest see
+    `sevo_jax.sequence_graph`.
     """
     return sevo_jax.sequence_graph(
         data.items[data.training_part()],
@@ -24,6 +33,8 @@ def item_graph(
         lengths=data.lengths - 2,
         max_len=max_len,
         walk_length=walk_length,
+        keep=keep,
+        weighting=weighting,
     )
 
 

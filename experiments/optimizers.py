@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import jax
 import optax
 from flax import nnx
 
@@ -29,32 +31,83 @@ def make_optimizer(
             optax.add_decayed_weights(s.weight_decay, mask), optax.adam(s.learning_rate, s.b1, s.b2)
         )
     if name == "adamw":
-        return optax.adamw(s.learning_rate, s.b1, s.b2, weight_decay=s.weight_decay, mask=mask)
+        adamw = optax.adamw(s.learning_rate, s.b1, s.b2, weight_decay=s.weight_decay, mask=mask)
+        if s.smoothness_weight == 0:
+            return adamw
+        return optax.chain(
+            add_smoothness_gradient(s.smoothness_weight, *smoothed_tables(s, data, model)), adamw
+        )
     if name == "sgd":
         return optax.chain(
             optax.add_decayed_weights(s.weight_decay, mask),
             optax.sgd(s.learning_rate, s.b1 or None),
         )
-    if s.graph == "teacher":
-        table = load_teacher(s, data, sasrec).item_embedding.embedding[...]
-        graph = teacher_graph(table, s.num_neighbours, s.tau)
-        tables = [[t] for t in model.tables]
-    elif s.graph == "item-item":
-        num_nodes = data.num_items + (2 if model.task == "masked" else 1)
-        graph, tables = item_graph(data, s.max_len_graph, num_nodes), [[t] for t in model.tables]
-    else:
-        graph, tables = user_item_graph(data), [["user_embedding", *model.tables]]
+    graph, tables = smoothed_tables(s, data, model)
     smoothing: dict[str, Any] = {
         "tables": tables,
         "beta": s.beta,
         "num_layers": s.num_layers,
-        "weight_decay": s.weight_decay,
-        "mask": mask,
+        "method": s.method,
     }
+    if name == "sevo-adamw" and not s.moment_correction:
+        return optax.chain(
+            sevo_jax.scale_by_adam(s.b1, s.b2, moment_correction=False),
+            sevo_jax.sevo_smooth(graph, **smoothing),
+            optax.add_decayed_weights(s.weight_decay, mask),
+            optax.scale_by_learning_rate(s.learning_rate),
+        )
+    smoothing |= {"weight_decay": s.weight_decay, "mask": mask}
     if name == "sevo-sgd":
         return sevo_jax.sevo_sgd(s.learning_rate, graph, momentum=s.b1 or None, **smoothing)
     make = {"sevo-adamw": sevo_jax.sevo_adamw, "sevo-adam": sevo_jax.sevo_adam}[name]
     return make(s.learning_rate, graph, b1=s.b1, b2=s.b2, **smoothing)
+
+
+def smoothed_tables(
+    settings: Hyperparameters, data: Interactions, model: Backbone
+) -> tuple[sevo_jax.Graph, list[list[str]]]:
+    """The graph that the settings name, and the tables of the model that are smoothed over it."""
+    s, own = settings, [[table] for table in model.tables]
+    if s.graph == "teacher":
+        table = load_teacher(s, data, sasrec).item_embedding.embedding[...]
+        return teacher_graph(table, s.num_neighbours, s.tau), own
+    if s.graph == "user-item":
+        return user_item_graph(data), [["user_embedding", *model.tables]]
+    num_nodes = data.num_items + (2 if model.task == "masked" else 1)
+    graph = item_graph(
+        data,
+        s.max_len_graph,
+        num_nodes,
+        walk_length=s.walk_length,
+        keep=s.keep,
+        weighting=s.weighting,
+    )
+    return graph, own
+
+
+def add_smoothness_gradient(
+    weight: float, graph: sevo_jax.Graph, tables: Sequence[Sequence[str]]
+) -> optax.GradientTransformation:
+    """Adds the gradient of ``weight * Tr(E'(I - Ã)E)``, a term of the loss (Eq. 43), of each table.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2)
+        >>> tx = add_smoothness_gradient(0.5, graph, [["table"]])
+        >>> params = {"table": jnp.array([[3.0], [1.0]])}
+        >>> gradient = {"table": jnp.zeros((2, 1))}
+        >>> tx.update(gradient, tx.init(params), params)[0]["table"].tolist()
+        [[2.0], [-2.0]]
+    """
+    # One iteration at beta = 1/2 is (E + ÃE) / 2, and 2 (I - Ã)E four times what E is above it.
+    halfway = sevo_jax.sevo_smooth(graph, beta=0.5, num_layers=1, method="iterative", tables=tables)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        smoothed, state = halfway.update(params, state)
+        updates = jax.tree.map(lambda g, e, s: g + 4 * weight * (e - s), updates, params, smoothed)
+        return updates, state
+
+    return optax.GradientTransformation(halfway.init, update)
 
 
 def decay_mask(model: Backbone) -> Any:

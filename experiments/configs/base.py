@@ -14,6 +14,7 @@ DISTILLED = ("sasrec-kd", "sasrec-rkd", "sasrec-htd", "sasrec-dkd")
 TRANSFORMERS = ("sasrec", "bert4rec", "stosa", "maerec", *DISTILLED)
 
 
+_GRAPH_COUNTS = ("max_len_graph", "walk_length")
 _TEACHING_COUNTS = ("num_neighbours", "num_groups", "teacher_epochs")
 _TEACHING_WEIGHTS = (
     "kd_weight", "distance_weight", "angle_weight", "htd_weight", "target_weight", "others_weight",
@@ -88,7 +89,25 @@ class Hyperparameters:
     )
     beta: float = _setting(0.99, "Degree of smoothness, in [0, 1).", SEVO)
     num_layers: int = _setting(3, "Sparse products of a smoothing.", SEVO)
-    max_len_graph: int = _setting(50, "Newest training items of a user that make edges.", SEVO)
+    method: Literal["neumann", "neumann_unscaled", "iterative", "exact"] = _setting(
+        "neumann", "How the smoothing is approximated; exact needs no --num-layers.", SEVO
+    )
+    moment_correction: bool = _setting(
+        True, "Whether the moments of items that a step does not meet rest.", ("sevo-adamw",)
+    )
+    smoothness_weight: float = _setting(
+        0.0, "Weight in the loss of the tables' smoothness, Tr(E'(I - Ã)E).", ("adamw",)
+    )
+    max_len_graph: int = _setting(50, "Training items of a user that make edges.", SEVO)
+    keep: Literal["last", "first"] = _setting(
+        "last", "Whether the newest or the oldest items of a user make edges.", SEVO
+    )
+    walk_length: int = _setting(
+        1, "The greatest distance in a sequence at which two items make an edge.", SEVO
+    )
+    weighting: Literal["distance", "frequency"] = _setting(
+        "distance", "What a pair adds to its edge: 1 over its distance, or 1.", SEVO
+    )
     graph: Literal["item-item", "user-item", "teacher"] = _setting(
         "item-item",
         "SEvo: smooth items over consecutive ones, (mf-bpr) users with their items, or items over "
@@ -122,7 +141,7 @@ class Hyperparameters:
     def check(self) -> None:
         """A `UserError` that names the option, unless every setting is in its range."""
         positive = ("epochs", "batch_size", "max_len", "dim", "num_heads", "num_blocks")
-        for name in (*positive, "num_negatives", "max_len_graph", "eval_every", *_TEACHING_COUNTS):
+        for name in (*positive, "num_negatives", *_GRAPH_COUNTS, "eval_every", *_TEACHING_COUNTS):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("dropout_rate", "attention_dropout_rate", "b1", "b2", "beta"):
             self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
@@ -131,7 +150,7 @@ class Hyperparameters:
         for name in ("recon_weight", "topology"):
             self._require(name, 0 <= getattr(self, name) <= 1, "in [0, 1]")
         self._require("num_layers", self.num_layers >= 0, "at least 0")
-        for name in ("weight_decay", "pvn_weight", "l2", *_TEACHING_WEIGHTS):
+        for name in ("weight_decay", "pvn_weight", "l2", "smoothness_weight", *_TEACHING_WEIGHTS):
             self._require(name, 0 <= getattr(self, name) < float("inf"), "at least 0")
         for name in ("learning_rate", "tau", "temperature"):
             self._require(name, 0 < getattr(self, name) < float("inf"), "above 0")

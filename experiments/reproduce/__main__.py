@@ -8,7 +8,17 @@ from collections.abc import Callable
 import tyro
 
 from experiments.errors import UserError, check_name
-from experiments.reproduce import a4, table1, table2, table3, table5, table6, table8, when_it_helps
+from experiments.reproduce import (
+    a4,
+    ablations,
+    table1,
+    table2,
+    table3,
+    table5,
+    table6,
+    table8,
+    when_it_helps,
+)
 from experiments.reproduce.options import Options
 from experiments.reproduce.runs import say
 from experiments.train import ignore_closed_loop
@@ -21,6 +31,7 @@ TABLES: dict[str, Callable[[Options], int]] = {
     "table5": table5.make,
     "table6": table6.make,
     "table8": table8.make,
+    **dict.fromkeys(ablations.ABLATIONS, ablations.make),
     "when-it-helps": when_it_helps.make,
     "a4": a4.make,
 }

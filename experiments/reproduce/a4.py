@@ -62,7 +62,7 @@ class Trajectory(NamedTuple):
 
 def make(options: Options) -> int:
     """Trains both in both precisions, and writes how far they are apart."""
-    refuse(options, "models", "optimizers", "epochs")
+    refuse(options, "models", "optimizers", "epochs", "quick")
     if not options.train:
         raise UserError("--no-train: a4 keeps no runs to write its page from; leave it out")
     datasets = chosen("dataset", options.datasets, NAMES, ("synthetic",))

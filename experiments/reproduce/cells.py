@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from experiments.paper import Scores
 from experiments.reproduce.documents import NONE
 
 
@@ -141,7 +142,7 @@ def progress_of(cell: Cell) -> list[str]:
     ]
 
 
-def cell_json(cell: Cell, metrics: Sequence[str], paper: Sequence[float] | None) -> dict[str, Any]:
+def cell_json(cell: Cell, metrics: Sequence[str], paper: Scores | None) -> dict[str, Any]:
     """What the JSON file says of a cell: everything, in full precision."""
     scores: dict[str, Any] = {}
     for i, metric in enumerate(metrics):

@@ -183,6 +183,7 @@ SPECIAL = str.maketrans(
         "±": r"$\pm$",
         "×": r"$\times$",
         "β": r"$\beta$",
+        "λ": r"$\lambda$",
         "–": "--",
         "…": r"\dots{}",
     }

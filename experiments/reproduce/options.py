@@ -1,13 +1,17 @@
-"""The options that all tables share."""
+"""The options that all tables share, and what a quick look is."""
 
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import tyro
 
+from experiments.configs import reads
+from experiments.data.registry import at_hand
 from experiments.errors import UserError, check_name
 from experiments.train import check_seeds, check_values
 
@@ -22,8 +26,11 @@ class Options:
 
     table: tyro.conf.Positional[str]
     """table1 (data sets), table2 (accuracy), table3 (large data sets), table5 (distillation),
-    table6 (graph neural networks with SEvo), table8 (time), when-it-helps (losses, data and
-    popularity) or a4 (LightGCN as MF smoothed twice)."""
+    table6 (graph neural networks with SEvo), table7 (number of layers), table8 (time), figure2a
+    (convergence with and without rescaling), figure3a (other optimisers), figure3b (approximations
+    over β), figure3c (moment correction), figure5a (first or last items in the graph), figure5b
+    (walk length), figure7 (smoothness in the loss), when-it-helps (losses, data and popularity) or
+    a4 (LightGCN as MF smoothed twice)."""
     models: tuple[str, ...] = ()
     """Which models, for table5 methods; all that the table has, if not given."""
     datasets: tuple[str, ...] = ()
@@ -31,7 +38,8 @@ class Options:
     optimizers: tuple[str, ...] = ()
     """Which optimisers; all that the table has, if not given."""
     seeds: tuple[int, ...] = ()
-    """Which seeds; if not given, 0 to 4 as in the paper, 0 alone for when-it-helps and a4."""
+    """Which seeds; if not given, 0 to 4 as in the paper, 0 alone for figures, table7, when-it-helps
+    and a4."""
     epochs: int | None = None
     """Stop runs after so many epochs; the table says so. The published number if not given."""
     runs: Path = Path("results/runs")
@@ -42,6 +50,9 @@ class Options:
     """Where to look for the files of named data sets; $SEVO_DATA or a cache if not given."""
     train: bool = True
     """Whether to run what is missing, or write the table from what there is."""
+    quick: bool = False
+    """Figures and table7: a quick look that says nothing of the paper's values, in minutes: a
+    small model on a tenth of the users, few epochs, some of the points, in a folder of its own."""
 
 
 def chosen(
@@ -71,5 +82,46 @@ def chosen_seeds(seeds: tuple[int, ...], default: tuple[int, ...]) -> tuple[int,
 def refuse(options: Options, *names: str) -> None:
     """A `UserError` if an option is given that the table cannot heed."""
     for name in names:
-        if getattr(options, name) not in (None, ()):
+        value = getattr(options, name)
+        if value not in (None, ()) and value is not False:
             raise UserError(f"--{name}: {options.table} does not have it; leave it out")
+
+
+QUICK_EPOCHS = 8
+_QUICK = {
+    "user_share": 0.1,
+    "batch_size": 256,
+    "max_len": 20,
+    "num_blocks": 1,
+    "packed": False,  # compiles once for all epochs
+    "eval_every": 2,
+}
+QUICK_NOTE = (
+    "**A quick look**, to see the command work: a small model, trained on a tenth of the users for "
+    "a few epochs. It says nothing of the paper's values, which are left out."
+)
+
+
+def quick_look(options: Options) -> Options:
+    """The options with what ``--quick`` stands for where nothing else is given.
+
+    Few epochs, one seed, a new folder for all files; and the built-in data set, unless Beauty is at
+    hand. What is not ``--quick`` stays as it is.
+    """
+    if not options.quick:
+        return options
+    changed: dict[str, Any] = {"epochs": QUICK_EPOCHS, "seeds": (0,)}
+    if not at_hand("beauty", options.data_dir):
+        changed["datasets"] = ("synthetic",)
+    changed = {k: v for k, v in changed.items() if getattr(options, k) in (None, ())}
+    places = {"runs": Path("runs"), "out": Path()}
+    unnamed = [name for name in places if getattr(options, name) == getattr(Options, name)]
+    if unnamed:
+        folder = Path(tempfile.mkdtemp(prefix=f"sevo-{options.table}-"))
+        changed |= {name: folder / places[name] for name in unnamed}
+    return dataclasses.replace(options, **changed)
+
+
+def quick_settings(model: str, optimizer: str) -> dict[str, Any]:
+    """The settings of a quick look's runs, but for their epochs: those that the run reads."""
+    return {name: value for name, value in _QUICK.items() if reads(model, optimizer, name)}

@@ -13,7 +13,7 @@ from experiments.errors import UserError
 from experiments.files import read_json
 from experiments.folders import Run, changes, differences
 from experiments.reproduce import documents
-from experiments.reproduce.options import Options
+from experiments.reproduce.options import QUICK_NOTE, Options
 
 
 class Outcome(NamedTuple):
@@ -138,7 +138,12 @@ def carry_out(
         return f"{options.table}: {count} of {len(runs)} runs are finished in {options.runs}"
 
     def write() -> str:
-        return ", ".join(map(str, documents.write(compose(outcomes), options.out)))
+        document = compose(outcomes)
+        if options.quick:
+            title, text = f"{document.title} (a quick look)", [QUICK_NOTE, *document.text]
+            content = document.content | {"quick": True}
+            document = document._replace(title=title, text=text, content=content)
+        return ", ".join(map(str, documents.write(document, options.out)))
 
     todo = [run for run in runs if not is_finished(run, outcomes[run])] if options.train else []
     reasons: dict[str, str] = {}

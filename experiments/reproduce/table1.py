@@ -25,7 +25,7 @@ HEADER = ("Data set", "", "Users", "Items", "Interactions", "Avg. length")
 
 def make(options: Options) -> int:
     """Loads the data sets, and writes their sizes beside the paper's."""
-    refuse(options, "models", "optimizers", "seeds", "epochs")
+    refuse(options, "models", "optimizers", "seeds", "epochs", "quick")
     names = chosen("dataset", options.datasets, TABLE_1)
     left_out = [
         name

@@ -15,7 +15,7 @@ from experiments.folders import Run
 from experiments.paper import METRICS, PLAIN, SEVO, TABLE_2, USER_ITEM_GRAPH, Scores
 from experiments.reproduce.cells import Cell, mean, percent
 from experiments.reproduce.documents import Document, Table
-from experiments.reproduce.options import Options, chosen, chosen_seeds
+from experiments.reproduce.options import Options, chosen, chosen_seeds, refuse
 from experiments.reproduce.rows import (
     SEEDS,
     UNSMOOTHED,
@@ -65,6 +65,7 @@ VARIANTS = {
 
 def make(options: Options) -> int:
     """Runs what is missing of the table, and writes it."""
+    refuse(options, "quick")
     models = chosen("model", options.models, (name for name in paper.MODELS if name in MODELS))
     datasets = chosen("dataset", options.datasets, NAMES, DATASETS)
     optimizers = chosen("optimizer", options.optimizers, OPTIMIZERS, (PLAIN, UNSMOOTHED, SEVO))

@@ -75,7 +75,7 @@ class Row(NamedTuple):
 
 def make(options: Options) -> int:
     """Runs what is missing on the files at hand, measures on synthetic data for the others."""
-    refuse(options, "models")
+    refuse(options, "models", "quick")
     datasets = chosen("dataset", options.datasets, DATASETS)
     optimizers = chosen("optimizer", options.optimizers, OPTIMIZERS, (PLAIN, SEVO))
     seeds = chosen_seeds(options.seeds, SEEDS)

@@ -34,7 +34,7 @@ GAINS_HEADER = ("Model", "", *METRICS)
 
 def make(options: Options) -> int:
     """Runs what is missing of the table, and writes it."""
-    refuse(options, "optimizers")
+    refuse(options, "optimizers", "quick")
     methods = chosen("model", options.models, METHODS)
     datasets = chosen("dataset", options.datasets, NAMES, DATASETS)
     seeds = chosen_seeds(options.seeds, SEEDS)

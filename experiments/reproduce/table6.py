@@ -33,7 +33,7 @@ DATASETS = ("beauty",)
 
 def make(options: Options) -> int:
     """Runs what is missing of the table, and writes it."""
-    refuse(options, "optimizers")
+    refuse(options, "optimizers", "quick")
     models = chosen("model", options.models, (name for name in TABLE_MODELS if name in MODELS))
     datasets = chosen("dataset", options.datasets, NAMES, DATASETS)
     rows = [row for dataset in datasets for model in models for row in make_rows(model, dataset)]

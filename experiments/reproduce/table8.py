@@ -46,7 +46,7 @@ HEADER = (
 
 def make(options: Options) -> int:
     """Measures what is missing, and writes the table, after each model on each data set too."""
-    refuse(options, "optimizers", "seeds", "epochs")
+    refuse(options, "optimizers", "seeds", "epochs", "quick")
     models = chosen("model", options.models, (name for name in paper.MODELS if name in MODELS))
     datasets = chosen("dataset", options.datasets, NAMES, DATASETS)
     machine, measured = kept(options.out / "table8.json", options.train)

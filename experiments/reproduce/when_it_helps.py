@@ -80,7 +80,7 @@ class Pair(NamedTuple):
 
 def make(options: Options) -> int:
     """Runs what is missing, and writes the table and the picture."""
-    refuse(options, "models", "datasets", "optimizers")
+    refuse(options, "models", "datasets", "optimizers", "quick")
     seeds = chosen_seeds(options.seeds, (0,))
     conditions = [Condition(negatives, share) for share in SHARES for negatives in NEGATIVES]
     epochs = EPOCHS if options.epochs is None else options.epochs

@@ -1,0 +1,179 @@
+"""Pictures of ablations: lines over a setting, bars by kind of run, and curves over epochs.
+
+A picture has a panel for each model on a data set. Error bars are standard deviations over seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+
+from experiments.reproduce.cells import deviation, mean
+from experiments.trainer import CRITERION
+
+
+class Drawn(NamedTuple):
+    """A point of a picture.
+
+    Attributes:
+        series: its label.
+        x: its place; None for what holds at all places.
+        values: the test criterion of each seed; none if nothing is done yet.
+        curves: for each seed the lines of its ``metrics.jsonl``.
+        paper: the paper's test criterion, if it has one.
+    """
+
+    series: str
+    x: float | str | None
+    values: Sequence[float]
+    curves: Sequence[Sequence[Mapping[str, Any]]]
+    paper: float | None = None
+
+
+PAPER: dict[str, Any] = {
+    "ls": "", "marker": "D", "mfc": "none", "mec": "black", "ms": 6, "label": "paper",
+}  # fmt: skip
+Panels = Mapping[str, Sequence[Drawn]]
+"""The points of each panel, by its title."""
+
+
+def draw_lines(panels: Panels, x_label: str, path: Path) -> None:
+    """The criterion over a setting, a line for each series."""
+
+    def panel(axes: Axes, points: Sequence[Drawn]) -> None:
+        for series, color in _colors(points):
+            own = [p for p in points if p.series == series and p.values and p.x is not None]
+            axes.errorbar(
+                [float(p.x or 0) for p in own],
+                [float(np.mean(p.values)) for p in own],
+                [deviation(p.values) or 0.0 for p in own],
+                color=color,
+                marker="o",
+                ms=4,
+                capsize=3,
+                label=series if own else None,
+            )
+        places = sorted({float(p.x) for p in points if p.x is not None})
+        if places[0] > 0 and places[-1] >= 100 * places[0]:
+            axes.set_xscale("log")
+        if all(place.is_integer() for place in places):
+            axes.set_xticks(places)
+        published = [(float(p.x), p.paper) for p in points if p.x is not None and p.paper]
+        if published:
+            axes.plot(*zip(*published, strict=True), **PAPER)
+        _draw_references(axes, points)
+        axes.set_xlabel(x_label)
+
+    _draw_panels(panels, panel, path)
+
+
+def draw_bars(panels: Panels, x_label: str, path: Path) -> None:
+    """The criterion by kind of run, a colour for each series."""
+
+    def panel(axes: Axes, points: Sequence[Drawn]) -> None:
+        kinds = list(dict.fromkeys(str(p.x) for p in points if p.x is not None))
+        several = list(dict.fromkeys(p.series for p in points if p.x is not None))
+        width = 0.8 / len(several)
+        for series, color in _colors(points):
+            own = [p for p in points if p.series == series and p.values and p.x is not None]
+            if own:
+                shift = (several.index(series) - (len(several) - 1) / 2) * width
+                bars = axes.bar(
+                    [kinds.index(str(p.x)) + shift for p in own],
+                    [float(np.mean(p.values)) for p in own],
+                    width,
+                    yerr=[deviation(p.values) or 0.0 for p in own]
+                    if any(len(p.values) > 1 for p in own)
+                    else None,
+                    capsize=3,
+                    color=color,
+                    label=series,
+                )
+                axes.bar_label(bars, fmt="%.4f", fontsize="x-small", padding=2)
+        _draw_references(axes, points)
+        axes.set_xticks(range(len(kinds)), kinds)
+        axes.set_xlabel(x_label)
+        axes.margins(y=0.1)
+
+    _draw_panels(panels, panel, path)
+
+
+def draw_curves(panels: Panels, x_label: str, path: Path) -> None:
+    """The training loss and the validation criterion over epochs; bands are deviations."""
+    figure, grid = _subplots(len(panels), 2)
+    for (title, points), (left, right) in zip(panels.items(), grid, strict=True):
+        for axes, key in ((left, "train_loss"), (right, CRITERION)):
+            for point, (_, color) in zip(points, _colors(points), strict=True):
+                found: dict[int, list[float]] = {}
+                for record in (record for curve in point.curves for record in curve):
+                    value = record[key] if key in record else record["valid"][key]
+                    found.setdefault(record["epoch"], []).append(value)
+                epochs = sorted(found)
+                means = np.array([np.mean(found[epoch]) for epoch in epochs])
+                spread = np.array([deviation(found[epoch]) or 0.0 for epoch in epochs])
+                label = point.series if epochs else None
+                axes.plot(epochs, means, color=color, lw=1.5, label=label)
+                axes.fill_between(epochs, means - spread, means + spread, color=color, alpha=0.2)
+            axes.set(xlabel=x_label, title=title)
+        if any(point.curves for point in points):  # an empty axis has no logarithm
+            left.set_yscale("log")
+        left.set(ylabel="training loss (log scale)")
+        right.set(ylabel=f"validation {CRITERION}")
+    _save(figure, grid, path)
+
+
+def _draw_panels(
+    panels: Panels, panel: Callable[[Axes, Sequence[Drawn]], None], path: Path
+) -> None:
+    """Panels of the test criterion, side by side."""
+    figure, grid = _subplots(1, len(panels))
+    for (title, points), axes in zip(panels.items(), grid[0], strict=True):
+        panel(axes, points)
+        axes.set(ylabel=f"test {CRITERION}", title=title)
+    _save(figure, grid, path)
+
+
+def _colors(points: Sequence[Drawn]) -> list[tuple[str, Any]]:
+    """A colour for each series that has places, or where none has for each."""
+    placed = [p for p in points if p.x is not None] or points
+    names = dict.fromkeys(p.series for p in placed)
+    return list(zip(names, mpl.color_sequences["tab10"], strict=False))
+
+
+def _draw_references(axes: Axes, points: Sequence[Drawn]) -> None:
+    """What holds at all places: a line across, in a band of its deviation."""
+    styles = zip([p for p in points if p.x is None], ("--", ":", "-."), strict=False)
+    for point, style in styles:
+        middle, spread = mean(point.values), deviation(point.values)
+        if middle is not None:
+            axes.axhline(middle, color="black", ls=style, lw=1.2, label=point.series)
+        if middle is not None and spread is not None:
+            axes.axhspan(middle - spread, middle + spread, color="black", alpha=0.08)
+
+
+def _subplots(rows: int, columns: int) -> tuple[Any, Any]:
+    mpl.use("agg")
+    return plt.subplots(
+        rows, columns, figsize=(max(6.0, 4.6 * columns), 4.0 * rows), layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
+
+
+def _save(figure: Any, grid: Any, path: Path) -> None:
+    for axes in grid.flat:
+        axes.grid(alpha=0.3)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = grid.flat[-1].get_legend_handles_labels()
+    if labels:  # below, where labels of any length leave the panels their room
+        figure.legend(
+            handles, labels, frameon=False, loc="outside lower center", ncols=3, fontsize="small"
+        )
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

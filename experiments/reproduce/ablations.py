@@ -1,0 +1,509 @@
+"""The paper's ablations: series of runs that vary one or two settings, each described as data.
+
+Every one is a table and a picture. Runs that several of them have in common, above all those of the
+published settings, are trained once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from experiments import paper
+from experiments.configs import MODELS
+from experiments.data import NAMES
+from experiments.files import read_lines
+from experiments.folders import Run
+from experiments.paper import METRICS, PLAIN, SEVO, TABLE_2, TABLE_7, Scores
+from experiments.reproduce import ablation_pictures
+from experiments.reproduce.ablation_pictures import Drawn
+from experiments.reproduce.cells import Cell, gain, mean, percent, score, score_over_seeds
+from experiments.reproduce.documents import NONE, Document, Table
+from experiments.reproduce.options import (
+    Options,
+    chosen,
+    chosen_seeds,
+    quick_look,
+    quick_settings,
+    refuse,
+)
+from experiments.reproduce.rows import (
+    SCORES_HEADER,
+    UNSMOOTHED,
+    Row,
+    cells_of,
+    row_json,
+    runs_of,
+    score_lines,
+    trained_on,
+)
+from experiments.reproduce.runs import Outcomes, carry_out, folder_of, missing
+from experiments.trainer import CRITERION
+
+MODEL, DATASET = "sasrec", "beauty"
+CURVE_EPOCHS = (5, 10, 20, 50, 100, 150, 200)
+"""Where the tables of curves read them."""
+
+
+class Point(NamedTuple):
+    """What is trained at a place of a series.
+
+    Points of one series at one place are alternatives, of which the picture shows the best on
+    validation.
+
+    Attributes:
+        series: its label.
+        x: the place; None for a series that is one and the same at all places.
+        optimizer: of `configs.OPTIMIZERS`.
+        settings: those that are not the optimiser's published ones.
+        quick: whether a quick look has it.
+    """
+
+    series: str
+    x: float | str | None
+    optimizer: str
+    settings: Mapping[str, Any] = {}
+    quick: bool = True
+
+
+class Ablation(NamedTuple):
+    """An ablation, as it is described.
+
+    Attributes:
+        title: the heading.
+        text: what varies, and what the paper says of it.
+        points: what is trained.
+        kind: of the picture.
+        x_label: what the places of a series are.
+        symbol: its short form, for labels.
+        baseline: the series that the others' gains are over, if they are shown.
+    """
+
+    title: str
+    text: tuple[str, ...]
+    points: tuple[Point, ...]
+    kind: Literal["lines", "bars", "curves"]
+    x_label: str = ""
+    symbol: str = ""
+    baseline: str | None = None
+
+
+NO_SMOOTHING = Point("AdamW, no smoothing", None, UNSMOOTHED)
+RATES: dict[str, tuple[float, ...]] = {
+    "sgd": (0.3, 1.0, 3.0),
+    "adam": (5e-4, 1e-3, 5e-3),
+    "adamw": (5e-4, 1e-3, 5e-3),
+}
+"""Learning rates of figure3a, by the optimiser without SEvo; SGD's loss is no number at 10."""
+
+
+def _rescaling() -> Iterable[Point]:
+    yield Point("SEvo with rescaling", None, SEVO)
+    yield Point("SEvo without rescaling", None, SEVO, {"method": "neumann_unscaled"})
+    yield NO_SMOOTHING
+
+
+def _optimizers() -> Iterable[Point]:
+    for plain, label in (("sgd", "SGD"), ("adam", "Adam"), ("adamw", "AdamW")):
+        for series, optimizer in (("plain", plain), ("with SEvo", f"sevo-{plain}")):
+            for i, rate in enumerate(RATES[plain]):
+                settings = {"learning_rate": rate}
+                yield Point(series, label, optimizer, settings, i < 1 + (plain == "sgd"))
+
+
+def _approximations() -> Iterable[Point]:
+    for series, method in (("Neumann series", "neumann"), ("iterative", "iterative")):
+        for beta in (0.1, 0.3, 0.5, 0.7, 0.9, 0.99):
+            yield Point(series, beta, SEVO, {"method": method, "beta": beta}, beta in (0.5, 0.99))
+    yield NO_SMOOTHING
+
+
+def _correction() -> Iterable[Point]:
+    yield Point("no correction", "no smoothing", UNSMOOTHED)
+    yield Point("no correction", "SEvo", SEVO, {"moment_correction": False})
+    yield Point("moment correction", "no smoothing", SEVO, {"num_layers": 0})
+    yield Point("moment correction", "SEvo", SEVO)
+    yield Point("Adam, as published", None, PLAIN)
+
+
+def _ends() -> Iterable[Point]:
+    for keep in ("last", "first"):
+        for items in (5, 10, 20, 30, 40, 50):
+            settings = {"keep": keep, "max_len_graph": items}
+            yield Point(f"{keep} items", items, SEVO, settings, items in (5, 50))
+    yield NO_SMOOTHING
+
+
+def _walks() -> Iterable[Point]:
+    for weighting in ("distance", "frequency"):
+        for length in range(1, 11):
+            # Both weigh a pair of neighbours by 1: one run.
+            settings: dict[str, Any] = {"walk_length": length}
+            if length > 1:
+                settings["weighting"] = weighting
+            yield Point(weighting, length, SEVO, settings, length in (1, 3))
+    yield NO_SMOOTHING
+
+
+def _regulariser() -> Iterable[Point]:
+    for power in range(-6, -1):
+        settings = {"smoothness_weight": 10.0**power}
+        yield Point("AdamW with the term", 10.0**power, UNSMOOTHED, settings, power in (-4, -2))
+    yield NO_SMOOTHING
+    yield Point("SEvo", None, SEVO)
+
+
+def _layers() -> Iterable[Point]:
+    for layers in range(6):
+        yield Point("SEvo", layers, SEVO, {"num_layers": layers}, layers in (0, 1, 3))
+
+
+ABLATIONS = {
+    "figure2a": Ablation(
+        "Figure 2a: convergence with and without rescaling",
+        (
+            "SEvo-AdamW with the Neumann series rescaled by (1 - β)/(1 - β^(L+1)), or by 1 - β "
+            "alone; all other settings are equal. According to the paper's Section 3.2, training "
+            "converges far more slowly without rescaling, and with it slightly later than without "
+            "smoothing at first, but not in the end. The figure's values are not printed.",
+        ),
+        tuple(_rescaling()),
+        "curves",
+        "epoch",
+    ),
+    "figure3a": Ablation(
+        "Figure 3a: SGD, Adam and AdamW, plain and with SEvo",
+        (
+            "Each optimiser has the settings that its configuration has, but for the learning "
+            f"rate: the one of the best validation {CRITERION} among those that the tables list is "
+            "in the picture. According to the paper's Section 3.3, all three gain, and SEvo-AdamW "
+            "is the best. The figure's values are not printed; *paper* is from Table 2.",
+        ),
+        tuple(_optimizers()),
+        "bars",
+        "optimiser",
+    ),
+    "figure3b": Ablation(
+        "Figure 3b: Neumann series and iterative approximation over β",
+        (
+            "SEvo-AdamW of three layers; the Neumann series is rescaled. According to the paper's "
+            "Section 3.3, they are alike at a small β, and the iterative approximation does not "
+            "converge at a β above 0.7 on Beauty. The figure's values are not printed; *paper* is "
+            "from Table 2.",
+        ),
+        tuple(_approximations()),
+        "lines",
+        "degree of smoothness β",
+        "β",
+    ),
+    "figure3c": Ablation(
+        "Figure 3c: moment correction",
+        (
+            "AdamW and SEvo-AdamW, with and without the correction of Theorem 3, at SEvo's "
+            "settings; the correction without smoothing is SEvo of no layers. According to the "
+            "paper's Section 3.3, both forms of SEvo are about as good and far above the baseline; "
+            "the correction matters to GRU4Rec and STOSA above all. The figure's values are not "
+            "printed; *paper* is from Tables 2 and 7.",
+        ),
+        tuple(_correction()),
+        "bars",
+        "steps of the item table",
+        baseline="Adam, as published",
+    ),
+    "figure5a": Ablation(
+        "Figure 5a: the first or the last K items make edges",
+        (
+            "SEvo-AdamW over a graph of the first or the last K training items of each user. "
+            "According to the paper's Appendix C.1, the last ones say more, even few of them, and "
+            "Beauty gains steadily with K. The figure's values, and its K, are not printed; "
+            "*paper* is from Table 2, whose runs have the last 50.",
+        ),
+        tuple(_ends()),
+        "lines",
+        "items of a user that make edges, K",
+        "K",
+    ),
+    "figure5b": Ablation(
+        "Figure 5b: walk length, weights by frequency or distance",
+        (
+            "SEvo-AdamW over a graph in which items at a distance h ≤ H in a sequence make edges, "
+            "of weight 1 (frequency) or 1/h (distance). According to the paper's Appendix C.1, H "
+            "= 1 is the most reliable, and weights by distance suffer less from a greater H. The "
+            "figure's values are not printed; *paper* is from Table 2.",
+        ),
+        tuple(_walks()),
+        "lines",
+        "greatest distance in a sequence, H",
+        "H",
+    ),
+    "figure7": Ablation(
+        "Figure 7: smoothness as a term of the loss",
+        (
+            "The loss plus λ Tr(E'(I - Ã)E), E being the item table, minimised by AdamW at SEvo's "
+            "settings. According to the paper's Appendix D.2, the term helps slightly, and SEvo "
+            "more. The figure's values are not printed; *paper* is from Table 2.",
+        ),
+        tuple(_regulariser()),
+        "lines",
+        "weight of the term, λ",
+        "λ",
+    ),
+    "table7": Ablation(
+        "Table 7: layers of the approximation",
+        (
+            "SEvo-AdamW of L layers. With L = 0 nothing is smoothed, and the moments are "
+            "corrected still. According to the paper's Appendix D.3, three layers are best on "
+            "Beauty.",
+        ),
+        tuple(_layers()),
+        "lines",
+        "layers L",
+        "L",
+    ),
+}
+
+
+def make(options: Options) -> int:
+    """Runs what is missing of an ablation, and writes its table and its picture."""
+    refuse(options, "optimizers")
+    options = quick_look(options)
+    ablation = ABLATIONS[options.table]
+    models = chosen("model", options.models, MODELS, (MODEL,))
+    datasets = chosen("dataset", options.datasets, NAMES, (DATASET,))
+    points = [point for point in ablation.points if point.quick or not options.quick]
+    places = [(model, dataset) for dataset in datasets for model in models]
+    rows = [row_of(ablation, point, *p, quick=options.quick) for p in places for point in points]
+    runs, order = runs_of(rows, chosen_seeds(options.seeds, (0,)), options.epochs)
+    order = list(dict.fromkeys(order))
+
+    def document(outcomes: Outcomes) -> Document:
+        lines = cells_of(rows, runs, outcomes)
+        curves = [curves_of(seeds, outcomes, options.runs) for seeds in runs]
+        found = zip(points * len(places), lines, curves, strict=True)
+        entries = [Entry(point, *line, own) for point, line, own in found]
+        return compose(options.table, entries, missing(order, outcomes))
+
+    return carry_out(order, options, document)
+
+
+def row_of(ablation: Ablation, point: Point, model: str, dataset: str, *, quick: bool) -> Row:
+    """The row of a point for a model on a data set."""
+    settings = dict(point.settings)
+    if quick:
+        held_against = None
+        settings |= quick_settings(model, point.optimizer)
+    else:
+        held_against = papers_value(model, dataset, point.optimizer, settings)
+    label = label_of(ablation, point)
+    return Row(dataset, model, label, model, point.optimizer, settings, held_against)
+
+
+def label_of(ablation: Ablation, point: Point) -> str:
+    """The point in words, with what sets it apart from its alternatives."""
+    words = [point.series]
+    if point.x is not None:
+        words.append(f"{ablation.symbol} = {point.x:g}" if ablation.symbol else str(point.x))
+    others = [p for p in ablation.points if (p.series, p.x) == (point.series, point.x)]
+    if len(others) > 1:
+        words += [f"{name.replace('_', ' ')} {v:g}" for name, v in point.settings.items()]
+    return ", ".join(words)
+
+
+def papers_value(
+    model: str, dataset: str, optimizer: str, settings: Mapping[str, Any]
+) -> Scores | None:
+    """What the paper's tables have of a run: with its published settings, or of L layers."""
+    published = MODELS[model](dataset, optimizer)
+    changed = {k: v for k, v in settings.items() if getattr(published, k) != v}
+    if not changed:
+        return TABLE_2.get((model, dataset, optimizer))
+    if changed.keys() == {"num_layers"} and (model, optimizer) == (MODEL, SEVO):
+        return TABLE_7.get((dataset, changed["num_layers"]))
+    return None
+
+
+Curve = list[dict[str, Any]]
+"""The lines of a run's ``metrics.jsonl``."""
+
+
+def curves_of(seeds: Sequence[Run], outcomes: Outcomes, runs: Path) -> list[Curve]:
+    """The curves of those seeds that have a result."""
+    files = [
+        folder_of(run, runs) / "metrics.jsonl" for run in seeds if outcomes[run].result is not None
+    ]
+    return [read_lines(file) for file in files if file.exists()]
+
+
+class Entry(NamedTuple):
+    """A point with what there is of its runs."""
+
+    point: Point
+    row: Row
+    cell: Cell
+    curves: list[Curve]
+
+
+def validation(cell: Cell) -> list[float]:
+    """The criterion of each seed at its best epoch, by which alternatives are compared."""
+    return [result["valid"][CRITERION] for result in cell.results.values()]
+
+
+def best_of(entries: Sequence[Entry]) -> list[Entry]:
+    """Of alternatives the best on validation, among those trained for the most epochs."""
+    best: dict[Any, Entry] = {}
+    for entry in entries:
+        key = entry.row.model, entry.row.dataset, entry.point.series, entry.point.x
+        best[key] = max(best.get(key, entry), entry, key=_rank)
+    return list(best.values())
+
+
+def _rank(entry: Entry) -> tuple[int, float]:
+    return entry.cell.epochs, mean(validation(entry.cell)) or 0.0
+
+
+def compose(name: str, entries: Sequence[Entry], not_done: list[str]) -> Document:
+    """The page of an ablation from what there is of its points."""
+    ablation = ABLATIONS[name]
+    shown = best_of(entries)
+    tables: list[Table] = []
+    text: list[str] = []
+    for (model, dataset), own in _by_place(entries).items():
+        title = f"{paper.MODELS.get(model, model)} on {paper.DATASETS.get(dataset, dataset)}"
+        best = [entry for entry in own if entry in shown]
+        text.append(f"{title}: {verdict(best)}")
+        scores = [line for entry in own for line in score_lines(entry.row, entry.cell)]
+        # The label says all, and the optimiser's usual name is of its published settings.
+        lines = [[label, *rest] for label, _, *rest in scores]
+        header = ["Run", *SCORES_HEADER[2:]]
+        tables.append(Table(f"{title}: test metrics", header, lines, text_columns=2))
+        if len(best) < len(own):
+            tables.append(_alternatives_table(title, own, best))
+        if ablation.baseline is not None:
+            tables.append(_gains_table(title, own, ablation.baseline))
+        if ablation.kind == "curves":
+            tables += [_curves_table(title, own, *column) for column in CURVES]
+    panels = {
+        f"{paper.MODELS.get(model, model)}, {paper.DATASETS.get(dataset, dataset)}": [
+            drawn(entry) for entry in own
+        ]
+        for (model, dataset), own in _by_place(shown).items()
+    }
+    return Document(
+        name=name,
+        title=ablation.title,
+        text=[
+            *ablation.text,
+            f"Test metrics at the epoch of the best validation {CRITERION}; full ranking, "
+            "leave-one-out. Mean ± standard deviation over seeds, which are error bars in the "
+            "picture where there are two seeds or more; *paper* is its mean of five seeds, "
+            "*difference* is ours against it. Rows of fewer epochs than published were stopped "
+            "early and cannot be held against the paper.",
+            *text,
+            trained_on([(entry.row, entry.cell) for entry in entries]),
+        ],
+        tables=tables,
+        missing=not_done,
+        content={
+            "table": name,
+            "metrics": METRICS,
+            "points": [
+                _entry_json(entry, entry in shown, ablation.kind == "curves") for entry in entries
+            ],
+            "missing": not_done,
+        },
+        draw=lambda path: DRAWING[ablation.kind](panels, ablation.x_label, path),
+    )
+
+
+def drawn(entry: Entry) -> Drawn:
+    """What the picture shows of a point."""
+    published = entry.row.paper[METRICS.index(CRITERION)] if entry.row.paper else None
+    series, x = entry.point.series, entry.point.x
+    return Drawn(series, x, entry.cell.values(CRITERION), entry.curves, published)
+
+
+DRAWING = {
+    "lines": ablation_pictures.draw_lines,
+    "bars": ablation_pictures.draw_bars,
+    "curves": ablation_pictures.draw_curves,
+}
+CURVES = (("training loss", "train_loss"), (f"validation {CRITERION}", CRITERION))
+
+
+def _by_place(entries: Sequence[Entry]) -> dict[tuple[str, str], list[Entry]]:
+    places: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        places.setdefault((entry.row.model, entry.row.dataset), []).append(entry)
+    return places
+
+
+def verdict(entries: Sequence[Entry]) -> str:
+    """Which point is the best and which the worst, whichever way they fall."""
+    epochs = max((entry.cell.epochs for entry in entries), default=0)
+    longest = [entry for entry in entries if entry.cell.results and entry.cell.epochs == epochs]
+    if len(longest) < 2:
+        return "fewer than two runs are done yet."
+    ordered = sorted(longest, key=lambda entry: mean(entry.cell.values(CRITERION)) or 0.0)
+    worst, best = (
+        f"*{e.row.label}* ({score(mean(e.cell.values(CRITERION)))})"
+        for e in ordered[:: len(ordered) - 1]
+    )
+    return (
+        f"by test {CRITERION} after {epochs} epochs, the best of {len(longest)} is {best} and the "
+        f"worst {worst}."
+    )
+
+
+def _alternatives_table(title: str, entries: Sequence[Entry], best: Sequence[Entry]) -> Table:
+    rows = [
+        [
+            entry.row.label,
+            "shown" if entry in best and entry.cell.results else "",
+            score_over_seeds(validation(entry.cell)),
+            score_over_seeds(entry.cell.values(CRITERION)),
+        ]
+        for entry in entries
+    ]
+    header = ("Run", "", f"Validation {CRITERION}", f"Test {CRITERION}")
+    return Table(f"{title}: what was tuned on validation", header, rows, text_columns=2)
+
+
+def _gains_table(title: str, entries: Sequence[Entry], baseline: str) -> Table:
+    """Gains by metric and, as the paper has them, their average."""
+    (base,) = (entry.cell for entry in entries if entry.point.series == baseline)
+    rows: list[list[str]] = []
+    for entry in entries:
+        if entry.cell is not base:
+            gains = [gain(entry.cell, base, metric) for metric in METRICS]
+            average = mean([g for g in gains if g is not None])
+            rows.append([entry.row.label, *map(percent, [*gains, average])])
+    header = ("Run", *METRICS, "average")
+    return Table(f"{title}: gain over {baseline}, over common seeds", header, rows)
+
+
+def _curves_table(title: str, entries: Sequence[Entry], what: str, key: str) -> Table:
+    """A curve at some epochs, the mean over seeds."""
+    rows: list[list[str]] = []
+    for entry in entries:
+        at = [_values_at(entry.curves, key, epoch) for epoch in CURVE_EPOCHS]
+        rows.append([entry.row.label, *(f"{mean(v):.4f}" if v else NONE for v in at)])
+    header = ("Run", *(f"epoch {epoch}" for epoch in CURVE_EPOCHS))
+    return Table(f"{title}: {what}", header, rows)
+
+
+def _values_at(curves: Sequence[Curve], key: str, epoch: int) -> list[float]:
+    records = [record for curve in curves for record in curve if record["epoch"] == epoch]
+    return [(record | record["valid"])[key] for record in records]
+
+
+def _entry_json(entry: Entry, shown: bool, with_curves: bool) -> dict[str, Any]:
+    """What the JSON file says of a point."""
+    content = {
+        "series": entry.point.series,
+        "x": entry.point.x,
+        "shown": shown,
+        **row_json(entry.row, entry.cell),
+        f"validation {CRITERION}": mean(validation(entry.cell)),
+    }
+    return content | ({"curves": entry.curves} if with_curves else {})

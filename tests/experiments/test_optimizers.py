@@ -1,0 +1,195 @@
+"""What the settings of an optimiser come to."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import sevo_jax
+from experiments import train, trainer
+from experiments.configs import MODELS
+from experiments.errors import UserError
+from experiments.graphs import item_graph, user_item_graph
+from experiments.optimizers import add_smoothness_gradient, make_optimizer
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+TABLE = [["item_embedding"]]
+
+
+def settings_of(optimizer: str, model: str = "sasrec", **changed):
+    published = MODELS[model]("synthetic", optimizer)
+    return dataclasses.replace(published, dim=4, max_len=5, num_heads=1, num_blocks=1, **changed)
+
+
+def steps_of(optimizer: optax.GradientTransformation, params):
+    """Two steps: the second meets fewer items, so that the moments of others rest, or do not."""
+    rng = np.random.default_rng(0)
+    state = optimizer.init(params)
+    update, found = jax.jit(optimizer.update), []
+    for met in (None, 5):
+        gradient = jax.tree.map(
+            lambda p, met=met: jnp.zeros(p.shape).at[:met].set(rng.normal(size=p[:met].shape)),
+            params,
+        )
+        updates, state = update(gradient, state, params)
+        found.append(updates)
+    return found
+
+
+def check_equal(small, optimizer, expected, **changed):
+    """The optimiser of the settings takes the steps of the one expected, and not the usual ones."""
+    usual, settings = settings_of(optimizer), settings_of(optimizer, **changed)
+    model = trainer.make_model(trainer.Run("sasrec", "small", optimizer, 0, settings), small)
+    params = nnx.state(model, nnx.Param)
+    ours, others, before = (
+        steps_of(tx, params)
+        for tx in (
+            make_optimizer(optimizer, settings, small, model),
+            expected(settings),
+            make_optimizer(optimizer, usual, small, model),
+        )
+    )
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(others), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-9)
+    tables = (jax.tree.leaves(steps[1]["item_embedding"])[0] for steps in (ours, before))
+    assert not np.allclose(*tables, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "method"),
+    [
+        ("sevo-adamw", "neumann_unscaled"),
+        ("sevo-adamw", "exact"),
+        ("sevo-adam", "iterative"),
+        ("sevo-sgd", "iterative"),
+    ],
+)
+def test_methods(small, optimizer, method):
+    def expected(s):
+        common = {"tables": TABLE, "method": method, "weight_decay": s.weight_decay}
+        graph = item_graph(small, 50)
+        if optimizer == "sevo-sgd":
+            return sevo_jax.sevo_sgd(s.learning_rate, graph, momentum=s.b1, **common)
+        make = {"sevo-adamw": sevo_jax.sevo_adamw, "sevo-adam": sevo_jax.sevo_adam}[optimizer]
+        return make(s.learning_rate, graph, b1=s.b1, b2=s.b2, **common)
+
+    check_equal(small, optimizer, expected, method=method)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"keep": "first", "max_len_graph": 3},
+        {"walk_length": 3},
+        {"walk_length": 3, "weighting": "frequency"},
+    ],
+    ids=str,
+)
+def test_graphs(small, changed):
+    ways = {"max_len": 50} | {k.replace("max_len_graph", "max_len"): v for k, v in changed.items()}
+
+    def expected(s):
+        graph = sevo_jax.sequence_graph(
+            small.items[small.training_part()],
+            small.num_items + 1,
+            lengths=small.lengths - 2,
+            **ways,
+        )
+        return sevo_jax.sevo_adamw(
+            s.learning_rate, graph, tables=TABLE, b1=s.b1, b2=s.b2, weight_decay=s.weight_decay
+        )
+
+    check_equal(small, "sevo-adamw", expected, **changed)
+
+
+def test_no_moment_correction(small):
+    def expected(s):
+        return optax.chain(
+            optax.scale_by_adam(s.b1, s.b2),
+            sevo_jax.sevo_smooth(item_graph(small, 50), tables=TABLE),
+            optax.add_decayed_weights(s.weight_decay),
+            optax.scale_by_learning_rate(s.learning_rate),
+        )
+
+    check_equal(small, "sevo-adamw", expected, moment_correction=False)
+
+
+def test_smoothness_in_the_loss(small):
+    """AdamW of the gradient of a loss that has the term."""
+    graph = item_graph(small, 50)
+
+    def expected(s):
+        def term(params):
+            table = params["item_embedding"].embedding[...]
+            return s.smoothness_weight * sevo_jax.smoothness(graph, table)
+
+        adamw = optax.adamw(s.learning_rate, s.b1, s.b2, weight_decay=s.weight_decay)
+
+        def update(updates, state, params):
+            updates = jax.tree.map(jnp.add, updates, jax.grad(term)(params))
+            return adamw.update(updates, state, params)
+
+        return optax.GradientTransformation(adamw.init, update)
+
+    check_equal(small, "adamw", expected, smoothness_weight=0.5)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-14), ("float32", 1e-6)])
+def test_gradient_of_smoothness(small, dtype, tolerance):
+    """Of joint tables and of tables on their own."""
+    rng = np.random.default_rng(0)
+    items, pairs = item_graph(small, 50), user_item_graph(small)
+    with jax.enable_x64(dtype == "float64"):
+        sizes = {"a": small.num_items + 1, "b": small.num_items + 1, "users": small.num_users}
+        params = {k: jnp.asarray(rng.normal(size=(n, 4)), dtype) for k, n in sizes.items()}
+
+        def apart(p):
+            return 0.1 * (sevo_jax.smoothness(items, p["a"]) + sevo_jax.smoothness(items, p["b"]))
+
+        def joint(p):
+            table = jnp.concatenate([p["users"], p["a"]])
+            return 0.1 * sevo_jax.smoothness(pairs, table)
+
+        for term, graph, tables in (
+            (apart, items, [["a"], ["b"]]),
+            (joint, pairs, [["users", "a"]]),
+        ):
+            tx = add_smoothness_gradient(0.1, graph, tables)
+            found, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+            for name, wanted in jax.grad(term)(params).items():
+                assert found[name].dtype == dtype
+                np.testing.assert_allclose(found[name], 1 + wanted, rtol=0, atol=10 * tolerance)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "changed", "readers"),
+    [
+        ("adamw", {"method": "iterative"}, "sevo-adamw, sevo-adam, sevo-sgd"),
+        ("adam", {"keep": "first"}, "sevo-adamw, sevo-adam, sevo-sgd"),
+        ("sgd", {"walk_length": 2}, "sevo-adamw, sevo-adam, sevo-sgd"),
+        ("adamw", {"weighting": "frequency"}, "sevo-adamw, sevo-adam, sevo-sgd"),
+        ("sevo-adam", {"moment_correction": False}, "sevo-adamw"),
+        ("sevo-adamw", {"smoothness_weight": 0.1}, "adamw"),
+    ],
+)
+def test_settings_that_a_run_does_not_read(optimizer, changed, readers):
+    with pytest.raises(UserError, match=f"read by {readers} alone; sasrec with {optimizer}"):
+        train.make_runs(train.Options(optimizer=(optimizer,), **changed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"walk_length": 0}, "--walk-length: must be at least 1, got 0"),
+        ({"smoothness_weight": -1.0}, "--smoothness-weight: must be at least 0, got -1.0"),
+    ],
+)
+def test_settings_out_of_their_range(changed, message):
+    with pytest.raises(UserError, match=message):
+        train.make_runs(train.Options(**changed))
