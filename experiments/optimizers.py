@@ -11,7 +11,7 @@ import sevo_jax
 from experiments.backbones import sasrec
 from experiments.configs import Hyperparameters
 from experiments.data import Interactions
-from experiments.graphs import item_graph, teacher_graph, user_item_graph
+from experiments.graphs import category_graph, item_graph, teacher_graph, user_item_graph
 from experiments.teachers import load_teacher
 from models import Backbone
 
@@ -39,11 +39,15 @@ def make_optimizer(
         table = load_teacher(s, data, sasrec).item_embedding.embedding[...]
         graph = teacher_graph(table, s.num_neighbours, s.tau)
         tables = [[t] for t in model.tables]
-    elif s.graph == "item-item":
-        num_nodes = data.num_items + (2 if model.task == "masked" else 1)
-        graph, tables = item_graph(data, s.max_len_graph, num_nodes), [[t] for t in model.tables]
-    else:
+    elif s.graph == "user-item":
         graph, tables = user_item_graph(data), [["user_embedding", *model.tables]]
+    else:
+        num_nodes = data.num_items + (2 if model.task == "masked" else 1)
+        if s.graph == "category":
+            graph = category_graph(data, num_nodes)
+        else:
+            graph = item_graph(data, s.max_len_graph, num_nodes)
+        tables = [[t] for t in model.tables]
     smoothing: dict[str, Any] = {
         "tables": tables,
         "beta": s.beta,

@@ -89,10 +89,11 @@ class Hyperparameters:
     beta: float = _setting(0.99, "Degree of smoothness, in [0, 1).", SEVO)
     num_layers: int = _setting(3, "Sparse products of a smoothing.", SEVO)
     max_len_graph: int = _setting(50, "Newest training items of a user that make edges.", SEVO)
-    graph: Literal["item-item", "user-item", "teacher"] = _setting(
+    graph: Literal["item-item", "user-item", "category", "teacher"] = _setting(
         "item-item",
-        "SEvo: smooth items over consecutive ones, (mf-bpr) users with their items, or items over "
-        "the nearest neighbours in a teacher's table.",
+        "SEvo: smooth items over consecutive ones, (mf-bpr) users with their items, items over "
+        "those of the same categories (beauty, ml-1m), or over the nearest neighbours in a "
+        "teacher's table.",
     )
     num_neighbours: int = _setting(10, "Neighbours of an item in the graph of a teacher.", SEVO)
     tau: float = _setting(1.0, "Bandwidth of the graph of a teacher, exp(-distance / tau).", SEVO)
