@@ -8,7 +8,20 @@ from collections.abc import Callable
 import tyro
 
 from experiments.errors import UserError, check_name
-from experiments.reproduce import a4, table1, table2, table3, table5, table6, table8, when_it_helps
+from experiments.reproduce import (
+    a4,
+    accuracy_time,
+    figure2b,
+    figure6,
+    table1,
+    table2,
+    table3,
+    table4,
+    table5,
+    table6,
+    table8,
+    when_it_helps,
+)
 from experiments.reproduce.options import Options
 from experiments.reproduce.runs import say
 from experiments.train import ignore_closed_loop
@@ -18,9 +31,13 @@ TABLES: dict[str, Callable[[Options], int]] = {
     "table1": table1.make,
     "table2": table2.make,
     "table3": table3.make,
+    "table4": table4.make,
     "table5": table5.make,
     "table6": table6.make,
     "table8": table8.make,
+    "figure2b": figure2b.make,
+    "figure6": figure6.make,
+    "accuracy-time": accuracy_time.make,
     "when-it-helps": when_it_helps.make,
     "a4": a4.make,
 }

@@ -141,7 +141,9 @@ def progress_of(cell: Cell) -> list[str]:
     ]
 
 
-def cell_json(cell: Cell, metrics: Sequence[str], paper: Sequence[float] | None) -> dict[str, Any]:
+def cell_json(
+    cell: Cell, metrics: Sequence[str], paper: Sequence[float | None] | None
+) -> dict[str, Any]:
     """What the JSON file says of a cell: everything, in full precision."""
     scores: dict[str, Any] = {}
     for i, metric in enumerate(metrics):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,9 +22,10 @@ class Options:
     """
 
     table: tyro.conf.Positional[str]
-    """table1 (data sets), table2 (accuracy), table3 (large data sets), table5 (distillation),
-    table6 (graph neural networks with SEvo), table8 (time), when-it-helps (losses, data and
-    popularity) or a4 (LightGCN as MF smoothed twice)."""
+    """table1 (data sets), table2 (accuracy), table3 (large data sets), table4 (categories), table5
+    (distillation), table6 (graph neural networks with SEvo), table8 (time), figure2b (smoothness
+    during training), figure6 (embeddings by category), accuracy-time (models by training time),
+    when-it-helps (losses, data and popularity) or a4 (LightGCN as MF smoothed twice)."""
     models: tuple[str, ...] = ()
     """Which models, for table5 methods; all that the table has, if not given."""
     datasets: tuple[str, ...] = ()
@@ -31,7 +33,8 @@ class Options:
     optimizers: tuple[str, ...] = ()
     """Which optimisers; all that the table has, if not given."""
     seeds: tuple[int, ...] = ()
-    """Which seeds; if not given, 0 to 4 as in the paper, 0 alone for when-it-helps and a4."""
+    """Which seeds; if not given, 0 to 4 as in the paper, 0 alone for figure2b, figure6,
+    when-it-helps, a4 and a quick look."""
     epochs: int | None = None
     """Stop runs after so many epochs; the table says so. The published number if not given."""
     runs: Path = Path("results/runs")
@@ -42,6 +45,29 @@ class Options:
     """Where to look for the files of named data sets; $SEVO_DATA or a cache if not given."""
     train: bool = True
     """Whether to run what is missing, or write the table from what there is."""
+    quick: bool = False
+    """A quick look: a small slice of the data and few epochs, in folders of their own."""
+
+
+QUICK_SHARE, QUICK_EPOCHS = 0.1, 10
+"""Of the users, and of the training, in a quick look."""
+
+
+def with_own_folders(options: Options) -> Options:
+    """For a quick look, the folders that are not given in a new temporary one."""
+    if not options.quick:
+        return options
+    new = Path(tempfile.mkdtemp(prefix=f"sevo-{options.table}-"))
+    return dataclasses.replace(
+        options,
+        runs=new / "runs" if options.runs == Options.runs else options.runs,
+        out=new if options.out == Options.out else options.out,
+    )
+
+
+def titled(title: str, quick: bool) -> str:
+    """The heading of a page, which tells a quick look."""
+    return f"{title} (quick look: {QUICK_SHARE:.0%} of the users)" if quick else title
 
 
 def chosen(

@@ -107,7 +107,7 @@ def cells_of(
     ]
 
 
-def differences(cell: Cell, metrics: Sequence[str], paper: Sequence[float]) -> list[str]:
+def differences(cell: Cell, metrics: Sequence[str], paper: Sequence[float | None]) -> list[str]:
     """How far the means are above the paper's, for reading.
 
     A run that was stopped early says nothing of the paper's.
