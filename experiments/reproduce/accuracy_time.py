@@ -152,7 +152,7 @@ def compose(
             f"SEvo's settings). *{BESIDE}*: the seconds are those of the runs, which shared the "
             "machine: they are inflated, by how much is not known, and only Table 8's can be held "
             "against each other. Runs that were stopped before the published number of epochs are "
-            "hollow in the picture: they would go on to rise and to take longer.",
+            "hollow in the picture: they would take longer, and may not have reached their best.",
             f"Trained on: {', '.join(devices) or 'nothing yet'}.",
         ],
         tables=tables,
@@ -201,7 +201,13 @@ def draw(datasets: Sequence[str], points: Sequence[Point], path: Path) -> None:
     mpl.use("agg")
     shown = [name for name in datasets if any(p.row.dataset == name for p in points)]
     figure, panels = plt.subplots(
-        1, len(shown), figsize=(2.5 + 4 * len(shown), 4.2), layout="constrained", squeeze=False
+        1,
+        len(shown),
+        figsize=(2.5 + 4 * len(shown), 4.2),
+        layout="constrained",
+        squeeze=False,
+        sharex=True,
+        sharey=True,
     )
     for axes, dataset in zip(panels[0], shown, strict=True):
         own = [point for point in points if point.row.dataset == dataset]
@@ -235,7 +241,7 @@ def draw(datasets: Sequence[str], points: Sequence[Point], path: Path) -> None:
 
 
 def _legend(figure: Any, points: Sequence[Point]) -> None:
-    def sign(label: str, color: str, marker: str, **look: Any) -> Any:
+    def sign(label: str, color: Any, marker: str, **look: Any) -> Any:
         return Line2D([], [], color=color, marker=marker, ls="", ms=8, label=label, **look)
 
     models = [m for m in paper.MODELS if any(p.row.model == m for p in points)]

@@ -30,7 +30,7 @@ from experiments.reproduce import documents
 from experiments.reproduce.documents import Document, Table
 from experiments.reproduce.options import (
     QUICK_EPOCHS,
-    QUICK_SHARE,
+    QUICK_SETTINGS,
     Options,
     chosen,
     chosen_seeds,
@@ -75,7 +75,7 @@ def make(options: Options) -> int:
             raise UserError(f"--{option}: figure2b takes one, got {len(values)}")
     settings = MODELS[MODEL](datasets[0], OPTIMIZER)
     if options.quick:
-        settings = dataclasses.replace(settings, user_share=QUICK_SHARE, epochs=QUICK_EPOCHS)
+        settings = dataclasses.replace(settings, epochs=QUICK_EPOCHS, **QUICK_SETTINGS)
     if options.epochs is not None:
         settings = dataclasses.replace(settings, epochs=options.epochs)
     settings.check()

@@ -6,6 +6,7 @@ import dataclasses
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -49,8 +50,9 @@ class Options:
     """A quick look: a small slice of the data and few epochs, in folders of their own."""
 
 
-QUICK_SHARE, QUICK_EPOCHS = 0.1, 10
-"""Of the users, and of the training, in a quick look."""
+QUICK_SHARE, QUICK_EPOCHS = 0.1, 5
+QUICK_SETTINGS: dict[str, Any] = {"user_share": QUICK_SHARE, "batch_size": 64}
+"""Of a quick look: few users, and small batches, so that few epochs have some hundred steps."""
 
 
 def with_own_folders(options: Options) -> Options:

@@ -22,7 +22,7 @@ from experiments.reproduce.cells import (
 from experiments.reproduce.documents import Document, Table
 from experiments.reproduce.options import (
     QUICK_EPOCHS,
-    QUICK_SHARE,
+    QUICK_SETTINGS,
     Options,
     chosen,
     chosen_seeds,
@@ -81,7 +81,7 @@ def make_rows(dataset: str, quick: bool = False) -> list[Row]:
     for graph, beta in CONDITIONS:
         settings: dict[str, Any] = {"graph": graph, "beta": beta}
         if quick:
-            settings["user_share"] = QUICK_SHARE
+            settings |= QUICK_SETTINGS
         published = None if quick else TABLE_4.get((dataset, graph, beta))
         label = f"{GRAPHS[graph]}, β = {beta:g}" if beta else "Not smoothed, β = 0"
         rows.append(Row(dataset, MODEL, label, MODEL, SEVO, settings, published))
