@@ -66,9 +66,8 @@ def trained(monkeypatch) -> list[Run]:
     def fake(runs, data, folders, *, resume, stop, report):
         for run, folder in zip(runs, folders, strict=True):
             claim_folder(run, data, folder)
-            score = (
-                0.04 + 0.01 * run.settings.beta + 0.001 * np.random.default_rng(run.seed).random()
-            )
+            noise = np.random.default_rng([run.seed, int(100 * run.settings.beta)]).random()
+            score = 0.04 + 0.01 * run.settings.beta + 0.001 * noise
             result = {"seed": run.seed, "epochs": run.settings.epochs, "best_epoch": 1}
             result |= {"test": dict.fromkeys(paper.METRICS, score), "seconds_per_epoch": 1.5}
             write_json(folder / "result.json", result | {"device": "abacus"})
@@ -135,17 +134,11 @@ def test_table4_without_categories(data_dir, tmp_path, trained, monkeypatch):
 def test_a_quick_look(data_dir, tmp_path, trained):
     assert call("table4", tmp_path, data_dir, "--quick") == 0
     assert len(trained) == 5
-    assert {(r.dataset, r.seed, r.settings.epochs) for r in trained} == {
-        ("beauty", 0, QUICK_EPOCHS)
-    }
+    assert {(r.dataset, r.seed) for r in trained} == {("beauty", 0)}
+    assert {r.settings.epochs for r in trained} == {QUICK_EPOCHS}
     assert {r.settings.user_share for r in trained} == {0.1}
-    assert (
-        (tmp_path / "table4.md")
-        .read_text()
-        .startswith(
-            "# Table 4: smoothing over interactions and over categories (quick look: 10% of the users)"
-        )
-    )
+    title = (tmp_path / "table4.md").read_text().splitlines()[0]
+    assert title.endswith(" (quick look: 10% of the users)")
 
 
 def test_a_quick_look_has_folders_of_its_own(tmp_path):
@@ -182,9 +175,8 @@ def test_figure6(data_dir, tmp_path, trained, tables):
     assert (unsmoothed["beta"], smoothed["beta"]) == (0, 0.99)
     assert smoothed["share_of_neighbours"] > unsmoothed["share_of_neighbours"]
     assert smoothed["smoothness_over_categories"] < unsmoothed["smoothness_over_categories"]
-    assert unsmoothed["share_of_neighbours"] == pytest.approx(
-        content["share_of_all_pairs"], abs=0.03
-    )
+    chance = content["share_of_all_pairs"]
+    assert unsmoothed["share_of_neighbours"] == pytest.approx(chance, abs=0.03)
     assert len(content["coloured"]) == 6
     assert (tmp_path / "figure6.png").stat().st_size > 10_000
     assert {r.seed for r in trained} == {0}
