@@ -13,7 +13,6 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from experiments import paper
 from experiments.configs import MODELS
@@ -52,6 +51,8 @@ HEADER = (
 COLORS = dict(zip(paper.MODELS, mpl.color_sequences["tab10"], strict=False))
 MARKERS = {False: "o", True: "^"}
 """Without SEvo and with it."""
+FAINT = 0.4
+"""Of seconds that were taken beside other jobs."""
 
 
 class Point(NamedTuple):
@@ -152,7 +153,8 @@ def compose(
             f"SEvo's settings). *{BESIDE}*: the seconds are those of the runs, which shared the "
             "machine: they are inflated, by how much is not known, and only Table 8's can be held "
             "against each other. Runs that were stopped before the published number of epochs are "
-            "hollow in the picture: they would take longer, and may not have reached their best.",
+            "hollow in the picture: they would take longer, and may not have reached their best. "
+            f"Those timed {BESIDE} are faint.",
             f"Trained on: {', '.join(devices) or 'nothing yet'}.",
         ],
         tables=tables,
@@ -220,7 +222,7 @@ def draw(datasets: Sequence[str], points: Sequence[Point], path: Path) -> None:
                 marker=MARKERS[point.row.optimizer == SEVO],
                 edgecolors=color,
                 facecolors="none" if point.stopped else color,
-                linestyle="-" if point.quiet else ":",
+                alpha=1 if point.quiet else FAINT,
                 linewidths=1.5,
                 zorder=3,
             )
@@ -230,11 +232,12 @@ def draw(datasets: Sequence[str], points: Sequence[Point], path: Path) -> None:
                 [p.seconds for p in pair], [p.score for p in pair], color=COLORS[model], lw=0.8
             )
         axes.set(xscale="log", title=paper.DATASETS.get(dataset, dataset))
-        axes.set(xlabel="seconds of training up to the best epoch", ylabel=f"test {CRITERION}")
+        axes.set(xlabel="seconds of training up to the best epoch")
         axes.margins(0.15)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
+    panels[0, 0].set(ylabel=f"test {CRITERION}")
     _legend(figure, points)
     figure.savefig(path, dpi=150)
     plt.close(figure)
@@ -250,6 +253,5 @@ def _legend(figure: Any, points: Sequence[Point]) -> None:
     if any(p.stopped for p in points):
         signs.append(sign("stopped early", "black", MARKERS[False], mfc="none"))
     if any(not p.quiet for p in points):
-        ring = Patch(ec="black", fc="none", ls=":", label=f"timed {BESIDE}")
-        signs.append(ring)
+        signs.append(sign(f"timed {BESIDE}", "black", MARKERS[False], alpha=FAINT))
     figure.legend(handles=signs, loc="outside right upper", frameon=False, fontsize="small")
