@@ -106,6 +106,8 @@ SPECIAL = str.maketrans(
         "β": r"$\beta$",
         "–": "--",
         "…": r"\dots{}",
+        "‖": r"$\Vert$",
+        "²": r"$^2$",
     }
 )
 

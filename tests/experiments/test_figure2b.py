@@ -95,6 +95,7 @@ def test_the_page(few_users, tmp_path):
     assert "| 0.99 | 0.9000 |" in " ".join(text[relative:total].split())
     assert "| 0.0100 | – | 0.5000 |" in " ".join(text[relative:total].split())
     assert "| 0.99 | 6.0 | 0.0 | 2.0 | 0.5000 |" in " ".join(text[total:].split())
+    assert r"J(X) / $\Vert$X$\Vert$$^2$" in (tmp_path / "figure2b.tex").read_text()
 
     assert main(options) == 0  # what is there is kept
     assert few_users == [0.5, 0.99]
