@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from jaxtyping import Array, Float
 
 import sevo_jax
-from experiments.data import Interactions
+from experiments.data import Interactions, load_categories
 from experiments.errors import UserError
 
 
@@ -48,6 +48,20 @@ def user_item_graph(data: Interactions) -> sevo_jax.Graph:
     training = data.training_part()
     return sevo_jax.bipartite_graph(
         data.owners[training], data.items[training], data.num_users, data.num_items + 1
+    )
+
+
+def category_graph(data: Interactions, num_nodes: int | None = None) -> sevo_jax.Graph:
+    """Items that share a category which is not too large (Section C.2); node 0 is padding.
+
+    Raises:
+        UserError: as `load_categories`.
+    """
+    categories = load_categories(data)
+    return sevo_jax.category_graph(
+        categories.members,
+        data.num_items + 1 if num_nodes is None else num_nodes,
+        max_category_size=categories.max_size,
     )
 
 

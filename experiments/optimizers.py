@@ -13,7 +13,7 @@ import sevo_jax
 from experiments.backbones import sasrec
 from experiments.configs import Hyperparameters
 from experiments.data import Interactions
-from experiments.graphs import item_graph, teacher_graph, user_item_graph
+from experiments.graphs import category_graph, item_graph, teacher_graph, user_item_graph
 from experiments.teachers import load_teacher
 from models import Backbone
 
@@ -74,6 +74,8 @@ def smoothed_tables(
     if s.graph == "user-item":
         return user_item_graph(data), [["user_embedding", *model.tables]]
     num_nodes = data.num_items + (2 if model.task == "masked" else 1)
+    if s.graph == "category":
+        return category_graph(data, num_nodes), own
     graph = item_graph(
         data,
         s.max_len_graph,

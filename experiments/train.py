@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments import summary, trainer
 from experiments.configs import MODELS, OPTIMIZERS, Hyperparameters, check_read, reads
-from experiments.data import Interactions, load
+from experiments.data import Interactions, load, load_categories
 from experiments.errors import UserError, check_name
 from experiments.graphs import check_neighbours
 
@@ -268,6 +268,8 @@ def run_all(
         for run in runs:  # before the first of them trains for hours
             if run.settings.graph == "teacher":
                 check_neighbours(run.settings.num_neighbours, data.num_items)
+            if run.settings.graph == "category":
+                load_categories(data)
             finished = trainer.check_folder(run, data, folders[run], options.resume)
             if options.resume and not finished and not (folders[run] / "config.json").exists():
                 say(f"{folders[run].name}: nothing to resume, starts anew")

@@ -108,10 +108,11 @@ class Hyperparameters:
     weighting: Literal["distance", "frequency"] = _setting(
         "distance", "What a pair adds to its edge: 1 over its distance, or 1.", SEVO
     )
-    graph: Literal["item-item", "user-item", "teacher"] = _setting(
+    graph: Literal["item-item", "user-item", "category", "teacher"] = _setting(
         "item-item",
-        "SEvo: smooth items over consecutive ones, (mf-bpr) users with their items, or items over "
-        "the nearest neighbours in a teacher's table.",
+        "SEvo: smooth items over consecutive ones, (mf-bpr) users with their items, items over "
+        "those of the same categories (beauty, ml-1m), or over the nearest neighbours in a "
+        "teacher's table.",
     )
     num_neighbours: int = _setting(10, "Neighbours of an item in the graph of a teacher.", SEVO)
     tau: float = _setting(1.0, "Bandwidth of the graph of a teacher, exp(-distance / tau).", SEVO)

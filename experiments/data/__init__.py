@@ -1,7 +1,16 @@
-"""Data sets: `load` by registered name or path."""
+"""Data sets: `load` by registered name or path; and the categories of their items."""
 
+from experiments.data.categories import Categories, load_categories
 from experiments.data.interactions import Interactions
 from experiments.data.registry import NAMES, at_hand, load
 from experiments.data.table1 import TABLE_1
 
-__all__ = ["NAMES", "TABLE_1", "Interactions", "at_hand", "load"]
+__all__ = [
+    "NAMES",
+    "TABLE_1",
+    "Categories",
+    "Interactions",
+    "at_hand",
+    "load",
+    "load_categories",
+]

@@ -29,6 +29,7 @@ class Interactions:
         user_ids: ``[users]``, the id that the source gave to each user.
         dropped_users: users left out because they had fewer than 3 interactions.
         notes: sentences on how the data came about, for whoever uses them.
+        source: the file that a registered data set was read from.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Interactions:
     user_ids: np.ndarray
     dropped_users: int = 0
     notes: tuple[str, ...] = ()
+    source: Path | None = None
 
     @property
     def num_users(self) -> int:

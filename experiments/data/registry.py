@@ -122,8 +122,10 @@ def _find(source: Source, folder: Path) -> Path | None:
 def _load_registered(name: str, source: Source, folder: Path) -> Interactions:
     file = _find(source, folder) or _download(source, folder)
     if file.name == source.text:
-        return read_text(file, name)
-    return cached(name, file, lambda: _read_raw(name, source, file))
+        data = read_text(file, name)
+    else:
+        data = cached(name, file, lambda: _read_raw(name, source, file))
+    return dataclasses.replace(data, source=file)
 
 
 def _read_raw(name: str, source: Source, path: Path) -> Interactions:

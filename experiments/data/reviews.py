@@ -53,28 +53,53 @@ def read_movielens(path: Path) -> pl.DataFrame:
         UserError: the file cannot be read, is damaged, has no ``ratings.dat``, or a rating in it
             lacks a field.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.namelist()
-            ratings = [name for name in members if Path(name).name == "ratings.dat"]
-            if not ratings:
-                raise UserError(
-                    f"{path}: found {', '.join(members[:8]) or 'nothing'}; expected ratings.dat"
-                )
-            content = archive.read(ratings[0])
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(
-            f"{path}: is no zip, or a damaged one ({error}); delete it to have it downloaded again"
-        ) from error
+    ratings, content = _member(path, "ratings.dat")
     try:
         events = pl.read_csv(content.replace(b"::", b","), has_header=False, schema=MOVIELENS)
     except pl.exceptions.PolarsError as error:
         raise UserError(
-            f"{path}, {ratings[0]}: expected lines of UserID::MovieID::Rating::Timestamp "
+            f"{path}, {ratings}: expected lines of UserID::MovieID::Rating::Timestamp "
             f"({first_line(error)})"
         ) from error
-    check_complete(events, path / ratings[0], "rating")
+    check_complete(events, path / ratings, "rating")
     return events.drop("rating")
+
+
+def read_genres(path: Path) -> dict[str, list[str]]:
+    """Reads ``movies.dat`` of MovieLens' zip: the genres of each movie, by its id.
+
+    Raises:
+        UserError: the file cannot be read, is damaged, has no ``movies.dat``, or a line of it is
+            not ``MovieID::Title::Genre|Genre``.
+    """
+    movies, content = _member(path, "movies.dat")
+    genres: dict[str, list[str]] = {}
+    for number, line in enumerate(content.decode("latin-1").splitlines(), 1):
+        fields = line.split("::")
+        if len(fields) != 3:
+            raise UserError(
+                f"{path}, {movies}, line {number}: found {line[:60]!r}; expected "
+                "MovieID::Title::Genre|Genre"
+            )
+        genres[fields[0]] = [genre for genre in fields[2].split("|") if genre]
+    return genres
+
+
+def _member(path: Path, wanted: str) -> tuple[str, bytes]:
+    """The file called ``wanted`` of a zip, in whatever folder: its whole name and its content."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.namelist()
+            name = next((name for name in members if Path(name).name == wanted), None)
+            if name is None:
+                raise UserError(
+                    f"{path}: found {', '.join(members[:8]) or 'nothing'}; expected {wanted}"
+                )
+            return name, archive.read(name)
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(
+            f"{path}: is no zip, or a damaged one ({error}); delete it to have it downloaded again"
+        ) from error
 
 
 def _whole_lines(file: io.BufferedIOBase) -> Iterator[bytes]:

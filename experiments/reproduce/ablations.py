@@ -362,6 +362,11 @@ def _rank(entry: Entry) -> tuple[int, float]:
     return entry.cell.epochs, mean(validation(entry.cell)) or 0.0
 
 
+def _listed(entries: Sequence[Entry]) -> str:
+    """The series of a picture, in words."""
+    return ", ".join(dict.fromkeys(entry.point.series for entry in entries))
+
+
 def compose(name: str, entries: Sequence[Entry], not_done: list[str]) -> Document:
     """The page of an ablation from what there is of its points."""
     ablation = ABLATIONS[name]
@@ -413,6 +418,7 @@ def compose(name: str, entries: Sequence[Entry], not_done: list[str]) -> Documen
             "missing": not_done,
         },
         draw=lambda path: DRAWING[ablation.kind](panels, ablation.x_label, path),
+        alt=f"{ablation.title}; by {ablation.x_label}, {_listed(entries)}",
     )
 
 

@@ -186,6 +186,8 @@ SPECIAL = str.maketrans(
         "λ": r"$\lambda$",
         "–": "--",
         "…": r"\dots{}",
+        "‖": r"$\Vert$",
+        "²": r"$^2$",
     }
 )
 

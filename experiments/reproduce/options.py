@@ -25,12 +25,13 @@ class Options:
     """
 
     table: tyro.conf.Positional[str]
-    """table1 (data sets), table2 (accuracy), table3 (large data sets), table5 (distillation),
-    table6 (graph neural networks with SEvo), table7 (number of layers), table8 (time), figure2a
-    (convergence with and without rescaling), figure3a (other optimisers), figure3b (approximations
-    over β), figure3c (moment correction), figure5a (first or last items in the graph), figure5b
-    (walk length), figure7 (smoothness in the loss), when-it-helps (losses, data and popularity) or
-    a4 (LightGCN as MF smoothed twice)."""
+    """table1 (data sets), table2 (accuracy), table3 (large data sets), table4 (categories), table5
+    (distillation), table6 (graph neural networks with SEvo), table7 (number of layers), table8
+    (time), figure2a (convergence with and without rescaling), figure2b (smoothness during
+    training), figure3a (other optimisers), figure3b (approximations over β), figure3c (moment
+    correction), figure5a (first or last items in the graph), figure5b (walk length), figure6
+    (embeddings by category), figure7 (smoothness in the loss), accuracy-time (models by training
+    time), when-it-helps (losses, data and popularity) or a4 (LightGCN as MF smoothed twice)."""
     models: tuple[str, ...] = ()
     """Which models, for table5 methods; all that the table has, if not given."""
     datasets: tuple[str, ...] = ()
@@ -38,8 +39,8 @@ class Options:
     optimizers: tuple[str, ...] = ()
     """Which optimisers; all that the table has, if not given."""
     seeds: tuple[int, ...] = ()
-    """Which seeds; if not given, 0 to 4 as in the paper, 0 alone for figures, table7, when-it-helps
-    and a4."""
+    """Which seeds; if not given, 0 to 4 as in the paper, 0 alone for figures, table7,
+    when-it-helps, a4 and a quick look."""
     epochs: int | None = None
     """Stop runs after so many epochs; the table says so. The published number if not given."""
     runs: Path = Path("results/runs")
@@ -51,8 +52,8 @@ class Options:
     train: bool = True
     """Whether to run what is missing, or write the table from what there is."""
     quick: bool = False
-    """Figures and table7: a quick look that says nothing of the paper's values, in minutes: a
-    small model on a tenth of the users, few epochs, some of the points, in a folder of its own."""
+    """Figures, table4 and table7: a quick look that says nothing of the paper's values, in minutes:
+    a small model on a tenth of the users, few epochs, some of the points, in folders of its own."""
 
 
 def chosen(

@@ -105,6 +105,17 @@ def is_finished(run: Run, outcome: Outcome) -> bool:
     return outcome.result is not None and outcome.result["epochs"] >= run.settings.epochs
 
 
+def marked(document: documents.Document, options: Options) -> documents.Document:
+    """The document, which says so if it is that of a quick look."""
+    if not options.quick:
+        return document
+    return document._replace(
+        title=f"{document.title} (a quick look)",
+        text=[QUICK_NOTE, *document.text],
+        content=document.content | {"quick": True},
+    )
+
+
 def carry_out(
     runs: Sequence[Run],
     options: Options,
@@ -138,11 +149,7 @@ def carry_out(
         return f"{options.table}: {count} of {len(runs)} runs are finished in {options.runs}"
 
     def write() -> str:
-        document = compose(outcomes)
-        if options.quick:
-            title, text = f"{document.title} (a quick look)", [QUICK_NOTE, *document.text]
-            content = document.content | {"quick": True}
-            document = document._replace(title=title, text=text, content=content)
+        document = marked(compose(outcomes), options)
         return ", ".join(map(str, documents.write(document, options.out)))
 
     todo = [run for run in runs if not is_finished(run, outcomes[run])] if options.train else []

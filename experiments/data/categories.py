@@ -1,0 +1,127 @@
+"""Categories of a data set's items: side information, from a file beside the interactions.
+
+Amazon Beauty has them in a JSON object of items and their categories, MovieLens-1M in the zip of
+its ratings. Both number the items as one particular file of interactions does, so that they go with
+no other.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.data.interactions import Interactions
+from experiments.data.reviews import read_genres
+from experiments.errors import UserError
+from experiments.files import read_json
+
+
+class Source(NamedTuple):
+    """Where the categories of a data set are.
+
+    Attributes:
+        file: their file's name.
+        of: the file of interactions whose item ids they have, in the same folder.
+        read: reads the categories of each item, by its id.
+        covers_more: whether the file may have items that the data set has not.
+        max_size: items of the largest category that makes edges; any number if ``None``.
+    """
+
+    file: str
+    of: str
+    read: Callable[[Path], Mapping[str, Any]]
+    covers_more: bool
+    max_size: int | None
+
+
+SOURCES = {
+    # All 637 categories, of up to 3,814 items, would join a quarter of all pairs: 37,314,630
+    # entries, beside some 220,000 of the items that follow each other. The 619 of at most 500 items
+    # make 2,635,926, and leave 631 of the 12,101 items without neighbours.
+    "beauty": Source("Beauty_item2attributes.json", "Beauty.txt", read_json, False, 500),
+    # The 5-core leaves some movies out. The 18 genres all make edges, as in Table 4.
+    "ml-1m": Source("ml-1m.zip", "ml-1m.zip", read_genres, True, None),
+}
+
+
+class Categories(NamedTuple):
+    """What shares a category.
+
+    Attributes:
+        names: of the categories, as the file has them.
+        members: the items of each, ``int64[items]``, numbered ``1 … num_items`` and sorted.
+        max_size: items of the largest category that makes edges; any number if ``None``.
+    """
+
+    names: Sequence[str]
+    members: Sequence[np.ndarray]
+    max_size: int | None
+
+
+def load_categories(data: Interactions) -> Categories:
+    """The categories of a registered data set's items.
+
+    Raises:
+        UserError: nothing is known of the data set's categories, their file is missing or malformed
+            or has items that the data set has not, or the data were read from another file than
+            the one whose items it numbers.
+    """
+    source = SOURCES.get(data.name)
+    if source is None or data.source is None:
+        raise UserError(
+            f"--graph: category needs a data set whose categories are known: {', '.join(SOURCES)}; "
+            f"got {data.name}"
+        )
+    path = data.source.with_name(source.file)
+    if data.source.name != source.of:
+        raise UserError(
+            f"{data.source}: does not number its items as {source.file} does; expected "
+            f"{source.of}: put both into {data.source.parent}, or name their folder with "
+            "--data-dir or $SEVO_DATA"
+        )
+    if not path.exists():
+        raise UserError(
+            f"{path}: is missing; expected a JSON object of items and lists of their categories: "
+            f"put it beside {source.of}"
+        )
+    return _by_category(source.read(path), data, path, source)
+
+
+def _by_category(
+    categories_of: Mapping[str, Any], data: Interactions, path: Path, source: Source
+) -> Categories:
+    numbers = {str(item): number for number, item in enumerate(data.item_ids.tolist(), 1)}
+    unknown = [item for item in categories_of if item not in numbers]
+    known = [item for item in categories_of if item in numbers]
+    if not known or (unknown and not source.covers_more):
+        some = ", ".join(map(repr, unknown[:5])) + ", …" * (len(unknown) > 5)
+        raise UserError(
+            f"{path}: {len(unknown)} of its {len(categories_of)} items are unknown to {source.of} "
+            f"({some or 'it is empty'}); expected ids such as {', '.join(list(numbers)[:3])}"
+        )
+    members: defaultdict[str, set[int]] = defaultdict(set)
+    for item in known:
+        own = categories_of[item]
+        if not isinstance(own, list) or not all(_is_name(name) for name in own):
+            raise UserError(
+                f"{path}: item {item!r} has {str(own)[:60]}; expected a list of categories, each "
+                "a name or a number"
+            )
+        if not own:
+            raise UserError(
+                f"{path}: item {item!r} has no category; expected one or more, or no such item"
+            )
+        for name in own:
+            members[str(name)].add(numbers[item])
+    return Categories(
+        list(members), [np.array(sorted(items)) for items in members.values()], source.max_size
+    )
+
+
+def _is_name(name: Any) -> bool:
+    is_number = isinstance(name, int) and not isinstance(name, bool)
+    return is_number or (isinstance(name, str) and bool(name.strip()))

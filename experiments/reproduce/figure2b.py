@@ -1,0 +1,249 @@
+"""Figure 2b: how smooth SASRec's variations are before and after smoothing, and its embeddings.
+
+After each epoch, the variation of its last step is computed again from the optimiser's state, whose
+corrected moments make it: the training itself is the ordinary one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+
+import sevo_jax
+from experiments import paper, train
+from experiments.configs import MODELS, Hyperparameters
+from experiments.data import NAMES, Interactions
+from experiments.epochs import Epochs, TrainState
+from experiments.errors import UserError
+from experiments.files import read_json
+from experiments.folders import Run
+from experiments.reproduce import documents
+from experiments.reproduce.documents import Document, Table
+from experiments.reproduce.options import (
+    Options,
+    chosen,
+    chosen_seeds,
+    quick_look,
+    quick_settings,
+    refuse,
+)
+from experiments.reproduce.runs import load_all, marked, say
+from experiments.trainer import device, initial_checkpoint, make_setup, used_users
+
+MODEL, OPTIMIZER = "sasrec", "sevo-adamw"
+BETAS = (0.0, 0.5, 0.9, 0.99, 0.999)
+EPS = 1e-8
+"""Of the optimiser's denominators."""
+STAGES = ("original variation", "smoothed variation", "embeddings")
+
+
+class Smoothness(NamedTuple):
+    """Of the three `STAGES`, ``float[3]`` each.
+
+    Attributes:
+        total: ``Tr(X' L~ X)``, as Eq. 2 has it.
+        relative: the same by the squared norm of ``X``; NaN where that is 0.
+    """
+
+    total: jax.Array
+    relative: jax.Array
+
+
+Series = dict[str, list[Any]]
+"""By epoch: ``epoch``, ``train_loss``, and the three values of ``total`` and of ``relative``."""
+
+
+def make(options: Options) -> int:
+    """Trains under each β that is not in the file yet, and writes the page after each."""
+    refuse(options, "models", "optimizers")
+    options = quick_look(options)
+    datasets = chosen("dataset", options.datasets, NAMES, ("beauty",))
+    seeds = chosen_seeds(options.seeds, (0,))
+    for option, values in (("datasets", datasets), ("seeds", seeds)):
+        if len(values) != 1:
+            raise UserError(f"--{option}: figure2b takes one, got {len(values)}")
+    settings = MODELS[MODEL](datasets[0], OPTIMIZER)
+    if options.quick:
+        settings = dataclasses.replace(settings, **quick_settings(MODEL, OPTIMIZER))
+    if options.epochs is not None:
+        settings = dataclasses.replace(settings, epochs=options.epochs)
+    settings.check()
+    run = Run(MODEL, datasets[0], OPTIMIZER, seeds[0], settings)
+    machine, found = kept(options.out / "figure2b.json", run)
+
+    def write() -> str:
+        document = marked(compose(run, found, machine), options)
+        return ", ".join(map(str, documents.write(document, options.out)))
+
+    write()
+    todo = [beta for beta in BETAS if beta not in found] if options.train else []
+    if todo:
+        data, reasons = load_all(datasets, options.data_dir)
+        for reason in reasons.values():
+            raise UserError(reason)
+        with train.progress_bar() as bar:
+            for beta in todo:
+                own = dataclasses.replace(run, settings=dataclasses.replace(settings, beta=beta))
+                task = bar.add_task(f"β = {beta:g}", total=settings.epochs, status="compiling")
+
+                def report(epoch: int, loss: float, task: Any = task) -> None:
+                    bar.update(task, completed=epoch, status=f"loss {loss:.4f}")
+
+                found[beta] = follow(own, data[datasets[0]], report)
+                write()
+    say(f"written: {write()}")
+    return 0
+
+
+def kept(file: Path, run: Run) -> tuple[str, dict[float, Series]]:
+    """What an earlier call found for the same training, by β, and on which machine.
+
+    Another machine's series are kept: a curve of smoothness is none of speed.
+    """
+    if not file.exists():
+        return device(), {}
+    held = read_json(file)
+    if held.get("run") != run.to_json():
+        say(f"{file} is of another training, so everything is trained anew")
+        return device(), {}
+    return held["device"], {float(beta): series for beta, series in held["series"].items()}
+
+
+def follow(
+    run: Run, data: Interactions, report: Callable[[int, float], None] = lambda *_: None
+) -> Series:
+    """Trains a run, and measures after each epoch.
+
+    Raises:
+        UserError: the loss is not finite.
+    """
+    used = used_users(run, data)
+    setup = make_setup(run, used)
+    layouts = setup.layouts(used, run.seed)
+    state = initial_checkpoint(run, setup, used).state
+    epochs = Epochs(setup.graphdef, setup.optimizer, setup.inputs, [layouts], state)
+    weights = layouts.sequences_per_step
+    measure = jax.jit(lambda state, step: measured(state, step, run.settings))
+    series: Series = {name: [] for name in ("epoch", "train_loss", "total", "relative")}
+    for epoch in range(1, run.settings.epochs + 1):
+        state, losses = epochs(state, epochs.lay_out(epoch - 1), epoch - 1)
+        own: Smoothness = jax.tree.map(np.asarray, measure(state, epoch * weights.size))
+        loss = float(np.average(np.asarray(losses[0], np.float64), weights=weights))
+        if not np.isfinite(loss):
+            raise UserError(f"{run.name}, β = {run.settings.beta:g}: the loss is {loss}")
+        series["epoch"].append(epoch)
+        series["train_loss"].append(loss)
+        series["total"].append(own.total.tolist())
+        series["relative"].append([float(x) if np.isfinite(x) else None for x in own.relative])
+        report(epoch, loss)
+    return series
+
+
+def measured(state: TrainState, step: Any, settings: Hyperparameters) -> Smoothness:
+    """The smoothness of the last step's variations, and of the embeddings after it.
+
+    Args:
+        state: of a SASRec that is trained by SEvo-AdamW.
+        step: steps so far, at least 1.
+        settings: β, L and the decay of the moments.
+    """
+    graph = optax.tree.get(state.opt_state, "graph")
+    mu, nu, table = (
+        tree["item_embedding"]["embedding"][...]
+        for tree in (
+            optax.tree.get(state.opt_state, "mu"),
+            optax.tree.get(state.opt_state, "nu"),
+            state.params,
+        )
+    )
+    variation = (mu / (1 - settings.b1**step)) / (jnp.sqrt(nu / (1 - settings.b2**step)) + EPS)
+    smoothed = sevo_jax.smooth(graph, variation, settings.beta, settings.num_layers)
+    stages = variation, smoothed, table
+    total = jnp.stack([sevo_jax.smoothness(graph, x) for x in stages])
+    return Smoothness(total, total / jnp.stack([(x**2).sum() for x in stages]))
+
+
+def compose(run: Run, found: dict[float, Series], machine: str) -> Document:
+    """The page: the values of the last epoch, and the picture of all of them."""
+    name = paper.DATASETS.get(run.dataset, run.dataset)
+    betas = [beta for beta in BETAS if beta in found]
+    absent = [f"β = {beta:g}: not trained" for beta in BETAS if beta not in found]
+    header = ("β", *STAGES, "training loss")
+    relative, total = (
+        [
+            [
+                f"{beta:g}",
+                *(number.format(x) if x is not None else documents.NONE for x in values),
+                f"{found[beta]['train_loss'][-1]:.4f}",
+            ]
+            for beta in betas
+            for values in [found[beta][key][-1]]
+        ]
+        for key, number in (("relative", "{:.4f}"), ("total", "{:,.1f}"))
+    )
+    s = run.settings
+    return Document(
+        name="figure2b",
+        title="Figure 2b: smoothness during training",
+        text=[
+            f"SASRec on {name}, trained by SEvo-AdamW for {s.epochs} epochs under each β, seed "
+            f"{run.seed}. After each epoch: the original variation, which is the optimiser's step "
+            "before smoothing, learning rate and weight decay, of the epoch's last batch; the "
+            "smoothed variation; and the embeddings.",
+            "The paper's text defines J(X) = Tr(X' L~ X) (Eq. 2) and does not say whether its "
+            "figure divides by a norm, nor its values. Smoothing makes a variation shorter too, "
+            "which alone lowers J: the picture and the first table have J(X) / ‖X‖², which is in "
+            "[0, 2], 0 where related rows are alike and 1 for rows that have nothing to do with "
+            "each other. The second table and the JSON file have J itself. All rows of the table "
+            "count; an isolated one, such as that of padding, adds its squared norm to J.",
+            f"Trained on: {machine}.",
+        ],
+        tables=[
+            Table("J(X) / ‖X‖² after the last epoch", header, relative),
+            Table("J(X) after the last epoch", header, total),
+        ],
+        missing=absent,
+        content={
+            "table": "figure2b",
+            "run": run.to_json(),
+            "device": machine,
+            "stages": STAGES,
+            "series": {str(beta): found[beta] for beta in betas},
+            "missing": absent,
+        },
+        draw=lambda path: draw({beta: found[beta] for beta in betas}, path),
+        alt="Smoothness of the original variation, the smoothed variation and the embeddings by "
+        "epoch, a line for each β",
+    )
+
+
+def draw(found: dict[float, Series], path: Path) -> None:
+    """A panel for each stage, a curve for each β."""
+    mpl.use("agg")
+    figure, panels = plt.subplots(1, 3, figsize=(11, 4), sharey=True, layout="constrained")
+    colors = dict(zip(BETAS, plt.get_cmap("viridis")(np.linspace(0, 0.9, len(BETAS))), strict=True))
+    numerals: Sequence[str] = ("I", "II", "III")
+    for i, (axes, stage) in enumerate(zip(panels, STAGES, strict=True)):
+        for beta, series in found.items():
+            values = [np.nan if v[i] is None else v[i] for v in series["relative"]]
+            label = f"β = {beta:g}"
+            axes.plot(series["epoch"], values, color=colors[beta], marker=".", label=label)
+        axes.set(title=f"({numerals[i]}) {stage}", xlabel="epoch")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set(ylabel="J(X) / ‖X‖²")
+    panels[0].set_ylim(bottom=0)
+    if found:
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right center", frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

@@ -1,0 +1,309 @@
+"""Figure 6: maps of SASRec's item embeddings, coloured by category, under each graph and β.
+
+They are those of Table 4's runs: the best epochs, as their checkpoints have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import scipy.sparse as sp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+from matplotlib.lines import Line2D
+
+import sevo_jax
+from experiments import paper
+from experiments.configs import MODELS
+from experiments.data import NAMES, Categories, Interactions, at_hand, load_categories
+from experiments.errors import UserError
+from experiments.folders import Run, restore_best_params
+from experiments.graphs import category_graph, item_graph
+from experiments.paper import SEVO
+from experiments.reproduce import table4
+from experiments.reproduce.documents import NONE, Document, Table
+from experiments.reproduce.options import (
+    Options,
+    chosen,
+    chosen_seeds,
+    quick_look,
+    refuse,
+)
+from experiments.reproduce.rows import Row, runs_of
+from experiments.reproduce.runs import (
+    Outcomes,
+    carry_out,
+    folder_of,
+    is_finished,
+    load_all,
+    missing,
+)
+from experiments.trainer import make_model, used_users
+
+NEIGHBOURS = 10
+COLOURED = 6
+"""How many categories have a colour."""
+UMAP_SEED = 0
+_ROWS_PER_BLOCK = 1024
+HEADER = (
+    "Embeddings",
+    "Smoothness over categories",
+    "Smoothness over interactions",
+    f"Of {NEIGHBOURS} neighbours, share a category",
+    "Best epoch",
+)
+
+
+class Side(NamedTuple):
+    """What embeddings are held against, over items ``1 … num_items``; node 0 is padding."""
+
+    by_category: sevo_jax.Graph
+    by_interaction: sevo_jax.Graph
+    colours: np.ndarray
+    """``int[num_items]``: which of the `COLOURED` categories, -1 for none."""
+    names: list[str]
+    """Of the categories that have a colour, for the legend."""
+
+
+class Map(NamedTuple):
+    """The embeddings of a run.
+
+    Attributes:
+        points: ``float[num_items, 2]``, by UMAP.
+        over_categories: smoothness by the squared norm, over the graph of categories.
+        over_interactions: the same over the graph of interactions.
+        shared: of each item's nearest neighbours by cosine, the share that has a category in
+            common with it.
+    """
+
+    points: np.ndarray
+    over_categories: float
+    over_interactions: float
+    shared: float
+
+
+def make(options: Options) -> int:
+    """Runs what is missing, and draws what has a checkpoint."""
+    refuse(options, "optimizers", "models")
+    options = quick_look(options)
+    usual = table4.DATASETS[0]
+    default = usual if at_hand(usual, options.data_dir) and not options.quick else "beauty"
+    datasets = chosen("dataset", options.datasets, NAMES, (default,))
+    seeds = chosen_seeds(options.seeds, (0,))
+    for option, values in (("datasets", datasets), ("seeds", seeds)):
+        if len(values) != 1:
+            raise UserError(f"--{option}: figure6 takes one, got {len(values)}")
+    data, reasons = load_all(datasets, options.data_dir)
+    for reason in reasons.values():
+        raise UserError(reason)
+    (interactions,) = data.values()
+    side = make_side(interactions, load_categories(interactions))
+    rows = table4.make_rows(datasets[0], options.quick)
+    _, order = runs_of(rows, seeds, options.epochs)
+    maps: dict[Run, Map] = {}
+    lost: dict[Run, str] = {}
+
+    def draw_new(outcomes: Outcomes) -> Document:
+        for run in order:
+            if is_finished(run, outcomes[run]) and run not in maps and run not in lost:
+                try:
+                    table = load_table(run, interactions, folder_of(run, options.runs))
+                except UserError as error:
+                    lost[run] = f"{error}. {command(run, options)} makes one"
+                else:
+                    maps[run] = make_map(table, side)
+        return compose(rows, order, outcomes, maps, lost, side)
+
+    return carry_out(order, options, draw_new, data)
+
+
+def command(run: Run, options: Options) -> str:
+    """What trains the figure's runs anew, in a folder of their own."""
+    words = ["figure6", f"--datasets {run.dataset}", f"--seeds {run.seed}", "--runs NEW_FOLDER"]
+    words += [f"--epochs {options.epochs}"] * (options.epochs is not None)
+    words += ["--quick"] * options.quick
+    return f"`python -m experiments.reproduce {' '.join(words)}`"
+
+
+def load_table(run: Run, data: Interactions, folder: Path) -> Float[Array, "nodes dim"]:
+    """The item embeddings of a run's best epoch, padding's first.
+
+    Raises:
+        UserError: there is no checkpoint, or not one of this run.
+    """
+    params = nnx.state(make_model(run, used_users(run, data)), nnx.Param)
+    stored: Any = restore_best_params(folder, params)
+    return stored["item_embedding"]["embedding"][...]
+
+
+def make_side(data: Interactions, categories: Categories) -> Side:
+    """The graphs, and the largest categories that make edges.
+
+    An item of several of them has the colour of the smallest.
+    """
+    sizes = np.array([members.size for members in categories.members])
+    fit = np.arange(sizes.size)
+    if categories.max_size is not None:
+        fit = fit[sizes <= categories.max_size]
+    largest = fit[np.argsort(-sizes[fit], kind="stable")][:COLOURED]
+    colours = np.full(data.num_items, -1)
+    for colour, category in enumerate(largest):  # smaller ones later
+        colours[categories.members[category] - 1] = colour
+    names = [f"{categories.names[i]} ({sizes[i]:,} items)" for i in largest]
+    interactions = item_graph(data, MODELS[table4.MODEL](data.name, SEVO).max_len_graph)
+    return Side(category_graph(data), interactions, colours, names)
+
+
+def make_map(table: Float[Array, "nodes dim"], side: Side) -> Map:
+    """Measures a table, and maps it to two dimensions."""
+    table = jnp.asarray(table).at[0].set(0)  # padding belongs to no category
+    norm = (table**2).sum()
+    over_categories, over_interactions = (
+        float(sevo_jax.smoothness(graph, table) / norm)
+        for graph in (side.by_category, side.by_interaction)
+    )
+    items = np.asarray(table)[1:]
+    shared = share_of_neighbours(items, side.by_category)
+    return Map(project(items), over_categories, over_interactions, shared)
+
+
+def project(items: np.ndarray) -> np.ndarray:
+    """UMAP of embeddings by cosine: ``float[items, 2]``, the same for the same embeddings."""
+    import umap  # here, since its compiler takes long to load
+
+    reducer: Any = umap.UMAP(metric="cosine", random_state=UMAP_SEED, n_jobs=1)
+    return np.asarray(reducer.fit_transform(items))
+
+
+def share_of_neighbours(items: np.ndarray, graph: sevo_jax.Graph) -> float:
+    """Of each item's `NEIGHBOURS` nearest, the share joined with it; node 0 is no item."""
+    nearest = nearest_neighbours(jnp.asarray(items), min(NEIGHBOURS, len(items) - 1)) + 1
+    joined: sp.csr_array = graph.to_scipy(normalized=False)
+    own = np.repeat(np.arange(1, len(items) + 1), nearest.shape[1])
+    return float((joined[own, nearest.ravel()] > 0).mean())
+
+
+def nearest_neighbours(items: Float[Array, "items dim"], k: int) -> Int[np.ndarray, "items k"]:
+    """By cosine; an item is no neighbour of its own."""
+    unit = items / jnp.maximum(jnp.linalg.norm(items, axis=1, keepdims=True), 1e-12)
+
+    @jax.jit
+    def nearest(first: Any, rows: Array) -> Array:
+        own = first + jnp.arange(rows.shape[0])
+        similar = (rows @ unit.T).at[jnp.arange(rows.shape[0]), own].set(-jnp.inf)
+        return jax.lax.top_k(similar, k)[1]
+
+    blocks = range(0, len(items), _ROWS_PER_BLOCK)
+    return np.concatenate([np.asarray(nearest(i, unit[i : i + _ROWS_PER_BLOCK])) for i in blocks])
+
+
+def compose(
+    rows: Sequence[Row],
+    runs: Sequence[Run],
+    outcomes: Outcomes,
+    maps: Mapping[Run, Map],
+    lost: Mapping[Run, str],
+    side: Side,
+) -> Document:
+    """The page: what was measured, and the picture."""
+    held = [(row, run, maps.get(run)) for row, run in zip(rows, runs, strict=True)]
+    joined = side.by_category.to_scipy(normalized=False)
+    items = side.colours.size
+    chance = joined.nnz / (items * (items - 1))
+    name = paper.DATASETS.get(runs[0].dataset, runs[0].dataset)
+    absent = [
+        *missing(runs, outcomes),
+        *(f"{row.label}: {lost[run]}" for row, run, _ in held if run in lost),
+    ]
+    lines = [
+        [row.label, *_cells(own), str(_best_epoch(outcomes[run])) if own else NONE]
+        for row, run, own in held
+    ]
+    return Document(
+        name="figure6",
+        title="Figure 6: item embeddings by category",
+        text=[
+            f"UMAP (umap-learn, cosine, seed {UMAP_SEED}, otherwise its defaults) of the item "
+            f"embeddings of SASRec on {name}, seed {runs[0].seed}, at the epoch of the best "
+            f"validation. Coloured are the {len(side.names)} largest of the categories that make "
+            "edges, an item of several by the smallest; all others are grey.",
+            "*Smoothness* is Tr(E' L~ E) / ‖E‖², the lower, the more alike are items that share a "
+            "category or follow each other. *Neighbours* are the nearest by cosine in the 64 "
+            "dimensions, not on the map; categories are those that make edges, of which "
+            f"{chance:.1%} of all pairs have one in common.",
+        ],
+        tables=[Table(f"{name}: what the maps show, measured", HEADER, lines)],
+        missing=absent,
+        content={
+            "table": "figure6",
+            "dataset": runs[0].dataset,
+            "seed": runs[0].seed,
+            "neighbours": NEIGHBOURS,
+            "share_of_all_pairs": chance,
+            "coloured": side.names,
+            "maps": [
+                {
+                    **row.settings,
+                    "smoothness_over_categories": own.over_categories,
+                    "smoothness_over_interactions": own.over_interactions,
+                    "share_of_neighbours": own.shared,
+                    "best_epoch": _best_epoch(outcomes[run]),
+                }
+                for row, run, own in held
+                if own is not None
+            ],
+            "missing": absent,
+        },
+        draw=(lambda path: draw(held, side, path)) if maps else None,
+        alt="Maps of the item embeddings in the plane, one for each graph and β, coloured by "
+        "category",
+    )
+
+
+def _cells(own: Map | None) -> list[str]:
+    if own is None:
+        return [NONE] * 3
+    return [f"{own.over_categories:.3f}", f"{own.over_interactions:.3f}", f"{own.shared:.1%}"]
+
+
+def _best_epoch(outcome: Any) -> int | None:
+    return outcome.result["best_epoch"] if outcome.result else None
+
+
+def draw(held: Sequence[tuple[Row, Run, Map | None]], side: Side, path: Path) -> None:
+    """A row of panels for each graph, with more smoothing to the right; β = 0 is of both."""
+    mpl.use("agg")
+    grid: Any = [["0", "1", "2"], ["legend", "3", "4"]]
+    figure, panels = plt.subplot_mosaic(grid, figsize=(12, 8), layout="constrained")
+    grey = side.colours < 0
+    palette = mpl.color_sequences["tab10"]
+    for i, (row, _, own) in enumerate(held):
+        axes = panels[str(i)]
+        title = row.label
+        if own is None:
+            axes.text(0.5, 0.5, "missing", ha="center", va="center", transform=axes.transAxes)
+        else:
+            title += f"\n{own.shared:.1%} of neighbours share a category"
+            dots: dict[str, Any] = {"s": 3, "linewidths": 0, "rasterized": True}
+            axes.scatter(*own.points[grey].T, color="0.85", **dots)
+            for colour in range(len(side.names)):
+                which = side.colours == colour
+                axes.scatter(*own.points[which].T, color=palette[colour], **dots)
+        axes.set_title(title, fontsize="medium")
+        axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
+    panels["legend"].axis("off")
+    signs = [
+        Line2D([], [], color=palette[i], marker="o", ls="", label=f"category {name}")
+        for i, name in enumerate(side.names)
+    ]
+    signs.append(Line2D([], [], color="0.85", marker="o", ls="", label="other items"))
+    panels["legend"].legend(handles=signs, loc="center", frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
