@@ -12,7 +12,14 @@ from experiments import trainer
 from experiments.data import load
 from experiments.errors import UserError
 from experiments.reproduce.runs import say
-from experiments.sweep.options import Arguments, Options, check_fields, chosen_axes, limit_of
+from experiments.sweep.options import (
+    Arguments,
+    Options,
+    check_fields,
+    check_numbers,
+    chosen_axes,
+    limit_of,
+)
 from experiments.sweep.report import Frame
 from experiments.sweep.session import Session
 from experiments.sweep.space import parse_search
@@ -45,6 +52,7 @@ def sweep(options: Any) -> int:
         UserError: bad options, data or folder, or a run that cannot go on.
         Interrupted: a signal came; the trial in hand is saved.
     """
+    check_numbers(options)
     fields = parse_search(options.search)
     first, *others = check_fields(options, fields)
     axes, limit = chosen_axes(options, fields), limit_of(options, fields)

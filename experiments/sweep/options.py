@@ -103,10 +103,16 @@ def chosen_axes(options: Any, fields: Sequence[Field]) -> list[Field]:
     return [named[name] for name in names]
 
 
-def limit_of(options: Any, fields: Sequence[Field]) -> int:
-    """How many trials there are to be: of a grid, its cells at most."""
+def check_numbers(options: Any) -> None:
+    """A `UserError` unless the number of trials and the sampler's seed are in their range."""
     if options.trials is not None and options.trials < 1:
         raise UserError(f"--trials: must be at least 1, got {options.trials}")
+    if options.seed < 0:
+        raise UserError(f"--seed: must be at least 0, got {options.seed}")
+
+
+def limit_of(options: Any, fields: Sequence[Field]) -> int:
+    """How many trials there are to be: of a grid, its cells at most."""
     if options.sampler != "grid":
         return options.trials or TRIALS
     cells = len(grid_cells(fields))

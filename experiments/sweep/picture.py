@@ -123,7 +123,7 @@ def _heat_map(scored: Sequence[Tried], across: Field, upward: Field) -> Any:
     several = any(len(scores) > 1 for scores in found.values())
     for (i, j), scores in found.items():
         text = f"{means[i, j]:.4f}" + (f"\n({len(scores)})" if several else "")
-        dark = mesh.norm(means[i, j]) < 0.6
+        dark = float(np.asarray(mesh.norm(means[i, j]))) < 0.6
         color = "white" if dark else "black"
         axes.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=color, fontsize="small")
     axes.set_xticks(x.ticks, x.labels, rotation=45 if max(map(len, x.labels)) > 6 else 0)

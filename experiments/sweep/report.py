@@ -121,13 +121,10 @@ def compose(tried: Sequence[Tried], frame: Frame, tests: Sequence[dict[str, Any]
     )
 
 
-def best_in_words(tried: Sequence[Tried], fields: Sequence[Field]) -> str:
-    """The best trial's settings and score."""
-    if tried[0].score is None:
-        return "no trial has a score"
-    best = tried[0]
-    settings = ", ".join(f"{f.name} {written(best.settings[f.name])}" for f in fields)
-    return f"best: trial {best.number} ({settings}), {SCORE} {score(best.score)}"
+def in_words(trial: Tried, fields: Sequence[Field]) -> str:
+    """A trial's settings and score."""
+    settings = ", ".join(f"{f.name} {written(trial.settings[f.name])}" for f in fields)
+    return f"trial {trial.number} ({settings}): {SCORE} {score(trial.score)}"
 
 
 def _over(seeds: Sequence[int]) -> str:

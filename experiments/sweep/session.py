@@ -20,7 +20,7 @@ from experiments.folders import Run
 from experiments.reproduce import documents
 from experiments.reproduce.runs import say
 from experiments.sweep.options import make_runs
-from experiments.sweep.report import Frame, best_in_words, compose, grid, is_over
+from experiments.sweep.report import Frame, compose, grid, in_words, is_over
 from experiments.sweep.study import Sweep
 
 
@@ -58,6 +58,9 @@ class Session:
                         self.write()
                     raise
                 self.write()
+                if not train.console.is_terminal:  # where there is no live table
+                    (own,) = (t for t in self._sweep.tried() if t.number == trial.number)
+                    say(f"{in_words(own, self._frame.fields)}, {own.seconds:.0f} s")
             if stop.is_set():
                 raise trainer.Interrupted("between two trials")
 
@@ -76,8 +79,8 @@ class Session:
         """Prints the table and the best trial."""
         tried = self._sweep.tried()
         Console().print(grid(tried, self._frame))
-        if tried:
-            say(best_in_words(tried, self._frame.fields))
+        if tried and tried[0].score is not None:
+            say(f"best: {in_words(tried[0], self._frame.fields)}")
 
     def _show(self, screen: Live) -> None:
         screen.update(Group(self._bar, grid(self._sweep.tried(), self._frame)))

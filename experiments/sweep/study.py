@@ -1,8 +1,8 @@
 """A sweep on disk: Optuna's study of it, shared by processes, and which trial each has in hand.
 
-A trial in hand is a lock that the operating system takes back when its process ends, however it
-ends. So a trial without one was interrupted, and the next process that asks goes on with it. A clock
-could not tell a dead process from one whose machine was asleep.
+A trial in hand is a lock that the operating system takes back when its process ends, however that
+happens. So a trial without one was interrupted, and the next process that asks goes on with it. A
+clock could not tell a dead process from one whose machine was asleep.
 """
 
 from __future__ import annotations
@@ -162,7 +162,9 @@ class Sweep:
             for held in trials:
                 if held.state == TrialState.RUNNING and self._locks.take(held.number):
                     study.sampler = self._make_sampler(held.number)
-                    return self._with_settings(Trial(study, held._trial_id))
+                    # Optuna has no public name for it.
+                    own = held._trial_id  # pyright: ignore[reportPrivateUsage]
+                    return self._with_settings(Trial(study, own))
             waiting = sum(held.state == TrialState.WAITING for held in trials)
             number = len(trials) - waiting
             if number >= limit:
