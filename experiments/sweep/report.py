@@ -15,6 +15,7 @@ from experiments.reproduce.documents import NONE, Document, Table
 from experiments.sweep.picture import SCORE, draw, most_varied, written
 from experiments.sweep.space import Field
 from experiments.sweep.study import Tried
+from experiments.trainer import CRITERION
 
 
 class Frame(NamedTuple):
@@ -48,7 +49,7 @@ def table(tried: Sequence[Tried], frame: Frame) -> Table:
     header = [
         "Trial",
         *(field.name for field in frame.fields),
-        f"{SCORE[0].upper()}{SCORE[1:]}",
+        f"Validation {CRITERION}",
         "Best epoch",
         "Seconds",
         "State",
@@ -74,7 +75,8 @@ def grid(tried: Sequence[Tried], frame: Frame) -> Grid:
     words = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
     shown = Grid(box=SIMPLE, title=f"{frame.title}: {words or 'none'} of {frame.limit} trials")
     for name in content.header:
-        shown.add_column(escape(name), justify="left" if name == "State" else "right")
+        side = "left" if name == "State" else "right"
+        shown.add_column(escape(name), justify=side, overflow="fold")
     for i, row in enumerate(content.rows):
         best = i == 0 and tried[0].score is not None
         shown.add_row(*map(escape, row), style="bold" if best else None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -20,7 +19,7 @@ from experiments import paper, trainer
 from experiments.errors import UserError
 from experiments.files import read_json, write_json
 from experiments.folders import claim_folder
-from experiments.sweep import picture
+from experiments.sweep import picture, report
 from experiments.sweep.__main__ import main
 from experiments.sweep.space import parse_field, parse_search
 from experiments.sweep.study import Tried
@@ -30,10 +29,6 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 REPOSITORY = Path(__file__).resolve().parents[2]
 GRID = ["--search", "beta=0.5,0.9", "num_layers=1:3", "--sampler", "grid"]
 CELLS = set(itertools.product((0.5, 0.9), (1, 2, 3)))
-SMALL = [
-    "--dim=8", "--num-blocks=1", "--max-len=20", "--batch-size=64", "--packed=False",
-    "--eval-every=1", "--epochs=3",
-]  # fmt: skip
 
 
 def make_up_results(runs, data, folders, *, resume, stop, report):
@@ -51,7 +46,7 @@ def make_up_results(runs, data, folders, *, resume, stop, report):
 
 @pytest.fixture
 def trained(monkeypatch) -> list[str]:
-    """The names of the runs that were trained, in no time."""
+    """The names of the runs that were trained, in no time; and no pictures of them."""
     names: list[str] = []
 
     def fake(runs, data, folders, **options):
@@ -59,6 +54,7 @@ def trained(monkeypatch) -> list[str]:
         make_up_results(runs, data, folders, **options)
 
     monkeypatch.setattr(trainer, "train_together", fake)
+    monkeypatch.setattr(report, "draw", lambda *_: None)
     return names
 
 
@@ -103,17 +99,17 @@ def test_a_grid_covers_its_cells_once_and_shows_the_best_first(tmp_path, trained
     assert [word.strip() for word in rows[0].split("|")][2:5] == ["0.9", "3", "0.0980 ± 0.0071"]
     assert len(rows) == len(CELLS)
     assert "0.0490 ± 0.0035" in table  # test
-    assert "best: trial 5 (beta 0.9, num_layers 3)" in capsys.readouterr().err
+    assert "best: trial 5 (beta 0.9, num_layers 3): " in capsys.readouterr().err
 
     assert call(tmp_path, *GRID, "--seeds", "0", "1") == 0
     assert len(trained) == 2 * len(CELLS), "what is done is kept"
 
 
-def test_the_same_command_goes_on_with_the_trial_that_was_interrupted(
-    tmp_path, users_file, monkeypatch, capsys
-):
-    """Really trained, and stopped by a signal within the second trial."""
-    argv = ["--search", "beta=0.5,0.9", "--sampler", "grid", "--dataset", str(users_file), *SMALL]
+def test_interrupted_by_a_signal_and_diverged(tmp_path, users_file, monkeypatch, capsys):
+    """Really trained: the same command goes on; a learning rate that is absurd fails alone."""
+    small = ["--model=mf-bpr", "--dim=8", "--batch-size=64", "--eval-every=1", "--epochs=3"]
+    argv = ["--search", "learning_rate=1e30,1e-3", "--sampler", "grid", *small]
+    argv += ["--dataset", str(users_file)]
     train_together = trainer.train_together
     calls: list[str] = []
 
@@ -130,49 +126,84 @@ def test_the_same_command_goes_on_with_the_trial_that_was_interrupted(
     monkeypatch.setattr(trainer, "train_together", train)
     assert call(tmp_path, *argv) == 130
     error = " ".join(capsys.readouterr().err.split())
-    assert "interrupted: sasrec-sevo-adamw-seed0: saved after epoch 2 in" in error
+    assert "trial 0 failed: mf-bpr-sevo-adamw-seed0: the loss is" in error
+    assert "interrupted: mf-bpr-sevo-adamw-seed0: saved after epoch 2 in" in error
     assert "the same command goes on" in error
-    begun = read_json(tmp_path / "sweep.json")
-    assert [t["state"] for t in begun["trials"]] == ["done", "begun"]
-    assert begun["best"]["test"] == {}, "test metrics are for the end"
-    assert (tmp_path / "sweep.png").exists()
+    assert [t["state"] for t in trials_of(tmp_path)] == ["failed", "begun"]
 
     assert call(tmp_path, *argv) == 0
     assert calls == ["trial0-seed0", "trial1-seed0", "trial1-seed0"]
-    for t in trials_of(tmp_path):
-        folder = tmp_path / "runs" / f"trial{t['number']}-seed0"
-        records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        assert [r["epoch"] for r in records] == [1, 2, 3]
-        assert t["score"] == max(r["valid"]["NDCG@10"] for r in records)
-        assert read_json(folder / "config.json")["beta"] == t["settings"]["beta"]
+    done, failed = trials_of(tmp_path)
+    assert (failed["state"], failed["score"]) == ("failed", None)
+    assert "trial 0: mf-bpr-sevo-adamw-seed0: the loss is" in (tmp_path / "sweep.md").read_text()
+    folder = tmp_path / "runs/trial1-seed0"
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [r["epoch"] for r in records] == [1, 2, 3]
+    assert done["score"] == max(r["valid"]["NDCG@10"] for r in records)
+    assert read_json(folder / "config.json")["learning_rate"] == done["settings"]["learning_rate"]
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe"])
-def test_an_interruption_changes_nothing_of_the_trials(tmp_path, trained, monkeypatch, sampler):
-    argv = ["--search", "beta=0.1:0.9", "num_layers=1:5", "--sampler", sampler, "--trials", "14"]
-    assert call(tmp_path / "straight", *argv) == 0
+@pytest.mark.parametrize(("sampler", "trials"), [("random", 3), ("tpe", 11)])
+def test_an_interruption_changes_no_trial(tmp_path, trained, monkeypatch, sampler, trials):
+    """TPE learns from the trials before, once there are ten."""
+    argv = ["--search", "beta=0.1:0.9", "num_layers=1:5", "--sampler", sampler, "--trials"]
+    assert call(tmp_path / "straight", *argv, str(trials)) == 0
     fake = trainer.train_together
 
     def stop(runs, data, folders, **options):
-        if folders[0].name.startswith("trial12"):
+        if folders[0].name.startswith(f"trial{trials - 2}"):
             raise KeyboardInterrupt
         return fake(runs, data, folders, **options)
 
     monkeypatch.setattr(trainer, "train_together", stop)
-    assert call(tmp_path / "out", *argv) == 130
+    assert call(tmp_path / "out", *argv, str(trials)) == 130
+    assert read_json(tmp_path / "out" / "sweep.json")["best"]["test"] == {}, "at the end alone"
     monkeypatch.setattr(trainer, "train_together", fake)
-    assert call(tmp_path / "out", *argv) == 0
+    assert call(tmp_path / "out", *argv, str(trials)) == 0
     one, other = (
         {t["number"]: t["settings"] for t in trials_of(tmp_path / name)}
         for name in ("straight", "out")
     )
     assert one == other
-    assert len({s["beta"] for s in one.values()}) == 14
+    assert len({s["beta"] for s in one.values()}) == trials
 
-    more = [*argv[:-1], "16"]
     before = len(trained)
-    assert call(tmp_path / "out", *more) == 0
-    assert len(trained) == before + 2
+    assert call(tmp_path / "out", *argv, str(trials + 1)) == 0
+    assert len(trained) == before + 1
+
+
+HOLD = """
+import fcntl, sys
+with open(sys.argv[1], "r+b") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX, 1, 1 + int(sys.argv[2]))
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_trial_in_other_hands_is_left_alone(tmp_path, trained, monkeypatch):
+    """Until the process that has it ends, however it ends."""
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "train_together", interrupt)
+        assert call(tmp_path, *GRID) == 130
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "sweep.lock"), "0"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with holder:
+        assert holder.stdout.readline() == "held\n"
+        assert call(tmp_path, *GRID) == 0
+        assert trained == [f"trial{i}-seed0" for i in range(1, 6)]
+        assert trials_of(tmp_path)[-1]["state"] == "begun"
+        holder.kill()
+    assert call(tmp_path, *GRID) == 0
+    assert trained[5:] == ["trial0-seed0"]
+    assert cells_of(tmp_path) == Counter(CELLS)
 
 
 SHARED = """
@@ -197,6 +228,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_processes_share_a_sweep_and_one_that_dies_leaves_its_trial_to_others(tmp_path):
     argv = [*GRID, "--out", str(tmp_path)]
     both = [
@@ -214,16 +246,6 @@ def test_processes_share_a_sweep_and_one_that_dies_leaves_its_trial_to_others(tm
     assert len(trained[1]) == 1
     assert sorted(trained[0] + trained[1]) == [f"trial{i}-seed0" for i in range(6)]
     assert cells_of(tmp_path) == Counter(CELLS)
-
-
-def test_a_trial_that_diverges_does_not_stop_the_others(tmp_path, users_file, capsys):
-    """Really: the second learning rate is absurd."""
-    argv = ["--search", "learning_rate=1e-3,1e30", "--sampler", "grid", *SMALL]
-    assert call(tmp_path, *argv, "--dataset", str(users_file)) == 0
-    assert [t["state"] for t in trials_of(tmp_path)] == ["done", "failed"]
-    assert (
-        "trial 1: sasrec-sevo-adamw-seed0: the loss is nan" in (tmp_path / "sweep.md").read_text()
-    )
 
 
 def test_settings_that_were_tried_are_not_trained_again(tmp_path, trained):
@@ -393,11 +415,3 @@ def test_line_plot(tmp_path, figure):
     x, y = axes.lines[0].get_data()
     assert list(x) == [0.5, 0.9]
     assert list(y) == pytest.approx([0.02, 0.02])
-
-
-def test_a_sweep_may_be_moved(tmp_path, trained):
-    """Nothing in it says where it lies."""
-    assert call(tmp_path / "here", *GRID, "--trials", "2") == 0
-    shutil.move(tmp_path / "here", tmp_path / "there")
-    assert call(tmp_path / "there", *GRID) == 0
-    assert cells_of(tmp_path / "there") == Counter(CELLS)
