@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
 from optuna.distributions import FloatDistribution, IntDistribution
 
 from experiments.sweep.space import Field
@@ -59,30 +58,35 @@ def most_varied(tried: Sequence[Tried], fields: Sequence[Field]) -> list[Field]:
     return [field for field in fields if field in chosen]
 
 
-def scale_of(field: Field) -> Scale:
-    """A cell for each value, or bins of equal length where there are too many."""
+def values_of(field: Field) -> list[Any] | None:
+    """The values that get a place of their own; None for a range, or too many whole numbers.
+
+    Numbers are in the order of their size, names as they are given.
+    """
     listed = field.listed()
-    if listed is not None and (len(listed) <= MOST_VALUES or not isinstance(listed, range)):
-        values = _in_order(listed)
+    if listed is None or (isinstance(listed, range) and len(listed) > MOST_VALUES):
+        return None
+    named = any(isinstance(value, str | bool) for value in listed)
+    return list(listed) if named else sorted(listed)
+
+
+def scale_of(field: Field) -> Scale:
+    """A cell for each value, or bins of equal length over a range."""
+    values = values_of(field)
+    if values is not None:
         middles = [i + 0.5 for i in range(len(values))]
         return Scale(len(values), values.index, middles, [written(v) for v in values])
     distribution = field.distribution
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     spaced = np.geomspace if distribution.log else np.linspace
     edges = spaced(distribution.low, distribution.high, BINS + 1)
-    inner = edges[1:-1]
+    digits = ".2g" if isinstance(distribution, FloatDistribution) else ".0f"
     return Scale(
         BINS,
-        lambda value: int(np.searchsorted(inner, value, side="right")),
+        lambda value: int(np.searchsorted(edges[1:-1], value, side="right")),
         list(range(BINS + 1)),
-        [f"{edge:.2g}" if isinstance(distribution, FloatDistribution) else f"{edge:.0f}"
-         for edge in edges],
-    )  # fmt: skip
-
-
-def _in_order(values: Sequence[Any]) -> list[Any]:
-    """Numbers by size, names as they are given."""
-    return list(values) if any(isinstance(v, str | bool) for v in values) else sorted(values)
+        [f"{edge:{digits}}" for edge in edges],
+    )
 
 
 def draw(tried: Sequence[Tried], fields: Sequence[Field], title: str, path: Path) -> None:
@@ -129,28 +133,26 @@ def _heat_map(scored: Sequence[Tried], across: Field, upward: Field) -> Any:
     axes.set_xticks(x.ticks, x.labels, rotation=45 if max(map(len, x.labels)) > 6 else 0)
     axes.set_yticks(y.ticks, y.labels)
     axes.set(xlabel=across.name, ylabel=upward.name)
-    what = f"{SCORE}, mean of (n) trials" if several else SCORE
+    what = f"{SCORE},\nmean of (n) trials" if several else SCORE
     figure.colorbar(mesh, ax=axes, label=what)
     return figure
 
 
 def _line(scored: Sequence[Tried], field: Field) -> Any:
     figure, axes = plt.subplots(figsize=(5.5, 3.8), layout="constrained")
+    values = values_of(field)
     found: dict[Any, list[float]] = defaultdict(list)
     for t in scored:
         assert t.score is not None
-        found[t.settings[field.name]].append(t.score)
-    values = _in_order(list(found))
-    numeric = not any(isinstance(v, str | bool) for v in values)
-    places = values if numeric else range(len(values))
-    means = [float(np.mean(found[v])) for v in values]
+        value = t.settings[field.name]
+        found[value if values is None else values.index(value)].append(t.score)
+    places = sorted(found)
+    means = [float(np.mean(found[place])) for place in places]
     axes.plot(places, means, color="tab:blue", lw=1.2, label="mean", zorder=1)
-    dots = [(place, score) for place, v in zip(places, values, strict=True) for score in found[v]]
+    dots = [(place, score) for place in places for score in found[place]]
     axes.scatter(*zip(*dots, strict=True), color="tab:blue", s=22, label="a trial", zorder=2)
-    if field.listed() is not None or not numeric:
-        _scale_by_ratio(axes, values if numeric else [])
-        axes.set_xticks(places, map(written, values))
-        axes.minorticks_off()
+    if values is not None:  # side by side, however close or far apart
+        axes.set_xticks(range(len(values)), map(written, values))
     elif getattr(field.distribution, "log", False):
         axes.set_xscale("log")
     axes.set(xlabel=field.name, ylabel=SCORE)
@@ -158,9 +160,3 @@ def _line(scored: Sequence[Tried], field: Field) -> Any:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return figure
-
-
-def _scale_by_ratio(axes: Axes, values: Sequence[Any]) -> None:
-    """A logarithmic axis for listed numbers that are powers apart."""
-    if values and min(values) > 0 and max(values) >= 50 * min(values):
-        axes.set_xscale("log")

@@ -399,7 +399,7 @@ def test_heat_map(tmp_path, figure):
     drawn = figure(trials, picture.most_varied(trials, fields), tmp_path / "a.png")
     axes, bar = drawn.axes
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("learning_rate", "loss")
-    assert bar.get_ylabel() == "best validation NDCG@10, mean of (n) trials"
+    assert bar.get_ylabel() == "best validation NDCG@10,\nmean of (n) trials"
     assert [label.get_text() for label in axes.get_yticklabels()] == ["bpr", "bce"]
     assert [label.get_text() for label in axes.get_xticklabels()][::4] == [
         "0.0001", "0.001", "0.01",
@@ -413,5 +413,6 @@ def test_line_plot(tmp_path, figure):
     (axes,) = figure(trials, [parse_field("beta=0.9,0.5")], tmp_path / "a.png").axes
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("beta", "best validation NDCG@10")
     x, y = axes.lines[0].get_data()
-    assert list(x) == [0.5, 0.9]
+    assert list(x) == [0, 1]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0.5", "0.9"]
     assert list(y) == pytest.approx([0.02, 0.02])
