@@ -73,10 +73,15 @@ def grid(tried: Sequence[Tried], frame: Frame) -> Grid:
     content = table(tried, frame)
     counts = {state: sum(t.state == state for t in tried) for state in ("done", "failed", "begun")}
     words = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
-    shown = Grid(box=SIMPLE, title=f"{frame.title}: {words or 'none'} of {frame.limit} trials")
+    shown = Grid(
+        box=SIMPLE,
+        collapse_padding=True,
+        pad_edge=False,
+        title=f"{frame.title}: {words or 'none'} of {frame.limit} trials",
+    )
     for name in content.header:
-        side = "left" if name == "State" else "right"
-        shown.add_column(escape(name), justify=side, overflow="fold")
+        words = name.replace("_", " ")  # which may stand below each other
+        shown.add_column(escape(words), justify="left" if name == "State" else "right")
     for i, row in enumerate(content.rows):
         best = i == 0 and tried[0].score is not None
         shown.add_row(*map(escape, row), style="bold" if best else None)
