@@ -68,6 +68,10 @@ class Progress:
     run: str
 
 
+class DivergedError(UserError):
+    """A loss, a parameter or a score that is not finite."""
+
+
 class Interrupted(Exception):  # noqa: N818, like KeyboardInterrupt
     """The run was asked to stop, and has saved itself after the epoch it was in."""
 
@@ -206,12 +210,12 @@ class _Lane:
         """The epochs behind it."""
         return self.checkpoint.epoch
 
-    def diverged(self, what: str, epoch: int) -> UserError:
+    def diverged(self, what: str, epoch: int) -> DivergedError:
         """The error for a number that is not finite."""
         last = self.checkpoint.epoch
         kept = f"the checkpoint of epoch {last} in {self.folder} is the last good one"
         kept = kept if last else "there is no checkpoint yet"
-        return UserError(f"{self.run.name}: {what} (epoch {epoch}); {kept}")
+        return DivergedError(f"{self.run.name}: {what} (epoch {epoch}); {kept}")
 
     def mean_loss(self, losses: np.ndarray, epoch: int) -> float:
         """The mean loss of an epoch over sequences, from ``float[steps]``."""

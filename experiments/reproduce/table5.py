@@ -13,7 +13,14 @@ from experiments.folders import Run
 from experiments.paper import METRICS, PLAIN, TABLE_5
 from experiments.reproduce.cells import gain, percent
 from experiments.reproduce.documents import Document, Table
-from experiments.reproduce.options import Options, chosen, chosen_seeds, refuse
+from experiments.reproduce.options import (
+    Options,
+    chosen,
+    chosen_seeds,
+    quick_look,
+    quick_settings,
+    refuse,
+)
 from experiments.reproduce.rows import (
     SCORES_HEADER,
     SEEDS,
@@ -34,21 +41,31 @@ GAINS_HEADER = ("Model", "", *METRICS)
 
 def make(options: Options) -> int:
     """Runs what is missing of the table, and writes it."""
-    refuse(options, "optimizers", "quick")
+    refuse(options, "optimizers")
+    options = quick_look(options)
     methods = chosen("model", options.models, METHODS)
     datasets = chosen("dataset", options.datasets, NAMES, DATASETS)
     seeds = chosen_seeds(options.seeds, SEEDS)
     rows: list[Row] = []
     teachers: list[Run] = []
     for dataset in datasets:
-        row = teacher_row(dataset, options.epochs)
+        row = taken(teacher_row(dataset, options.epochs), options)
         teacher = run_of(row, TEACHER_SEED, options.epochs)
         folder = folder_of(teacher, options.runs)
-        rows += [row, *(student_row(m, dataset, folder, teacher) for m in methods)]
+        rows += [row, *(taken(student_row(m, dataset, folder, teacher), options) for m in methods)]
         teachers.append(teacher)
     runs, order = runs_of(rows, seeds, options.epochs)
     order = list(dict.fromkeys([*teachers, *order]))  # students need theirs
     return carry_out(order, options, lambda outcomes: compose(rows, runs, teachers, outcomes))
+
+
+def taken(row: Row, options: Options) -> Row:
+    """The row, with the settings of a quick look if it is one."""
+    if not options.quick:
+        return row
+    return row._replace(
+        settings={**row.settings, **quick_settings(row.model, row.optimizer)}, paper=None
+    )
 
 
 def teacher_row(dataset: str, epochs: int | None) -> Row:

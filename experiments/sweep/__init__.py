@@ -1,0 +1,1 @@
+"""``python -m experiments.sweep``: a search for hyper-parameters, resumable and shared."""

@@ -1,0 +1,418 @@
+"""``python -m experiments.sweep``: each trial once, whoever works at it, whatever interrupts."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+
+from experiments import paper, trainer
+from experiments.errors import UserError
+from experiments.files import read_json, write_json
+from experiments.folders import claim_folder
+from experiments.sweep import picture, report
+from experiments.sweep.__main__ import main
+from experiments.sweep.space import parse_field, parse_search
+from experiments.sweep.study import Tried
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+GRID = ["--search", "beta=0.5,0.9", "num_layers=1:3", "--sampler", "grid"]
+CELLS = set(itertools.product((0.5, 0.9), (1, 2, 3)))
+
+
+def make_up_results(runs, data, folders, *, resume, stop, report):
+    """Training that takes no time: the score is the settings'; of a seed, a little more."""
+    for run, folder in zip(runs, folders, strict=True):
+        if trainer.check_folder(run, data, folder, resume):
+            continue
+        claim_folder(run, data, folder)
+        s = run.settings
+        value = s.beta / 10 + s.num_layers / 1000 + run.seed / 100
+        metrics = dict.fromkeys(paper.METRICS, value)
+        result = {"epochs": s.epochs, "best_epoch": 1, "valid": metrics}
+        write_json(folder / "result.json", result | {"test": dict.fromkeys(metrics, value / 2)})
+
+
+@pytest.fixture
+def trained(monkeypatch) -> list[str]:
+    """The names of the runs that were trained, in no time; and no pictures of them."""
+    names: list[str] = []
+
+    def fake(runs, data, folders, **options):
+        names.extend(f.name for f in folders if not (f / "result.json").exists())
+        make_up_results(runs, data, folders, **options)
+
+    monkeypatch.setattr(trainer, "train_together", fake)
+    monkeypatch.setattr(report, "draw", lambda *_: None)
+    return names
+
+
+def call(out: Path, *argv: str) -> int:
+    return main([*argv, "--out", str(out)])
+
+
+def trials_of(out: Path) -> list[dict]:
+    return read_json(out / "sweep.json")["trials"]
+
+
+def cells_of(out: Path) -> Counter[tuple[float, int]]:
+    settings = [t["settings"] for t in trials_of(out) if t["state"] == "done"]
+    return Counter((s["beta"], s["num_layers"]) for s in settings)
+
+
+def error_of(capsys, *argv: str) -> str:
+    """What the command complains about, on one line."""
+    assert main(list(argv)) == 1
+    printed = capsys.readouterr().err
+    assert "Traceback" not in printed
+    return " ".join(printed[printed.index("error: ") :].split())
+
+
+def test_a_grid_covers_its_cells_once_and_shows_the_best_first(tmp_path, trained, capsys):
+    assert call(tmp_path, *GRID, "--seeds", "0", "1") == 0
+    assert cells_of(tmp_path) == Counter(CELLS)
+    assert len(trained) == 2 * len(CELLS)
+
+    sweep = read_json(tmp_path / "sweep.json")
+    best = sweep["best"]
+    assert best["settings"] == {"beta": 0.9, "num_layers": 3}
+    assert best["scores"] == pytest.approx([0.093, 0.103])
+    assert best["score"] == pytest.approx(0.098)  # validation, not the test metric
+    assert best["test"]["NDCG@10"] == pytest.approx([0.0465, 0.0515])
+    scores = [t["score"] for t in sweep["trials"]]
+    assert scores == sorted(scores, reverse=True)
+    assert sweep["config"]["beta"] == "0.5,0.9"
+
+    table = (tmp_path / "sweep.md").read_text()
+    rows = [line for line in table.splitlines() if "done" in line]
+    assert [word.strip() for word in rows[0].split("|")][2:5] == ["0.9", "3", "0.0980 ± 0.0071"]
+    assert len(rows) == len(CELLS)
+    assert "0.0490 ± 0.0035" in table  # test
+    assert "best: trial 5 (beta 0.9, num_layers 3): " in capsys.readouterr().err
+
+    assert call(tmp_path, *GRID, "--seeds", "0", "1") == 0
+    assert len(trained) == 2 * len(CELLS), "what is done is kept"
+
+
+def test_interrupted_by_a_signal_and_diverged(tmp_path, users_file, monkeypatch, capsys):
+    """Really trained: the same command goes on; a learning rate that is absurd fails alone."""
+    small = ["--model=mf-bpr", "--dim=8", "--batch-size=64", "--eval-every=1", "--epochs=3"]
+    argv = ["--search", "learning_rate=1e30,1e-3", "--sampler", "grid", *small]
+    argv += ["--dataset", str(users_file)]
+    train_together = trainer.train_together
+    calls: list[str] = []
+
+    def train(runs, data, folders, *, report, **options):
+        calls.append(folders[0].name)
+
+        def reporting(progress):
+            report(progress)
+            if len(calls) == 2 and progress.epoch == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        return train_together(runs, data, folders, report=reporting, **options)
+
+    monkeypatch.setattr(trainer, "train_together", train)
+    assert call(tmp_path, *argv) == 130
+    error = " ".join(capsys.readouterr().err.split())
+    assert "trial 0 failed: mf-bpr-sevo-adamw-seed0: the loss is" in error
+    assert "interrupted: mf-bpr-sevo-adamw-seed0: saved after epoch 2 in" in error
+    assert "the same command goes on" in error
+    assert [t["state"] for t in trials_of(tmp_path)] == ["failed", "begun"]
+
+    assert call(tmp_path, *argv) == 0
+    assert calls == ["trial0-seed0", "trial1-seed0", "trial1-seed0"]
+    done, failed = trials_of(tmp_path)
+    assert (failed["state"], failed["score"]) == ("failed", None)
+    assert "trial 0: mf-bpr-sevo-adamw-seed0: the loss is" in (tmp_path / "sweep.md").read_text()
+    folder = tmp_path / "runs/trial1-seed0"
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [r["epoch"] for r in records] == [1, 2, 3]
+    assert done["score"] == max(r["valid"]["NDCG@10"] for r in records)
+    assert read_json(folder / "config.json")["learning_rate"] == done["settings"]["learning_rate"]
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("sampler", "trials"), [("random", 3), ("tpe", 11)])
+def test_an_interruption_changes_no_trial(tmp_path, trained, monkeypatch, sampler, trials):
+    """TPE learns from the trials before, once there are ten."""
+    argv = ["--search", "beta=0.1:0.9", "num_layers=1:5", "--sampler", sampler, "--trials"]
+    assert call(tmp_path / "straight", *argv, str(trials)) == 0
+    fake = trainer.train_together
+
+    def stop(runs, data, folders, **options):
+        if folders[0].name.startswith(f"trial{trials - 2}"):
+            raise KeyboardInterrupt
+        return fake(runs, data, folders, **options)
+
+    monkeypatch.setattr(trainer, "train_together", stop)
+    assert call(tmp_path / "out", *argv, str(trials)) == 130
+    assert read_json(tmp_path / "out" / "sweep.json")["best"]["test"] == {}, "at the end alone"
+    monkeypatch.setattr(trainer, "train_together", fake)
+    assert call(tmp_path / "out", *argv, str(trials)) == 0
+    one, other = (
+        {t["number"]: t["settings"] for t in trials_of(tmp_path / name)}
+        for name in ("straight", "out")
+    )
+    assert one == other
+    assert len({s["beta"] for s in one.values()}) == trials
+
+    before = len(trained)
+    assert call(tmp_path / "out", *argv, str(trials + 1)) == 0
+    assert len(trained) == before + 1
+
+
+HOLD = """
+import fcntl, sys
+with open(sys.argv[1], "r+b") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX, 1, 1 + int(sys.argv[2]))
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_trial_in_other_hands_is_left_alone(tmp_path, trained, monkeypatch):
+    """Until the process that has it ends, however it ends."""
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "train_together", interrupt)
+        assert call(tmp_path, *GRID) == 130
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "sweep.lock"), "0"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with holder:
+        assert holder.stdout.readline() == "held\n"
+        assert call(tmp_path, *GRID) == 0
+        assert trained == [f"trial{i}-seed0" for i in range(1, 6)]
+        assert trials_of(tmp_path)[-1]["state"] == "begun"
+        holder.kill()
+    assert call(tmp_path, *GRID) == 0
+    assert trained[5:] == ["trial0-seed0"]
+    assert cells_of(tmp_path) == Counter(CELLS)
+
+
+SHARED = """
+import os, sys, time
+from experiments import trainer
+from experiments.sweep.__main__ import main
+from tests.experiments.test_sweep import make_up_results
+
+dies = sys.argv.pop(1) == "dies"
+calls = []
+
+def train(runs, data, folders, **options):
+    calls.append(folders)
+    if dies and len(calls) == 2:
+        os._exit(9)
+    print(folders[0].name, flush=True)
+    time.sleep(0.2)
+    make_up_results(runs, data, folders, **options)
+
+trainer.train_together = train
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_processes_share_a_sweep_and_one_that_dies_leaves_its_trial_to_others(tmp_path):
+    argv = [*GRID, "--out", str(tmp_path)]
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", SHARED, what, *argv],
+            cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for what in ("lives", "dies")
+    ]  # fmt: skip
+    printed = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 9], printed
+    trained = [
+        [line for line in out.splitlines() if line.startswith("trial")] for out, _ in printed
+    ]
+    assert len(trained[1]) == 1
+    assert sorted(trained[0] + trained[1]) == [f"trial{i}-seed0" for i in range(6)]
+    assert cells_of(tmp_path) == Counter(CELLS)
+
+
+def test_settings_that_were_tried_are_not_trained_again(tmp_path, trained):
+    argv = ["--search", "beta=0.5,0.9", "--sampler", "random", "--trials", "6"]
+    assert call(tmp_path, *argv) == 0
+    assert len(trials_of(tmp_path)) == 6
+    assert len(trained) == 2
+
+
+def test_values_that_are_allowed_but_not_together(tmp_path, trained):
+    """They fail alone."""
+    argv = ["--search", "num_heads=1,3", "dim=6,8", "--sampler", "grid"]
+    assert call(tmp_path, *argv) == 0
+    failed = [t for t in trials_of(tmp_path) if t["state"] == "failed"]
+    assert [t["settings"] for t in failed] == [{"num_heads": 3, "dim": 8}]
+    assert failed[0]["reason"].startswith("--dim: must be a multiple of --num-heads")
+
+
+def test_an_error_of_the_disk_leaves_the_trial_to_be_gone_on_with(tmp_path, trained, monkeypatch):
+    fake = trainer.train_together
+
+    def full(*_, **__):
+        raise UserError("runs/trial0: the checkpoint of epoch 1 could not be written")
+
+    monkeypatch.setattr(trainer, "train_together", full)
+    assert call(tmp_path, *GRID) == 1
+    monkeypatch.setattr(trainer, "train_together", fake)
+    assert call(tmp_path, *GRID) == 0
+    assert cells_of(tmp_path) == Counter(CELLS)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--search"], "--search: expected FIELD=VALUE,VALUE,… or FIELD=LOW:HIGH[:log], once for"),
+        (["--search", "beta"], "--search beta: expected FIELD=VALUE"),
+        (["--search", "bta=1"], "--search bta=1: unknown field 'bta' (did you mean 'beta'"),
+        (["--search", "beta="], "--search beta=: expected one or more values"),
+        (["--search", "beta=0.5,,1"], "none of them empty"),
+        (["--search", "beta=0.5,.5"], "--search beta=0.5,.5: expected different values"),
+        (["--search", "beta=0.5", "beta=0.9"], "--search: beta is given more than once"),
+        (["--search", "beta=x"], "--search beta=x: beta takes numbers, got 'x'"),
+        (["--search", "dim=8.5"], "--search dim=8.5: dim takes whole numbers, got '8.5'"),
+        (["--search", "packed=1"], "--search packed=1: unknown value '1'"),
+        (["--search", "loss=bcee"], "unknown value 'bcee' (did you mean 'bce'"),
+        (["--search", "loss=bce:bpr"], "loss is no number, so it takes a list"),
+        (["--search", "dim=16:8"], "--search dim=16:8: expected LOW below HIGH, got 16 and 8"),
+        (["--search", "beta=0:nan"], "expected LOW below HIGH, got 0.0 and nan"),
+        (["--search", "beta=0:0.9:log"], "a logarithmic range begins above 0, got 0.0"),
+        (["--search", "beta=0:0.9:lin"], "expected a range as LOW:HIGH or LOW:HIGH:log"),
+        (["--search", "beta=0:1"], "--search beta=0.0:1.0: --beta: must be in [0, 1), got 1.0"),
+        (["--search", "beta=0.5,-1"], "--beta: must be in [0, 1), got -1.0"),
+        (["--search", "mask_rate=0.1,0.2"], "--mask-rate: read by bert4rec alone; sasrec with"),
+        (
+            ["--search", "beta=0.5,0.9", "--optimizer", "adamw"],
+            "--beta: read by sevo-adamw, sevo-adam, sevo-sgd alone; sasrec with adamw ignores it",
+        ),
+        (["--search", "beta=0.5", "--beta", "0.9"], "--search: beta is also given as --beta"),
+        (["--search", "beta=0.5", "--optimizer", "x"], "unknown optimizer 'x'"),
+        (["--search", "beta=0:0.9", "--sampler", "grid"], "a grid takes lists of values and LOW:H"),
+        (["--search", "dim=8:64:log", "--sampler", "grid"], "a grid takes lists of values and L"),
+        (["--search", "beta=0.5", "--trials", "0"], "--trials: must be at least 1, got 0"),
+        (["--search", "beta=0.5", "--seed", "-1"], "--seed: must be at least 0, got -1"),
+        (["--search", "beta=0.5", "--seeds", "1", "1"], "--seeds: expected one or more different"),
+        (["--search", "beta=0.5", "--axes", "dim"], "unknown field of the search 'dim'"),
+        (
+            ["--search", "beta=0.5", "--axes", "beta", "beta"],
+            "--axes: expected one or two different fields, got ['beta', 'beta']",
+        ),
+        (
+            ["--search", "loss=bpr,softmax", "--model", "lightgcn", "--sampler", "grid"],
+            "--loss: lightgcn is trained by bpr or bce, got softmax",
+        ),
+    ],
+)
+def test_bad_options(capsys, tmp_path, argv, message):
+    assert message in error_of(capsys, *argv, "--out", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--search", "beta=0.5,0.9"], "num_layers was '1:3' and is now 3"),
+        ([*GRID[:2], "num_layers=1:2", *GRID[3:]], "num_layers was '1:3' and is now '1:2'"),
+        ([*GRID, "--dim", "8"], "dim was 64 and is now 8"),
+        ([*GRID, "--seeds", "1"], "seeds was [0] and is now [1]"),
+        ([*GRID[:-1], "random"], "sampler was 'grid' and is now 'random'"),
+        ([*GRID, "--model", "gru4rec"], "model was 'sasrec' and is now 'gru4rec'"),
+    ],
+)
+def test_a_folder_that_holds_another_sweep(tmp_path, trained, capsys, argv, message):
+    assert call(tmp_path, *GRID, "--trials", "1") == 0
+    capsys.readouterr()
+    error = error_of(capsys, *argv, "--out", str(tmp_path))
+    assert f"--out: {tmp_path} holds a sweep in which" in error
+    assert message in error
+    assert len(trained) == 1
+
+
+def test_databases_of_others(tmp_path, trained, capsys):
+    database = tmp_path / "sweep.db"
+    database.write_bytes(b"no database, however long it may be" * 100)
+    error = error_of(capsys, *GRID, "--out", str(tmp_path))
+    assert f"{database}: is no database of a sweep that can be used (file is not a data" in error
+    assert database.read_bytes().startswith(b"no database")
+
+    database.unlink()
+    assert call(tmp_path, *GRID, "--trials", "2") == 0
+    with sqlite3.connect(database) as connection:
+        connection.execute("DELETE FROM study_user_attributes")
+    connection.close()
+    assert "holds a study that this command did not make" in error_of(
+        capsys, *GRID, "--out", str(tmp_path)
+    )
+
+    (tmp_path / "file").write_text("")
+    assert "cannot be used (Not a directory)" in error_of(
+        capsys, *GRID, "--out", str(tmp_path / "file" / "out")
+    )
+
+
+def tried(number: int, score: float | None, **settings) -> Tried:
+    return Tried(number, settings, "done", score, [score], [1], 1.0, number, "")
+
+
+@pytest.fixture
+def figure(monkeypatch):
+    """The figure that `draw` made, before it is closed."""
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+
+    def drawing(trials, fields, path):
+        picture.draw(trials, fields, "title", path)
+        assert path.read_bytes().startswith(b"\x89PNG")
+        return plt.gcf()
+
+    yield drawing
+    monkeypatch.undo()
+    plt.close("all")
+
+
+def test_heat_map(tmp_path, figure):
+    """Means over a third field; a value between two edges of a range is in their cell."""
+    fields = parse_search(["learning_rate=1e-4:1e-2:log", "loss=bpr,bce", "dim=8,16"])
+    trials = [
+        tried(0, 0.02, learning_rate=1e-4, loss="bpr", dim=8),
+        tried(1, 0.04, learning_rate=1.1e-4, loss="bpr", dim=16),
+        tried(2, 0.05, learning_rate=1e-2, loss="bce", dim=16),
+        tried(3, None, learning_rate=1e-3, loss="bce", dim=16),
+    ]
+    drawn = figure(trials, picture.most_varied(trials, fields), tmp_path / "a.png")
+    axes, bar = drawn.axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("learning_rate", "loss")
+    assert bar.get_ylabel() == "best validation NDCG@10,\nmean of (n) trials"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["bpr", "bce"]
+    assert [label.get_text() for label in axes.get_xticklabels()][::4] == [
+        "0.0001", "0.001", "0.01",
+    ]  # fmt: skip
+    cells = {text.get_position(): text.get_text() for text in axes.texts}
+    assert cells == {(0.5, 0.5): "0.0300\n(2)", (7.5, 1.5): "0.0500\n(1)"}
+
+
+def test_line_plot(tmp_path, figure):
+    trials = [tried(i, 0.01 * i + 0.01, beta=beta) for i, beta in enumerate([0.9, 0.5, 0.9])]
+    (axes,) = figure(trials, [parse_field("beta=0.9,0.5")], tmp_path / "a.png").axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("beta", "best validation NDCG@10")
+    x, y = axes.lines[0].get_data()
+    assert list(x) == [0, 1]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0.5", "0.9"]
+    assert list(y) == pytest.approx([0.02, 0.02])
