@@ -52,8 +52,9 @@ class Options:
     train: bool = True
     """Whether to run what is missing, or write the table from what there is."""
     quick: bool = False
-    """Figures, table4, table5 and table7: a quick look that says nothing of the paper's values, in minutes:
-    a small model on a tenth of the users, few epochs, some of the points, in folders of its own."""
+    """Figures, table4, table5 and table7: a quick look that says nothing of the paper's values, in
+    minutes: a small model on a tenth of the users, few epochs, some of the points, in folders of
+    its own."""
 
 
 def chosen(

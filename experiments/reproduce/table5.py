@@ -36,6 +36,8 @@ from experiments.reproduce.runs import Outcomes, carry_out, folder_of, missing
 from experiments.trainer import CRITERION
 
 DATASETS = ("beauty",)
+QUICK = ("plain", "dkd", "sevo")
+"""The methods of a quick look."""
 GAINS_HEADER = ("Model", "", *METRICS)
 
 
@@ -43,7 +45,7 @@ def make(options: Options) -> int:
     """Runs what is missing of the table, and writes it."""
     refuse(options, "optimizers")
     options = quick_look(options)
-    methods = chosen("model", options.models, METHODS)
+    methods = chosen("model", options.models, METHODS, QUICK if options.quick else METHODS)
     datasets = chosen("dataset", options.datasets, NAMES, DATASETS)
     seeds = chosen_seeds(options.seeds, SEEDS)
     rows: list[Row] = []
