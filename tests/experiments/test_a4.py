@@ -12,8 +12,6 @@ from experiments.configs import MODELS
 from experiments.reproduce import a4
 from experiments.reproduce.__main__ import main
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SETTINGS = dataclasses.replace(MODELS["lightgcn"]("synthetic", "sgd"), dim=8, batch_size=64)
 
 

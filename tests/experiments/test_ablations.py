@@ -20,7 +20,6 @@ from experiments.reproduce.__main__ import TABLES, main
 from experiments.reproduce.ablation_pictures import Drawn, draw_bars, draw_curves, draw_lines
 from experiments.reproduce.ablations import ABLATIONS, RATES, papers_value
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 PUBLISHED = configs.MODELS["sasrec"]
 PNG = b"\x89PNG"
 

@@ -12,8 +12,6 @@ from experiments import train
 from experiments.backbones import BUILDERS
 from experiments.configs import MODELS
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "add-a-backbone.md"
 
 

@@ -23,8 +23,6 @@ from experiments.graphs import neighbour_graph
 from experiments.optimizers import make_optimizer
 from models.maerec import edges_of
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TINY = {"dim": 4, "num_blocks": 1, "max_len": 3, "batch_size": 64, "eval_every": 1}
 
 

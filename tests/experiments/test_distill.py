@@ -25,8 +25,6 @@ from experiments.reproduce import __main__ as reproduce
 from experiments.teachers import load_teacher
 from models import Constant
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SMALL = [
     "--batch-size=64", "--max-len=20", "--num-blocks=1", "--dim=8", "--teacher-dim=12",
     "--epochs=1", "--packed=False",

@@ -16,8 +16,6 @@ from experiments.reproduce import figure2b
 from experiments.reproduce.__main__ import main
 from experiments.trainer import initial_checkpoint, make_setup
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SETTINGS = dataclasses.replace(
     MODELS["sasrec"]("synthetic", "sevo-adamw"), epochs=2, dim=8, num_blocks=1, max_len=10,
     batch_size=128, dropout_rate=0.0, learning_rate=0.1, beta=0.7, packed=False,

@@ -18,7 +18,6 @@ from experiments.errors import UserError
 from experiments.graphs import item_graph, user_item_graph
 from experiments.optimizers import add_smoothness_gradient, make_optimizer
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 TABLE = [["item_embedding"]]
 
 

@@ -18,8 +18,6 @@ from experiments.data.interactions import from_sequences
 from experiments.epochs import EpochLayouts, Epochs, Inputs, TrainState, split_model
 from experiments.evaluate import make_evaluation_set, make_evaluator
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 MAX_LEN = 8
 TINY = {"max_len": MAX_LEN, "dim": 16, "num_blocks": 1, "num_heads": 2, "packed": False}
 TINY |= {"batch_size": 12, "dropout_rate": 0.0, "attention_dropout_rate": 0.0}

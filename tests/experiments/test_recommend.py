@@ -18,8 +18,6 @@ from experiments.errors import UserError
 from experiments.folders import open_checkpoints, restore_checkpoint
 from experiments.trainer import initial_checkpoint, make_setup
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TINY = ["--dim", "16", "--max-len", "20", "--batch-size", "64", "--epochs", "2"]
 
 

@@ -19,7 +19,6 @@ from experiments.reproduce import figure6, table4
 from experiments.reproduce.__main__ import main
 from experiments.reproduce.options import QUICK_EPOCHS
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 PUBLISHED = configs.MODELS["sasrec"]
 FILE = "Beauty_item2attributes.json"
 
@@ -182,6 +181,7 @@ def test_figure6_tells_of_a_lost_checkpoint(data_dir, tmp_path, trained):
     assert not (tmp_path / "figure6.png").exists()
 
 
+@pytest.mark.slow
 def test_figure6_of_a_run_that_was_really_trained(data_dir, tmp_path, monkeypatch):
     """Its table is the one of the best epoch."""
     monkeypatch.setattr(figure6, "project", lambda items: items[:, :2])

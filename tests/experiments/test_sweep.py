@@ -24,8 +24,6 @@ from experiments.sweep.__main__ import main
 from experiments.sweep.space import parse_field, parse_search
 from experiments.sweep.study import Tried
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 REPOSITORY = Path(__file__).resolve().parents[2]
 GRID = ["--search", "beta=0.5,0.9", "num_layers=1:3", "--sampler", "grid"]
 CELLS = set(itertools.product((0.5, 0.9), (1, 2, 3)))

@@ -20,8 +20,6 @@ from experiments.errors import UserError
 from experiments.folders import Run
 from experiments.trainer import train_together
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SEEDS = (0, 3, 7)
 TINY = {"dim": 16, "num_blocks": 1, "max_len": 20, "batch_size": 16, "eval_every": 2}
 
@@ -84,6 +82,7 @@ def test_seeds_share_one_graph(users_file):
             np.testing.assert_array_equal(leaf, own)
 
 
+@pytest.mark.slow
 def test_runs_at_different_epochs_catch_up_and_go_on_together(users_file, tmp_path):
     runs, data = runs_on(users_file), load(str(users_file))
     folders = folders_in(tmp_path / "out", runs)

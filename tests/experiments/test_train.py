@@ -397,6 +397,7 @@ runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
 def start(arguments: list[str], cache: Path, limit: int = 0) -> subprocess.Popen:
     """The command in a process of its own, which may write files of ``limit`` bytes at most."""
     cached = {
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as in this process
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
