@@ -14,13 +14,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
+from jax.experimental.custom_partitioning import custom_partitioning
 from jax.experimental.sparse import BCSR
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
@@ -142,13 +145,14 @@ _product.defvjp(_product_forward, _product_backward)
 
 @functools.cache  # a new function at every call would compile anew outside jit
 def _batched_kernel(choice: Choice) -> Callable[..., Table]:
-    """The kernel with its rule for ``vmap``."""
+    """The kernel with its rules for sharded tables and for ``vmap``."""
 
-    @custom_vmap
-    def kernel(data: Values, indices: Indices, indptr: Pointers, x: Table) -> Table:
+    def by_platform(data: Values, indices: Indices, indptr: Pointers, x: Table) -> Table:
         if data.size == 0:
-            return jnp.zeros_like(x)
+            return jnp.zeros((indptr.size - 1, x.shape[1]), x.dtype)
         return jax.lax.platform_dependent(data, indices, indptr, x, **_kernels(choice))
+
+    kernel = custom_vmap(_sharded(by_platform, "e, e, p, n d -> n d"))
 
     @kernel.def_vmap
     def _(  # pyright: ignore[reportUnusedFunction]
@@ -166,13 +170,14 @@ def _batched_kernel(choice: Choice) -> Callable[..., Table]:
 def _batched_layer(choice: Choice) -> Callable[..., Table]:
     """``base + scale * product`` likewise: one pass where the kernel can, else two."""
 
-    @custom_vmap
-    def layer(
+    def by_platform(
         data: Values, indices: Indices, indptr: Pointers, x: Table, scale: Scale, base: Table
     ) -> Table:
         if data.size == 0:
             return base
         return jax.lax.platform_dependent(data, indices, indptr, x, scale, base, **_layers(choice))
+
+    layer = custom_vmap(_sharded(by_platform, "e, e, p, n d, , n d -> n d"))
 
     @layer.def_vmap
     def _(  # pyright: ignore[reportUnusedFunction]
@@ -190,6 +195,51 @@ def _batched_layer(choice: Choice) -> Callable[..., Table]:
         return _split(out, axis_size), True
 
     return layer
+
+
+def _sharded(kernel: Callable[..., Table], rule: str) -> Callable[..., Table]:
+    """The kernel for tables that are split among devices, each of which has the whole graph.
+
+    A device multiplies what it holds: of features it needs no other's; of rows it gathers the
+    table's, and computes its own. Without the rule, every device would compute the whole product.
+    """
+
+    def partition(mesh: Mesh, operands: Sequence[Any], _: Any) -> tuple[Any, ...]:
+        rows, columns = (*operands[3].sharding.spec, None, None)[:2]
+
+        def sharding(*spec: Any) -> NamedSharding:
+            return NamedSharding(mesh, PartitionSpec(*spec))
+
+        def own_rows(data: Values, indices: Indices, indptr: Pointers, x: Table, *more: Any) -> Any:
+            if rows is not None:
+                count = x.shape[0] // mesh_size(mesh, rows)
+                begin = jax.lax.axis_index(rows) * count
+                indptr = jax.lax.dynamic_slice(indptr, (begin,), (count + 1,))
+            return kernel(data, indices, indptr, x, *more)
+
+        whole, own = sharding(None, columns), sharding(rows, columns)
+        more = () if len(operands) == 4 else (sharding(), own)
+        return mesh, own_rows, own, (sharding(), sharding(), sharding(), whole, *more)
+
+    partitioned: Any = custom_partitioning(kernel)
+    partitioned.def_partition(
+        partition=partition, sharding_rule=rule, need_replication_factors=("e", "p")
+    )
+
+    @functools.partial(jax.jit, inline=True)  # compiled once for calls outside jit
+    def call(*operands: Array) -> Table:
+        sharding: Any = jax.typeof(operands[3]).sharding
+        if AxisType.Explicit not in sharding.mesh.axis_types:
+            return partitioned(*operands)
+        # Shardings that are part of types: the kernel's own operations know nothing of them.
+        return jax.sharding.auto_axes(partitioned, out_sharding=sharding)(*operands)
+
+    return call
+
+
+def mesh_size(mesh: Mesh, axes: str | tuple[str, ...]) -> int:
+    """The number of devices along some axes of a mesh."""
+    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
 
 
 def _one_by_one(
@@ -212,7 +262,7 @@ def _split(x: Table, size: int) -> Float[Array, "batch nodes dim"]:
 
 
 def _bcsr_kernel(data: Values, indices: Indices, indptr: Pointers, x: Table) -> Table:
-    shape = (x.shape[0], x.shape[0])
+    shape = (indptr.size - 1, x.shape[0])  # fewer rows than columns where rows are sharded
     return BCSR((data, indices, indptr), shape=shape, indices_sorted=True, unique_indices=True) @ x
 
 

@@ -36,14 +36,14 @@ program decides there; more elsewhere, since programs for blocks cost, too."""
 def product(
     data: Float[Array, " entries"],
     indices: Int[Array, " entries"],
-    indptr: Int[Array, " nodes_and_one"],
+    indptr: Int[Array, " rows_and_one"],
     x: Float[Array, "nodes dim"],
     scale: Float[Array, ""] | None = None,
-    base: Float[Array, "nodes dim"] | None = None,
+    base: Float[Array, "rows dim"] | None = None,
     *,
     narrow: bool = False,
     interpret: bool = False,
-) -> Float[Array, "nodes dim"]:
+) -> Float[Array, "rows dim"]:
     """``base + scale * (A @ x)`` in one pass, for a matrix ``A`` of compressed rows.
 
     Args:
@@ -56,7 +56,7 @@ def product(
         narrow: whether rows of ``x`` are rounded to bfloat16 as they are gathered.
         interpret: whether to run in Pallas' interpreter, on any platform and slowly.
     """
-    nodes, dim = x.shape
+    rows, dim = indptr.size - 1, x.shape[1]
     width = min(COLUMNS, 1 << max(dim - 1, 0).bit_length())  # Triton wants powers of 2
     size = SMALL_BLOCK if data.size < SMALL else BLOCK
     num_blocks = data.size // size
@@ -114,9 +114,9 @@ def product(
         more.append(jnp.reshape(scale, 1))
     if base is not None:
         more.append(base)
-    shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
-    rows = call(row_sum, shape, grid=(nodes, grid), name="sevo_row_sums")
-    return rows(indptr, *operands, *more)
+    shape = jax.ShapeDtypeStruct((rows, dim), x.dtype)
+    product = call(row_sum, shape, grid=(rows, grid), name="sevo_row_sums")
+    return product(indptr, *operands, *more)
 
 
 class Columns(NamedTuple):

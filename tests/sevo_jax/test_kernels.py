@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sevo_jax
+from sevo_jax import triton_kernel
 from tests.sevo_jax.graphs import NODES, dense, graphs, random_graph
 
 KERNELS = [None, "bcsr", "gather", "pallas"]
@@ -180,7 +181,6 @@ def on_a_gpu() -> contextlib.AbstractContextManager[None]:
         ("tpu", None, "scatter", False),
         ("cpu", None, "cpu_csr_sparse_dense_ffi", True),
         ("cuda", None, "scatter", False),
-        ("cuda", "pallas", "triton", True),
     ],
 )
 def test_the_program_of_a_platform(platform, kernel, text, there):
@@ -190,14 +190,29 @@ def test_the_program_of_a_platform(platform, kernel, text, there):
     def smoothed(graph, x):
         return sevo_jax.smooth(graph, x)
 
-    own = ("cpu_csr_sparse_dense_ffi", "__gpu$xla.gpu.triton")
-    unchecked = [jax.export.DisabledSafetyCheck.custom_call(name) for name in own]
+    unchecked = [jax.export.DisabledSafetyCheck.custom_call("cpu_csr_sparse_dense_ffi")]
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (graph, x))
-    with on_a_gpu() if platform == "cuda" else contextlib.nullcontext():
-        exported = jax.export.export(
-            jax.jit(smoothed), platforms=[platform], disabled_checks=unchecked
-        )(*shapes)
+    exported = jax.export.export(
+        jax.jit(smoothed), platforms=[platform], disabled_checks=unchecked
+    )(*shapes)
     assert (text in exported.mlir_module()) == there
+
+
+def test_triton_takes_a_whole_layer():
+    """Its program for a GPU has no operation of XLA's behind the row sums."""
+    graph, x = hub_graph(), table(700, 16)
+    m = graph.operator
+    arguments = m.data, m.indices, m.indptr, x, np.float32(0.5), x
+    unchecked = [jax.export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")]
+    with on_a_gpu():
+        exported = jax.export.export(
+            jax.jit(triton_kernel.product), platforms=["cuda"], disabled_checks=unchecked
+        )(*arguments)
+    text = exported.mlir_module()
+    assert text.count("custom_call @__gpu$xla.gpu.triton") == 2  # of blocks, then of rows
+    after = text[text.rindex("custom_call @__gpu$xla.gpu.triton") :].partition("return")[0]
+    assert "stablehlo.add" not in after
+    assert "stablehlo.multiply" not in after
 
 
 def test_a_graph_keeps_its_kernel(tmp_path):

@@ -1,0 +1,25 @@
+"""Sharded tables: `on_four_devices` in a process of its own, which has four."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_on_four_devices():
+    checks = Path(__file__).with_name("on_four_devices.py")
+    finished = subprocess.run(
+        [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", str(checks)],
+        env=os.environ
+        | {
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+            "JAX_PLATFORMS": "cpu",
+            "PYTEST_ADDOPTS": "",
+        },
+        cwd=checks.parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
