@@ -9,10 +9,10 @@ weights are formed of them on the host, with the same additions in the same orde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import jax
 import numpy as np
@@ -22,9 +22,6 @@ from sevo_jax.graph import Graph, SelfLoops, graph_of
 from sevo_jax.matrices import symmetrized
 from sevo_jax.validation import check_choice, check_count
 
-if TYPE_CHECKING:
-    from os import PathLike
-
 Ids = Literal["integers", "any"]
 Progress = Callable[[str, int], None]
 """Called with what is being done, and the edges that have been fetched so far."""
@@ -32,6 +29,7 @@ Progress = Callable[[str, int], None]
 ROWS = "rows"
 """The name for the order of a file's rows, where there is no column of times."""
 
+_FILE_ORDER = ("sevo_file", "sevo_row")
 _PARQUET, _CSV = (".parquet", ".pq"), (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 _LARGEST = 2**31
 
@@ -118,7 +116,7 @@ def sequence_graph_from_table(
 
     Args:
         table: a table expression of ibis, of any of its engines; or the path of a Parquet or CSV
-            file (``.parquet``, ``.csv``, ``.tsv``), a pattern such as ``"part-*.parquet"`` included.
+            file (``.parquet``, ``.csv``, ``.tsv``), or a pattern such as ``"part-*.parquet"``.
         user: the column of users, of any type.
         item: the column of items.
         time: the column of times: numbers, dates or timestamps. ``"rows"`` for the order of a
@@ -169,32 +167,31 @@ def sequence_graph_from_table(
 
     tell("checking the table", 0)
     with _explained(table):
-        rows: list[Any] = []
         if isinstance(table, str | Path):
-            table, rows = _read(ibis, table, connection, need_rows=order is None)
+            table = _read(ibis, table, connection, item if ids == "any" else None)
         elif not isinstance(table, ibis.Table):
             raise TypeError(
-                "table must be a path or a table expression of ibis (ibis.memtable(frame) of a data "
-                f"frame), got {type(table).__name__}"
+                "table must be a path or a table expression of ibis (of a data frame, "
+                f"ibis.memtable(frame)), got {type(table).__name__}"
             )
-        events = _events(table, rows, user, item, time, order, ids)
-        smallest, largest = _check_values(events, user, item, time, order)
-        names = None
+        events, names = _events(table, user, item, time, order, ids)
+        smallest, largest = _check_values(events, names)
+        numbered_ids = None
         if ids == "any":
             numbered = events.select("item").distinct()
             numbered = numbered.mutate(
                 node=ibis.row_number().over(ibis.window(order_by="item")).cast("int32")
             )
-            names = numbered.order_by("node").to_pyarrow()["item"].to_numpy()
+            numbered_ids = numbered.order_by("node").to_pyarrow()["item"].to_numpy()
             events = events.join(numbered, "item").drop("item").rename(item="node")
-            smallest, largest = 0, names.size - 1
+            smallest, largest = 0, numbered_ids.size - 1
         num_nodes = _check_range(item, smallest, largest, num_nodes)
         edges = _fetch(_pairs(ibis, events, options), options, tell)
     tell("normalising", edges[0].size)
     matrix = symmetrized(*edges, num_nodes)
     del edges
     graph = graph_of(matrix, jax.dtypes.canonicalize_dtype(float), self_loops, capacity)
-    return graph if names is None else (graph, names)
+    return graph if numbered_ids is None else (graph, numbered_ids)
 
 
 def _import_ibis() -> Any:
@@ -202,14 +199,14 @@ def _import_ibis() -> Any:
         import ibis
     except ImportError as error:
         raise ImportError(
-            'graphs from tables need ibis and an engine: pip install "sevo-jax[tables]" for DuckDB, '
-            '"sevo-jax[spark]" for Spark'
+            'graphs from tables need ibis: pip install "sevo-jax[tables]" with DuckDB, or '
+            'pip install "sevo-jax[spark]" with Spark'
         ) from error
     return ibis
 
 
 @contextmanager
-def _explained(table: Any) -> Iterator[None]:
+def _explained(table: Any) -> Generator[None]:
     """Errors of the engines as the ones that NumPy's users know, with the engine's own words."""
     try:
         yield
@@ -224,16 +221,16 @@ def _explained(table: Any) -> Iterator[None]:
         raise ValueError(f"{where}: the engine cannot read it: {words}") from error
 
 
-def _read(
-    ibis: Any, path: str | Path, connection: Any, *, need_rows: bool
-) -> tuple[Any, list[Any]]:
-    """The table that a file holds, and the columns that have its rows' order."""
+def _read(ibis: Any, path: str | Path, connection: Any, text: str | None) -> Any:
+    """The table that a file holds, and columns of the order of its rows, `_FILE_ORDER`.
+
+    Of a CSV file, the column ``text`` holds strings whatever they look like: 0007 is not 7.
+    """
     name = str(path)
     parquet = name.endswith(_PARQUET)
     if not parquet and not name.endswith(_CSV):
         raise ValueError(
-            f"table must be a file whose name ends in one of {', '.join(_PARQUET + _CSV)}, got "
-            f"{name}"
+            f"table must be a file that ends in one of {', '.join(_PARQUET + _CSV)}, got {name}"
         )
     pattern = any(character in name for character in "*?[")
     if "://" not in name and not pattern and not Path(name).exists():
@@ -241,31 +238,26 @@ def _read(
     if connection is None:
         connection = _duckdb(ibis)
     engine = getattr(connection, "name", None)
+    if engine == "duckdb" and parquet:
+        table = connection.read_parquet(name, file_row_number=True, filename=pattern)
+        table = table.rename(sevo_row="file_row_number")
+        return table.rename(sevo_file="filename") if pattern else table
     if engine == "duckdb":
-        if parquet:
-            table = connection.read_parquet(name, file_row_number=need_rows, filename=pattern)
-            return table, ["filename", "file_row_number"] if pattern else ["file_row_number"]
-        view = connection.read_csv(name).get_name()
+        types = {"types": {text: "VARCHAR"}} if text else {}
+        view = connection.read_csv(name, **types).get_name()
         # DuckDB keeps the order of a file's rows where no other is asked for.
-        query = f'SELECT *, row_number() OVER () AS file_row_number FROM "{view}"'
-        return connection.sql(query), ["file_row_number"]
+        return connection.sql(f'SELECT *, row_number() OVER () AS sevo_row FROM "{view}"')
+    if engine == "pyspark" and parquet:
+        quoted = name.replace("`", "``")
+        rows = "_metadata.file_path AS sevo_file, _metadata.row_index AS sevo_row"
+        return connection.sql(f"SELECT *, {rows} FROM parquet.`{quoted}`")
     if engine == "pyspark":
-        from pyspark.sql import SparkSession
-
-        reader = SparkSession.active().read
-        if parquet:
-            frame = reader.parquet(name)
-            rows = ["_metadata.file_path AS filename", "_metadata.row_index AS file_row_number"]
-        else:
-            separator = "\t" if ".tsv" in name else ","
-            frame = reader.csv(name, header=True, inferSchema=True, sep=separator)
-            # They increase along a file, and from one partition of it to the next.
-            rows = ["monotonically_increasing_id() AS file_row_number"]
-        if need_rows:
-            frame = frame.selectExpr("*", *rows)
-        view = ibis.util.gen_name("events")
-        frame.createOrReplaceTempView(view)
-        return connection.table(view), [row.rpartition(" ")[2] for row in rows]
+        form = {"header": True, "sep": "\t" if ".tsv" in name else ","}
+        typed = connection.read_csv(name, inferSchema=True, **form)
+        view = (connection.read_csv(name, **form) if text else typed).get_name()
+        # They increase along a file, and from one partition of it to the next.
+        table = connection.sql(f"SELECT *, monotonically_increasing_id() AS sevo_row FROM `{view}`")
+        return table.cast({c: t for c, t in typed.schema().items() if text and c != text})
     raise ValueError(
         "connection must be of ibis.duckdb.connect or ibis.pyspark.connect, got "
         f"{engine or type(connection).__name__}; of other engines pass a table expression"
@@ -280,22 +272,17 @@ def _duckdb(ibis: Any) -> Any:
 
 
 def _events(
-    table: Any,
-    rows: list[str],
-    user: str,
-    item: str,
-    time: str | None,
-    order: str | None,
-    ids: Ids,
-) -> Any:
-    """Columns ``user`` and ``item``, and those that order a user's rows: ``key0``, ``key1``, …"""
+    table: Any, user: str, item: str, time: str | None, order: str | None, ids: Ids
+) -> tuple[Any, dict[str, str]]:
+    """Columns ``user``, ``item``, and those that order a user's rows, ``key0`` and so on.
+
+    And, for messages, the names that they have in the table.
+    """
+    rows = [column for column in _FILE_ORDER if column in table.columns]
     if time is None or (time == ROWS and not rows):
-        advice = "name the column of times" + (
-            "" if time == ROWS else ', or time="rows" for a file'
-        )
         raise ValueError(
-            f"time must say in which order interactions happened, got {time!r}"
-            f"{', but a table expression has no order of rows' if time == ROWS else ''}; {advice}"
+            "time must name the column of times, or be 'rows' for the order of a file's rows (a "
+            f"table expression has none), got {time!r}"
         )
     named = {"user": user, "item": item} | ({} if time == ROWS else {"time": time})
     named |= {} if order is None else {"order": order}
@@ -306,57 +293,45 @@ def _events(
         given = [column for column in table.columns if column not in rows]
         raise ValueError(f"{', '.join(missing)}: no such column; there are {', '.join(given)}")
     types = {name: table[column].type() for name, column in named.items()}
-    known = types["item"].is_integer() or (ids == "any" and types["item"].is_string())
-    if not known:
+    if not (types["item"].is_integer() or (ids == "any" and types["item"].is_string())):
         wanted = "integers" if ids == "integers" else "integers or strings"
         hint = '; ids="any" numbers them' if types["item"].is_string() else ""
         raise TypeError(f"item={item!r} must hold {wanted}, got {types['item']}{hint}")
-    for name in named.keys() & {"time", "order"}:
-        orderly = types[name].is_numeric() or types[name].is_temporal()
-        if types[name].is_boolean() or not (
-            orderly or (name == "order" and types[name].is_string())
-        ):
+    for name in types.keys() - {"user", "item"}:
+        kind = types[name]
+        if kind.is_boolean() or not (kind.is_numeric() or kind.is_temporal()):
             raise TypeError(
-                f"{name}={named[name]!r} must hold numbers, dates or timestamps, got {types[name]}"
+                f"{name}={named[name]!r} must hold numbers, dates or timestamps, got {kind}"
             )
     keys = [*([] if time == ROWS else [time]), *([order] if order else rows or [item])]
-    return table.select(
-        user=table[user],
-        item=table[item],
-        **{f"key{i}": table[key] for i, key in enumerate(keys)},
-    )
+    names = {"user": user, "item": item} | {f"key{i}": key for i, key in enumerate(keys)}
+    return table.select(**{column: table[name] for column, name in names.items()}), names
 
 
-def _check_values(
-    events: Any, user: str, item: str, time: str | None, order: str | None
-) -> tuple[Any, Any]:
+def _check_values(events: Any, names: dict[str, str]) -> tuple[Any, Any]:
     """The smallest and the largest item, if there are interactions and no value is missing."""
-    asked = {"user": user, "item": item}
-    asked |= dict(
-        zip(_keys(events), (c for c in (time, order) if c not in (None, ROWS)), strict=False)
+    lacking: dict[str, Any] = {}
+    for column in names:
+        values = events[column]
+        null = values.isnull()
+        lacking[column] = (null | values.isnan() if values.type().is_floating() else null).sum()
+    (found,) = (
+        events.aggregate(
+            total=events.count(),
+            smallest=events["item"].min(),
+            largest=events["item"].max(),
+            **lacking,
+        )
+        .to_pyarrow()
+        .to_pylist()
     )
-    lacking = {
-        f"{column}_missing": (
-            events[column].isnull() | events[column].isnan()
-            if events[column].type().is_floating()
-            else events[column].isnull()
-        ).sum()
-        for column in asked
-    }
-    found = events.aggregate(
-        interactions=events.count(),
-        smallest=events["item"].min(),
-        largest=events["item"].max(),
-        **lacking,
-    ).to_pyarrow()
-    found = found.to_pylist()[0]
-    if not found["interactions"]:
+    if not found["total"]:
         raise ValueError("table must hold at least one interaction, got none")
-    for column, name in asked.items():
-        if found[f"{column}_missing"]:
+    for column, name in names.items():
+        if found[column]:
             raise ValueError(
-                f"column {name!r} must have a value in every row, got {found[f'{column}_missing']} "
-                f"of {found['interactions']} rows without one"
+                f"column {name!r} must have a value in every row, but {found[column]} of "
+                f"{found['total']} rows have none"
             )
     return found["smallest"], found["largest"]
 
@@ -378,17 +353,14 @@ def _check_range(item: str, smallest: int, largest: int, num_nodes: int | None) 
     return num_nodes
 
 
-def _keys(events: Any) -> list[str]:
-    return [column for column in events.columns if column.startswith("key")]
-
-
 def _pairs(ibis: Any, events: Any, options: _Options) -> Any:
-    """Every pair of items and its counts: ``low <= high``, ``forward1``, ``backward1``, …
+    """Every pair of items and its counts: ``low <= high``, ``forward1``, ``backward1`` and so on.
 
     From the last interaction backwards if the last ones are kept: then the position alone says what
     counts. Backward is then forward, which makes no difference to the sum of the two.
     """
-    keys = [events[key].desc() if options.keep == "last" else events[key] for key in _keys(events)]
+    keys = [events[column] for column in events.columns if column.startswith("key")]
+    keys = [key.desc() for key in keys] if options.keep == "last" else keys
     window = ibis.window(group_by="user", order_by=keys)
     item = events["item"].cast("int32")
     steps = range(1, options.walk_length + 1)
@@ -437,7 +409,10 @@ def _fetch(
         columns = {name: batch[name].to_numpy() for name in batch.schema.names}
         counts = np.stack([columns[name] for name in names if name in columns], axis=1)
         ways = np.split(counts, counts.shape[1] // options.hops, axis=1)
-        weights = sum(repeated_sums(way) for way in ways)
+        weights = np.sum([_repeated_sums(way) for way in ways], axis=0)
+        single = weights.astype(np.float32)
+        # Half the memory, where it is exact.
+        weights = single if (single == weights).all() else weights
         parts.append((columns["low"], columns["high"], weights))
         fetched += weights.size
         tell("fetching edges", fetched)
@@ -447,7 +422,7 @@ def _fetch(
     return low, high, weights
 
 
-def repeated_sums(counts: np.ndarray) -> np.ndarray:
+def _repeated_sums(counts: np.ndarray) -> np.ndarray:
     """``1/h`` added ``counts[:, h - 1]`` times, ``h = 1, 2, …``, with the roundings of doing so."""
     # Ones and halves do not round, however many; of what does, each is added on its own.
     total = counts[:, :2] @ (1 / np.arange(1, counts.shape[1] + 1))[:2]
