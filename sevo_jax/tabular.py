@@ -215,9 +215,9 @@ def _explained(table: Any) -> Generator[None]:
             raise
         where = table if isinstance(table, str | Path) else "table"
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        words = "; ".join(lines[:3])
         if "OutOfMemory" in type(error).__name__:
-            raise MemoryError(f"{where}: the engine ran out of memory: {words}") from error
+            raise MemoryError(f"{where}: the engine is short of memory: {lines[0]}") from error
+        words = "; ".join(lines[:3])
         raise ValueError(f"{where}: the engine cannot read it: {words}") from error
 
 
