@@ -214,10 +214,10 @@ def _explained(table: Any) -> Generator[None]:
         if type(error).__module__.partition(".")[0] not in ("_duckdb", "duckdb", "pyspark", "ibis"):
             raise
         where = table if isinstance(table, str | Path) else "table"
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        lines = [line.strip() for line in str(error).partition("LINE 1:")[0].splitlines()]
         if "OutOfMemory" in type(error).__name__:
             raise MemoryError(f"{where}: the engine is short of memory: {lines[0]}") from error
-        words = "; ".join(lines[:3])
+        words = "; ".join(line for line in lines[:3] if line)
         raise ValueError(f"{where}: the engine cannot read it: {words}") from error
 
 
