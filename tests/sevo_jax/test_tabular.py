@@ -137,7 +137,8 @@ def test_what_does_not_fit_into_the_memory_limit_is_spilt(tmp_path):
     rng = np.random.default_rng(2)
     size = 600_000
     columns = {"user": rng.integers(0, 60_000, size), "item": rng.zipf(1.3, size) % 20_000}
-    path = written(pl.DataFrame(columns | {"time": np.arange(size)}), tmp_path, "events.parquet")
+    path = tmp_path / "events.parquet"
+    pl.DataFrame(columns | {"time": np.arange(size)}).write_parquet(path)
     limit = {"memory_limit": "20MB", "threads": 1}
     unable = ibis.duckdb.connect(**limit, temp_directory="")
     with pytest.raises(MemoryError, match="the engine is short of memory"):
