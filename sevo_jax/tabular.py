@@ -254,9 +254,11 @@ def _read(ibis: Any, path: str | Path, connection: Any, text: str | None) -> Any
     if engine == "pyspark":
         form = {"header": True, "sep": "\t" if ".tsv" in name else ","}
         typed = connection.read_csv(name, inferSchema=True, **form)
-        view = (connection.read_csv(name, **form) if text else typed).get_name()
+        read = connection.read_csv(name, inferSchema=False, **form) if text else typed
         # They increase along a file, and from one partition of it to the next.
-        table = connection.sql(f"SELECT *, monotonically_increasing_id() AS sevo_row FROM `{view}`")
+        table = connection.sql(
+            f"SELECT *, monotonically_increasing_id() AS sevo_row FROM `{read.get_name()}`"
+        )
         return table.cast({c: t for c, t in typed.schema().items() if text and c != text})
     raise ValueError(
         "connection must be of ibis.duckdb.connect or ibis.pyspark.connect, got "
