@@ -123,7 +123,7 @@ def build(arguments: Arguments, progress: Progress) -> sevo_jax.Graph:
         except (ImportError, OSError, TypeError, ValueError) as error:
             raise UserError(str(error)) from error
     graph, items = built if arguments.ids == "any" else (built, None)
-    tell("writing", graph.capacity)
+    progress.update(task, description="writing")
     try:
         graph.save(draft)
         draft.replace(output)
