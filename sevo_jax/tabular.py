@@ -112,7 +112,7 @@ def sequence_graph_from_table(
     needs some times the memory of the graph.
 
     Equal times are told apart by the column ``order``; without one by the order of rows, if
-    ``table`` is a path, and by the items' ids, if it is an expression, whose rows have no order.
+    ``table`` is a path, and else, since the rows of an expression have no order, by the items' ids.
 
     Args:
         table: a table expression of ibis, of any of its engines; or the path of a Parquet or CSV
@@ -185,6 +185,11 @@ def sequence_graph_from_table(
             numbered_ids = numbered.order_by("node").to_pyarrow()["item"].to_numpy()
             events = events.join(numbered, "item").drop("item").rename(item="node")
             smallest, largest = 0, numbered_ids.size - 1
+            if num_nodes is not None and num_nodes < numbered_ids.size:
+                raise ValueError(
+                    f"num_nodes must be at least the number of items, {numbered_ids.size}, got "
+                    f"{num_nodes}"
+                )
         num_nodes = _check_range(item, smallest, largest, num_nodes)
         edges = _fetch(_pairs(ibis, events, options), options, tell)
     tell("normalising", edges[0].size)
@@ -305,7 +310,8 @@ def _events(
             raise TypeError(
                 f"{name}={named[name]!r} must hold numbers, dates or timestamps, got {kind}"
             )
-    keys = [*([] if time == ROWS else [time]), *([order] if order else rows or [item])]
+    # Last the item: rows that are equal in it too may change places.
+    keys = [*([] if time == ROWS else [time]), *([order, item] if order else rows or [item])]
     names = {"user": user, "item": item} | {f"key{i}": key for i, key in enumerate(keys)}
     return table.select(**{column: table[name] for column, name in names.items()}), names
 
@@ -408,7 +414,8 @@ def _fetch(
     fetched = 0
     names = [f"{way}{h + 1}" for way in ("forward", "backward") for h in range(options.hops)]
     for batch in pairs.to_pyarrow_batches():
-        columns = {name: batch[name].to_numpy() for name in batch.schema.names}
+        # Copies, since a view of one column would keep all of them in memory.
+        columns = {name: batch[name].to_numpy().copy() for name in batch.schema.names}
         counts = np.stack([columns[name] for name in names if name in columns], axis=1)
         ways = np.split(counts, counts.shape[1] // options.hops, axis=1)
         weights = np.sum([_repeated_sums(way) for way in ways], axis=0)

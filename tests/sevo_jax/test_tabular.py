@@ -128,6 +128,13 @@ def test_names_and_types_of_columns(frame, tmp_path):
     assert_same(sequence_graph_from_table(path, user="who", item="what", time="on"), wanted)
 
 
+def test_rows_of_equal_times_and_order_come_in_the_order_of_their_items(frame):
+    table = frame.with_columns(half=pl.int_range(pl.len()) % 2)
+    wanted = sequence_graph(sequences_of(table, "time", "half", "item"), 40)
+    for same in (table, table.reverse()):
+        assert_same(sequence_graph_from_table(ibis.memtable(same), order="half"), wanted)
+
+
 def test_an_expression_tells_equal_times_apart_by_the_items(frame):
     wanted = sequence_graph(sequences_of(frame, "time", "item"), 40)
     assert_same(sequence_graph_from_table(ibis.memtable(frame.reverse())), wanted)
@@ -239,6 +246,7 @@ GOOD = {"user": [1, 1, 2], "item": [0, 1, 2], "time": [0, 1, 2]}
             (ValueError, TypeError),
             "at least one|must hold",
         ),
+        ({}, {"num_nodes": 2, "ids": "any"}, ValueError, "at least the number of items, 3, got 2"),
         ({}, {"time": None}, ValueError, "time must name the column of times, or be 'rows'"),
         ({}, {"keep": "newest"}, ValueError, "keep must be one of"),
         ({}, {"ids": "strings"}, ValueError, "ids must be one of 'integers', 'any'"),
