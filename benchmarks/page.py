@@ -74,6 +74,10 @@ TARGETS = (
            lambda cases: cases[0]["peak_memory_gib"], "GiB"),
     Target("the dictionary loop over ours (at least)", "graph_building", 15.0, "",
            lambda cases: 1 / cases[0]["ratio"], "x"),
+    Target("the graph of 100,000,000 interactions, out of core", "out_of_core", 600, "",
+           lambda cases: cases[0]["ours"], "s"),
+    Target("its process's peak memory", "out_of_core", 6.0, "",
+           lambda cases: cases[0]["peak_memory_gib"], "GiB"),
     Target("temporaries of an update (SEvo, Eq. 7)", "memory", 2.0, 2.0,
            lambda cases: cases[0]["ours"], "tables"),
 )  # fmt: skip
@@ -212,7 +216,27 @@ def _draw_growth(result: Result, folder: Path) -> None:
     plt.close(figure)
 
 
+def _draw_out_of_core(result: Result, folder: Path) -> None:
+    """Seconds and memory over interactions, with what is to be reached at the largest size."""
+    cases = sorted(result.cases, key=lambda case: case["interactions"])
+    x = [case["interactions"] for case in cases]
+    limits = [target.cpu for target in TARGETS if target.benchmark == "out_of_core"]
+    measured = (("seconds", "ours"), ("peak memory, GiB", "peak_memory_gib"))
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    for axes, (label, name), limit in zip(panels, measured, limits, strict=True):
+        axes.plot(x, [case[name] for case in cases], "o-", label="build_graph, DuckDB")
+        axes.axhline(limit, color="k", linestyle="--", label="to reach at 100 million")
+        axes.set(xscale="log", xlabel="interactions", ylabel=label)
+        axes.grid(alpha=0.3)
+    panels[0].set_yscale("log")
+    panels[1].set_ylim(bottom=0)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    figure.savefig(folder / _picture_name(result), dpi=150)
+    plt.close(figure)
+
+
 PICTURES = (
     ("kernels", "Roofline of the product", _draw_roofline),
     ("growth", "Growth of an update with edges, features, layers and rows", _draw_growth),
+    ("out_of_core", "Graphs from tables: growth with interactions", _draw_out_of_core),
 )

@@ -27,6 +27,7 @@ BENCHMARKS = (
     "memory",
     "compiling",
     "graph_building",
+    "out_of_core",
     "first_run",
 )
 console = Console(stderr=True)

@@ -22,6 +22,7 @@ from sevo_jax.graph import Graph
 from sevo_jax.smoothing import smooth, smooth_exact
 from sevo_jax.sparse import spmm
 from sevo_jax.states import grow, seed_axes
+from sevo_jax.tabular import sequence_graph_from_table
 from sevo_jax.transform import SevoSmoothState, scale_by_adam, sevo_smooth
 
 __version__ = "0.1.0"
@@ -42,6 +43,7 @@ __all__ = [
     "scale_by_adam",
     "seed_axes",
     "sequence_graph",
+    "sequence_graph_from_table",
     "sevo_adam",
     "sevo_adamw",
     "sevo_sgd",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import time
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ CASE = {"case", "ours", "unit", "peers", "ratio", "spread"}
 FAST = ("memory", "graph_building", "import_time")
 
 
-def check(cases: list[report.Case]) -> None:
+def check(measured: Iterable[report.Case]) -> None:
+    cases = list(measured)
     assert cases
     for case in cases:
         assert set(case) >= CASE
@@ -104,6 +106,8 @@ def test_the_page_shows_what_was_measured_and_what_was_not(tmp_path):
     (tmp_path / "kernels-cpu.json").write_text(result("kernels", "cpu, x86_64", kernels))
     grown = [case(v, 2.0, varied=n, value=v) for n in ("rows", "layers") for v in (1, 2)]
     (tmp_path / "growth-cpu.json").write_text(result("growth", "cpu, x86_64", grown))
+    sizes = [case(30.0 * n, None, interactions=10**n, peak_memory_gib=n / 2) for n in (8, 7, 6)]
+    (tmp_path / "out_of_core-cpu.json").write_text(result("out_of_core", "cpu, x86_64", sizes))
     fast = [case(1.0, 1.02)]
     (tmp_path / "smoothing-nvidia-h100.json").write_text(
         result("smoothing", "nvidia-h100, x86_64", fast)
@@ -114,7 +118,8 @@ def test_the_page_shows_what_was_measured_and_what_was_not(tmp_path):
     step = rows["SEvo-AdamW over AdamW, SASRec's packed step"]
     assert "| not measured | 1.12 x its time | 1.02 x its time | 1.03 x its time |" in step
     assert "3.5 x | report | not measured" in rows["Ã X at Clothing's size, over the memory limit"]
-    for picture in ("kernels-cpu.png", "growth-cpu.png"):
+    assert "| 240 s | 600 s |" in rows["the graph of 100,000,000 interactions, out of core"]
+    for picture in ("kernels-cpu.png", "growth-cpu.png", "out_of_core-cpu.png"):
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
         assert f"]({picture})" in text
 

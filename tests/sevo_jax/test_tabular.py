@@ -1,0 +1,312 @@
+"""Graphs of tables against `sequence_graph` of the same sequences, to the last bit."""
+
+from __future__ import annotations
+
+import sys
+
+import jax
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import sevo_jax
+from sevo_jax import sequence_graph, sequence_graph_from_table
+
+ibis = pytest.importorskip("ibis")
+
+# ibis 12 calls DuckDB by a name that the next major version drops, and pandas likewise.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+N = 6
+EVENTS = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(0, N - 1), st.integers(0, 2)), min_size=1, max_size=30
+)
+
+
+def sequences_of(frame: pl.DataFrame, *keys: str) -> list[list[int]]:
+    return frame.sort("user", *keys).group_by("user").agg("item")["item"].to_list()
+
+
+def assert_same(ours: sevo_jax.Graph, wanted: sevo_jax.Graph) -> None:
+    assert (ours.num_nodes, ours.capacity) == (wanted.num_nodes, wanted.capacity)
+    for normalized in (False, True):
+        a, b = (graph.to_scipy(normalized) for graph in (ours, wanted))
+        np.testing.assert_array_equal(a.indptr, b.indptr)
+        np.testing.assert_array_equal(a.indices, b.indices)
+        assert a.data.tobytes() == b.data.tobytes()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    EVENTS,
+    st.randoms(use_true_random=False),
+    st.sampled_from([None, 1, 2, 5]),
+    st.sampled_from(["first", "last"]),
+    st.integers(1, 3),
+    st.sampled_from(["distance", "frequency"]),
+    st.sampled_from(["none", "isolated", "all"]),
+    st.sampled_from([None, 100]),
+)
+def test_the_same_graph(
+    events, random, max_len, keep, walk_length, weighting, self_loops, capacity
+):
+    ordered = pl.DataFrame(events, ["user", "item", "time"], orient="row").with_row_index("number")
+    options = {"max_len": max_len, "keep": keep, "walk_length": walk_length}
+    options |= {"weighting": weighting, "self_loops": self_loops, "capacity": capacity}
+    shuffled = ordered[random.sample(range(len(events)), len(events))]
+    with jax.enable_x64(True):  # where no rounding to float32 hides another in float64
+        ours = sequence_graph_from_table(
+            ibis.memtable(shuffled), order="number", num_nodes=N, **options
+        )
+        assert_same(ours, sequence_graph(sequences_of(ordered, "time", "number"), N, **options))
+
+
+def test_thirds_are_added_one_by_one(x64):
+    # A pair both ways at a distance of 3, so often that products round otherwise than sums.
+    items = np.random.default_rng(0).permutation(np.repeat([0, 1], [3_000, 2_000]))
+    frame = pl.DataFrame({"user": 1, "item": items, "time": np.arange(items.size)})
+    options = {"max_len": None, "walk_length": 5}
+    wanted = sequence_graph([items], 2, **options)
+    assert_same(sequence_graph_from_table(ibis.memtable(frame), num_nodes=2, **options), wanted)
+    between = wanted.to_scipy(normalized=False)[0, 1]
+    pairs = [int(np.sum(items[h:] != items[:-h])) for h in range(1, 6)]
+    assert between != sum(n / h for h, n in enumerate(pairs, 1))  # it does make a difference
+
+
+@pytest.fixture(scope="module")
+def frame() -> pl.DataFrame:
+    """Users in turns, most times equal."""
+    rng = np.random.default_rng(1)
+    user, item = rng.integers(0, 60, 900), rng.integers(0, 40, 900)
+    return pl.DataFrame({"user": user, "item": item, "time": np.arange(900) // 100})
+
+
+def written(frame: pl.DataFrame, folder, name: str) -> str:
+    path = folder / name
+    if ".parquet" in name:
+        frame.write_parquet(path, row_group_size=100)
+    else:
+        frame.write_csv(path, separator="\t" if ".tsv" in name else ",")
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["events.parquet", "events.csv", "events.tsv"])
+@pytest.mark.parametrize("keep", ["first", "last"])
+def test_a_file_tells_equal_times_apart_by_its_rows(frame, tmp_path, name, keep):
+    path = written(frame, tmp_path, name)
+    options = {"max_len": 5, "keep": keep}
+    numbered = frame.with_row_index("number")
+    wanted = sequence_graph(sequences_of(numbered, "time", "number"), 40, **options)
+    assert_same(sequence_graph_from_table(path, **options), wanted)
+    backwards = numbered.with_columns(time=-pl.col("time"))
+    by_rows = sequence_graph_from_table(
+        written(backwards, tmp_path, "backwards" + name), time="rows", **options
+    )
+    assert_same(by_rows, sequence_graph(sequences_of(numbered, "number"), 40, **options))
+
+
+def test_several_files_and_an_order_of_their_own(frame, tmp_path):
+    numbered = frame.with_row_index("number")
+    wanted = sequence_graph(sequences_of(numbered, "time", "number"), 40)
+    for part in range(3):
+        written(numbered[300 * part : 300 * (part + 1)], tmp_path, f"part-{part}.parquet")
+        written(numbered[300 * part :: -1][:300], tmp_path, f"other-{part}.parquet")
+    assert_same(sequence_graph_from_table(str(tmp_path / "part-*.parquet")), wanted)
+    shuffled = written(numbered.sample(fraction=1, shuffle=True, seed=0), tmp_path, "s.parquet")
+    assert_same(sequence_graph_from_table(shuffled, order="number"), wanted)
+
+
+def test_names_and_types_of_columns(frame, tmp_path):
+    wanted = sequence_graph_from_table(written(frame, tmp_path, "events.parquet"))
+    day = pl.date(2020, 1, 1) + pl.duration(days="time")
+    other = frame.select(
+        who="u" + pl.col("user").cast(str), what=pl.col("item").cast(pl.UInt8), on=day
+    )
+    path = written(other, tmp_path, "other.parquet")
+    assert_same(sequence_graph_from_table(path, user="who", item="what", time="on"), wanted)
+
+
+def test_rows_of_equal_times_and_order_come_in_the_order_of_their_items(frame):
+    table = frame.with_columns(half=pl.int_range(pl.len()) % 2)
+    wanted = sequence_graph(sequences_of(table, "time", "half", "item"), 40)
+    for same in (table, table.reverse()):
+        assert_same(sequence_graph_from_table(ibis.memtable(same), order="half"), wanted)
+
+
+def test_an_expression_tells_equal_times_apart_by_the_items(frame):
+    wanted = sequence_graph(sequences_of(frame, "time", "item"), 40)
+    assert_same(sequence_graph_from_table(ibis.memtable(frame.reverse())), wanted)
+
+
+def test_what_does_not_fit_into_the_memory_limit_is_spilt(tmp_path):
+    rng = np.random.default_rng(2)
+    size = 600_000
+    columns = {"user": rng.integers(0, 60_000, size), "item": rng.zipf(1.3, size) % 20_000}
+    path = tmp_path / "events.parquet"
+    pl.DataFrame(columns | {"time": np.arange(size)}).write_parquet(path)
+    limit = {"memory_limit": "20MB", "threads": 1}
+    unable = ibis.duckdb.connect(**limit, temp_directory="")
+    with pytest.raises(MemoryError, match="the engine is short of memory"):
+        sequence_graph_from_table(path, connection=unable)
+    stages: list[tuple[str, int]] = []
+    able = ibis.duckdb.connect(**limit, temp_directory=str(tmp_path / "spilt"))
+    ours = sequence_graph_from_table(
+        path, connection=able, progress=lambda *stage: stages.append(stage)
+    )
+    assert_same(ours, sequence_graph_from_table(path))
+    off_diagonal = ours.capacity - np.count_nonzero(ours.to_scipy().diagonal())
+    assert stages[0] == ("checking the table", 0)
+    assert stages[-1] == ("normalising", ours.capacity - off_diagonal // 2)
+
+
+@pytest.mark.parametrize("name", ["events.parquet", "events.csv"])
+@pytest.mark.parametrize(
+    "item",
+    [
+        pl.format("{}", "item"),  # 10 before 9
+        pl.format("i{}ü", "item"),
+        pl.format("000{}", "item"),
+        2**40 + pl.col("item"),
+        -pl.col("item"),
+    ],
+)
+def test_any_ids_are_numbered_in_their_own_order(frame, tmp_path, name, item):
+    other = frame.with_columns(item)
+    column = other.columns[-1] if other.width > 3 else "item"
+    if name.endswith("csv"):
+        other = other.with_columns(pl.col(column).cast(str))
+    path = written(other, tmp_path, name)
+    graph, ids = sequence_graph_from_table(path, item=column, ids="any")
+    assert ids.tolist() == sorted(other[column].unique().to_list())
+    nodes = {name: node for node, name in enumerate(ids.tolist())}
+    renumbered = frame.with_columns(item=pl.Series([nodes[name] for name in other[column]]))
+    assert_same(graph, sequence_graph_from_table(written(renumbered, tmp_path, "n.parquet")))
+
+
+def test_users_of_one_interaction_make_a_graph_without_edges():
+    frame = pl.DataFrame({"user": [1, 2], "item": [3, 3], "time": [0, 0]})
+    graph = sequence_graph_from_table(ibis.memtable(frame), num_nodes=5)
+    assert (graph.num_nodes, graph.capacity) == (5, 0)
+
+
+GOOD = {"user": [1, 1, 2], "item": [0, 1, 2], "time": [0, 1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("changed", "options", "kind", "says"),
+    [
+        (
+            {},
+            {"item": "asin"},
+            ValueError,
+            "item='asin': no such column; there are user, item, time",
+        ),
+        ({}, {"user": "u", "time": "t"}, ValueError, "user='u', time='t': no such column"),
+        (
+            {"user": [1, None, 2]},
+            {},
+            ValueError,
+            "'user' must have a value in every row, but 1 of 3",
+        ),
+        (
+            {"item": [1, None, 2]},
+            {},
+            ValueError,
+            "'item' must have a value in every row, but 1 of 3",
+        ),
+        (
+            {"time": [1, None, 2]},
+            {},
+            ValueError,
+            "'time' must have a value in every row, but 1 of 3",
+        ),
+        ({"time": [1.0, np.nan, 2]}, {}, ValueError, "'time' must have a value"),
+        ({"time": ["9", "10", "11"]}, {}, TypeError, "time='time' must hold numbers, dates or"),
+        (
+            {"item": ["a", "1", "2"]},
+            {},
+            TypeError,
+            'must hold integers, got string; ids="any" numb',
+        ),
+        ({"item": [0.5, 1, 2]}, {}, TypeError, "item='item' must hold integers, got float64"),
+        ({"item": [0.5, 1, 2]}, {"ids": "any"}, TypeError, "integers or strings, got float64"),
+        (
+            {"item": [0, 1, 2**31]},
+            {},
+            ValueError,
+            r"must be below 2\^31, got 2147483648; ids=\"any\"",
+        ),
+        ({"item": [0, 1, -1]}, {}, ValueError, "item='item' must not be negative, got -1"),
+        ({}, {"num_nodes": 2}, ValueError, r"must lie in \[0, num_nodes\) = \[0, 2\), got 2"),
+        (
+            {"user": [], "item": [], "time": []},
+            {},
+            (ValueError, TypeError),
+            "at least one|must hold",
+        ),
+        ({}, {"num_nodes": 2, "ids": "any"}, ValueError, "at least the number of items, 3, got 2"),
+        ({}, {"time": None}, ValueError, "time must name the column of times, or be 'rows'"),
+        ({}, {"keep": "newest"}, ValueError, "keep must be one of"),
+        ({}, {"ids": "strings"}, ValueError, "ids must be one of 'integers', 'any'"),
+        ({}, {"max_len": 0}, ValueError, "max_len must be at least 1"),
+        ({}, {"walk_length": 1.5}, TypeError, "walk_length must be an integer"),
+        ({}, {"order": "n"}, ValueError, "order='n': no such column"),
+        ({}, {"connection": 3}, ValueError, "connection must be of ibis.duckdb.connect or"),
+    ],
+)
+def test_bad_tables(changed, options, kind, says, tmp_path):
+    path = written(pl.DataFrame(GOOD | changed, strict=False), tmp_path, "events.parquet")
+    with pytest.raises(kind, match=says):
+        sequence_graph_from_table(path, **options)
+
+
+def test_an_empty_table(tmp_path):
+    path = written(pl.DataFrame(GOOD).clear(), tmp_path, "events.parquet")
+    with pytest.raises(ValueError, match="at least one interaction"):
+        sequence_graph_from_table(path)
+
+
+def test_bad_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.parquet: there is no such file"):
+        sequence_graph_from_table(tmp_path / "none.parquet")
+    with pytest.raises(ValueError, match=r"ends in one of \.parquet"):
+        sequence_graph_from_table(tmp_path / "events.json")
+    with pytest.raises(TypeError, match="a path or a table expression of ibis"):
+        sequence_graph_from_table(pl.DataFrame(GOOD))
+    with pytest.raises(ValueError, match="a table expression has none"):
+        sequence_graph_from_table(ibis.memtable(GOOD), time="rows")
+    broken = tmp_path / "broken.parquet"
+    broken.write_text("user,item,time\n1,2,3\n")
+    with pytest.raises(ValueError, match=r"broken\.parquet: .* cannot read it: .*No magic bytes"):
+        sequence_graph_from_table(broken)
+    with pytest.raises(ValueError, match=r"no\*\.parquet: .*No files found"):
+        sequence_graph_from_table(str(tmp_path / "no*.parquet"))
+
+
+def test_a_column_that_is_half_integers_half_strings(tmp_path):
+    path = tmp_path / "mixed.csv"
+    rows = [f"{i % 9},{i % 7},{i}" for i in range(30_000)]
+    path.write_text("\n".join(["user,item,time", *rows, "1,B0007,30000"]))
+    with pytest.raises(ValueError, match=r"(?s)mixed\.csv: .*Line: 30002.*B0007"):
+        sequence_graph_from_table(path)
+    path.write_text("\n".join(["user,item,time", "1,B0007,0", *rows]))
+    with pytest.raises(TypeError, match="must hold integers, got string"):
+        sequence_graph_from_table(path)
+    graph, ids = sequence_graph_from_table(path, ids="any")
+    assert ids.tolist() == [*map(str, range(7)), "B0007"]
+    assert graph.num_nodes == 8
+
+
+def test_memory_that_is_not_enough(frame, tmp_path):
+    connection = ibis.duckdb.connect(memory_limit="1MB")
+    path = written(frame, tmp_path, "events.parquet")
+    with pytest.raises(MemoryError, match=r"events\.parquet: the engine is short of memory"):
+        sequence_graph_from_table(path, connection=connection)
+
+
+def test_without_ibis(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ibis", None)
+    with pytest.raises(ImportError, match=r'pip install "sevo-jax\[tables\]"'):
+        sequence_graph_from_table("events.parquet")
