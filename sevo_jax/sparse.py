@@ -232,7 +232,8 @@ def _sharded(kernel: Callable[..., Table], rule: str) -> Callable[..., Table]:
         if AxisType.Explicit not in sharding.mesh.axis_types:
             return partitioned(*operands)
         # Shardings that are part of types: the kernel's own operations know nothing of them.
-        return jax.sharding.auto_axes(partitioned, out_sharding=sharding)(*operands)
+        typeless: Any = jax.sharding.auto_axes(partitioned, out_sharding=sharding)
+        return typeless(*operands)
 
     return call
 

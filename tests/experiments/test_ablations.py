@@ -122,6 +122,7 @@ def test_a_quick_look_without_beauty_and_with_places(own_folders, trained, tmp_p
     assert len(trained) == count
 
 
+@pytest.mark.slow
 def test_a_quick_look_is_really_trained(own_folders, tmp_path):
     """By the model that is the quickest to compile; those of SASRec are slow tests."""
     argv = ["--quick", "--models", "mf-bpr", "--epochs", "4"]

@@ -43,7 +43,8 @@ def equal(one, other) -> bool:
     return jax.tree.all(jax.tree.map(np.array_equal, one, other))
 
 
-@pytest.mark.parametrize("model", ["lessr", pytest.param("maerec", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["lessr", "maerec"])
 def test_resume_is_bit_identical(users_file, tmp_path, model):
     run, data = run_on(str(users_file), model), load(str(users_file))
     straight = trainer.train(run, data, tmp_path / "straight")

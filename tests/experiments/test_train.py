@@ -462,7 +462,11 @@ def test_parameters_that_overflow_spare_the_last_checkpoint(arguments, tmp_path,
     assert checkpoint_of(tmp_path / NAME)[0] == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM],
+    ids=["SIGINT", "SIGTERM"],
+)
 def test_signals_checkpoint_and_exit(arguments, compilation_cache, tmp_path, number):
     options = [*arguments, "--epochs", "100000", "--out", str(tmp_path)]
     process = start(options, compilation_cache)

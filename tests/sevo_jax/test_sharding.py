@@ -7,11 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
-def test_on_four_devices():
+SOME = "alike and Auto and not whole or bcsr and features or shard_map"
+
+
+@pytest.mark.parametrize("chosen", [SOME, pytest.param("", marks=pytest.mark.slow)])
+def test_on_four_devices(chosen):
     checks = Path(__file__).with_name("on_four_devices.py")
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider"]
     finished = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", str(checks)],
+        [*command, "-k", chosen, str(checks)],
         env=os.environ
         | {
             "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
@@ -23,3 +29,4 @@ def test_on_four_devices():
         text=True,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert " passed" in finished.stdout

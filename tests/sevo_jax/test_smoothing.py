@@ -29,7 +29,7 @@ def table(seed: int, *features: int) -> np.ndarray:
 
 
 @given(graphs(), SEEDS, BETAS, st.integers(0, 5), st.sampled_from(METHODS))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 def test_float64_to_twelve_digits(graph, seed, beta, layers, method):
     with jax.enable_x64(True):
         x = table(seed, 3)
@@ -42,7 +42,7 @@ def test_float64_to_twelve_digits(graph, seed, beta, layers, method):
 
 
 @given(graphs(np.float32), SEEDS, BETAS, st.integers(0, 5), st.sampled_from(METHODS))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 def test_float32_to_five_digits(graph, seed, beta, layers, method):
     x = table(seed, 3).astype(np.float32)
     got = smooth(graph, jnp.asarray(x), beta, layers, method, tol=1e-7)

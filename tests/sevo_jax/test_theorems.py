@@ -34,7 +34,7 @@ def table(seed: int, *features: int) -> jax.Array:
 
 
 @given(graphs(), SEEDS, BETAS, LAYERS, st.sampled_from(sevo_jax.smoothing.METHODS))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_definition_1_every_method_is_structure_aware(graph, seed, beta, layers, method):
     update = table(seed, 2)
     smoothed = smooth(graph, update, beta, layers, method, tol=1e-12)
@@ -42,21 +42,21 @@ def test_definition_1_every_method_is_structure_aware(graph, seed, beta, layers,
 
 
 @given(graphs(), SEEDS, BETAS, LAYERS, st.sampled_from(["neumann", "neumann_unscaled", "exact"]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_propositions_2_and_4_series_are_direction_aware(graph, seed, beta, layers, method):
     update = table(seed, 2)
     assert float(sevo_jax.direction(update, smooth(graph, update, beta, layers, method))) > 0
 
 
 @given(graphs(), SEEDS, st.floats(0, 0.499), LAYERS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_proposition_3_iteration_is_direction_aware_below_one_half(graph, seed, beta, layers):
     update = table(seed, 2)
     assert float(sevo_jax.direction(update, smooth(graph, update, beta, layers, "iterative"))) > 0
 
 
 @given(graphs(), SEEDS, BETAS, st.sampled_from([0, 2, 4, 6]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_iteration_of_even_layers_is_always_direction_aware(graph, seed, beta, layers):
     update = table(seed, 2)
     assert float(sevo_jax.direction(update, smooth(graph, update, beta, layers, "iterative"))) > 0
@@ -74,7 +74,7 @@ def test_theorem_1_counterexample_on_a_bipartite_graph(beta):
 
 
 @given(graphs(), BETAS, LAYERS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_lemma_1(graph, beta, layers):
     lower, upper = sevo_jax.spectral_bounds(beta, layers)
     columns = smooth(graph, jnp.eye(NODES), beta, layers, "neumann_unscaled")
