@@ -57,7 +57,7 @@ def softmax(
 
     ``s_j = hidden · vectors[j] + bias[j]``. The gradient is computed along with the value, chunk by
     chunk of the real tokens alone, so that no matrix of all tokens by all classes is ever held, and
-    tokens that are not real cost nothing.
+    tokens that are not real cost no row of scores.
     """
     return _softmax(hidden, vectors, bias, targets, real)[0]
 
@@ -65,6 +65,7 @@ def softmax(
 def _softmax(
     hidden: Array, vectors: Array, bias: Array, targets: Array, real: Array
 ) -> tuple[Array, tuple[Array, Array, Array]]:
+    hidden = jnp.where(real[:, None], hidden, 0)  # whatever else is there, infinities too
     chunk = min(TOKENS_PER_CHUNK, hidden.shape[0])
     spare = -hidden.shape[0] % chunk
     count = real.sum()

@@ -238,9 +238,9 @@ class Graph:
 
         Args:
             kernel: ``"bcsr"``, JAX's product, the default on CPUs; ``"pallas"``, a Triton kernel
-                for NVIDIA GPUs, the default there (interpreted, and slow, on CPUs); ``"gather"``,
-                sums of gathered rows without a scatter, the default elsewhere; ``None``, the
-                platform's default.
+                for NVIDIA GPUs from Ampere on, the default there (interpreted, and slow, on CPUs);
+                ``"gather"``, sums of gathered rows without a scatter, the default elsewhere;
+                ``None``, the platform's default.
             precision: ``"bfloat16"`` rounds the rows as they are gathered, and sums in float32 or
                 more: half the bytes for accelerators, slower on CPUs. ``"bcsr"`` has none. The
                 method ``"exact"`` then solves a rounded system, and may stop at its bound of

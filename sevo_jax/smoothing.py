@@ -165,7 +165,7 @@ def smooth_exact(
 
 def _weak(beta: ArrayLike, x: Array) -> float | Array:
     """``beta`` in the dtype of ``x``; a Python float keeps its 53 bits through sums of powers."""
-    return beta if isinstance(beta, int | float) else jnp.asarray(beta, x.dtype)
+    return float(beta) if isinstance(beta, int | float) else jnp.asarray(beta, x.dtype)
 
 
 def _ratio(a: Array, b: Array) -> Array:

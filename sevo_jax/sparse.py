@@ -4,8 +4,8 @@
   magnitude faster than the gather and scatter that `BCOO` lowers to (and that `BCSR` itself lowers
   to elsewhere), but it takes two axes and equal dtypes alone. Everything else that users do
   (trailing axes, half precision, gradients, ``vmap``) is turned into such a call here.
-- ``"pallas"``, the default on NVIDIA GPUs: `sevo_jax.triton_kernel`, which makes a layer of a
-  smoothing in one pass.
+- ``"pallas"``, the default on NVIDIA GPUs from Ampere on: `sevo_jax.triton_kernel`, which makes a
+  layer of a smoothing in one pass.
 - ``"gather"``, the default elsewhere: sums of gathered rows, eight at a time. Without a scatter
   there are no atomic additions, whose order would change the last bits from run to run.
 """
@@ -37,6 +37,9 @@ def spmm(graph: Graph | Operator, x: Float[Array, "nodes ..."]) -> Float[Array, 
     It can be differentiated in reverse mode, any number of times, in ``x`` (``Ã`` being symmetric,
     that is one more product) and in the operator's values; not in forward mode. Under ``vmap`` over
     ``x``, the mapped axis joins the features: one product for all.
+
+    Under ``jit`` a sharded ``x`` gives a product sharded alike; on meshes of explicit axes that is
+    so of the product itself, and not of its gradient, nor under ``vmap``.
 
     Args:
         graph: the `Graph`, or a normalised operator, which is checked at every call; its values
@@ -86,8 +89,8 @@ def product(
     matrix = graph.operator
     values = matrix.data.astype(rows.dtype)
     choice = (graph.kernel, graph.precision)
-    if scale is not None:
-        scale = jnp.asarray(scale, rows.dtype)
+    if scale is not None and base is not None:
+        scale, base = jnp.asarray(scale, rows.dtype), base.astype(rows.dtype)
     return _product(choice, values, matrix.indices, matrix.indptr, rows, scale, base)
 
 
@@ -148,7 +151,7 @@ def _batched_kernel(choice: Choice) -> Callable[..., Table]:
     """The kernel with its rules for sharded tables and for ``vmap``."""
 
     def by_platform(data: Values, indices: Indices, indptr: Pointers, x: Table) -> Table:
-        if data.size == 0:
+        if data.size == 0 or x.shape[1] == 0:
             return jnp.zeros((indptr.size - 1, x.shape[1]), x.dtype)
         return jax.lax.platform_dependent(data, indices, indptr, x, **_kernels(choice))
 
@@ -173,7 +176,7 @@ def _batched_layer(choice: Choice) -> Callable[..., Table]:
     def by_platform(
         data: Values, indices: Indices, indptr: Pointers, x: Table, scale: Scale, base: Table
     ) -> Table:
-        if data.size == 0:
+        if data.size == 0 or x.shape[1] == 0:
             return base
         return jax.lax.platform_dependent(data, indices, indptr, x, scale, base, **_layers(choice))
 
@@ -206,6 +209,8 @@ def _sharded(kernel: Callable[..., Table], rule: str) -> Callable[..., Table]:
 
     def partition(mesh: Mesh, operands: Sequence[Any], _: Any) -> tuple[Any, ...]:
         rows, columns = (*operands[3].sharding.spec, None, None)[:2]
+        if rows is not None and operands[3].shape[0] % mesh_size(mesh, rows):
+            rows = None  # uneven parts: every device makes the whole product
 
         def sharding(*spec: Any) -> NamedSharding:
             return NamedSharding(mesh, PartitionSpec(*spec))
@@ -356,24 +361,34 @@ def _kernels(choice: Choice) -> dict[str, Callable[..., Table]]:
     found: dict[str, Callable[..., Table]] = {"default": gather}
     if kernel is None and not narrow:
         found["cpu"] = _bcsr_kernel_cpu
-    if kernel is None and jax.default_backend() == "gpu":  # all are traced, wherever they run
+    if kernel is None and _has_triton():  # all are traced, wherever they run
         with contextlib.suppress(ImportError):  # JAX has deprecated its Triton backend
             found["cuda"] = _triton_kernel(narrow, False)
     return found
+
+
+def _has_triton() -> bool:
+    """Whether there are GPUs, and all are NVIDIA's from Ampere on, which XLA has Triton for."""
+    if jax.default_backend() != "gpu":
+        return False
+    try:
+        return all(float(d.compute_capability) >= 8 for d in jax.local_devices(backend="gpu"))
+    except (AttributeError, ValueError):  # AMD's are called otherwise
+        return False
 
 
 @functools.cache
 def _layers(choice: Choice) -> dict[str, Callable[..., Table]]:
     """``base + scale * product`` of a choice on each platform."""
 
-    def layer(kernel: Callable[..., Table]) -> Callable[..., Table]:
-        if isinstance(kernel, functools.partial):  # Triton's, which does it all
+    def layer(platform: str, kernel: Callable[..., Table]) -> Callable[..., Table]:
+        if choice[0] == "pallas" or platform == "cuda":  # Triton's, which does it all
             return kernel
         return lambda data, indices, indptr, x, scale, base: (
             base + scale * kernel(data, indices, indptr, x)
         )
 
-    return {platform: layer(kernel) for platform, kernel in _kernels(choice).items()}
+    return {platform: layer(platform, kernel) for platform, kernel in _kernels(choice).items()}
 
 
 def compute_dtype(x: Array) -> jnp.dtype:

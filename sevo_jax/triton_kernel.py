@@ -69,7 +69,7 @@ def product(
     )
 
     def my_columns() -> Columns:
-        columns = pallas.program_id(1) * width + jnp.arange(width)
+        columns = pallas.program_id(1) * width + jnp.arange(width, dtype=jnp.int32)
         return Columns(columns, columns < dim)
 
     def block_sum(inside: Any, indices: Any, data: Any, source: Any, out: Any) -> None:
@@ -138,7 +138,7 @@ def _sum_entries(refs: Entries, position: Any, count: Any, mine: Columns, dtype:
     """The weighted sum of ``count`` rows; their entries are at ``position(0), position(1), …``."""
 
     def add(number: Array, total: Array) -> Array:
-        place = number * TILE + jnp.arange(TILE)
+        place = number * TILE + jnp.arange(TILE, dtype=jnp.int32)
         where, valid = position(place), place < count
         neighbour = triton.load(refs.indices.at[where], mask=valid, other=0)
         value = triton.load(refs.data.at[where], mask=valid, other=0)
@@ -150,14 +150,14 @@ def _sum_entries(refs: Entries, position: Any, count: Any, mine: Columns, dtype:
         return total + value[:, None] * rows.astype(dtype)
 
     start = jnp.zeros((TILE, mine.numbers.size), dtype)
-    return jax.lax.fori_loop(0, pallas.cdiv(count, TILE), add, start).sum(0)
+    return jax.lax.fori_loop(0, (count + (TILE - 1)) // TILE, add, start).sum(0)
 
 
 def _sum_rows(sums: Any, first: Array, last: Array, mine: Columns) -> Array:
     """The rows from ``first`` to before ``last``."""
 
     def add(number: Array, total: Array) -> Array:
-        row = first + number * PARTS + jnp.arange(PARTS)
+        row = first + number * PARTS + jnp.arange(PARTS, dtype=jnp.int32)
         return total + triton.load(
             sums.at[row[:, None], mine.numbers[None, :]],
             mask=(row < last)[:, None] & mine.exist[None, :],
@@ -165,7 +165,7 @@ def _sum_rows(sums: Any, first: Array, last: Array, mine: Columns) -> Array:
         )
 
     start = jnp.zeros((PARTS, mine.numbers.size), sums.dtype)
-    parts = pallas.cdiv(jnp.maximum(last - first, 0), PARTS)
+    parts = (jnp.maximum(last - first, 0) + (PARTS - 1)) // PARTS
     return jax.lax.fori_loop(0, parts, add, start).sum(0)
 
 

@@ -155,6 +155,12 @@ class Hyperparameters:
             self._require(name, 0 <= getattr(self, name) < float("inf"), "at least 0")
         for name in ("learning_rate", "tau", "temperature"):
             self._require(name, 0 < getattr(self, name) < float("inf"), "above 0")
+        if self.graph != "item-item":
+            for name in ("keep", "walk_length", "weighting"):
+                published = type(self).__dataclass_fields__[name].default
+                self._require(
+                    name, getattr(self, name) == published, "left out: --graph is another"
+                )
         self._require("dim", self.dim % self.num_heads == 0, "a multiple of --num-heads")
 
     def _require(self, name: str, holds: bool, expected: str) -> None:

@@ -142,7 +142,7 @@ BEST_HEADER = (
 )
 
 
-BEST = f"Best {CRITERION} of each table and data set"
+BEST = f"Highest test {CRITERION} of each table and data set"
 
 
 def best_rows(document: Document) -> list[list[str]]:

@@ -165,12 +165,17 @@ def _subplots(rows: int, columns: int) -> tuple[Any, Any]:
     )  # fmt: skip
 
 
+def _entries(legend: tuple[list[Any], list[Any]]) -> int:
+    return len(legend[1])
+
+
 def _save(figure: Any, grid: Any, path: Path) -> None:
     for axes in grid.flat:
         axes.grid(alpha=0.3)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = grid.flat[-1].get_legend_handles_labels()
+    # A panel may have nothing yet.
+    handles, labels = max((a.get_legend_handles_labels() for a in grid.flat), key=_entries)
     if labels:  # below, where labels of any length leave the panels their room
         figure.legend(
             handles, labels, frameon=False, loc="outside lower center", ncols=3, fontsize="small"

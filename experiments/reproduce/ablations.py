@@ -390,7 +390,7 @@ def compose(name: str, entries: Sequence[Entry], not_done: list[str]) -> Documen
             tables += [_curves_table(title, own, *column) for column in CURVES]
     panels = {
         f"{paper.MODELS.get(model, model)}, {paper.DATASETS.get(dataset, dataset)}": [
-            drawn(entry) for entry in own
+            drawn(entry) for entry in longest_of(own)
         ]
         for (model, dataset), own in _by_place(shown).items()
     }
@@ -403,7 +403,8 @@ def compose(name: str, entries: Sequence[Entry], not_done: list[str]) -> Documen
             "leave-one-out. Mean ± standard deviation over seeds, which are error bars in the "
             "picture where there are two seeds or more; *paper* is its mean of five seeds, "
             "*difference* is ours against it. Rows of fewer epochs than published were stopped "
-            "early and cannot be held against the paper.",
+            "early and cannot be held against the paper. The picture has the rows of the most "
+            "epochs.",
             *text,
             trained_on([(entry.row, entry.cell) for entry in entries]),
         ],
@@ -422,9 +423,16 @@ def compose(name: str, entries: Sequence[Entry], not_done: list[str]) -> Documen
     )
 
 
+def longest_of(entries: Sequence[Entry]) -> list[Entry]:
+    """Without those that have fewer epochs than others, and cannot be held against them."""
+    most = max((entry.cell.epochs for entry in entries), default=0)
+    return [entry for entry in entries if entry.cell.epochs in (0, most)]
+
+
 def drawn(entry: Entry) -> Drawn:
-    """What the picture shows of a point."""
-    published = entry.row.paper[METRICS.index(CRITERION)] if entry.row.paper else None
+    """What the picture shows of a point; not the paper's value if it was stopped early."""
+    whole = entry.cell.epochs == entry.cell.published
+    published = entry.row.paper[METRICS.index(CRITERION)] if entry.row.paper and whole else None
     series, x = entry.point.series, entry.point.x
     return Drawn(series, x, entry.cell.values(CRITERION), entry.curves, published)
 
@@ -446,8 +454,7 @@ def _by_place(entries: Sequence[Entry]) -> dict[tuple[str, str], list[Entry]]:
 
 def verdict(entries: Sequence[Entry]) -> str:
     """Which point is the best and which the worst, whichever way they fall."""
-    epochs = max((entry.cell.epochs for entry in entries), default=0)
-    longest = [entry for entry in entries if entry.cell.results and entry.cell.epochs == epochs]
+    longest = [entry for entry in longest_of(entries) if entry.cell.results]
     if len(longest) < 2:
         return "fewer than two runs are done yet."
     ordered = sorted(longest, key=lambda entry: mean(entry.cell.values(CRITERION)) or 0.0)
@@ -456,8 +463,8 @@ def verdict(entries: Sequence[Entry]) -> str:
         for e in ordered[:: len(ordered) - 1]
     )
     return (
-        f"by test {CRITERION} after {epochs} epochs, the best of {len(longest)} is {best} and the "
-        f"worst {worst}."
+        f"by test {CRITERION} after {longest[0].cell.epochs} epochs, the best of {len(longest)} is "
+        f"{best} and the worst {worst}."
     )
 
 
@@ -490,11 +497,14 @@ def _gains_table(title: str, entries: Sequence[Entry], baseline: str) -> Table:
 
 def _curves_table(title: str, entries: Sequence[Entry], what: str, key: str) -> Table:
     """A curve at some epochs, the mean over seeds."""
+    validated = {record["epoch"] for e in entries for curve in e.curves for record in curve}
+    # Of a run that was stopped early, where it was, too.
+    epochs = sorted(validated & {*CURVE_EPOCHS, max(validated, default=0)}) or CURVE_EPOCHS
     rows: list[list[str]] = []
     for entry in entries:
-        at = [_values_at(entry.curves, key, epoch) for epoch in CURVE_EPOCHS]
+        at = [_values_at(entry.curves, key, epoch) for epoch in epochs]
         rows.append([entry.row.label, *(f"{mean(v):.4f}" if v else NONE for v in at)])
-    header = ("Run", *(f"epoch {epoch}" for epoch in CURVE_EPOCHS))
+    header = ("Run", *(f"epoch {epoch}" for epoch in epochs))
     return Table(f"{title}: {what}", header, rows)
 
 

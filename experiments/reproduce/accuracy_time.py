@@ -22,7 +22,7 @@ from experiments.paper import SEVO
 from experiments.reproduce import documents
 from experiments.reproduce.cells import Cell, mean, progress_of, score_over_seeds
 from experiments.reproduce.documents import Document, Table
-from experiments.reproduce.options import Options, chosen, chosen_seeds, quick_look, refuse
+from experiments.reproduce.options import Options, chosen, chosen_seeds, refuse
 from experiments.reproduce.rows import (
     SEEDS,
     Row,
@@ -31,7 +31,7 @@ from experiments.reproduce.rows import (
     plain_optimizer,
     runs_of,
 )
-from experiments.reproduce.runs import look_at_all, marked, missing, say
+from experiments.reproduce.runs import look_at_all, missing, say
 from experiments.reproduce.table2 import DATASETS
 from experiments.reproduce.table8 import ours_of
 from experiments.trainer import CRITERION
@@ -84,8 +84,8 @@ class Point(NamedTuple):
 
 
 def make(options: Options) -> int:
-    """Writes the page from what there is; trains nothing, so that a quick look is no quicker."""
-    refuse(options, "optimizers", "epochs")
+    """Writes the page from what there is; trains nothing, so that no look is quicker."""
+    refuse(options, "optimizers", "epochs", "quick")
     models = chosen("model", options.models, (name for name in paper.MODELS if name in MODELS))
     datasets = chosen("dataset", options.datasets, NAMES, DATASETS)
     rows = [row for dataset in datasets for model in models for row in make_rows(model, dataset)]
@@ -98,9 +98,8 @@ def make(options: Options) -> int:
         for row, cell in cells_of(rows, runs, outcomes)
         if (point := make_point(row, cell, timed)) is not None
     ]
-    document = marked(compose(datasets, points, missing(order, outcomes)), options)
-    out = quick_look(options).out
-    say(f"written: {', '.join(map(str, documents.write(document, out)))}")
+    document = compose(datasets, points, missing(order, outcomes))
+    say(f"written: {', '.join(map(str, documents.write(document, options.out)))}")
     return 0
 
 

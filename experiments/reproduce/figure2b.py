@@ -25,7 +25,7 @@ from experiments.data import NAMES, Interactions
 from experiments.epochs import Epochs, TrainState
 from experiments.errors import UserError
 from experiments.files import read_json
-from experiments.folders import Run
+from experiments.folders import Run, differences
 from experiments.reproduce import documents
 from experiments.reproduce.documents import Document, Table
 from experiments.reproduce.options import (
@@ -59,7 +59,8 @@ class Smoothness(NamedTuple):
 
 
 Series = dict[str, list[Any]]
-"""By epoch: ``epoch``, ``train_loss``, and the three values of ``total`` and of ``relative``."""
+"""By epoch: ``epoch``, ``train_loss``, and the three values of ``total`` and of ``relative``; and
+``devices``, the one that it was trained on."""
 
 
 def make(options: Options) -> int:
@@ -78,10 +79,10 @@ def make(options: Options) -> int:
         settings = dataclasses.replace(settings, epochs=options.epochs)
     settings.check()
     run = Run(MODEL, datasets[0], OPTIMIZER, seeds[0], settings)
-    machine, found = kept(options.out / "figure2b.json", run)
+    found = kept(options.out / "figure2b.json", run)
 
     def write() -> str:
-        document = marked(compose(run, found, machine), options)
+        document = marked(compose(run, found), options)
         return ", ".join(map(str, documents.write(document, options.out)))
 
     write()
@@ -104,18 +105,22 @@ def make(options: Options) -> int:
     return 0
 
 
-def kept(file: Path, run: Run) -> tuple[str, dict[float, Series]]:
-    """What an earlier call found for the same training, by β, and on which machine.
+def kept(file: Path, run: Run) -> dict[float, Series]:
+    """What an earlier call found for the same training, by β.
 
-    Another machine's series are kept: a curve of smoothness is none of speed.
+    Raises:
+        UserError: the file is of another training, which must not be lost.
     """
     if not file.exists():
-        return device(), {}
+        return {}
     held = read_json(file)
-    if held.get("run") != run.to_json():
-        say(f"{file} is of another training, so everything is trained anew")
-        return device(), {}
-    return held["device"], {float(beta): series for beta, series in held["series"].items()}
+    changed = differences(held.get("run", {}), run.to_json())
+    if changed:
+        raise UserError(
+            f"{file} holds a training in which {'; '.join(changed)}; move it away, or name another "
+            "folder by --out"
+        )
+    return {float(beta): series for beta, series in held["series"].items()}
 
 
 def follow(
@@ -134,6 +139,7 @@ def follow(
     weights = layouts.sequences_per_step
     measure = jax.jit(lambda state, step: measured(state, step, run.settings))
     series: Series = {name: [] for name in ("epoch", "train_loss", "total", "relative")}
+    series["devices"] = [device()]
     for epoch in range(1, run.settings.epochs + 1):
         state, losses = epochs(state, epochs.lay_out(epoch - 1), epoch - 1)
         own: Smoothness = jax.tree.map(np.asarray, measure(state, epoch * weights.size))
@@ -172,7 +178,7 @@ def measured(state: TrainState, step: Any, settings: Hyperparameters) -> Smoothn
     return Smoothness(total, total / jnp.stack([(x**2).sum() for x in stages]))
 
 
-def compose(run: Run, found: dict[float, Series], machine: str) -> Document:
+def compose(run: Run, found: dict[float, Series]) -> Document:
     """The page: the values of the last epoch, and the picture of all of them."""
     name = paper.DATASETS.get(run.dataset, run.dataset)
     betas = [beta for beta in BETAS if beta in found]
@@ -191,6 +197,7 @@ def compose(run: Run, found: dict[float, Series], machine: str) -> Document:
         for key, number in (("relative", "{:.4f}"), ("total", "{:,.1f}"))
     )
     s = run.settings
+    machines = sorted({name for beta in betas for name in found[beta]["devices"]})
     return Document(
         name="figure2b",
         title="Figure 2b: smoothness during training",
@@ -205,7 +212,7 @@ def compose(run: Run, found: dict[float, Series], machine: str) -> Document:
             "[0, 2], 0 where related rows are alike and 1 for rows that have nothing to do with "
             "each other. The second table and the JSON file have J itself. All rows of the table "
             "count; an isolated one, such as that of padding, adds its squared norm to J.",
-            f"Trained on: {machine}.",
+            f"Trained on: {'; '.join(machines) or 'nothing yet'}.",
         ],
         tables=[
             Table("J(X) / ‖X‖² after the last epoch", header, relative),
@@ -215,7 +222,7 @@ def compose(run: Run, found: dict[float, Series], machine: str) -> Document:
         content={
             "table": "figure2b",
             "run": run.to_json(),
-            "device": machine,
+            "devices": machines,
             "stages": STAGES,
             "series": {str(beta): found[beta] for beta in betas},
             "missing": absent,

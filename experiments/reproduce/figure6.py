@@ -233,7 +233,8 @@ def compose(
             f"UMAP (umap-learn, cosine, seed {UMAP_SEED}, otherwise its defaults) of the item "
             f"embeddings of SASRec on {name}, seed {runs[0].seed}, at the epoch of the best "
             f"validation. Coloured are the {len(side.names)} largest of the categories that make "
-            "edges, an item of several by the smallest; all others are grey.",
+            "edges, an item of several by the smallest; all others are grey. (The paper's figure "
+            "has MovieLens-1M, whose genres it joins to six groups.)",
             "*Smoothness* is Tr(E' L~ E) / ‖E‖², the lower, the more alike are items that share a "
             "category or follow each other. *Neighbours* are the nearest by cosine in the 64 "
             "dimensions, not on the map; categories are those that make edges, of which "

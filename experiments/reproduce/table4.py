@@ -177,5 +177,5 @@ def _of(dataset: str) -> list[str]:
     return [
         f"{name}, which the paper's table lacks: the same experiment with the categories of "
         f"{source.file}. Those of more than {source.max_size} items make no edges: they are too "
-        "broad to say much of any one item, and would make the graph nearly dense."
+        "broad to say much of any one item, and all of them would join a quarter of all pairs."
     ]

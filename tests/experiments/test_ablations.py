@@ -232,7 +232,7 @@ def test_gains_over_the_baseline(data_dir, trained, tmp_path):
     assert text.count("+0.0%") >= 6  # made-up results are equal
 
 
-QUICK = ("table4", "table5", "figure2b", "figure6", "accuracy-time")
+QUICK = ("table4", "table5", "figure2b", "figure6")
 """What has a quick look beside the ablations."""
 
 

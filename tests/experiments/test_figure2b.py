@@ -68,7 +68,8 @@ def few_users(small, monkeypatch) -> list[float]:
         total = [[3.0 * epoch, 1.0 - run.settings.beta, 2.0] for epoch in epochs]
         relative = [[0.9, 1.0 - run.settings.beta, None] for _ in epochs]
         losses = [1.0 / epoch for epoch in epochs]
-        return {"epoch": epochs, "train_loss": losses, "total": total, "relative": relative}
+        found = {"epoch": epochs, "train_loss": losses, "total": total, "relative": relative}
+        return found | {"devices": ["a machine"]}
 
     monkeypatch.setattr(figure2b, "load_all", lambda *_: ({"synthetic": small}, {}))
     monkeypatch.setattr(figure2b, "follow", made_up)
@@ -77,7 +78,7 @@ def few_users(small, monkeypatch) -> list[float]:
     return followed
 
 
-def test_the_page(few_users, tmp_path):
+def test_the_page(few_users, tmp_path, capsys):
     options = ["figure2b", "--datasets", "synthetic", "--out", str(tmp_path)]
     assert main([*options, "--no-train"]) == 0
     assert "- β = 0.5: not trained" in (tmp_path / "figure2b.md").read_text()
@@ -97,9 +98,12 @@ def test_the_page(few_users, tmp_path):
 
     assert main(options) == 0  # what is there is kept
     assert few_users == [0.5, 0.99]
-    assert main([*options, "--epochs", "1"]) == 0
-    assert few_users == [0.5, 0.99] * 2
-    assert "for 1 epochs" in (tmp_path / "figure2b.md").read_text()
+    before = (tmp_path / "figure2b.json").read_bytes()
+    for more in ([], ["--no-train"]):  # another training does not take its place
+        assert main([*options, "--epochs", "1", *more]) == 1
+        assert "holds a training in which epochs was 2 and is now 1" in capsys.readouterr().err
+    assert (tmp_path / "figure2b.json").read_bytes() == before
+    assert few_users == [0.5, 0.99]
 
 
 @pytest.mark.parametrize(

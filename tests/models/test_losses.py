@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,3 +136,21 @@ def test_softmax_survives_large_scores():
     value, gradients = jax.jit(jax.value_and_grad(losses.softmax, (0, 1, 2)))(*arguments)
     assert float(value) == pytest.approx(300)  # 0 and 600
     assert all(np.isfinite(leaf).all() for leaf in gradients)
+
+
+def test_what_is_not_real_does_not_matter():
+    """Not even if it is no number."""
+    rng = np.random.default_rng(0)
+    hidden, vectors = (
+        rng.standard_normal((600, 4), np.float32),
+        rng.standard_normal((9, 4), np.float32),
+    )
+    targets, real = rng.integers(0, 9, 600), np.arange(600) < 200
+
+    def gradients(hidden):
+        loss = jax.value_and_grad(losses.softmax, (0, 1, 2))
+        return loss(jnp.asarray(hidden), jnp.asarray(vectors), jnp.zeros(9), targets, real)
+
+    spoilt = hidden.copy()
+    spoilt[200], spoilt[500] = np.inf, np.nan
+    chex.assert_trees_all_equal(gradients(spoilt), gradients(hidden))

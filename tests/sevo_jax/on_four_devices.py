@@ -109,6 +109,19 @@ def test_every_kernel_its_gradient_and_vmap(kernel, where):
     np.testing.assert_allclose(mapped, [g.to_scipy() @ a for a in (x, weights)], atol=1e-5)
 
 
+@pytest.mark.parametrize("kernel", ["bcsr", "gather", "pallas"])
+def test_rows_that_do_not_divide(kernel):
+    nodes = NODES + 1
+    g = graph(kernel).add_edges([0], [nodes - 1], num_nodes=nodes)
+    x = np.random.default_rng(2).standard_normal((nodes, DIM), np.float32)
+    rows = NamedSharding(mesh(AxisType.Auto), SPECS["rows over all devices"])
+
+    def split(x):
+        return sevo_jax.smooth(g, jax.lax.with_sharding_constraint(x, rows), 0.5, 2)
+
+    np.testing.assert_allclose(jax.jit(split)(x), sevo_jax.smooth(g, x, 0.5, 2), atol=1e-5)
+
+
 def test_inside_shard_map():
     """Where the user has split the features himself, the product is that of each part."""
     g, (x, _) = graph(), arrays()

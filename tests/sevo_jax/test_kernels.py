@@ -41,7 +41,7 @@ def table(nodes: int, *trailing: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("dim", [1, 3, 8, 33])
+@pytest.mark.parametrize("dim", [0, 1, 3, 8, 33, 65])
 def test_equals_the_dense_product(kernel, dim):
     graph = hub_graph(300 if kernel == "pallas" else 700).with_kernel(kernel)
     x = table(graph.num_nodes, dim)
@@ -59,7 +59,7 @@ def test_any_graph(graph, kernel):
     np.testing.assert_allclose(got, dense(graph) @ x, atol=1e-5)
 
 
-@pytest.mark.parametrize("kernel", ["gather", "bcsr"])
+@pytest.mark.parametrize("kernel", ["gather", "bcsr", "pallas"])
 def test_double_precision(kernel, x64):
     graph = random_graph(0, dtype=np.float64).with_kernel(kernel)
     x = np.random.default_rng(1).standard_normal((NODES, 5))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SOME = "alike and Auto and not whole or bcsr and features or shard_map"
+SOME = "alike and Auto and not whole or bcsr and features or bcsr and divide or shard_map"
 
 
 @pytest.mark.parametrize("chosen", [SOME, pytest.param("", marks=pytest.mark.slow)])
