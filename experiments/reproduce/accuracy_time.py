@@ -33,6 +33,7 @@ from experiments.reproduce.rows import (
 )
 from experiments.reproduce.runs import look_at_all, missing, say
 from experiments.reproduce.table2 import DATASETS
+from experiments.reproduce.table6 import TABLE_MODELS
 from experiments.reproduce.table8 import ours_of
 from experiments.trainer import CRITERION
 
@@ -44,6 +45,7 @@ HEADER = (
     "Seconds",
     "An epoch",
     "Measured",
+    "Device",
     "Seeds",
     "Epochs",
     "Best epoch",
@@ -78,6 +80,11 @@ class Point(NamedTuple):
         return mean(self.cell.values(CRITERION)) or 0.0
 
     @property
+    def device(self) -> str:
+        """What the runs were trained on."""
+        return ", ".join(sorted({r["device"] for r in self.cell.results.values()}))
+
+    @property
     def stopped(self) -> bool:
         """Whether it has fewer epochs than published."""
         return self.cell.epochs < self.cell.published
@@ -105,7 +112,8 @@ def make(options: Options) -> int:
 
 def make_rows(model: str, dataset: str) -> list[Row]:
     """A model plain and, if the paper has it so, with SEvo."""
-    optimizers = (plain_optimizer(model), *([SEVO] if model in paper.BACKBONES else []))
+    has_sevo = model in paper.BACKBONES or model in TABLE_MODELS
+    optimizers = (plain_optimizer(model), *([SEVO] if has_sevo else []))
     label = paper.MODELS[model]
     return [Row(dataset, model, label, model, optimizer, {}, None) for optimizer in optimizers]
 
@@ -138,7 +146,7 @@ def compose(datasets: Sequence[str], points: Sequence[Point], not_done: Sequence
             name = paper.DATASETS.get(dataset, dataset)
             title = f"{name}: test {CRITERION} and seconds of training up to the best epoch"
             tables.append(Table(title, HEADER, [_line(p) for p in own], text_columns=2))
-    devices = sorted({r["device"] for p in points for r in p.cell.results.values()})
+    devices = sorted({point.device for point in points})
     return Document(
         name="accuracy-time",
         title="Accuracy against training time",
@@ -151,8 +159,9 @@ def compose(datasets: Sequence[str], points: Sequence[Point], not_done: Sequence
             "machine: they are inflated, by how much is not known, and only Table 8's can be held "
             "against each other. Runs that were stopped before the published number of epochs are "
             "hollow in the picture: they would take longer, and may not have reached their best. "
-            f"Those timed {BESIDE} are faint.",
-            f"Trained on: {', '.join(devices) or 'nothing yet'}.",
+            f"Those timed {BESIDE} are faint. Every device has a panel of its own: seconds of one "
+            "say nothing of another's.",
+            f"Trained on: {'; '.join(devices) or 'nothing yet'}.",
         ],
         tables=tables,
         missing=not_done,
@@ -173,7 +182,7 @@ def compose(datasets: Sequence[str], points: Sequence[Point], not_done: Sequence
                     "quiet": point.quiet,
                     "epochs": point.cell.epochs,
                     "epochs_published": point.cell.published,
-                    "devices": sorted({r["device"] for r in point.cell.results.values()}),
+                    "device": point.device,
                 }
                 for point in points
             ],
@@ -193,14 +202,16 @@ def _line(point: Point) -> list[str]:
         f"{point.seconds:,.0f}",
         f"{point.per_epoch:.2f}",
         QUIET if point.quiet else BESIDE,
+        point.device,
         *progress_of(point.cell),
     ]
 
 
 def draw(datasets: Sequence[str], points: Sequence[Point], path: Path) -> None:
-    """A panel for each data set that has results: a colour for a model, a shape for SEvo."""
+    """A panel for each data set and device: a colour for a model, a shape for SEvo."""
     mpl.use("agg")
-    shown = [name for name in datasets if any(p.row.dataset == name for p in points)]
+    ordered = sorted(points, key=lambda p: datasets.index(p.row.dataset))
+    shown = list(dict.fromkeys((p.row.dataset, p.device) for p in ordered))
     figure, panels = plt.subplots(
         1,
         len(shown),
@@ -210,8 +221,8 @@ def draw(datasets: Sequence[str], points: Sequence[Point], path: Path) -> None:
         sharex=True,
         sharey=True,
     )
-    for axes, dataset in zip(panels[0], shown, strict=True):
-        own = [point for point in points if point.row.dataset == dataset]
+    for axes, (dataset, device) in zip(panels[0], shown, strict=True):
+        own = [p for p in points if (p.row.dataset, p.device) == (dataset, device)]
         for point in own:
             color = COLORS[point.row.model]
             axes.scatter(
@@ -230,7 +241,7 @@ def draw(datasets: Sequence[str], points: Sequence[Point], path: Path) -> None:
             axes.plot(
                 [p.seconds for p in pair], [p.score for p in pair], color=COLORS[model], lw=0.8
             )
-        axes.set(xscale="log", title=paper.DATASETS.get(dataset, dataset))
+        axes.set(xscale="log", title=f"{paper.DATASETS.get(dataset, dataset)}, {device}")
         axes.set(xlabel="seconds of training up to the best epoch")
         axes.margins(0.15)
         axes.set_ylim(bottom=0)
