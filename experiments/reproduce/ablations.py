@@ -390,7 +390,9 @@ def compose(name: str, entries: Sequence[Entry], not_done: list[str]) -> Documen
             tables += [_curves_table(title, own, *column) for column in CURVES]
     panels = {
         f"{paper.MODELS.get(model, model)}, {paper.DATASETS.get(dataset, dataset)}": [
-            drawn(entry) for entry in longest_of(own)
+            # Curves can be held against each other as far as they go.
+            drawn(entry)
+            for entry in (own if ablation.kind == "curves" else longest_of(own))
         ]
         for (model, dataset), own in _by_place(shown).items()
     }
@@ -403,8 +405,8 @@ def compose(name: str, entries: Sequence[Entry], not_done: list[str]) -> Documen
             "leave-one-out. Mean ± standard deviation over seeds, which are error bars in the "
             "picture where there are two seeds or more; *paper* is its mean of five seeds, "
             "*difference* is ours against it. Rows of fewer epochs than published were stopped "
-            "early and cannot be held against the paper. The picture has the rows of the most "
-            "epochs.",
+            "early and cannot be held against the paper. Pictures have the rows of the most "
+            "epochs; of curves, all.",
             *text,
             trained_on([(entry.row, entry.cell) for entry in entries]),
         ],
