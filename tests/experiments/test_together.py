@@ -116,6 +116,7 @@ def test_runs_must_differ_in_seeds_alone(users_file, tmp_path):
         train_together(runs, load(str(users_file)), folders_in(tmp_path, runs))
 
 
+@pytest.mark.slow
 def test_the_command_groups_seeds(users_file, tmp_path):
     options = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items()]
     argv = ["--dataset", str(users_file), "--seeds", "0", "1", "--epochs", "2", *options]

@@ -32,7 +32,10 @@ def tokens(groups: list[np.ndarray]) -> tuple:
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [(SRGNN, {"loss": "bpr"}), (LESSR, {"num_layers": 2, "dropout_rate": 0.0})],
+    [
+        (SRGNN, {"loss": "bpr"}),
+        pytest.param(LESSR, {"num_layers": 2, "dropout_rate": 0.0}, marks=pytest.mark.slow),
+    ],
 )
 def test_loss_gradients_and_running_statistics(kind, options):
     model = kind(NUM_ITEMS, dim=DIM, **options, rngs=nnx.Rngs(0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import types
 
 import chex
 import jax
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import sevo_jax
-from sevo_jax import triton_kernel
+from sevo_jax import sparse, triton_kernel
 from tests.sevo_jax.graphs import NODES, dense, graphs, random_graph
 
 KERNELS = [None, "bcsr", "gather", "pallas"]
@@ -213,6 +215,27 @@ def test_triton_takes_a_whole_layer():
     after = text[text.rindex("custom_call @__gpu$xla.gpu.triton") :].partition("return")[0]
     assert "stablehlo.add" not in after
     assert "stablehlo.multiply" not in after
+
+
+@pytest.mark.parametrize(
+    ("capability", "there"), [("8.0", True), ("9.0", True), ("7.5", False), ("gfx90a", False)]
+)
+def test_triton_is_for_gpus_that_have_it(monkeypatch, capability, there):
+    """XLA has none for those before Ampere, and AMD's name their capability otherwise."""
+    assert not sparse._has_triton()  # on a CPU
+    gpu = types.SimpleNamespace(compute_capability=capability)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda backend: [gpu])
+    assert sparse._has_triton() == there
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_a_mesh_of_one_device(axis_type):
+    graph, x = random_graph(0), table(NODES, 4)
+    mesh = jax.make_mesh((1,), ("model",), axis_types=(axis_type,))
+    placed = jax.device_put(x, NamedSharding(mesh, PartitionSpec(None, "model")))
+    got = jax.jit(sevo_jax.smooth)(graph, placed)
+    np.testing.assert_allclose(np.asarray(got), sevo_jax.smooth(graph, x), atol=1e-6)
 
 
 def test_a_graph_keeps_its_kernel(tmp_path):
