@@ -10,6 +10,7 @@ import tyro
 from experiments.errors import UserError, check_name
 from experiments.reproduce import (
     a4,
+    ablation_points,
     ablations,
     accuracy_time,
     figure2b,
@@ -36,7 +37,7 @@ TABLES: dict[str, Callable[[Options], int]] = {
     "table5": table5.make,
     "table6": table6.make,
     "table8": table8.make,
-    **dict.fromkeys(ablations.ABLATIONS, ablations.make),
+    **dict.fromkeys(ablation_points.ABLATIONS, ablations.make),
     "figure2b": figure2b.make,
     "figure6": figure6.make,
     "accuracy-time": accuracy_time.make,

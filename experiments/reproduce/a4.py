@@ -21,14 +21,14 @@ from flax import nnx
 
 from experiments.batches import Batch, make_batch, make_corpus
 from experiments.configs import MODELS, Hyperparameters
-from experiments.data import NAMES, Interactions
+from experiments.data import Interactions
 from experiments.epochs import EpochLayouts, initial_key
 from experiments.errors import UserError
 from experiments.graphs import user_item_graph
 from experiments.reproduce import documents
 from experiments.reproduce.documents import Document, Table
-from experiments.reproduce.options import Options, chosen, chosen_seeds, refuse
-from experiments.reproduce.runs import load_all, say
+from experiments.reproduce.options import Options, chosen_one, refuse
+from experiments.reproduce.runs import load_one, say
 from models import MFBPR, Backbone, Constant, LightGCN
 from sevo_jax import sevo_smooth
 
@@ -65,16 +65,9 @@ def make(options: Options) -> int:
     refuse(options, "models", "optimizers", "epochs", "quick")
     if not options.train:
         raise UserError("--no-train: a4 keeps no runs to write its page from; leave it out")
-    datasets = chosen("dataset", options.datasets, NAMES, ("synthetic",))
-    seeds = chosen_seeds(options.seeds, (0,))
-    for option, values in (("datasets", datasets), ("seeds", seeds)):
-        if len(values) != 1:
-            raise UserError(f"--{option}: a4 takes one, got {len(values)}")
-    data, reasons = load_all(datasets, options.data_dir)
-    for reason in reasons.values():
-        raise UserError(reason)
-    (interactions,), (seed,) = data.values(), seeds
-    settings = MODELS[MODEL](datasets[0], "sgd")
+    dataset, seed = chosen_one(options, "synthetic")
+    interactions = load_one(dataset, options.data_dir)
+    settings = MODELS[MODEL](dataset, "sgd")
     batches = make_batches(interactions, settings, seed)
     found = {
         precision: follow(interactions, batches, settings, seed, precision) for precision in BOUNDS

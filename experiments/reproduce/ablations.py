@@ -1,23 +1,24 @@
-"""The paper's ablations: series of runs that vary one or two settings, each described as data.
+"""The pages of the ablations that `ablation_points` describes: a table and a picture each.
 
-Every one is a table and a picture. Runs that several of them have in common, above all those of the
-published settings, are trained once.
+Runs that several of them have in common, above all those of the published settings, are trained
+once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from experiments import paper
 from experiments.configs import MODELS
 from experiments.data import NAMES
 from experiments.files import read_lines
 from experiments.folders import Run
-from experiments.paper import METRICS, PLAIN, SEVO, TABLE_2, TABLE_7, Scores
+from experiments.paper import METRICS, SEVO, TABLE_2, TABLE_7, Scores
 from experiments.reproduce import ablation_pictures
 from experiments.reproduce.ablation_pictures import Drawn
+from experiments.reproduce.ablation_points import ABLATIONS, Ablation, Point
 from experiments.reproduce.cells import Cell, gain, mean, percent, score, score_over_seeds
 from experiments.reproduce.documents import NONE, Document, Table
 from experiments.reproduce.options import (
@@ -25,14 +26,13 @@ from experiments.reproduce.options import (
     chosen,
     chosen_seeds,
     quick_look,
-    quick_settings,
     refuse,
 )
 from experiments.reproduce.rows import (
     SCORES_HEADER,
-    UNSMOOTHED,
     Row,
     cells_of,
+    quick_row,
     row_json,
     runs_of,
     score_lines,
@@ -44,224 +44,6 @@ from experiments.trainer import CRITERION
 MODEL, DATASET = "sasrec", "beauty"
 CURVE_EPOCHS = (5, 10, 20, 50, 100, 150, 200)
 """Where the tables of curves read them."""
-
-
-class Point(NamedTuple):
-    """What is trained at a place of a series.
-
-    Points of one series at one place are alternatives, of which the picture shows the best on
-    validation.
-
-    Attributes:
-        series: its label.
-        x: the place; None for a series that is one and the same at all places.
-        optimizer: of `configs.OPTIMIZERS`.
-        settings: those that are not the optimiser's published ones.
-        quick: whether a quick look has it.
-    """
-
-    series: str
-    x: float | str | None
-    optimizer: str
-    settings: Mapping[str, Any] = {}
-    quick: bool = True
-
-
-class Ablation(NamedTuple):
-    """An ablation, as it is described.
-
-    Attributes:
-        title: the heading.
-        text: what varies, and what the paper says of it.
-        points: what is trained.
-        kind: of the picture.
-        x_label: what the places of a series are.
-        symbol: its short form, for labels.
-        baseline: the series that the others' gains are over, if they are shown.
-    """
-
-    title: str
-    text: tuple[str, ...]
-    points: tuple[Point, ...]
-    kind: Literal["lines", "bars", "curves"]
-    x_label: str = ""
-    symbol: str = ""
-    baseline: str | None = None
-
-
-NO_SMOOTHING = Point("AdamW, no smoothing", None, UNSMOOTHED)
-RATES: dict[str, tuple[float, ...]] = {
-    "sgd": (0.3, 1.0, 3.0),
-    "adam": (5e-4, 1e-3, 5e-3),
-    "adamw": (5e-4, 1e-3, 5e-3),
-}
-"""Learning rates of figure3a, by the optimiser without SEvo; SGD's loss is no number at 10."""
-
-
-def _rescaling() -> Iterable[Point]:
-    yield Point("SEvo with rescaling", None, SEVO)
-    yield Point("SEvo without rescaling", None, SEVO, {"method": "neumann_unscaled"})
-    yield NO_SMOOTHING
-
-
-def _optimizers() -> Iterable[Point]:
-    for plain, label in (("sgd", "SGD"), ("adam", "Adam"), ("adamw", "AdamW")):
-        for series, optimizer in (("plain", plain), ("with SEvo", f"sevo-{plain}")):
-            for i, rate in enumerate(RATES[plain]):
-                settings = {"learning_rate": rate}
-                yield Point(series, label, optimizer, settings, i < 1 + (plain == "sgd"))
-
-
-def _approximations() -> Iterable[Point]:
-    for series, method in (("Neumann series", "neumann"), ("iterative", "iterative")):
-        for beta in (0.1, 0.3, 0.5, 0.7, 0.9, 0.99):
-            yield Point(series, beta, SEVO, {"method": method, "beta": beta}, beta in (0.5, 0.99))
-    yield NO_SMOOTHING
-
-
-def _correction() -> Iterable[Point]:
-    yield Point("no correction", "no smoothing", UNSMOOTHED)
-    yield Point("no correction", "SEvo", SEVO, {"moment_correction": False})
-    yield Point("moment correction", "no smoothing", SEVO, {"num_layers": 0})
-    yield Point("moment correction", "SEvo", SEVO)
-    yield Point("Adam, as published", None, PLAIN)
-
-
-def _ends() -> Iterable[Point]:
-    for keep in ("last", "first"):
-        for items in (5, 10, 20, 30, 40, 50):
-            settings = {"keep": keep, "max_len_graph": items}
-            yield Point(f"{keep} items", items, SEVO, settings, items in (5, 50))
-    yield NO_SMOOTHING
-
-
-def _walks() -> Iterable[Point]:
-    for weighting in ("distance", "frequency"):
-        for length in range(1, 11):
-            # Both weigh a pair of neighbours by 1: one run.
-            settings: dict[str, Any] = {"walk_length": length}
-            if length > 1:
-                settings["weighting"] = weighting
-            yield Point(weighting, length, SEVO, settings, length in (1, 3))
-    yield NO_SMOOTHING
-
-
-def _regulariser() -> Iterable[Point]:
-    for power in range(-6, -1):
-        settings = {"smoothness_weight": 10.0**power}
-        yield Point("AdamW with the term", 10.0**power, UNSMOOTHED, settings, power in (-4, -2))
-    yield NO_SMOOTHING
-    yield Point("SEvo", None, SEVO)
-
-
-def _layers() -> Iterable[Point]:
-    for layers in range(6):
-        yield Point("SEvo", layers, SEVO, {"num_layers": layers}, layers in (0, 1, 3))
-
-
-ABLATIONS = {
-    "figure2a": Ablation(
-        "Figure 2a: convergence with and without rescaling",
-        (
-            "SEvo-AdamW with the Neumann series rescaled by (1 - β)/(1 - β^(L+1)), or by 1 - β "
-            "alone; all other settings are equal. According to the paper's Section 3.2, training "
-            "converges far more slowly without rescaling, and with it slightly later than without "
-            "smoothing at first, but not in the end. The figure's values are not printed.",
-        ),
-        tuple(_rescaling()),
-        "curves",
-        "epoch",
-    ),
-    "figure3a": Ablation(
-        "Figure 3a: SGD, Adam and AdamW, plain and with SEvo",
-        (
-            "Each optimiser has the settings that its configuration has, but for the learning "
-            f"rate: the one of the best validation {CRITERION} among those that the tables list is "
-            "in the picture. According to the paper's Section 3.3, all three gain, and SEvo-AdamW "
-            "is the best. The figure's values are not printed; *paper* is from Table 2.",
-        ),
-        tuple(_optimizers()),
-        "bars",
-        "optimiser",
-    ),
-    "figure3b": Ablation(
-        "Figure 3b: Neumann series and iterative approximation over β",
-        (
-            "SEvo-AdamW of three layers; the Neumann series is rescaled. According to the paper's "
-            "Section 3.3, they are alike at a small β, and the iterative approximation does not "
-            "converge at a β above 0.7 on Beauty. The figure's values are not printed; *paper* is "
-            "from Table 2.",
-        ),
-        tuple(_approximations()),
-        "lines",
-        "degree of smoothness β",
-        "β",
-    ),
-    "figure3c": Ablation(
-        "Figure 3c: moment correction",
-        (
-            "AdamW and SEvo-AdamW, with and without the correction of Theorem 3, at SEvo's "
-            "settings; the correction without smoothing is SEvo of no layers. According to the "
-            "paper's Section 3.3, both forms of SEvo are about as good and far above the baseline; "
-            "the correction matters to GRU4Rec and STOSA above all. The figure's values are not "
-            "printed; *paper* is from Tables 2 and 7.",
-        ),
-        tuple(_correction()),
-        "bars",
-        "steps of the item table",
-        baseline="Adam, as published",
-    ),
-    "figure5a": Ablation(
-        "Figure 5a: the first or the last K items make edges",
-        (
-            "SEvo-AdamW over a graph of the first or the last K training items of each user. "
-            "According to the paper's Appendix C.1, the last ones say more, even few of them, and "
-            "Beauty gains steadily with K. The figure's values, and its K, are not printed; "
-            "*paper* is from Table 2, whose runs have the last 50.",
-        ),
-        tuple(_ends()),
-        "lines",
-        "items of a user that make edges, K",
-        "K",
-    ),
-    "figure5b": Ablation(
-        "Figure 5b: walk length, weights by frequency or distance",
-        (
-            "SEvo-AdamW over a graph in which items at a distance h ≤ H in a sequence make edges, "
-            "of weight 1 (frequency) or 1/h (distance). According to the paper's Appendix C.1, H "
-            "= 1 is the most reliable, and weights by distance suffer less from a greater H. The "
-            "figure's values are not printed; *paper* is from Table 2.",
-        ),
-        tuple(_walks()),
-        "lines",
-        "greatest distance in a sequence, H",
-        "H",
-    ),
-    "figure7": Ablation(
-        "Figure 7: smoothness as a term of the loss",
-        (
-            "The loss plus λ Tr(E'(I - Ã)E), E being the item table, minimised by AdamW at SEvo's "
-            "settings. According to the paper's Appendix D.2, the term helps slightly, and SEvo "
-            "more. The figure's values are not printed; *paper* is from Table 2.",
-        ),
-        tuple(_regulariser()),
-        "lines",
-        "weight of the term, λ",
-        "λ",
-    ),
-    "table7": Ablation(
-        "Table 7: layers of the approximation",
-        (
-            "SEvo-AdamW of L layers. With L = 0 nothing is smoothed, and the moments are "
-            "corrected still. According to the paper's Appendix D.3, three layers are best on "
-            "Beauty.",
-        ),
-        tuple(_layers()),
-        "lines",
-        "layers L",
-        "L",
-    ),
-}
 
 
 def make(options: Options) -> int:
@@ -289,14 +71,10 @@ def make(options: Options) -> int:
 
 def row_of(ablation: Ablation, point: Point, model: str, dataset: str, *, quick: bool) -> Row:
     """The row of a point for a model on a data set."""
-    settings = dict(point.settings)
-    if quick:
-        held_against = None
-        settings |= quick_settings(model, point.optimizer)
-    else:
-        held_against = papers_value(model, dataset, point.optimizer, settings)
+    held_against = papers_value(model, dataset, point.optimizer, point.settings)
     label = label_of(ablation, point)
-    return Row(dataset, model, label, model, point.optimizer, settings, held_against)
+    row = Row(dataset, model, label, model, point.optimizer, point.settings, held_against)
+    return quick_row(row, quick)
 
 
 def label_of(ablation: Ablation, point: Point) -> str:

@@ -21,7 +21,7 @@ import optax
 import sevo_jax
 from experiments import paper, train
 from experiments.configs import MODELS, Hyperparameters
-from experiments.data import NAMES, Interactions
+from experiments.data import Interactions
 from experiments.epochs import Epochs, TrainState
 from experiments.errors import UserError
 from experiments.files import read_json
@@ -30,13 +30,12 @@ from experiments.reproduce import documents
 from experiments.reproduce.documents import Document, Table
 from experiments.reproduce.options import (
     Options,
-    chosen,
-    chosen_seeds,
+    chosen_one,
     quick_look,
     quick_settings,
     refuse,
 )
-from experiments.reproduce.runs import load_all, marked, say
+from experiments.reproduce.runs import load_one, marked, say
 from experiments.trainer import device, initial_checkpoint, make_setup, used_users
 
 MODEL, OPTIMIZER = "sasrec", "sevo-adamw"
@@ -67,18 +66,14 @@ def make(options: Options) -> int:
     """Trains under each β that is not in the file yet, and writes the page after each."""
     refuse(options, "models", "optimizers")
     options = quick_look(options)
-    datasets = chosen("dataset", options.datasets, NAMES, ("beauty",))
-    seeds = chosen_seeds(options.seeds, (0,))
-    for option, values in (("datasets", datasets), ("seeds", seeds)):
-        if len(values) != 1:
-            raise UserError(f"--{option}: figure2b takes one, got {len(values)}")
-    settings = MODELS[MODEL](datasets[0], OPTIMIZER)
+    dataset, seed = chosen_one(options, "beauty")
+    settings = MODELS[MODEL](dataset, OPTIMIZER)
     if options.quick:
         settings = dataclasses.replace(settings, **quick_settings(MODEL, OPTIMIZER))
     if options.epochs is not None:
         settings = dataclasses.replace(settings, epochs=options.epochs)
     settings.check()
-    run = Run(MODEL, datasets[0], OPTIMIZER, seeds[0], settings)
+    run = Run(MODEL, dataset, OPTIMIZER, seed, settings)
     found = kept(options.out / "figure2b.json", run)
 
     def write() -> str:
@@ -88,9 +83,7 @@ def make(options: Options) -> int:
     write()
     todo = [beta for beta in BETAS if beta not in found] if options.train else []
     if todo:
-        data, reasons = load_all(datasets, options.data_dir)
-        for reason in reasons.values():
-            raise UserError(reason)
+        data = load_one(dataset, options.data_dir)
         with train.progress_bar() as bar:
             for beta in todo:
                 own = dataclasses.replace(run, settings=dataclasses.replace(settings, beta=beta))
@@ -99,7 +92,7 @@ def make(options: Options) -> int:
                 def report(epoch: int, loss: float, task: Any = task) -> None:
                     bar.update(task, completed=epoch, status=f"loss {loss:.4f}")
 
-                found[beta] = follow(own, data[datasets[0]], report)
+                found[beta] = follow(own, data, report)
                 write()
     say(f"written: {write()}")
     return 0

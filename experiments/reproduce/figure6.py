@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 import sevo_jax
 from experiments import paper
 from experiments.configs import MODELS
-from experiments.data import NAMES, Categories, Interactions, at_hand, load_categories
+from experiments.data import Categories, Interactions, at_hand, load_categories
 from experiments.errors import UserError
 from experiments.folders import Run, restore_best_params
 from experiments.graphs import category_graph, item_graph
@@ -31,8 +31,7 @@ from experiments.reproduce import table4
 from experiments.reproduce.documents import NONE, Document, Table
 from experiments.reproduce.options import (
     Options,
-    chosen,
-    chosen_seeds,
+    chosen_one,
     quick_look,
     refuse,
 )
@@ -42,7 +41,7 @@ from experiments.reproduce.runs import (
     carry_out,
     folder_of,
     is_finished,
-    load_all,
+    load_one,
     missing,
 )
 from experiments.trainer import make_model, used_users
@@ -95,18 +94,11 @@ def make(options: Options) -> int:
     options = quick_look(options)
     usual = table4.DATASETS[0]
     default = usual if at_hand(usual, options.data_dir) and not options.quick else "beauty"
-    datasets = chosen("dataset", options.datasets, NAMES, (default,))
-    seeds = chosen_seeds(options.seeds, (0,))
-    for option, values in (("datasets", datasets), ("seeds", seeds)):
-        if len(values) != 1:
-            raise UserError(f"--{option}: figure6 takes one, got {len(values)}")
-    data, reasons = load_all(datasets, options.data_dir)
-    for reason in reasons.values():
-        raise UserError(reason)
-    (interactions,) = data.values()
+    dataset, seed = chosen_one(options, default)
+    interactions = load_one(dataset, options.data_dir)
     side = make_side(interactions, load_categories(interactions))
-    rows = table4.make_rows(datasets[0], options.quick)
-    _, order = runs_of(rows, seeds, options.epochs)
+    rows = table4.make_rows(dataset, options.quick)
+    _, order = runs_of(rows, (seed,), options.epochs)
     maps: dict[Run, Map] = {}
     lost: dict[Run, str] = {}
 
@@ -121,7 +113,7 @@ def make(options: Options) -> int:
                     maps[run] = make_map(table, side)
         return compose(rows, order, outcomes, maps, lost, side)
 
-    return carry_out(order, options, draw_new, data)
+    return carry_out(order, options, draw_new, {dataset: interactions})
 
 
 def command(run: Run, options: Options) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import tyro
 
 from experiments.configs import reads
-from experiments.data.registry import at_hand
+from experiments.data.registry import NAMES, at_hand
 from experiments.errors import UserError, check_name
 from experiments.train import check_seeds, check_values
 
@@ -79,6 +79,20 @@ def chosen_seeds(seeds: tuple[int, ...], default: tuple[int, ...]) -> tuple[int,
     if seeds:
         check_seeds(seeds)
     return seeds or default
+
+
+def chosen_one(options: Options, default: str) -> tuple[str, int]:
+    """The data set and the seed of what takes one of each, seed 0 if none is given.
+
+    Raises:
+        UserError: several are given, or one that is unknown or out of range.
+    """
+    datasets = chosen("dataset", options.datasets, NAMES, (default,))
+    seeds = chosen_seeds(options.seeds, (0,))
+    for option, values in (("datasets", datasets), ("seeds", seeds)):
+        if len(values) != 1:
+            raise UserError(f"--{option}: {options.table} takes one, got {len(values)}")
+    return datasets[0], seeds[0]
 
 
 def refuse(options: Options, *names: str) -> None:

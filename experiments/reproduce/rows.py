@@ -25,6 +25,7 @@ from experiments.reproduce.cells import (
     score_over_seeds,
 )
 from experiments.reproduce.documents import Table
+from experiments.reproduce.options import quick_settings
 from experiments.reproduce.runs import Outcomes
 from experiments.summary import LABELS
 
@@ -81,6 +82,14 @@ def run_of(row: Row, seed: int, epochs: int | None) -> Run:
     if epochs is not None:
         settings = dataclasses.replace(settings, epochs=epochs)
     return Run(row.model, row.dataset, row.optimizer, seed, settings)
+
+
+def quick_row(row: Row, quick: bool) -> Row:
+    """The row; of a quick look with its settings, and without the paper's value."""
+    if not quick:
+        return row
+    settings = {**row.settings, **quick_settings(row.model, row.optimizer)}
+    return row._replace(settings=settings, paper=None)
 
 
 def runs_of(

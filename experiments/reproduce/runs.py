@@ -205,6 +205,14 @@ def load_all(
     return data, reasons
 
 
+def load_one(name: str, data_dir: Path | None) -> Interactions:
+    """A data set that must be had; a `UserError` says why it cannot."""
+    data, reasons = load_all((name,), data_dir)
+    for reason in reasons.values():
+        raise UserError(reason)
+    return data[name]
+
+
 def _tell_of_lost_checkpoint(outcome: Outcome, folder: Path) -> None:
     if outcome.result is not None and not any((folder / "checkpoints").glob("*")):
         say(

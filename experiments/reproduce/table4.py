@@ -25,7 +25,6 @@ from experiments.reproduce.options import (
     chosen,
     chosen_seeds,
     quick_look,
-    quick_settings,
     refuse,
 )
 from experiments.reproduce.rows import (
@@ -33,6 +32,7 @@ from experiments.reproduce.rows import (
     SEEDS,
     Row,
     cells_of,
+    quick_row,
     row_json,
     runs_of,
     score_lines,
@@ -71,11 +71,10 @@ def make_rows(dataset: str, quick: bool = False) -> list[Row]:
     rows: list[Row] = []
     for graph, beta in CONDITIONS:
         settings: dict[str, Any] = {"graph": graph, "beta": beta}
-        if quick:
-            settings |= quick_settings(MODEL, SEVO)
-        published = None if quick else TABLE_4.get((dataset, graph, beta))
+        published = TABLE_4.get((dataset, graph, beta))
         label = f"{GRAPHS[graph]}, β = {beta:g}" if beta else "Not smoothed, β = 0"
-        rows.append(Row(dataset, MODEL, label, MODEL, SEVO, settings, published))
+        row = Row(dataset, MODEL, label, MODEL, SEVO, settings, published)
+        rows.append(quick_row(row, quick))
     return rows
 
 

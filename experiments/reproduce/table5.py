@@ -18,7 +18,6 @@ from experiments.reproduce.options import (
     chosen,
     chosen_seeds,
     quick_look,
-    quick_settings,
     refuse,
 )
 from experiments.reproduce.rows import (
@@ -26,6 +25,7 @@ from experiments.reproduce.rows import (
     SEEDS,
     Row,
     cells_of,
+    quick_row,
     row_json,
     run_of,
     runs_of,
@@ -51,23 +51,15 @@ def make(options: Options) -> int:
     rows: list[Row] = []
     teachers: list[Run] = []
     for dataset in datasets:
-        row = taken(teacher_row(dataset, options.epochs), options)
+        row = quick_row(teacher_row(dataset, options.epochs), options.quick)
         teacher = run_of(row, TEACHER_SEED, options.epochs)
         folder = folder_of(teacher, options.runs)
-        rows += [row, *(taken(student_row(m, dataset, folder, teacher), options) for m in methods)]
+        students = [student_row(method, dataset, folder, teacher) for method in methods]
+        rows += [row, *(quick_row(student, options.quick) for student in students)]
         teachers.append(teacher)
     runs, order = runs_of(rows, seeds, options.epochs)
     order = list(dict.fromkeys([*teachers, *order]))  # students need theirs
     return carry_out(order, options, lambda outcomes: compose(rows, runs, teachers, outcomes))
-
-
-def taken(row: Row, options: Options) -> Row:
-    """The row, with the settings of a quick look if it is one."""
-    if not options.quick:
-        return row
-    return row._replace(
-        settings={**row.settings, **quick_settings(row.model, row.optimizer)}, paper=None
-    )
 
 
 def teacher_row(dataset: str, epochs: int | None) -> Row:

@@ -18,7 +18,7 @@ SETTINGS = dataclasses.replace(MODELS["lightgcn"]("synthetic", "sgd"), dim=8, ba
 @pytest.fixture
 def few_users(small, monkeypatch):
     """A small data set passes for the built-in one."""
-    monkeypatch.setattr(a4, "load_all", lambda *_: ({"synthetic": small}, {}))
+    monkeypatch.setattr(a4, "load_one", lambda *_: small)
     monkeypatch.setitem(MODELS, "lightgcn", lambda *_: SETTINGS)
 
 

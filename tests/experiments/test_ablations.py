@@ -18,7 +18,8 @@ from experiments.files import read_json, write_json
 from experiments.folders import claim_folder
 from experiments.reproduce.__main__ import TABLES, main
 from experiments.reproduce.ablation_pictures import Drawn, draw_bars, draw_curves, draw_lines
-from experiments.reproduce.ablations import ABLATIONS, RATES, papers_value
+from experiments.reproduce.ablation_points import ABLATIONS, RATES
+from experiments.reproduce.ablations import papers_value
 
 PUBLISHED = configs.MODELS["sasrec"]
 PNG = b"\x89PNG"

@@ -71,7 +71,7 @@ def few_users(small, monkeypatch) -> list[float]:
         found = {"epoch": epochs, "train_loss": losses, "total": total, "relative": relative}
         return found | {"devices": ["a machine"]}
 
-    monkeypatch.setattr(figure2b, "load_all", lambda *_: ({"synthetic": small}, {}))
+    monkeypatch.setattr(figure2b, "load_one", lambda *_: small)
     monkeypatch.setattr(figure2b, "follow", made_up)
     monkeypatch.setattr(figure2b, "BETAS", (0.5, 0.99))
     monkeypatch.setitem(MODELS, "sasrec", lambda *_: SETTINGS)
