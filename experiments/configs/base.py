@@ -12,6 +12,8 @@ SEVO = tuple(name for name in OPTIMIZERS if name.startswith("sevo-"))
 DISTILLED = ("sasrec-kd", "sasrec-rkd", "sasrec-htd", "sasrec-dkd")
 """Students of a teacher, by the method of distillation."""
 TRANSFORMERS = ("sasrec", "bert4rec", "stosa", "maerec", *DISTILLED)
+PACKING = ("gru4rec", *TRANSFORMERS)
+"""Models of which a row may hold several sequences."""
 
 
 _GRAPH_COUNTS = ("max_len_graph", "walk_length")
@@ -37,7 +39,9 @@ class Hyperparameters:
 
     epochs: int = _setting(200, "Passes over the training rows.")
     batch_size: int = _setting(512, "Training rows of a step: users, prefixes or pairs.")
-    max_len: int = _setting(50, "Newest items of a user that the model reads.")
+    max_len: int = _setting(
+        50, "Newest items of a user that the model reads.", (*PACKING, "sr-gnn", "lessr")
+    )
     dim: int = _setting(64, "Width of the embeddings and of the model.")
     num_heads: int = _setting(1, "Attention heads.", TRANSFORMERS)
     num_blocks: int = _setting(
@@ -96,7 +100,9 @@ class Hyperparameters:
         True, "Whether the moments of items that a step does not meet rest.", ("sevo-adamw",)
     )
     smoothness_weight: float = _setting(
-        0.0, "Weight in the loss of the tables' smoothness, Tr(E'(I - Ã)E).", ("adamw",)
+        0.0,
+        "Weight in the loss of the tables' smoothness over the published graph, Tr(E'(I - Ã)E).",
+        ("adamw",),
     )
     max_len_graph: int = _setting(50, "Training items of a user that make edges.", SEVO)
     keep: Literal["last", "first"] = _setting(
@@ -132,7 +138,7 @@ class Hyperparameters:
     target_weight: float = _setting(1.0, "Weight of the target's part.", ("sasrec-dkd",))
     others_weight: float = _setting(500.0, "Weight of the other items' part.", ("sasrec-dkd",))
     eval_every: int = _setting(5, "Epochs between validations.")
-    packed: bool = _setting(True, "Whether short sequences share rows.")
+    packed: bool = _setting(True, "Whether short sequences share rows.", PACKING)
     rng: Literal["threefry2x32", "rbg", "unsafe_rbg"] = _setting(
         "threefry2x32",
         "Generator of negatives, masks and the seeds of dropout's hash. The others may be faster "
@@ -161,6 +167,10 @@ class Hyperparameters:
                 self._require(
                     name, getattr(self, name) == published, "left out: --graph is another"
                 )
+        if self.loss == "softmax":
+            self._require(
+                "num_negatives", self.num_negatives == 1, "left out: --loss softmax has none"
+            )
         self._require("dim", self.dim % self.num_heads == 0, "a multiple of --num-heads")
 
     def _require(self, name: str, holds: bool, expected: str) -> None:

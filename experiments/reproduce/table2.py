@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from experiments import paper
 from experiments.configs import MODELS, OPTIMIZERS
 from experiments.data import NAMES
+from experiments.errors import UserError
 from experiments.folders import Run
 from experiments.paper import METRICS, PLAIN, SEVO, TABLE_2, USER_ITEM_GRAPH, Scores
 from experiments.reproduce.cells import Cell, mean, percent
@@ -71,6 +72,10 @@ def make(options: Options) -> int:
     optimizers = chosen("optimizer", options.optimizers, OPTIMIZERS, (PLAIN, UNSMOOTHED, SEVO))
     seeds = chosen_seeds(options.seeds, SEEDS)
     rows = [row for d in datasets for m in models for row in make_rows(m, d, optimizers)]
+    if not rows:
+        raise UserError(
+            f"--optimizers: table2 has no row of {', '.join(models)} with {', '.join(optimizers)}"
+        )
     runs, order = runs_of(rows, seeds, options.epochs)
     return carry_out(order, options, lambda outcomes: compose(rows, runs, outcomes))
 

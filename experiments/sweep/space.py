@@ -112,6 +112,8 @@ def parse_field(text: str) -> Field:
         raise UserError(f"--search {text}: {EXPECTED}")
     try:
         check_name("field", name, HINTS)
+        if name == "user_share":
+            raise UserError("scores of different users cannot be compared")
         if ":" in values and HINTS[name] is not str:
             return _parse_range(name, values.split(":"))
         return _parse_list(name, values.split(","))

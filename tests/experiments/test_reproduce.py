@@ -298,6 +298,10 @@ def test_data_that_cannot_be_had_are_missing(tmp_path, no_training):
         (["table2", "--models", "sasrek"], "unknown model 'sasrek' (did you mean 'sasrec'?)"),
         (["table2", "--datasets", "beuty"], "unknown dataset 'beuty' (did you mean 'beauty'?)"),
         (["table2", "--optimizers", "adan"], "unknown optimizer 'adan' (did you mean 'adam'"),
+        (
+            ["table2", "--models", "lessr", "--optimizers", "adam"],
+            "--optimizers: table2 has no row of lessr with adam",
+        ),
         (["table2", "--seeds", "1", "1"], "--seeds: expected one or more different values"),
         (["table2", "--epochs", "0"], "--epochs: must be at least 1, got 0"),
         (["table1", "--models", "sasrec"], "--models: table1 does not have it; leave it out"),

@@ -54,6 +54,20 @@ def test_a_run_is_given_the_options_that_it_reads(monkeypatch):
         train.make_runs(train.Options(model="mine", optimizer=("adamw",), beta=0.5))
 
 
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("lightgcn", {"max_len": 20}, "--max-len: read by .* lightgcn with adamw ignores it"),
+        ("mf-bpr", {"packed": False}, "--packed: read by .* mf-bpr with adamw ignores it"),
+        ("lessr", {"packed": True}, "--packed: read by .* lessr with adamw ignores it"),
+        ("bert4rec", {"num_negatives": 4}, "--num-negatives: .*left out: --loss softmax has none"),
+    ],
+)
+def test_an_option_that_the_model_does_not_read_is_refused(model, options, message):
+    with pytest.raises(UserError, match=message):
+        train.make_runs(train.Options(model=model, optimizer=("adamw",), **options))
+
+
 @pytest.mark.parametrize("loss", ["softmax", "sampled-softmax"])
 def test_lightgcn_has_no_loss_over_all_items(small, loss):
     settings = dataclasses.replace(MODELS["lightgcn"]("small", "adam"), loss=loss)

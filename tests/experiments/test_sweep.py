@@ -281,6 +281,7 @@ def test_an_error_of_the_disk_leaves_the_trial_to_be_gone_on_with(tmp_path, trai
         (["--search"], "--search: expected FIELD=VALUE,VALUE,… or FIELD=LOW:HIGH[:log], once for"),
         (["--search", "beta"], "--search beta: expected FIELD=VALUE"),
         (["--search", "bta=1"], "--search bta=1: unknown field 'bta' (did you mean 'beta'"),
+        (["--search", "user_share=0.1,0.5"], "user_share=0.1,0.5: scores of different users"),
         (["--search", "beta="], "--search beta=: expected one or more values"),
         (["--search", "beta=0.5,,1"], "none of them empty"),
         (["--search", "beta=0.5,.5"], "--search beta=0.5,.5: expected different values"),
