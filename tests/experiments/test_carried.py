@@ -21,7 +21,7 @@ from experiments.epochs import TrainState
 from experiments.folders import Checkpoint, Run, open_checkpoints, restore_checkpoint
 from experiments.graphs import neighbour_graph
 from experiments.optimizers import make_optimizer
-from models.maerec import edges_of
+from models.edges import edges_of
 
 TINY = {"dim": 4, "num_blocks": 1, "max_len": 3, "batch_size": 64, "eval_every": 1}
 

@@ -15,7 +15,8 @@ from scipy.special import softmax as softmax_of
 
 import sevo_jax
 from models import Backbone, MAERec
-from models.maerec import MASK_LEVELS, Handed, edges_of
+from models.edges import MASK_LEVELS, edges_of
+from models.maerec import Handed
 from tests.models.helpers import (
     AMONG_OTHERS,
     DIM,
