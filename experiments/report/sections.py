@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -71,17 +72,18 @@ def document_section(document: Document) -> tuple[Section, list[list[str]]]:
     """
     try:
         run, best = what_was_run(document.content), best_rows(document)
+        gaps = [*document.missing, *stopped_early(document.content)]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{document.name}.json: its runs cannot be read ({error!r})") from error
     section = Section(
         name=document.name,
         title=document.title,
-        status=PARTIAL if document.missing else COMPLETE,
+        status=PARTIAL if gaps else COMPLETE,
         command=f"{REPRODUCE} {document.name}",
         text=document.text,
         tables=document.tables,
         run=run,
-        missing=document.missing,
+        missing=gaps,
     )
     return section, best
 
@@ -111,7 +113,7 @@ def what_was_run(content: dict[str, Any]) -> list[tuple[str, str]]:
         "Devices": ", ".join(sorted(devices)),
         "Seeds": " ".join(map(str, sorted(seeds))),
     }
-    rows = [own for own in every if own.keys() >= {"epochs_published", "seeds_done"}]
+    rows = _rows(content)
     if rows:
         done = [own for own in rows if own["seeds_done"]]
         early = [(r["epochs"], r["epochs_published"]) for r in done if not _is_whole(r)]
@@ -121,6 +123,30 @@ def what_was_run(content: dict[str, Any]) -> list[tuple[str, str]]:
         facts["Epochs"] = f"all of them in {len(done) - len(early)} rows"
         facts["Epochs"] += f", fewer in {len(early)} ({counts})" if early else ""
     return [(name, fact) for name, fact in facts.items() if fact]
+
+
+def stopped_early(content: dict[str, Any]) -> list[str]:
+    """A line for the rows of so many epochs, if these are fewer than published.
+
+    Example:
+        >>> row = {"epochs": 60, "epochs_published": 200, "seeds_done": 1}
+        >>> stopped_early({"rows": [row, row]})
+        ['2 rows stopped early: 60 of 200 epochs']
+    """
+    early = Counter(
+        (row["epochs"], row["epochs_published"])
+        for row in _rows(content)
+        if row["seeds_done"] and not _is_whole(row)
+    )
+    return [
+        f"{count} row{'s' * (count > 1)} stopped early: {epochs} of {whole} epochs"
+        for (epochs, whole), count in sorted(early.items())
+    ]
+
+
+def _rows(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a table of accuracy."""
+    return [own for own in objects(content) if own.keys() >= {"epochs_published", "seeds_done"}]
 
 
 def _is_whole(row: dict[str, Any]) -> bool:

@@ -175,7 +175,10 @@ def compose(run: Run, found: dict[float, Series]) -> Document:
     """The page: the values of the last epoch, and the picture of all of them."""
     name = paper.DATASETS.get(run.dataset, run.dataset)
     betas = [beta for beta in BETAS if beta in found]
+    s, published = run.settings, MODELS[MODEL](run.dataset, OPTIMIZER).epochs
     absent = [f"β = {beta:g}: not trained" for beta in BETAS if beta not in found]
+    if betas and s.epochs < published:
+        absent.append(f"every β stopped early: {s.epochs} of {published} epochs")
     header = ("β", *STAGES, "training loss")
     relative, total = (
         [
@@ -189,16 +192,15 @@ def compose(run: Run, found: dict[float, Series]) -> Document:
         ]
         for key, number in (("relative", "{:.4f}"), ("total", "{:,.1f}"))
     )
-    s = run.settings
     machines = sorted({name for beta in betas for name in found[beta]["devices"]})
     return Document(
         name="figure2b",
         title="Figure 2b: smoothness during training",
         text=[
-            f"SASRec on {name}, trained by SEvo-AdamW for {s.epochs} epochs under each β, seed "
-            f"{run.seed}. After each epoch: the original variation, which is the optimiser's step "
-            "before smoothing, learning rate and weight decay, of the epoch's last batch; the "
-            "smoothed variation; and the embeddings.",
+            f"SASRec on {name}, trained by SEvo-AdamW under each β, seed {run.seed}, for "
+            f"{s.epochs} of {published} epochs. After each epoch: the original variation, which is "
+            "the optimiser's step before smoothing, learning rate and weight decay, of the epoch's "
+            "last batch; the smoothed variation; and the embeddings.",
             "The paper's text defines J(X) = Tr(X' L~ X) (Eq. 2) and does not say whether its "
             "figure divides by a norm, nor its values. Smoothing makes a variation shorter too, "
             "which alone lowers J: the picture and the first table have J(X) / ‖X‖², which is in "
