@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -11,6 +13,8 @@ from jaxtyping import Array, Bool, Float, Int
 Loss = Literal["bce", "bpr", "softmax", "sampled-softmax"]
 
 TOKENS_PER_CHUNK = 256
+TOKENS_PER_PAIR_OF_CHUNKS = 64
+"""Fewer: a loss of two models' scores passes over them more often, and they stay in a cache."""
 
 
 def bce(positive: Float[Array, "*n"], negative: Float[Array, "*n k"]) -> Float[Array, "*n"]:
@@ -66,19 +70,13 @@ def _softmax(
     hidden: Array, vectors: Array, bias: Array, targets: Array, real: Array
 ) -> tuple[Array, tuple[Array, Array, Array]]:
     hidden = jnp.where(real[:, None], hidden, 0)  # whatever else is there, infinities too
-    chunk = min(TOKENS_PER_CHUNK, hidden.shape[0])
-    spare = -hidden.shape[0] % chunk
-    count = real.sum()
-    order = jnp.argsort(~real, stable=True)
-    order = jnp.concatenate([order, jnp.full(spare, hidden.shape[0])])  # beyond the end
-    scale = 1 / jnp.maximum(count, 1)
+    chunks, take, scale = _chunks(real, TOKENS_PER_CHUNK)
 
     # The matrix of scores is passed over as rarely as can be: what the targets take off the
     # gradients is subtracted at the end, and factors of a token go to its row of the products.
     def add_chunk(i: Array, sums: tuple[Array, Array, Array, Array]) -> tuple[Array, ...]:
         value, d_hidden, d_vectors, d_bias = sums
-        tokens = jax.lax.dynamic_slice_in_dim(order, i * chunk, chunk)
-        share = jnp.where(i * chunk + jnp.arange(chunk) < count, scale, 0)
+        tokens, share = take(i)
         h = hidden.at[tokens].get(mode="fill", fill_value=0)
         logits = h @ vectors.T + bias
         top = logits.max(-1)
@@ -101,7 +99,6 @@ def _softmax(
         jnp.zeros_like(vectors.T),
         jnp.zeros_like(bias),
     )
-    chunks = (count + chunk - 1) // chunk
     value, d_hidden, d_vectors, d_bias = jax.lax.fori_loop(0, chunks, add_chunk, start)
     share, wanted = jnp.where(real, scale, 0), vectors[targets]
     value -= (share * ((hidden * wanted).sum(-1) + bias[targets])).sum()
@@ -115,3 +112,105 @@ def _softmax_backward(gradients: tuple[Array, Array, Array], g: Array) -> tuple[
 
 
 softmax.defvjp(_softmax, _softmax_backward)
+
+
+Scored = Callable[[Float[Array, "n classes"], Float[Array, "n classes"], Int[Array, " n"]], Array]
+"""A loss of each token: of a student's scores, a teacher's, and the target."""
+
+Scorer = tuple[Float[Array, "n dim"], Float[Array, "classes dim"], Float[Array, " classes"]]
+"""Outputs, and the vectors and the bias by which they score all classes."""
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def mean_over_scores(
+    loss: Scored,
+    student: Scorer,
+    teacher: Scorer,
+    targets: Int[Array, " n"],
+    real: Bool[Array, " n"],
+) -> Float[Array, ""]:
+    """The mean where ``real`` of a loss of all scores of two models, a constant in the teacher's.
+
+    As in `softmax`, the gradient is computed along with the value, chunk by chunk of the real
+    tokens: scores of all tokens are never held, and the teacher's are computed once.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from models.distillation import kd
+        >>> from models.losses import mean_over_scores
+        >>> scorer = jnp.eye(2), jnp.array([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]]), jnp.zeros(3)
+        >>> real = jnp.array([True, True])
+        >>> loss = lambda student, teacher, targets: kd(student, teacher, 2.0)
+        >>> float(mean_over_scores(loss, scorer, scorer, jnp.array([0, 1]), real))
+        0.0
+    """
+    return _mean_over_scores(loss, student, teacher, targets, real)[0]
+
+
+def _mean_over_scores(
+    loss: Scored, student: Scorer, teacher: Scorer, targets: Array, real: Array
+) -> tuple[Array, Scorer]:
+    (hidden, vectors, bias), (wanted, wanted_vectors, wanted_bias) = student, teacher
+    hidden, wanted = (jnp.where(real[:, None], x, 0) for x in (hidden, wanted))
+    chunks, take, _ = _chunks(real, TOKENS_PER_PAIR_OF_CHUNKS)
+
+    def add_chunk(i: Array, sums: tuple[Array, Array, Array, Array]) -> tuple[Array, ...]:
+        value, d_hidden, d_vectors, d_bias = sums
+        tokens, share = take(i)
+        h, w, target = (
+            x.at[tokens].get(mode="fill", fill_value=0) for x in (hidden, wanted, targets)
+        )
+        known = w @ wanted_vectors.T + wanted_bias
+
+        def mean(scores: Array) -> Array:
+            return (share * loss(scores, known, target)).sum()
+
+        own, d_scores = jax.value_and_grad(mean)(h @ vectors.T + bias)
+        return (
+            value + own,
+            d_hidden.at[tokens].set(d_scores @ vectors, mode="drop"),
+            d_vectors + h.T @ d_scores,
+            d_bias + d_scores.sum(0),
+        )
+
+    start = (
+        jnp.zeros((), hidden.dtype),
+        jnp.zeros_like(hidden),
+        jnp.zeros_like(vectors.T),
+        jnp.zeros_like(bias),
+    )
+    value, d_hidden, d_vectors, d_bias = jax.lax.fori_loop(0, chunks, add_chunk, start)
+    return value, (d_hidden, d_vectors.T, d_bias)
+
+
+def _mean_over_scores_backward(
+    _: Scored, gradients: Scorer, g: Array
+) -> tuple[Scorer, None, None, None]:
+    d_hidden, d_vectors, d_bias = gradients
+    return (g * d_hidden, g * d_vectors, g * d_bias), None, None, None
+
+
+mean_over_scores.defvjp(_mean_over_scores, _mean_over_scores_backward)
+
+
+def _chunks(
+    real: Bool[Array, " n"], size: int
+) -> tuple[Int[Array, ""], Callable[[Array], tuple[Array, Array]], Float[Array, ""]]:
+    """The real tokens, ``size`` at a time.
+
+    Returns:
+        How many chunks they fill; what gives the positions of a chunk's tokens, past the end where
+        there are no more, and the share of each in the mean, 0 for those that are not real; and
+        the share of one that is.
+    """
+    size = min(size, real.size)
+    count = real.sum()
+    scale = 1 / jnp.maximum(count, 1)
+    order = jnp.argsort(~real, stable=True)
+    order = jnp.concatenate([order, jnp.full(-real.size % size, real.size)])
+
+    def take(i: Array) -> tuple[Array, Array]:
+        tokens = jax.lax.dynamic_slice_in_dim(order, i * size, size)
+        return tokens, jnp.where(i * size + jnp.arange(size) < count, scale, 0)
+
+    return (count + size - 1) // size, take, scale

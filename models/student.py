@@ -13,14 +13,14 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from models import distillation
-from models.backbone import Backbone, Constant, Tokens, mean_of_real
+from models.backbone import Backbone, Constant, Tokens
 from models.distillation import Anchored, Experts
 from models.dropout import split_keys
 from models.initializers import symmetric_uniform
+from models.losses import Scored, mean_over_scores
 from models.sasrec import SASRec
 
 LAST_TEMPERATURE = 1e-10
-ROWS_AT_ONCE = 8
 
 
 class Lesson(NamedTuple):
@@ -289,21 +289,17 @@ def freeze(model: Backbone) -> Backbone:
     return model
 
 
-def _mean_over_scores(loss: Any, lesson: Lesson) -> Float[Array, ""]:
-    """The mean where real of a function of the scores of all items, and of the targets' columns.
+def _mean_over_scores(loss: Scored, lesson: Lesson) -> Float[Array, ""]:
+    """The mean where real of a function of the scores of all items."""
+    items = slice(1, lesson.student.num_items + 1)  # padding is no item
 
-    Scores are computed anew for the gradient, few rows at a time: those of all tokens together
-    would be the largest arrays of a step by far.
-    """
+    def flat(model: Backbone, hidden: Array) -> tuple[Array, Array, Array]:
+        vectors, bias = model.item_vectors()
+        return hidden.reshape(-1, hidden.shape[-1]), vectors[items], bias[items]
 
-    @jax.checkpoint
-    def values(row: tuple[Array, Array, Array]) -> Array:
-        output, wanted, positives = row
-        student, teacher = lesson.student.scores(output), lesson.teacher.scores(wanted)
-        return loss(student, teacher, jnp.maximum(positives - 1, 0))
-
-    rows = lesson.output, lesson.wanted, lesson.positives
-    return mean_of_real(jax.lax.map(values, rows, batch_size=ROWS_AT_ONCE), lesson.real)
+    student, teacher = flat(lesson.student, lesson.output), flat(lesson.teacher, lesson.wanted)
+    targets = jnp.maximum(lesson.positives.ravel() - 1, 0)
+    return mean_over_scores(loss, student, teacher, targets, lesson.real.ravel())
 
 
 def _distinct_items(lesson: Lesson) -> tuple[Int[Array, " n"], Bool[Array, " n"]]:
