@@ -158,7 +158,8 @@ def _mean_over_scores(
         value, d_hidden, d_vectors, d_bias = sums
         tokens, share = take(i)
         h, w, target = (
-            x.at[tokens].get(mode="fill", fill_value=0) for x in (hidden, wanted, targets)
+            jnp.asarray(x).at[tokens].get(mode="fill", fill_value=0)
+            for x in (hidden, wanted, targets)
         )
         known = w @ wanted_vectors.T + wanted_bias
 

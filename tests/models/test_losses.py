@@ -1,4 +1,4 @@
-"""Losses by hand, and the chunked softmax against a dense one."""
+"""Losses by hand, and those that are computed in chunks against dense ones."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from scipy.special import logsumexp
 
 from models import losses
+from models.distillation import dkd
 from tests.models.helpers import CLASSES, DIM, NUM_ITEMS, array, make, softplus
 
 
@@ -128,6 +129,49 @@ def test_softmax_equals_a_dense_one_with_its_gradients(monkeypatch, chunk):
             np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-5)
             assert a[0].any()
             assert not a[1].any()  # nothing is real
+
+
+def taught(scores, known, targets):
+    parts = dkd(scores, known, targets, 2.0)
+    return parts.target + 3 * parts.others
+
+
+def dense_taught(student, teacher, targets, real):
+    scores, known = (hidden @ vectors.T + bias for hidden, vectors, bias in (student, teacher))
+    values = taught(scores, known, targets)
+    return 2 * jnp.where(real, values, 0).sum() / jnp.maximum(real.sum(), 1)
+
+
+def chunked_taught(*arguments):
+    return 2 * losses.mean_over_scores(taught, *arguments)
+
+
+@pytest.mark.parametrize("chunk", [4, 64])
+def test_a_loss_of_two_models_scores_equals_a_dense_one_with_its_gradients(monkeypatch, chunk):
+    monkeypatch.setattr(losses, "TOKENS_PER_PAIR_OF_CHUNKS", chunk)
+    cases = [
+        (tuple(student), tuple(teacher[:3]), targets, mask)
+        for seed, mask in enumerate(MASKS)
+        for *student, targets in [arrays(seed)]
+        for teacher in [arrays(seed + len(MASKS))]
+    ]
+    stacked = jax.tree.map(lambda *a: np.stack(a), *cases)
+    got, want = (jax.value_and_grad(loss) for loss in (chunked_taught, dense_taught))
+    one_by_one = jax.tree.map(lambda *a: np.stack(a), *(jax.jit(got)(*case) for case in cases))
+    together, want = (jax.jit(jax.vmap(f))(*stacked) for f in (got, want))
+    for result in (one_by_one, together):
+        for a, b in zip(jax.tree.leaves(result), jax.tree.leaves(want), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-5)
+            assert a[0].any()
+            assert not a[1].any()  # nothing is real
+
+    (hidden, *rest), teacher, targets, real = cases[2]
+    spoilt = np.where(real[:, None], hidden, np.float32(np.nan))
+    chex.assert_trees_all_equal(
+        got((spoilt, *rest), teacher, targets, real), got((hidden, *rest), teacher, targets, real)
+    )
+    of_teacher = jax.grad(chunked_taught, 1)(*cases[0])
+    assert not any(leaf.any() for leaf in jax.tree.leaves(of_teacher))
 
 
 def test_softmax_survives_large_scores():
