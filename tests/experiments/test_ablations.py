@@ -157,8 +157,8 @@ def test_quick_looks_are_trained(name, own_folders, request):
 @pytest.mark.parametrize(
     ("name", "count"),
     {
-        "figure2a": 3, "figure3a": 18, "figure3b": 13, "figure3c": 5, "figure5a": 13,
-        "figure5b": 20, "figure7": 7, "table7": 6,
+        "figure2a": 3, "figure3a": 18, "figure3b": 13, "figure3c": 5, "figure5a": 9,
+        "figure5b": 10, "figure7": 7, "table7": 6,
     }.items(),
 )  # fmt: skip
 def test_the_runs_and_those_that_come_with_the_project(name, count, tmp_path):
