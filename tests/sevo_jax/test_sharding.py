@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-SOME = "alike and Auto and not whole or bcsr and features or bcsr and divide or shard_map"
+SOME = (
+    "alike and Auto and not whole or bcsr and (features or divide) or shard_map or planned and Auto"
+    " or bcsr and both-halo or share_a_sharded or compiling_anew or mesh_does_not or needs_the_whole"
+)
 
 
 @pytest.mark.parametrize("chosen", [SOME, pytest.param("", marks=pytest.mark.slow)])
