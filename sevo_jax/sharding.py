@@ -65,11 +65,12 @@ class Exchange:
     """The exchange of rows that a sharded graph's product needs, as a pytree.
 
     Attributes:
-        send: ``int32[parts, sent]``, which of its own rows each part sends, shift by shift.
+        send: ``int32[parts, sent]``, which of its own rows each part sends, shift by shift;
+            ``None`` where there are no shifts.
         plan: the rest, static.
     """
 
-    send: jax.Array
+    send: jax.Array | None
     plan: Plan = dataclasses.field(metadata={"static": True})
 
 
@@ -134,7 +135,8 @@ class Parts(NamedTuple):
         data: ``float[parts, capacity]``.
         indices: ``int32[parts, capacity]``; those of padding are one past the end.
         indptr: ``int32[parts, rows + 1]``, within each part.
-        send: ``int32[parts, sent]``, which of its own rows each part sends, shift by shift.
+        send: ``int32[parts, sent]``, which of its own rows each part sends, shift by shift;
+            ``None`` where there are no shifts.
         shifts: of the halo exchange; ``None`` for an all-gather.
         width: rows that a part has after the exchange.
     """
@@ -142,7 +144,7 @@ class Parts(NamedTuple):
     data: np.ndarray
     indices: np.ndarray
     indptr: np.ndarray
-    send: np.ndarray
+    send: np.ndarray | None
     shifts: Shifts | None
     width: int
 
@@ -198,4 +200,4 @@ def cut(matrix: Any, num_parts: int, way: Way | None, capacity: int | None) -> P
         data[part, : end - begin] = matrix.data[begin:end]
         indices[part, : end - begin] = columns
         indptr[part] = matrix.indptr[part * count : (part + 1) * count + 1] - begin
-    return Parts(data, indices, indptr, send, shifts, width)
+    return Parts(data, indices, indptr, send if shifts else None, shifts, width)

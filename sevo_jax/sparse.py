@@ -89,7 +89,7 @@ def product(
     """
     operator, exchange = graph.operator, graph.exchange
     matrix = (operator.data.astype(rows.dtype), operator.indices, operator.indptr)
-    if exchange is not None:
+    if exchange is not None and exchange.send is not None:
         matrix = (*matrix, exchange.send)
     choice = Choice(graph.kernel, graph.precision, exchange.plan if exchange else None)
     if scale is not None and base is not None:
@@ -107,7 +107,7 @@ class Choice(NamedTuple):
 
 Matrix = tuple[Array, ...]
 """Data, indices and pointers, as `BCSR` has them; of a graph that is split among devices those of
-each, and the rows to send."""
+each, and the rows to send if there are any."""
 
 Values = Float[Array, " entries"]
 Indices = Int[Array, " entries"]
@@ -228,17 +228,20 @@ def _on_parts(
 
     @functools.partial(jax.jit, inline=True)  # compiled once for calls outside jit
     def call(*arguments: Array) -> Array:
-        part, table = PartitionSpec(plan.rows), plan.table(arguments[4].shape[1])
+        arrays = 4 if plan.shifts else 3
+        part, table = PartitionSpec(plan.rows), plan.table(arguments[arrays].shape[1])
 
         def own(*arguments: Array) -> Array:
-            data, indices, indptr, send, x, *more = arguments
-            out = function(data[0], indices[0], indptr[0], _with_halo(plan, send[0], x), *more)
+            data, indices, indptr, *send = (a[0] for a in arguments[:arrays])
+            x, *more = arguments[arrays:]
+            out = function(data, indices, indptr, _with_halo(plan, send, x), *more)
             if is_product:
                 return out
             return (out if table[1] is None else jax.lax.psum(out, table[1]))[None]
 
-        specs = [part] * 4 + [table if a.ndim else PartitionSpec() for a in arguments[4:]]
-        given: Any = jax.typeof(arguments[4]).sharding.spec
+        others = [table if a.ndim else PartitionSpec() for a in arguments[arrays:]]
+        specs = [part] * arrays + others
+        given: Any = jax.typeof(arguments[arrays]).sharding.spec
         if AxisType.Explicit in plan.mesh.axis_types:  # where nothing moves unless it is told to
             placed = [NamedSharding(plan.mesh, spec) for spec in specs]
             arguments = tuple(jax.sharding.reshard(list(arguments), placed))
@@ -256,13 +259,13 @@ def _on_parts(
     return call
 
 
-def _with_halo(plan: Plan, send: Indices, x: Table) -> Table:
+def _with_halo(plan: Plan, send: list[Indices], x: Table) -> Table:
     """The rows that a device's entries refer to: all there are, or its own and then the halo."""
     if plan.shifts is None:
         return jax.lax.all_gather(x, plan.rows, tiled=True)
     parts, begin = [x], 0
     for distance, width in plan.shifts:
-        rows = _take(x, send[begin : begin + width])
+        rows = _take(x, send[0][begin : begin + width])
         pairs = [(part, (part + distance) % plan.num_parts) for part in range(plan.num_parts)]
         parts.append(jax.lax.ppermute(rows, plan.rows, pairs))
         begin += width

@@ -63,7 +63,7 @@ def train(make, placed):
     optimizer = make()
     params = {"table": table}
     state = optimizer.init(params)
-    shardings = [leaf.sharding for leaf in jax.tree.leaves((params, state)) if leaf.ndim]
+    before = [leaf.sharding for leaf in jax.tree.leaves((params, state))]
 
     def step(params, state, gradient):
         updates, state = optimizer.update({"table": gradient}, state, params)
@@ -73,9 +73,9 @@ def train(make, placed):
     text = compiled.lower(params, state, gradient).compile().as_text()
     for _ in range(STEPS):
         params, state = compiled(params, state, gradient)
-    leaves = [leaf for leaf in jax.tree.leaves((params, state)) if leaf.ndim]
-    for leaf, sharding in zip(leaves, shardings, strict=True):
-        assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim), (leaf.sharding, sharding)
+    for leaf, sharding in zip(jax.tree.leaves((params, state)), before, strict=True):
+        if isinstance(sharding, NamedSharding):  # not what was on one device, and now is on all
+            assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim), (leaf.sharding, sharding)
     return params["table"], state, Counter(COLLECTIVE.findall(text))
 
 
@@ -119,7 +119,7 @@ def test_a_sharded_graph_trains_alike(where, exchange, axis_type):
         )
     np.testing.assert_allclose(np.asarray(got), np.asarray(expected), atol=1e-6)
     leaves = [leaf for leaf in jax.tree.leaves(state) if leaf.ndim]
-    assert len(leaves) == 6  # two moments, and the graph's four
+    assert len(leaves) == 5 + (exchange == "halo")  # two moments, the graph's arrays
     parts = 2 if where == "both" else 4
     for leaf in (got, *leaves):
         assert leaf.addressable_shards[0].data.shape[0] == leaf.shape[0] // parts
@@ -193,7 +193,7 @@ def test_seeds_share_a_sharded_graph():
 def test_a_sharded_graph_is_replaced_without_compiling_anew():
     """Of equal capacity, where all rows are gathered, or the halos are as wide."""
     sharding = NamedSharding(mesh(AxisType.Auto), SPECS["rows"])
-    step = jax.jit(sevo_jax.smooth)
+    step = jax.jit(lambda graph, x: sevo_jax.smooth(graph, x))
     x = jax.device_put(arrays()[0], sharding)
     graphs = [chain(), chain().add_edges([4], [6])]
     for exchange in ("halo", "all_gather"):
