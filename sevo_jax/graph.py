@@ -274,10 +274,10 @@ class Graph:
         """The nodes in reverse Cuthill-McKee order, which keeps neighbours close together.
 
         Parts of a table that `shard` splits by rows then refer to fewer rows of each other, where
-        the graph has such an order at all: grids, chains and communities do, hubs that everything
-        is joined to do not (`sevo_jax.communication` tells). The table's rows, and the ids in the
-        data, must follow: row ``i`` becomes what row ``order[i]`` was, and id ``j`` becomes
-        ``numpy.argsort(order)[j]``.
+        the graph has such an order at all: grids and chains do. Hubs come together, and make halos
+        larger than in a random order (`sevo_jax.communication` tells). The table's rows, and the
+        ids in the data, must follow: row ``i`` becomes what row ``order[i]`` was, and id ``j``
+        becomes ``numpy.argsort(order)[j]``.
 
         Returns:
             ``order``, ``int32[nodes]``, and the graph of the renumbered nodes.
