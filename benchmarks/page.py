@@ -235,8 +235,38 @@ def _draw_out_of_core(result: Result, folder: Path) -> None:
     plt.close(figure)
 
 
+def _draw_scaling(result: Result, folder: Path) -> None:
+    """Bytes received over devices, counted and compiled; the halo's share over nodes."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    moved = [case for case in result.cases if case.get("devices", 1) > 1]
+    for split in dict.fromkeys(case["split"] for case in moved):
+        cases = [case for case in moved if case["split"] == split]
+        x = [case["devices"] for case in cases]
+        (line,) = left.plot(x, [case["counted"] for case in cases], "-", label=split)
+        left.plot(x, [case["received"] for case in cases], "o", color=line.get_color())
+    left.set(xscale="log", yscale="log", xlabel="devices", ylabel="bytes that each receives a step")
+    left.set_title("a grid; lines counted, dots compiled", fontsize="medium")
+    shares = [case for case in result.cases if "kind" in case]
+    for kind, parts in dict.fromkeys((case["kind"], case["parts"]) for case in shares):
+        cases = [case for case in shares if (case["kind"], case["parts"]) == (kind, parts)]
+        cases.sort(key=lambda case: case["nodes"])
+        x = [case["nodes"] for case in cases]
+        label = f"{kind}, {parts} parts"
+        (line,) = right.plot(x, [case["ours"] for case in cases], "o-", label=label)
+        drawn = [case["peers"]["as drawn"] for case in cases]
+        right.plot(x, drawn, ":", color=line.get_color())
+    right.set(xscale="log", yscale="log", xlabel="nodes", ylabel="halo / all rows of others")
+    right.set_title("reverse Cuthill-McKee; dotted: as drawn", fontsize="medium")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize="small")
+    figure.savefig(folder / _picture_name(result), dpi=150)
+    plt.close(figure)
+
+
 PICTURES = (
     ("kernels", "Roofline of the product", _draw_roofline),
     ("growth", "Growth of an update with edges, features, layers and rows", _draw_growth),
     ("out_of_core", "Graphs from tables: growth with interactions", _draw_out_of_core),
+    ("scaling", "What devices exchange", _draw_scaling),
 )

@@ -20,6 +20,7 @@ BENCHMARKS = (
     "kernels",
     "smoothing",
     "growth",
+    "scaling",
     "packing",
     "session_graphs",
     "seeds",

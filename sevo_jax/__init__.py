@@ -10,6 +10,8 @@ from sevo_jax.builders import (
     sequence_graph,
 )
 from sevo_jax.diagnostics import (
+    Communication,
+    communication,
     convergence_factor,
     corrected_rows,
     direction,
@@ -28,11 +30,13 @@ from sevo_jax.transform import SevoSmoothState, scale_by_adam, sevo_smooth
 __version__ = "0.1.0"
 
 __all__ = [
+    "Communication",
     "Graph",
     "SevoSmoothState",
     "bipartite_graph",
     "category_graph",
     "combine_graphs",
+    "communication",
     "convergence_factor",
     "corrected_rows",
     "direction",

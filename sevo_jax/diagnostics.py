@@ -1,8 +1,11 @@
-"""What smoothing does, as numbers: smoothness, direction, spectrum, convergence, corrected rows."""
+"""What smoothing does, as numbers: smoothness, direction, spectrum, convergence, corrected rows.
+
+And what it makes devices exchange.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +14,11 @@ from jaxtyping import Array, Float
 
 from sevo_jax.graph import Graph, as_graph
 from sevo_jax.matrices import Operator
+from sevo_jax.sharding import Way, best_way, halos, part_size, received, shifts_of
 from sevo_jax.smoothing import Method, smooth
 from sevo_jax.sparse import check_rows, compute_dtype, spmm
 from sevo_jax.tables import Tables, table_groups, tree_entries
-from sevo_jax.validation import check_beta, check_choice, check_num_layers
+from sevo_jax.validation import check_beta, check_choice, check_count, check_num_layers
 
 Scaling = Literal["neumann", "neumann_unscaled"]
 
@@ -243,3 +247,107 @@ def corrected_rows(grads: Any, tables: Tables = None) -> dict[str, Float[Array, 
         return jnp.mean(idle, dtype=jnp.float32)
 
     return {"/".join(entries[i][0]): share(jax.numpy.asarray(entries[i][1])) for i in chosen}
+
+
+class Communication(NamedTuple):
+    """What each device receives in a step, by how the table is split; ``print`` explains it.
+
+    Attributes:
+        num_nodes: rows of the table.
+        dim: its features.
+        num_parts: parts that it is split into.
+        num_layers: sparse products of a step.
+        halo_rows: rows of other devices that a part receives for a product by a halo exchange:
+            those that its entries refer to, and what makes all parts' shifts equal.
+        shifts: transfers of which that consists.
+        features: bytes where features are split: a flag a row, for the moment correction.
+        all_gather: bytes where rows are split and each device receives all others.
+        halo: bytes where rows are split and each device receives its halo.
+        exchange: what `Graph.shard` chooses for rows, ``"all_gather"`` or ``"halo"``.
+    """
+
+    num_nodes: int
+    dim: int
+    num_parts: int
+    num_layers: int
+    halo_rows: int
+    shifts: int
+    features: int
+    all_gather: int
+    halo: int
+    exchange: Way
+
+    def __str__(self) -> str:
+        own = part_size(self.num_nodes, self.num_parts)
+        others, spare = own * (self.num_parts - 1), own * self.num_parts - self.num_nodes
+        less = "which moves less" if self.all_gather != self.halo else "in one transfer of no more"
+        lines = [
+            f"{self.num_nodes:,} x {self.dim:,} over {self.num_parts} devices, {self.num_layers} "
+            "products a step; bytes that each receives:",
+            f"  features split     {self.features:>18,}  a flag a row, to correct moments",
+            f"  rows, all-gather   {self.all_gather:>18,}  {others:,} rows a product",
+            f"  rows, halo         {self.halo:>18,}  {self.halo_rows:,} rows a product, "
+            f"in {self.shifts} shifts",
+            f"Graph.shard exchanges rows by {self.exchange!r}, {less}.",
+        ]
+        if spare:
+            lines.append(f"For equal parts of rows, {spare} isolated nodes must be added.")
+        return "\n".join(lines)
+
+
+def communication(
+    graph: Graph | Operator,
+    dim: int,
+    num_parts: int,
+    num_layers: int = 3,
+    *,
+    dtype: Any = jnp.float32,
+) -> Communication:
+    """The bytes that devices exchange in a step of `sevo_adamw`, by how the table is split.
+
+    Counted on the host, for any number of devices. `Graph.reorder` may make the halo smaller.
+
+    Args:
+        graph: the `Graph`, or a normalised operator, which is checked at every call.
+        dim: features of the table, all trailing axes together.
+        num_parts: devices along the split axis of the mesh. What other axes split is no part of
+            it: where they split features too, give the features of one device.
+        num_layers: ``L``, sparse products of a step; of ``"exact"``, its iterations.
+        dtype: of the table; narrower ones than float32 are smoothed in that.
+
+    Raises:
+        TypeError: a count that is no integer.
+        ValueError: a count below 1, or a graph that is already split among devices.
+
+    Example:
+        >>> import numpy as np, sevo_jax
+        >>> ring = np.arange(1_000)
+        >>> graph = sevo_jax.edge_graph(ring, (ring + 1) % 1_000, num_nodes=1_000)
+        >>> moved = sevo_jax.communication(graph, dim=64, num_parts=4)
+        >>> moved.exchange, moved.halo_rows
+        ('halo', 2)
+        >>> print(moved)
+        1,000 x 64 over 4 devices, 3 products a step; bytes that each receives:
+          features split                  1,500  a flag a row, to correct moments
+          rows, all-gather              576,000  750 rows a product
+          rows, halo                      1,536  2 rows a product, in 2 shifts
+        Graph.shard exchanges rows by 'halo', which moves less.
+    """
+    matrix = as_graph(graph).to_scipy()
+    dim, num_parts = check_count("dim", dim), check_count("num_parts", num_parts)
+    layers, num_nodes = check_num_layers(num_layers), matrix.shape[0]
+    shifts = shifts_of(halos(matrix, num_parts), num_nodes)
+    row = layers * dim * jnp.promote_types(dtype, jnp.float32).itemsize
+    return Communication(
+        num_nodes,
+        dim,
+        num_parts,
+        layers,
+        halo_rows=received(shifts, num_nodes, num_parts),
+        shifts=len(shifts),
+        # A ring's all-reduce: every flag passes each device twice, but for its own part.
+        features=2 * (num_parts - 1) * part_size(num_nodes, num_parts),
+        all_gather=row * received(None, num_nodes, num_parts),
+        halo=row * received(shifts, num_nodes, num_parts),
+        exchange=best_way(shifts, num_nodes, num_parts),
+    )

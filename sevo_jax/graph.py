@@ -17,7 +17,9 @@ import jax
 import numpy as np
 import scipy.sparse as sp
 from jax.experimental.sparse import BCSR
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from numpy.typing import ArrayLike
+from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 from sevo_jax.matrices import (
     Operator,
@@ -30,10 +32,8 @@ from sevo_jax.matrices import (
     to_bcsr,
     to_scipy,
 )
-from sevo_jax.validation import (
-    check_choice,
-    check_count,
-)
+from sevo_jax.sharding import Exchange, Plan, Way, cut, mesh_size, rows_and_columns
+from sevo_jax.validation import check_choice, check_count
 
 SelfLoops = Literal["none", "isolated", "all"]
 """Which nodes get an edge of weight 1 to themselves."""
@@ -61,6 +61,8 @@ class Graph:
         kernel: what multiplies by the operator, static; ``None`` for the platform's default. See
             `with_kernel`.
         precision: what that rounds gathered rows to, static; ``None`` for nothing.
+        exchange: how rows travel between devices where `shard` has split the operator among them;
+            else ``None``.
 
     Example:
         >>> import sevo_jax
@@ -73,10 +75,13 @@ class Graph:
     num_nodes: int = dataclasses.field(metadata={"static": True})
     kernel: Kernel | None = dataclasses.field(default=None, metadata={"static": True})
     precision: Precision | None = dataclasses.field(default=None, metadata={"static": True})
+    exchange: Exchange | None = None
 
     @property
     def capacity(self) -> int:
         """Stored entries of the operator: both directions of an edge, and what pads them.
+
+        Of a graph that is split among devices, those of each.
 
         Two graphs share a compiled step if they are equal in ``num_nodes``, ``capacity``, dtype,
         kernel and precision, and both have weights or neither has.
@@ -92,6 +97,8 @@ class Graph:
         text = f"num_nodes={self.num_nodes}, capacity={self.capacity}, dtype={self.dtype}"
         text += f", kernel={self.kernel}" if self.kernel else ""
         text += f", precision={self.precision}" if self.precision else ""
+        if self.exchange is not None:
+            text += f", parts={self.exchange.plan.num_parts}, exchange={self.exchange.plan.way}"
         return f"Graph({text})"
 
     @classmethod
@@ -225,10 +232,10 @@ class Graph:
             >>> sevo_jax.edge_graph([0], [1], num_nodes=2).with_capacity(8).capacity
             8
         """
+        operator = to_bcsr(self.to_scipy(), self.dtype, capacity)
         weights = None
         if self.weights is not None:
             weights = to_bcsr(to_scipy(self.weights), self.dtype, capacity)
-        operator = to_bcsr(to_scipy(self.operator), self.dtype, capacity)
         return dataclasses.replace(self, weights=weights, operator=operator)
 
     def with_kernel(self, kernel: Kernel | None, *, precision: Precision | None = None) -> Graph:
@@ -263,17 +270,115 @@ class Graph:
             raise ValueError("the kernel 'bcsr' has no precision 'bfloat16'; 'gather' has")
         return dataclasses.replace(self, kernel=kernel, precision=precision)
 
+    def reorder(self) -> tuple[np.ndarray, Graph]:
+        """The nodes in reverse Cuthill-McKee order, which keeps neighbours close together.
+
+        Parts of a table that `shard` splits by rows then refer to fewer rows of each other, where
+        the graph has such an order at all: grids and chains do. Hubs come together, and make halos
+        larger than in a random order (`sevo_jax.communication` tells). The table's rows, and the
+        ids in the data, must follow: row ``i`` becomes what row ``order[i]`` was, and id ``j``
+        becomes ``numpy.argsort(order)[j]``.
+
+        Returns:
+            ``order``, ``int32[nodes]``, and the graph of the renumbered nodes.
+
+        Raises:
+            ValueError: the graph is split among devices.
+
+        Example:
+            >>> import sevo_jax
+            >>> order, graph = sevo_jax.edge_graph([0, 3, 1], [3, 1, 2], num_nodes=4).reorder()
+            >>> order.tolist(), graph.to_scipy().nonzero()[1].tolist()
+            ([2, 1, 3, 0], [1, 0, 2, 1, 3, 2])
+        """
+        operator = self.to_scipy()
+        order = reverse_cuthill_mckee(operator, symmetric_mode=True)
+
+        def renumbered(matrix: Any) -> BCSR:
+            matrix = matrix[order][:, order].tocsr()
+            matrix.sort_indices()
+            return to_bcsr(matrix, self.dtype, self.capacity)
+
+        weights = None if self.weights is None else renumbered(to_scipy(self.weights))
+        return order, dataclasses.replace(self, weights=weights, operator=renumbered(operator))
+
+    def shard(
+        self, sharding: Sharding, *, exchange: Way | None = None, capacity: int | None = None
+    ) -> Graph:
+        """This graph for tables of a sharding: each device holds the entries of its rows alone.
+
+        Without it, every device holds the whole graph, and tables that are split by rows are
+        gathered in each product. With it, the rows that a device needs of others come by the way
+        that moves less, and every sum stays as it is, term by term. A table of another sharding on
+        that mesh gives the same result, but is moved to this sharding and back in every product.
+        Where the sharding splits no rows, every device gets the whole graph.
+
+        The result has the operator alone: change the graph first (`add_edges` and the like, which
+        refuse a graph that is split), and shard it then.
+
+        Args:
+            sharding: of the table: its rows, the nodes, are split into equal parts, and its first
+                features axis as it is.
+            exchange: ``"all_gather"`` brings each device all rows; ``"halo"`` those that its
+                entries refer to, some each from others; ``None`` takes what moves fewer bytes,
+                as `sevo_jax.communication` prints them. `reorder` may leave less to move.
+            capacity: stored entries of each device; those of the fullest part if ``None``. Graphs
+                of equal capacity share a compiled step if both are gathered, or if as many rows
+                are exchanged.
+
+        Raises:
+            TypeError: the sharding is no `NamedSharding`.
+            ValueError: the mesh does not divide the nodes (then give the graph and the table more,
+                which stay isolated); an unknown exchange, or one for rows that are not split; more
+                entries than the capacity; or a graph that is already split.
+
+        Example:
+            >>> import jax, sevo_jax
+            >>> graph = sevo_jax.edge_graph([0, 1], [1, 2], num_nodes=4)
+            >>> mesh = jax.make_mesh((1,), ("model",))
+            >>> sharding = jax.NamedSharding(mesh, jax.P("model", None))
+            >>> graph.shard(sharding, exchange="halo")
+            Graph(num_nodes=4, capacity=4, dtype=float32, parts=1, exchange=halo)
+        """
+        if not (isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh)):
+            raise TypeError(f"sharding must be a NamedSharding on a mesh, got {sharding!r}")
+        if exchange is not None:
+            check_choice("exchange", exchange, ("all_gather", "halo"))
+        matrix, mesh = self.to_scipy(), sharding.mesh
+        rows, columns = rows_and_columns(sharding)
+        if rows is None:
+            if exchange is not None:
+                raise ValueError(f"exchange: {sharding.spec} splits no rows that would travel")
+            whole = self if capacity is None else self.with_capacity(capacity)
+            return jax.device_put(whole, NamedSharding(mesh, PartitionSpec()))
+        parts = cut(matrix, mesh_size(mesh, rows), exchange, capacity)
+        arrays = (parts.data.astype(self.dtype), parts.indices, parts.indptr, parts.send)
+        *own, send = jax.device_put(arrays, NamedSharding(mesh, PartitionSpec(rows)))
+        shape = (parts.indptr.shape[0], parts.indptr.shape[1] - 1, parts.width)
+        return dataclasses.replace(
+            self,
+            weights=None,
+            operator=BCSR(tuple(own), shape=shape, unique_indices=True),
+            exchange=Exchange(send, Plan(mesh, rows, columns, parts.shifts)),
+        )
+
     def to_scipy(self, normalized: bool = True) -> Any:
         """``Ã`` (or ``W`` with ``normalized=False``) as a SciPy CSR array on the host.
 
         Raises:
-            ValueError: ``normalized=False`` and the graph was made from an operator.
+            ValueError: ``normalized=False`` and the graph was made from an operator; or the graph
+                is split among devices.
 
         Example:
             >>> import sevo_jax
             >>> sevo_jax.edge_graph([0], [1], 2).to_scipy(normalized=False).toarray().tolist()
             [[0.0, 1.0], [1.0, 0.0]]
         """
+        if self.exchange is not None:
+            raise ValueError(
+                "this graph is split among devices: use the graph it was made of, and shard what "
+                "comes of that"
+            )
         if normalized:
             return to_scipy(self.operator)
         if self.weights is None:

@@ -146,6 +146,11 @@ def to_bcsr(matrix: Any, dtype: Any, capacity: int | None) -> BCSR:
             raise ValueError(
                 f"capacity must be at least the graph's {matrix.nnz} entries, got {capacity}"
             )
+    if matrix.nnz + spare > np.iinfo(np.int32).max:
+        raise ValueError(
+            f"a graph may have at most {np.iinfo(np.int32).max} stored entries, got "
+            f"{matrix.nnz + spare}"
+        )
     data, indices = matrix.data, matrix.indices
     if spare:  # JAX marks an entry as padding by a column one past the end
         data = np.pad(data, (0, spare))

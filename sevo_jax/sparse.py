@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +28,7 @@ from jaxtyping import Array, Float, Int
 
 from sevo_jax.graph import Graph, Kernel, Precision, as_graph
 from sevo_jax.matrices import Operator
+from sevo_jax.sharding import Plan, mesh_size
 
 
 def spmm(graph: Graph | Operator, x: Float[Array, "nodes ..."]) -> Float[Array, "nodes ..."]:
@@ -39,7 +39,8 @@ def spmm(graph: Graph | Operator, x: Float[Array, "nodes ..."]) -> Float[Array, 
     ``x``, the mapped axis joins the features: one product for all.
 
     Under ``jit`` a sharded ``x`` gives a product sharded alike; on meshes of explicit axes that is
-    so of the product itself, and not of its gradient, nor under ``vmap``.
+    so of the product itself, and not of its gradient, nor under ``vmap``. `Graph.shard` says what
+    a table that is split by rows makes devices exchange.
 
     Args:
         graph: the `Graph`, or a normalised operator, which is checked at every call; its values
@@ -86,61 +87,71 @@ def product(
 
     Without ``scale`` and ``base``, which are given together, it is the product alone.
     """
-    matrix = graph.operator
-    values = matrix.data.astype(rows.dtype)
-    choice = (graph.kernel, graph.precision)
+    operator, exchange = graph.operator, graph.exchange
+    matrix = (operator.data.astype(rows.dtype), operator.indices, operator.indptr)
+    if exchange is not None and exchange.send is not None:
+        matrix = (*matrix, exchange.send)
+    choice = Choice(graph.kernel, graph.precision, exchange.plan if exchange else None)
     if scale is not None and base is not None:
         scale, base = jnp.asarray(scale, rows.dtype), base.astype(rows.dtype)
-    return _product(choice, values, matrix.indices, matrix.indptr, rows, scale, base)
+    return _product(choice, matrix, rows, scale, base)
 
+
+class Choice(NamedTuple):
+    """What of a graph decides how its product is computed."""
+
+    kernel: Kernel | None
+    precision: Precision | None
+    plan: Plan | None
+
+
+Matrix = tuple[Array, ...]
+"""Data, indices and pointers, as `BCSR` has them; of a graph that is split among devices those of
+each, and the rows to send if there are any."""
 
 Values = Float[Array, " entries"]
 Indices = Int[Array, " entries"]
 Pointers = Int[Array, " nodes_and_one"]
 Table = Float[Array, "nodes dim"]
 Scale = Float[Array, ""]
-Choice = tuple[Kernel | None, Precision | None]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _product(
-    choice: Choice,
-    data: Values,
-    indices: Indices,
-    indptr: Pointers,
-    x: Table,
-    scale: Scale | None,
-    base: Table | None,
+    choice: Choice, matrix: Matrix, x: Table, scale: Scale | None, base: Table | None
 ) -> Table:
     if scale is None or base is None:
-        return _batched_kernel(choice)(data, indices, indptr, x)
-    return _batched_layer(choice)(data, indices, indptr, x, scale, base)
+        return _batched_kernel(choice)(*matrix, x)
+    return _batched_layer(choice)(*matrix, x, scale, base)
 
 
 def _product_forward(
-    choice: Choice,
-    data: Values,
-    indices: Indices,
-    indptr: Pointers,
-    x: Table,
-    scale: Scale | None,
-    base: Table | None,
+    choice: Choice, matrix: Matrix, x: Table, scale: Scale | None, base: Table | None
 ) -> tuple[Any, Any]:
     # Not the kernel: the gradient of a gradient differentiates what stands here.
-    out = _product(choice, data, indices, indptr, x, scale, base)
-    return out, (data, indices, indptr, x, scale)
+    return _product(choice, matrix, x, scale, base), (matrix, x, scale)
 
 
 def _product_backward(choice: Choice, residuals: Any, g: Table) -> tuple[Any, ...]:
-    data, indices, indptr, x, scale = residuals
-    rows = jnp.searchsorted(indptr, jnp.arange(data.size), side="right") - 1
-    neighbours = x.at[indices].get(mode="fill", fill_value=0)  # columns past the end are padding
-    of_values = (g.at[rows].get(mode="fill", fill_value=0) * neighbours).sum(-1)
-    of_x = _product(choice, data, indices, indptr, g, None, None)
+    matrix, x, scale = residuals
+    of_values: Callable[..., Values] = _of_values
+    if choice.plan is not None:
+        of_values = _on_parts(_of_values, choice.plan, is_product=False)
+    of_data, others = of_values(*matrix, x, g), (None,) * (len(matrix) - 1)
+    of_x = _product(choice, matrix, g, None, None)
     if scale is None:
-        return of_values, None, None, of_x, None, None
+        return (of_data, *others), of_x, None, None
     of_scale = (of_x * x).sum()  # Ã is symmetric
-    return scale * of_values, None, None, scale * of_x, of_scale, g
+    return (scale * of_data, *others), scale * of_x, of_scale, g
+
+
+def _of_values(data: Values, indices: Indices, indptr: Pointers, x: Table, g: Table) -> Values:
+    """The gradient of the product in the operator's values."""
+    rows = jnp.searchsorted(indptr, jnp.arange(data.size), side="right") - 1
+    neighbours = (
+        jnp.asarray(x).at[indices].get(mode="fill", fill_value=0)
+    )  # columns past the end are padding
+    return (g.at[rows].get(mode="fill", fill_value=0) * neighbours).sum(-1)
 
 
 _product.defvjp(_product_forward, _product_backward)
@@ -155,16 +166,17 @@ def _batched_kernel(choice: Choice) -> Callable[..., Table]:
             return jnp.zeros((indptr.size - 1, x.shape[1]), x.dtype)
         return jax.lax.platform_dependent(data, indices, indptr, x, **_kernels(choice))
 
-    kernel = custom_vmap(_sharded(by_platform, "e, e, p, n d -> n d"))
+    kernel = custom_vmap(_on_devices(by_platform, "e, e, p, n d -> n d", choice.plan))
 
     @kernel.def_vmap
     def _(  # pyright: ignore[reportUnusedFunction]
-        axis_size: int, in_batched: list[bool], data: Any, indices: Any, indptr: Any, x: Any
+        axis_size: int, in_batched: list[bool], *arguments: Any
     ) -> tuple[Any, bool]:
         *graph_batched, x_batched = in_batched
         if any(graph_batched):  # a graph for each x: one product after the other
-            return _one_by_one(kernel, axis_size, in_batched, (data, indices, indptr, x)), True
-        return _split(kernel(data, indices, indptr, _joined(x)), axis_size), x_batched
+            return _one_by_one(kernel, axis_size, in_batched, arguments), True
+        *matrix, x = arguments
+        return _split(kernel(*matrix, _joined(x)), axis_size), x_batched
 
     return kernel
 
@@ -180,7 +192,7 @@ def _batched_layer(choice: Choice) -> Callable[..., Table]:
             return base
         return jax.lax.platform_dependent(data, indices, indptr, x, scale, base, **_layers(choice))
 
-    layer = custom_vmap(_sharded(by_platform, "e, e, p, n d, , n d -> n d"))
+    layer = custom_vmap(_on_devices(by_platform, "e, e, p, n d, , n d -> n d", choice.plan))
 
     @layer.def_vmap
     def _(  # pyright: ignore[reportUnusedFunction]
@@ -189,15 +201,75 @@ def _batched_layer(choice: Choice) -> Callable[..., Table]:
         *graph_batched, x_batched, scale_batched, base_batched = in_batched
         if any(graph_batched) or scale_batched:
             return _one_by_one(layer, axis_size, in_batched, arguments), True
-        data, indices, indptr, x, scale, base = arguments
+        *matrix, x, scale, base = arguments
         if not x_batched:
             x = jnp.broadcast_to(x, (axis_size, *x.shape))
         if not base_batched:
             base = jnp.broadcast_to(base, (axis_size, *base.shape))
-        out = layer(data, indices, indptr, _joined(x), scale, _joined(base))
+        out = layer(*matrix, _joined(x), scale, _joined(base))
         return _split(out, axis_size), True
 
     return layer
+
+
+def _on_devices(kernel: Callable[..., Table], rule: str, plan: Plan | None) -> Callable[..., Table]:
+    """The kernel for tables that are split among devices."""
+    return _sharded(kernel, rule) if plan is None else _on_parts(kernel, plan)
+
+
+def _on_parts(
+    function: Callable[..., Array], plan: Plan, is_product: bool = True
+) -> Callable[..., Array]:
+    """A function of a matrix and tables for a graph whose entries are split as the rows are.
+
+    Each device gives it its own part of the matrix, the rows that this refers to, and its own part
+    of the other tables. What comes of it is a table, or else a sum over features for each entry.
+    """
+
+    @functools.partial(jax.jit, inline=True)  # compiled once for calls outside jit
+    def call(*arguments: Array) -> Array:
+        arrays = 4 if plan.shifts else 3
+        part, table = PartitionSpec(plan.rows), plan.table(arguments[arrays].shape[1])
+
+        def own(*arguments: Array) -> Array:
+            data, indices, indptr, *send = (a[0] for a in arguments[:arrays])
+            x, *more = arguments[arrays:]
+            out = function(data, indices, indptr, _with_halo(plan, send, x), *more)
+            if is_product:
+                return out
+            return (out if table[1] is None else jax.lax.psum(out, table[1]))[None]
+
+        others = [table if a.ndim else PartitionSpec() for a in arguments[arrays:]]
+        specs = [part] * arrays + others
+        given: Any = jax.typeof(arguments[arrays]).sharding.spec
+        if AxisType.Explicit in plan.mesh.axis_types:  # where nothing moves unless it is told to
+            placed = [NamedSharding(plan.mesh, spec) for spec in specs]
+            arguments = tuple(jax.sharding.reshard(list(arguments), placed))
+        out = jax.shard_map(
+            own,
+            mesh=plan.mesh,
+            in_specs=tuple(specs),
+            out_specs=table if is_product else part,
+            check_vma=False,  # JAX's own kernel does not say that its result varies
+        )(*arguments)
+        if AxisType.Explicit in plan.mesh.axis_types and is_product:
+            out = jax.sharding.reshard(out, NamedSharding(plan.mesh, given))
+        return out
+
+    return call
+
+
+def _with_halo(plan: Plan, send: list[Indices], x: Table) -> Table:
+    """The rows that a device's entries refer to: all there are, or its own and then the halo."""
+    if plan.shifts is None:
+        return jax.lax.all_gather(x, plan.rows, tiled=True)
+    parts, begin = [x], 0
+    for distance, width in plan.shifts:
+        rows = _take(x, send[0][begin : begin + width])
+        pairs = [(part, (part + distance) % plan.num_parts) for part in range(plan.num_parts)]
+        parts.append(jax.lax.ppermute(rows, plan.rows, pairs))
+        begin += width
+    return jnp.concatenate(parts)
 
 
 def _sharded(kernel: Callable[..., Table], rule: str) -> Callable[..., Table]:
@@ -241,11 +313,6 @@ def _sharded(kernel: Callable[..., Table], rule: str) -> Callable[..., Table]:
         return typeless(*operands)
 
     return call
-
-
-def mesh_size(mesh: Mesh, axes: str | tuple[str, ...]) -> int:
-    """The number of devices along some axes of a mesh."""
-    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
 
 
 def _one_by_one(
@@ -351,8 +418,7 @@ def _triton_kernel(narrow: bool, interpret: bool) -> Callable[..., Table]:
 @functools.cache
 def _kernels(choice: Choice) -> dict[str, Callable[..., Table]]:
     """The kernel of a choice on each platform."""
-    kernel, precision = choice
-    narrow = precision is not None
+    kernel, narrow = choice.kernel, choice.precision is not None
     if kernel == "pallas":
         return {"cpu": _triton_kernel(narrow, True), "default": _triton_kernel(narrow, False)}
     if kernel == "bcsr":
@@ -382,7 +448,7 @@ def _layers(choice: Choice) -> dict[str, Callable[..., Table]]:
     """``base + scale * product`` of a choice on each platform."""
 
     def layer(platform: str, kernel: Callable[..., Table]) -> Callable[..., Table]:
-        if choice[0] == "pallas" or platform == "cuda":  # Triton's, which does it all
+        if choice.kernel == "pallas" or platform == "cuda":  # Triton's, which does it all
             return kernel
         return lambda data, indices, indptr, x, scale, base: (
             base + scale * kernel(data, indices, indptr, x)

@@ -137,6 +137,11 @@ def _is_graph(leaf: Any) -> bool:
 
 def _with_isolated(graph: Graph, num_nodes: int) -> Graph:
     """The graph with isolated nodes at its end, in the same capacity."""
+    if graph.exchange is not None:
+        raise ValueError(
+            "state holds a graph that is split among devices: put one that is not into it "
+            "(optax.tree.set), grow that, and shard the graph of all nodes"
+        )
 
     def resize(matrix: BCSR) -> BCSR:
         data, indices, indptr = matrix.data, matrix.indices, matrix.indptr

@@ -6,11 +6,13 @@ import importlib
 import json
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import page, report, run
+import sevo_jax
+from benchmarks import page, report, run, scaling
 from benchmarks.graphs import interactions, random_graph
 from benchmarks.memory import measure as measure_memory
 from experiments.data import TABLE_1
@@ -108,6 +110,17 @@ def test_the_page_shows_what_was_measured_and_what_was_not(tmp_path):
     (tmp_path / "growth-cpu.json").write_text(result("growth", "cpu, x86_64", grown))
     sizes = [case(30.0 * n, None, interactions=10**n, peak_memory_gib=n / 2) for n in (8, 7, 6)]
     (tmp_path / "out_of_core-cpu.json").write_text(result("out_of_core", "cpu, x86_64", sizes))
+    moved = [
+        case(1.0, None, devices=n, split=split, received=4.0 * n, counted=4 * n)
+        for n in (1, 2, 4)
+        for split in ("features", "rows, halo")
+    ]
+    halos = [
+        case(0.5, 1.0, kind=kind, nodes=n, parts=8) | {"peers": {"as drawn": 0.5}}
+        for kind in ("grid", "power law")
+        for n in (100, 10)
+    ]
+    (tmp_path / "scaling-cpu.json").write_text(result("scaling", "cpu, x86_64", moved + halos))
     fast = [case(1.0, 1.02)]
     (tmp_path / "smoothing-nvidia-h100.json").write_text(
         result("smoothing", "nvidia-h100, x86_64", fast)
@@ -119,9 +132,37 @@ def test_the_page_shows_what_was_measured_and_what_was_not(tmp_path):
     assert "| not measured | 1.12 x its time | 1.02 x its time | 1.03 x its time |" in step
     assert "3.5 x | report | not measured" in rows["Ã X at Clothing's size, over the memory limit"]
     assert "| 240 s | 600 s |" in rows["the graph of 100,000,000 interactions, out of core"]
-    for picture in ("kernels-cpu.png", "growth-cpu.png", "out_of_core-cpu.png"):
+    for name in ("kernels", "growth", "out_of_core", "scaling"):
+        picture = f"{name}-cpu.png"
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
         assert f"]({picture})" in text
+
+
+def test_received_bytes_are_read_off_the_program():
+    program = """
+      %all-gather.1 = f32[80,16]{1,0} all-gather(%x), channel_id=1
+      %all-reduce.2 = (pred[80]{0}, bf16[3,2]{1,0}) all-reduce(%a, %b), to_apply=%or
+      ROOT %permute = f32[7,16]{1,0} collective-permute(%y), source_target_pairs={{0,1}}
+      %not-one = f32[100]{0} get-tuple-element(%all-reduce.2), index=0
+    """
+    expected = 0.75 * 80 * 16 * 4 + 1.5 * (80 + 12) + 7 * 16 * 4
+    assert scaling.received_bytes(program, 4) == expected
+
+
+def test_the_cost_model_counts_what_communication_does():
+    ring = np.arange(1_000)
+    graph = sevo_jax.edge_graph(ring, (ring + 1) % 1_000, 1_000)
+    moved = sevo_jax.communication(graph, dim=16, num_parts=4)
+    problem, device = scaling.Problem(1_000, 2, 16, 3), scaling.Accelerator()
+    assert scaling.cost(problem, device, 4, 1).received == moved.all_gather
+    share = moved.halo / moved.all_gather
+    assert scaling.cost(problem, device, 4, 1, share).received == pytest.approx(moved.halo)
+    assert scaling.cost(problem, device, 1, 4).received == moved.features
+
+
+def test_the_plan_shows_what_the_model_predicts():
+    plan = (Path(__file__).parents[2] / "docs" / "scale.md").read_text()
+    assert "\n".join(scaling.prediction_table()) in plan
 
 
 def test_an_update_needs_two_tables():

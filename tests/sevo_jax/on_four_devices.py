@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import warnings
 from collections import Counter
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental.sparse import BCSR
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -40,6 +42,13 @@ def graph(kernel: str | None = None) -> sevo_jax.Graph:
     return sevo_jax.edge_graph(senders, receivers, NODES).with_kernel(kernel)
 
 
+def chain() -> sevo_jax.Graph:
+    """Each node beside the next, and the third after it: parts of rows refer to few others."""
+    nodes = np.arange(NODES)
+    ends = [np.concatenate([nodes[:-1], nodes[:-3]]), np.concatenate([nodes[1:], nodes[3:]])]
+    return sevo_jax.edge_graph(*ends, NODES)
+
+
 def arrays() -> tuple[np.ndarray, np.ndarray]:
     """A table, and a gradient in which most rows are idle."""
     rng = np.random.default_rng(1)
@@ -54,6 +63,7 @@ def train(make, placed):
     optimizer = make()
     params = {"table": table}
     state = optimizer.init(params)
+    before = [leaf.sharding for leaf in jax.tree.leaves((params, state))]
 
     def step(params, state, gradient):
         updates, state = optimizer.update({"table": gradient}, state, params)
@@ -63,6 +73,9 @@ def train(make, placed):
     text = compiled.lower(params, state, gradient).compile().as_text()
     for _ in range(STEPS):
         params, state = compiled(params, state, gradient)
+    for leaf, sharding in zip(jax.tree.leaves((params, state)), before, strict=True):
+        if isinstance(sharding, NamedSharding):  # not what was on one device, and now is on all
+            assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim), (leaf.sharding, sharding)
     return params["table"], state, Counter(COLLECTIVE.findall(text))
 
 
@@ -88,6 +101,124 @@ def test_a_sharded_table_trains_alike(where, axis_type):
     assert collectives["all-gather"] == (3 if rows else 0)
     assert collectives["all-reduce"] <= (0 if where in ("rows", "whole") else 1)
     assert collectives.keys() <= {"all-gather", "all-reduce"}
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("exchange", ["halo", "all_gather"])
+@pytest.mark.parametrize("where", ["both", "rows over all devices"])
+def test_a_sharded_graph_trains_alike(where, exchange, axis_type):
+    sharding = NamedSharding(mesh(axis_type), SPECS[where])
+    split = chain().shard(sharding, exchange=None if exchange == "halo" else exchange)
+    assert repr(split).endswith(f"exchange={exchange})")  # the halo is what is chosen
+
+    expected, _, _ = train(lambda: sevo_jax.sevo_adamw(1e-2, chain()), jnp.asarray)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*[Dd]onated")
+        got, state, collectives = train(
+            lambda: sevo_jax.sevo_adamw(1e-2, split), lambda a: jax.device_put(a, sharding)
+        )
+    np.testing.assert_allclose(np.asarray(got), np.asarray(expected), atol=1e-6)
+    leaves = [leaf for leaf in jax.tree.leaves(state) if leaf.ndim]
+    assert len(leaves) == 5 + (exchange == "halo")  # two moments, the graph's arrays
+    parts = 2 if where == "both" else 4
+    for leaf in (got, *leaves):
+        assert leaf.addressable_shards[0].data.shape[0] == leaf.shape[0] // parts
+    # A product shifts rows upwards and downwards, which is the same between two devices.
+    shifts = 1 if where == "both" else 2
+    moved = {"all-gather": 3} if exchange == "all_gather" else {"collective-permute": 3 * shifts}
+    assert dict(collectives) == moved | ({"all-reduce": 1} if where == "both" else {})
+
+
+@pytest.mark.parametrize(
+    ("kernel", "where", "exchange"),
+    [
+        ("bcsr", "both", "halo"),
+        ("bcsr", "both", "all_gather"),
+        ("gather", "rows over all devices", "halo"),
+        ("pallas", "rows over all devices", "halo"),
+    ],
+)
+def test_a_sharded_graph_multiplies_as_the_whole_one(kernel, where, exchange):
+    placed = NamedSharding(mesh(AxisType.Auto), SPECS[where])
+    whole, (x, weights) = graph(kernel), arrays()
+    split = whole.shard(placed, exchange=exchange)
+
+    def value(graph, data, x):
+        operator = graph.operator
+        operator = BCSR((data, operator.indices, operator.indptr), shape=operator.shape)
+        graph = dataclasses.replace(graph, operator=operator)
+        return (sevo_jax.smooth(graph, x, 0.5, 2) * weights).sum()
+
+    gradients = jax.jit(jax.grad(value, (1, 2)))
+    expected = gradients(whole, whole.operator.data, x)
+    got = gradients(split, split.operator.data, jax.device_put(x, placed))
+    np.testing.assert_allclose(np.asarray(got[1]), expected[1], atol=1e-5)
+    counts = np.asarray(split.operator.indptr)[:, -1]
+    of_values = [row[:count] for row, count in zip(np.asarray(got[0]), counts, strict=True)]
+    np.testing.assert_allclose(np.concatenate(of_values), expected[0], atol=1e-5)
+    mapped = jax.jit(jax.vmap(lambda x: sevo_jax.spmm(split, x)))(np.stack([x, weights]))
+    np.testing.assert_allclose(mapped, [whole.to_scipy() @ a for a in (x, weights)], atol=1e-5)
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("exchange", ["all_gather", "halo"])
+def test_tables_other_than_the_planned_one(exchange, axis_type):
+    """Sums stay as they are, in their order, whatever the sharding and the shape."""
+    placed = NamedSharding(mesh(axis_type), SPECS["both"])
+    x = arrays()[0]
+    split = graph().shard(placed, exchange=exchange)
+    smooth = jax.jit(sevo_jax.smooth)
+    expected = np.asarray(smooth(graph(), x))
+    for spec in SPECS.values():
+        got = smooth(split, jax.device_put(x, NamedSharding(placed.mesh, spec)))
+        np.testing.assert_array_equal(got, expected)
+    np.testing.assert_array_equal(smooth(split, x[:, :5]), expected[:, :5])
+    np.testing.assert_array_equal(smooth(split, x[:, 0]), expected[:, 0])
+
+
+def test_seeds_share_a_sharded_graph():
+    sharding = NamedSharding(mesh(AxisType.Auto), SPECS["rows"])
+    table, gradient = arrays()
+    params = np.stack([table, table + 1])
+    results = []
+    for g in (chain(), chain().shard(sharding)):
+        tx = sevo_jax.sevo_adamw(1e-2, g)
+        axes = sevo_jax.seed_axes(tx, params[0])
+        state = jax.vmap(tx.init, out_axes=axes)(params)
+        step = jax.jit(jax.vmap(tx.update, in_axes=(None, axes, 0), out_axes=(0, axes)))
+        results.append(step(gradient, state, params)[0])
+    np.testing.assert_allclose(*map(np.asarray, results), atol=1e-6)
+
+
+def test_a_sharded_graph_is_replaced_without_compiling_anew():
+    """Of equal capacity, where all rows are gathered, or the halos are as wide."""
+    sharding = NamedSharding(mesh(AxisType.Auto), SPECS["rows"])
+    step = jax.jit(lambda graph, x: sevo_jax.smooth(graph, x))
+    x = jax.device_put(arrays()[0], sharding)
+    graphs = [chain(), chain().add_edges([4], [6])]
+    for exchange in ("halo", "all_gather"):
+        for g in graphs:
+            split = g.shard(sharding, exchange=exchange, capacity=200)
+            np.testing.assert_allclose(step(split, x), sevo_jax.smooth(g, x), atol=1e-6)
+    assert step._cache_size() == 2
+
+
+def test_nodes_that_the_mesh_does_not_divide():
+    sharding = NamedSharding(mesh(AxisType.Auto), SPECS["rows over all devices"])
+    with pytest.raises(ValueError, match=r"4 parts, .* the graph's 81 nodes; .*num_nodes=84"):
+        chain().add_edges([], [], num_nodes=NODES + 1).shard(sharding)
+
+
+def test_a_table_split_by_features_needs_the_whole_graph():
+    sharding = NamedSharding(mesh(AxisType.Auto), SPECS["features"])
+    split = graph().shard(sharding, capacity=700)
+    assert split.capacity == 700
+    assert split.operator.data.sharding.is_fully_replicated
+    got, _, collectives = train(
+        lambda: sevo_jax.sevo_adamw(1e-2, split), lambda a: jax.device_put(a, sharding)
+    )
+    assert collectives.keys() <= {"all-reduce"}
+    np.testing.assert_array_equal(got.shape, (NODES, DIM))
 
 
 @pytest.mark.parametrize("kernel", ["bcsr", "gather", "pallas"])

@@ -118,6 +118,7 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], list[str]]] = [
     (lambda: edge_graph([0], [1], 3, self_loops="al"), ValueError, ["self_loops", "mean 'all'"]),  # type: ignore
     (lambda: edge_graph([0], [1], 3, capacity=1), ValueError, ["capacity", "2 entries", "got 1"]),
     (lambda: edge_graph([0], [1], 3, capacity=2.5), TypeError, ["capacity", "2.5"]),  # type: ignore
+    (lambda: edge_graph([0], [1], 3, capacity=2**31), ValueError, ["2147483647", "2147483648"]),
     (lambda: combine_graphs([], []), ValueError, ["at least one graph"]),
     (lambda: combine_graphs([GRAPH, GRAPH], [0.5, 0.6]), ValueError, ["add up to 1", "1.1"]),
     (lambda: combine_graphs([GRAPH, GRAPH], [1.5, -0.5]), ValueError, ["non-negative", "-0.5"]),

@@ -1,0 +1,294 @@
+"""``python -m benchmarks.scaling``: what devices exchange, and the plan past this machine.
+
+- Bytes that a device receives in a step, by how the table is split: as the compiled program moves
+  them on simulated devices, beside what `sevo_jax.communication` counts on the host; and the step's
+  time, for which all of them share this machine's processors.
+- How large halos are, of power-law graphs and of grids, in the order in which nodes are drawn and
+  in reverse Cuthill-McKee order.
+- The product's time per entry, and the bandwidth of a copy, on one device.
+
+The cost model of docs/scale.md is here too; what it predicts is printed, and no measurement.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+import sevo_jax
+from benchmarks import report
+from benchmarks.graphs import random_graph
+from experiments.data.table1 import ZIPF_EXPONENT
+from experiments.timing import in_turn
+from sevo_jax.sharding import Way
+
+DEVICES, QUICK_DEVICES = (1, 2, 4, 8), (2,)
+SIDE, QUICK_SIDE = 256, 16  # of the grid that is split among them
+DIM = 64
+NODES, QUICK_NODES = (10**7, 10**6, 10**5, 10**4), (10**3,)  # what takes most memory first
+EDGES_PER_NODE = 3
+PARTS = (8, 256)
+
+COLLECTIVE = re.compile(r"= (.+?) (all-gather|all-reduce|all-to-all|collective-permute)\(")
+SHAPE = re.compile(r"([a-z]+)(\d*)\[([\d,]*)\]")
+
+
+def grid_graph(side: int) -> sevo_jax.Graph:
+    """A square grid whose nodes are numbered at random."""
+    grid = np.random.default_rng(0).permutation(side * side).reshape(side, side)
+    senders = np.concatenate([grid[:-1].ravel(), grid[:, :-1].ravel()])
+    receivers = np.concatenate([grid[1:].ravel(), grid[:, 1:].ravel()])
+    return sevo_jax.edge_graph(senders, receivers, side * side)
+
+
+def power_law_graph(nodes: int) -> sevo_jax.Graph:
+    """A graph whose edges' ends are drawn by the power law, fast; edges drawn twice are heavier."""
+    rng = np.random.default_rng(0)
+    power = 1 - ZIPF_EXPONENT
+    drawn = 1 + rng.random((2, EDGES_PER_NODE * nodes)) * ((nodes + 1) ** power - 1)
+    ranks = np.minimum(drawn ** (1 / power) - 1, nodes - 1).astype(np.int32)  # the law's inverse
+    senders, receivers = rng.permutation(nodes).astype(np.int32)[ranks]
+    return sevo_jax.edge_graph(senders, receivers, nodes)
+
+
+def received_bytes(program: str, devices: int) -> float:
+    """What a device receives in the collectives of a compiled program, over all devices each."""
+    shares = {"all-gather": 1 - 1 / devices, "all-reduce": 2 - 2 / devices, "all-to-all": 1.0}
+    total = 0.0
+    for shapes, name in COLLECTIVE.findall(program):
+        for _, bits, sizes in SHAPE.findall(shapes):
+            count = int(np.prod([int(size) for size in sizes.split(",") if size]))
+            total += shares.get(name, 1.0) * count * (int(bits or 8) // 8)
+    return total
+
+
+def on_devices(devices: int, side: int, rounds: int) -> list[report.Case]:
+    """Steps on a grid's table, split in each way; run where there are so many devices."""
+    _, graph = grid_graph(side).reorder()
+    mesh = jax.make_mesh((devices,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
+    predicted = sevo_jax.communication(graph, DIM, devices)
+    features, rows = PartitionSpec(None, "model"), PartitionSpec("model")
+    splits: dict[str, tuple[PartitionSpec, Way | None, int]] = {
+        "features": (features, None, predicted.features),
+        "rows, all-gather": (rows, "all_gather", predicted.all_gather),
+        "rows, halo": (rows, "halo", predicted.halo),
+    }
+    gradient = np.random.default_rng(0).standard_normal((graph.num_nodes, DIM), np.float32)
+    calls, more = {}, {}
+    for name, (spec, exchange, counted) in splits.items():
+        sharding = NamedSharding(mesh, spec)
+        table = jax.device_put(gradient, sharding)
+        optimizer = sevo_jax.sevo_adamw(1e-3, graph.shard(sharding, exchange=exchange))
+        state = optimizer.init(table)
+        compiled = jax.jit(optimizer.update).lower(table, state, table).compile()
+        calls[name] = lambda step=compiled, given=(table, state, table): step(*given)
+        memory: Any = compiled.memory_analysis()
+        more[name] = {
+            "devices": devices,
+            "split": name,
+            "received": received_bytes(compiled.as_text() or "", devices),
+            "counted": counted,
+            "held": memory.argument_size_in_bytes,
+            "temporaries": memory.temp_size_in_bytes,
+        }
+    seconds = in_turn(calls, rounds)
+    return [
+        report.case(f"{devices} devices, {name}", {"": seconds[name]}, "ms", 1e3) | more[name]
+        for name in splits
+    ]
+
+
+def simulated(devices: int, side: int, rounds: int) -> list[report.Case]:
+    """`on_devices` in a process that simulates them."""
+    code = "import json; from benchmarks.scaling import on_devices; "
+    finished = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            code + f"print(json.dumps(on_devices({devices}, {side}, {rounds})))",
+        ],
+        env=os.environ
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        },
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+def halo_shares(kind: str, nodes: int) -> Iterator[report.Case]:
+    """The part of all other devices' rows that a device receives by a halo exchange."""
+    graph = grid_graph(round(nodes**0.5)) if kind == "grid" else power_law_graph(nodes)
+    start = time.perf_counter()
+    _, reordered = graph.reorder()
+    seconds = time.perf_counter() - start
+    for parts in PARTS:
+        # In each order the halo, and all rows: bytes of one product of one feature.
+        drawn, better = (sevo_jax.communication(g, 1, parts, 1) for g in (graph, reordered))
+        ours, peer = better.halo / better.all_gather, drawn.halo / drawn.all_gather
+        yield {
+            "case": f"halo share, {kind}, {graph.num_nodes} nodes in {parts} parts",
+            "ours": round(ours, 6),
+            "unit": "of all rows",
+            "peers": {"as drawn": round(peer, 6)},
+            "ratio": round(ours / peer, 4),
+            "spread": [round(ours / peer, 4)] * 2,
+            "kind": kind,
+            "nodes": graph.num_nodes,
+            "parts": parts,
+            "shifts": better.shifts,
+            "exchange": better.exchange,
+            "reorder_seconds": round(seconds, 2),
+        }
+
+
+def one_device(quick: bool) -> Iterator[report.Case]:
+    """The product's nanoseconds an entry, and a copy's gigabytes a second."""
+    nodes, dim = (1_000, 16) if quick else (200_000, 128)
+    graph = random_graph(nodes, 8 * nodes)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((nodes, dim), np.float32))
+    copied = jnp.ones(2**20 if quick else 2**26)
+    product = jax.jit(sevo_jax.spmm)
+    # Ten in one program, so that memory for the result is not new every time.
+    copy = jax.jit(lambda a: jax.lax.fori_loop(0, 10, lambda _, b: b + 1, a))
+    calls = {"product": lambda: product(graph, x), "copy": lambda: copy(copied)}
+    seconds = in_turn(calls, 3 if quick else 7)
+    bandwidth = 10 * 2 * copied.nbytes / seconds["copy"]
+    yield report.case("copy, one device", {"copy": bandwidth}, "GB/s", 1e-9)
+    name, products = f"product, one device, {dim} features", {"product": seconds["product"]}
+    case = report.case(name, products, "ns an entry", 1e9 / graph.capacity)
+    moved = graph.capacity * (8 + 4 * dim) + 2 * x.nbytes
+    efficiency = moved / seconds["product"] / bandwidth  # caches, which models leave out, raise it
+    yield case | {"efficiency": round(float(np.median(efficiency)), 3)}
+
+
+class Problem(NamedTuple):
+    """A table, its graph, and what smooths it."""
+
+    nodes: float = 1e9
+    degree: float = 20.0
+    dim: int = 128
+    layers: int = 3
+
+
+class Accelerator(NamedTuple):
+    """What is assumed of one accelerator; nothing here was measured.
+
+    Attributes:
+        memory: bytes that it holds.
+        bandwidth: bytes a second of that memory.
+        network: bytes a second that it receives from others.
+        latency: seconds of a collective beside its bytes.
+        sector: least bytes that a gathered row takes from memory.
+        efficiency: share of the bandwidth that a product reaches.
+    """
+
+    memory: float = 80e9
+    bandwidth: float = 3.35e12
+    network: float = 50e9
+    latency: float = 20e-6
+    sector: float = 32.0
+    efficiency: float = 0.5
+
+
+class Cost(NamedTuple):
+    """What a step costs one device: bytes held, received and moved in memory, flops, seconds."""
+
+    held: float
+    received: float
+    moved: float
+    flops: float
+    seconds: float
+
+
+ACCELERATORS = 256
+SMALL_HALO = 0.01
+"""The share of a graph that has a good order of nodes, as grids have."""
+
+
+def cost(
+    problem: Problem, device: Accelerator, row_parts: int, column_parts: int, halo_share: float = 1
+) -> Cost:
+    """The cost model of docs/scale.md; a share of 1 is an all-gather."""
+    nodes, dim = problem.nodes / row_parts, problem.dim / column_parts
+    entries, row = problem.nodes * problem.degree / row_parts, 4 * dim
+    foreign = halo_share * (problem.nodes - nodes)
+    # Parameters, gradient, two moments, and two tables of temporaries; the graph; the other rows.
+    held = 6 * nodes * row + 8 * entries + 4 * nodes + (nodes + foreign if foreign else 0) * row
+    flags = 2 * (1 - 1 / column_parts) * nodes
+    received = problem.layers * foreign * row + flags
+    products = problem.layers * (entries * (8 + max(row, device.sector)) + 2 * nodes * row)
+    adam = 8 * nodes * row  # reads parameters, gradient and moments; writes all but the gradient
+    seconds = products / (device.efficiency * device.bandwidth) + adam / device.bandwidth
+    transfers = 1 + problem.layers * (1 if halo_share == 1 else row_parts - 1)
+    seconds += received / device.network + device.latency * transfers
+    flops = 2 * problem.layers * entries * dim
+    return Cost(held, received, products + adam, flops, seconds)
+
+
+def layouts(problem: Problem) -> list[tuple[int, int]]:
+    """Parts of rows and of features that use the accelerators; features alone first."""
+    powers = [2**k for k in range(ACCELERATORS.bit_length())]
+    two = [(rows, ACCELERATORS // rows) for rows in powers]
+    return [(1, problem.dim)] + [pair for pair in two if problem.dim % pair[1] == 0]
+
+
+def random_order_share(problem: Problem, row_parts: int) -> float:
+    """The halo's share of nodes in random order: a row's chance that a part refers to it.
+
+    For nodes of equal degree. Those of few entries lower it; hubs raise it, since shifts are as
+    wide as the widest halo.
+    """
+    return 1 - (1 - 1 / row_parts) ** problem.degree
+
+
+def prediction_table() -> list[str]:
+    """The predictions as docs/scale.md shows them."""
+    problem, device = Problem(), Accelerator()
+
+    def seconds(c: Cost) -> str:
+        return (
+            f"{c.seconds:.2f}" if c.held <= device.memory else f"{c.held / 1e9:.0f} GB do not fit"
+        )
+
+    lines = [
+        "| rows in | features in | held, GB | received, GB | seconds | s, random order, halo | "
+        f"s, halo of {SMALL_HALO:.0%} |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for rows, columns in layouts(problem):
+        shares = (1, random_order_share(problem, rows), SMALL_HALO)
+        costs = [cost(problem, device, rows, columns, share) for share in shares]
+        cells = [str(rows), str(columns)]
+        cells += [f"{costs[0].held / 1e9:.0f}", f"{costs[0].received / 1e9:.1f}"]
+        lines.append(f"| {' | '.join(cells + [seconds(c) for c in costs])} |")
+    return lines
+
+
+def measure(quick: bool) -> Iterator[report.Case]:
+    """Everything that is measured, the figures of one device first."""
+    yield from one_device(quick)
+    for devices in QUICK_DEVICES if quick else DEVICES:
+        yield from simulated(devices, QUICK_SIDE if quick else SIDE, 3 if quick else 11)
+    for nodes in QUICK_NODES if quick else NODES:
+        for kind in ("power law", "grid"):
+            yield from halo_shares(kind, nodes)
+
+
+if __name__ == "__main__":
+    report.command("scaling", measure)
+    print("predicted, of docs/scale.md:", *prediction_table(), sep="\n")
