@@ -1,0 +1,103 @@
+"""Shared by tests of runs: a tiny model, what a run's folder holds, and the command in a process.
+
+Runs are the same if their files are, but for the seconds, and the newest checkpoint bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from experiments import train
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TINY = ["--dim=16", "--num-blocks=1", "--max-len=20", "--batch-size=64", "--eval-every=2"]
+NAME = "sasrec-sevo-adamw-seed0"
+
+
+def records_of(folder: Path) -> list[dict]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+def scores_of(folder: Path) -> dict:
+    result = json.loads((folder / "result.json").read_text())
+    return {k: v for k, v in result.items() if not k.startswith("seconds")}
+
+
+def checkpoint_of(folder: Path) -> tuple[int, list[np.ndarray]]:
+    """The epoch of the last checkpoint and its leaves, but for the seconds."""
+    with ocp.CheckpointManager((folder / "checkpoints").absolute()) as saved:
+        epoch = saved.latest_step()
+        tree = saved.restore(epoch, args=ocp.args.StandardRestore())
+    tree.pop("seconds")
+    return epoch, [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def same_run(one: Path, other: Path) -> None:
+    assert records_of(one) == records_of(other)
+    assert scores_of(one) == scores_of(other)
+    (epoch, leaves), (other_epoch, other_leaves) = checkpoint_of(one), checkpoint_of(other)
+    assert epoch == other_epoch
+    for a, b in zip(leaves, other_leaves, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def error_of(capsys, argv: list[str]) -> str:
+    """What the command complains about, on one line."""
+    assert train.main(argv) == 1
+    printed = capsys.readouterr().err
+    assert "Traceback" not in printed
+    return " ".join(printed[printed.index("error: ") :].split())
+
+
+def damage(step: Path, *, cut: bool = False) -> None:
+    """Changes one bit in the middle of a checkpoint's arrays, or cuts them off there."""
+    file = max((f for f in step.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle] ^= 1
+    file.write_bytes(content[:middle] if cut else content)
+
+
+LIMITED = """
+import resource, runpy, sys
+limit = int(sys.argv.pop(1))
+if limit:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
+"""
+
+
+def during_write(folder: Path, epoch: int, timeout: float = 120) -> None:
+    """Waits until the checkpoint of an epoch is being written, or is there."""
+    until = time.monotonic() + timeout
+    while not list((folder / "checkpoints").glob(f"{epoch}*")):
+        assert time.monotonic() < until
+        time.sleep(0.0005)
+
+
+def start(arguments: list[str], cache: Path, limit: int = 0) -> subprocess.Popen:
+    """The command in a process of its own, which may write files of ``limit`` bytes at most."""
+    cached = {
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as in this process
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", LIMITED, str(limit), *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | cached,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
