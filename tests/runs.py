@@ -6,19 +6,22 @@ Runs are the same if their files are, but for the seconds, and the newest checkp
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import subprocess
+import resource
+import runpy
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import pytest
 
 from experiments import train
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 TINY = ["--dim=16", "--num-blocks=1", "--max-len=20", "--batch-size=64", "--eval-every=2"]
 NAME = "sasrec-sevo-adamw-seed0"
 
@@ -68,15 +71,6 @@ def damage(step: Path, *, cut: bool = False) -> None:
     file.write_bytes(content[:middle] if cut else content)
 
 
-LIMITED = """
-import resource, runpy, sys
-limit = int(sys.argv.pop(1))
-if limit:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
-"""
-
-
 def during_write(folder: Path, epoch: int, timeout: float = 120) -> None:
     """Waits until the checkpoint of an epoch is being written, or is there."""
     until = time.monotonic() + timeout
@@ -85,19 +79,35 @@ def during_write(folder: Path, epoch: int, timeout: float = 120) -> None:
         time.sleep(0.0005)
 
 
-def start(arguments: list[str], cache: Path, limit: int = 0) -> subprocess.Popen:
-    """The command in a process of its own, which may write files of ``limit`` bytes at most."""
-    cached = {
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as in this process
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-    return subprocess.Popen(
-        [sys.executable, "-c", LIMITED, str(limit), *arguments],
-        cwd=REPOSITORY,
-        env=os.environ | cached,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def start(arguments: list[str], cache: Path, printed: Path, limit: int = 0) -> BaseProcess:
+    """The command in a process of its own.
+
+    The processes are forked from one that has imported everything and done nothing, so that each
+    starts at once.
+
+    Args:
+        arguments: of ``python -m experiments.train``.
+        cache: of compiled programs.
+        printed: the file that gets what is printed.
+        limit: bytes that its files may have, or 0.
+    """
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["tests.runs"])
+    with pytest.MonkeyPatch.context() as patch:  # for the first one started
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # as in this process
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+        process = server.Process(target=_command, args=(arguments, printed, limit), daemon=True)
+        process.start()
+    return process
+
+
+def _command(arguments: list[str], printed: Path, limit: int) -> None:
+    file = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    sys.argv = ["train", *arguments]
+    runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)

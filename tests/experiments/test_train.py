@@ -384,11 +384,11 @@ def test_parameters_that_overflow_spare_the_last_checkpoint(arguments, tmp_path,
 
 def test_a_kill_while_a_checkpoint_is_written(arguments, straight, compilation_cache, tmp_path):
     options = [*arguments, "--epochs", "4", "--out", str(tmp_path)]
-    process = start(options, compilation_cache)
+    process = start(options, compilation_cache, tmp_path / "printed")
     during_write(tmp_path / NAME, 2)
     process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert train.main([*options, "--resume"]) == 0
     same_run(tmp_path / NAME, straight / NAME)
     assert {path.name for path in (tmp_path / NAME / "checkpoints").iterdir()} == {"2", "4"}

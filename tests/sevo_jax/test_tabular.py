@@ -118,6 +118,17 @@ def test_several_files_and_an_order_of_their_own(frame, tmp_path):
     assert_same(sequence_graph_from_table(shuffled, order="number"), wanted)
 
 
+def test_columns_named_like_those_that_duckdb_makes(frame, tmp_path):
+    wanted = sequence_graph_from_table(written(frame, tmp_path, "events.parquet"))
+    named = frame.with_columns(filename=pl.lit("z"), file_row_number=-pl.col("item"))
+    for pattern in ("named.parquet", "nam*.parquet"):
+        written(named, tmp_path, "named.parquet")
+        assert_same(sequence_graph_from_table(str(tmp_path / pattern)), wanted)
+    users = named.rename({"user": "filename", "filename": "user"})
+    path = written(users, tmp_path, "named.parquet")
+    assert_same(sequence_graph_from_table(path, user="filename"), wanted)
+
+
 def test_names_and_types_of_columns(frame, tmp_path):
     wanted = sequence_graph_from_table(written(frame, tmp_path, "events.parquet"))
     day = pl.date(2020, 1, 1) + pl.duration(days="time")
