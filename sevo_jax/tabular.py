@@ -302,7 +302,10 @@ def _events(
     ]
     if missing:
         given = [column for column in table.columns if column not in rows]
-        raise ValueError(f"{', '.join(missing)}: no such column; there are {', '.join(given)}")
+        hint = '; time="rows" takes the order of rows' if rows and time not in given else ""
+        raise ValueError(
+            f"{', '.join(missing)}: no such column; there are {', '.join(given)}{hint}"
+        )
     types = {name: table[column].type() for name, column in named.items()}
     if not (types["item"].is_integer() or (ids == "any" and types["item"].is_string())):
         wanted = "integers" if ids == "integers" else "integers or strings"

@@ -214,7 +214,12 @@ GOOD = {"user": [1, 1, 2], "item": [0, 1, 2], "time": [0, 1, 2]}
             ValueError,
             "item='asin': no such column; there are user, item, time",
         ),
-        ({}, {"user": "u", "time": "t"}, ValueError, "user='u', time='t': no such column"),
+        (
+            {},
+            {"user": "u", "time": "t"},
+            ValueError,
+            "user='u', time='t': no such column; .*, time; time=\"rows\" takes the order of rows",
+        ),
         (
             {"user": [1, None, 2]},
             {},
@@ -286,6 +291,8 @@ def test_bad_files(tmp_path):
         sequence_graph_from_table(tmp_path / "events.json")
     with pytest.raises(TypeError, match="a path or a table expression of ibis"):
         sequence_graph_from_table(pl.DataFrame(GOOD))
+    with pytest.raises(ValueError, match=r"there are user, item, time$"):
+        sequence_graph_from_table(ibis.memtable(GOOD), time="at")
     with pytest.raises(ValueError, match="a table expression has none"):
         sequence_graph_from_table(ibis.memtable(GOOD), time="rows")
     broken = tmp_path / "broken.parquet"
