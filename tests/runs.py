@@ -9,7 +9,6 @@ import json
 import multiprocessing
 import os
 import resource
-import runpy
 import sys
 import time
 from multiprocessing.process import BaseProcess
@@ -71,7 +70,7 @@ def damage(step: Path, *, cut: bool = False) -> None:
     file.write_bytes(content[:middle] if cut else content)
 
 
-def during_write(folder: Path, epoch: int, timeout: float = 120) -> None:
+def during_write(folder: Path, epoch: int, timeout: float = 600) -> None:
     """Waits until the checkpoint of an epoch is being written, or is there."""
     until = time.monotonic() + timeout
     while not list((folder / "checkpoints").glob(f"{epoch}*")):
@@ -109,5 +108,5 @@ def _command(arguments: list[str], printed: Path, limit: int) -> None:
     os.dup2(file, 2)
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    sys.argv = ["train", *arguments]
-    runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
+    sys.unraisablehook = train.ignore_closed_loop  # as where it is the main module
+    sys.exit(train.main(arguments))

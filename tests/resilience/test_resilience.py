@@ -59,7 +59,7 @@ class Command:
 
     def finish(self, process: BaseProcess) -> tuple[int, str]:
         """The exit status, and what was printed by the last one started, on one line."""
-        process.join(300)
+        process.join(900)
         return process.exitcode, " ".join(self._printed.read_text().split())
 
     def run(self, *more: str, limit: int = 0) -> tuple[int, str]:
@@ -82,7 +82,7 @@ def command(arguments, compilation_cache, tmp_path) -> Command:
 
 
 def wait_for(path: Path) -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while not path.exists():
         assert time.monotonic() < until
         time.sleep(0.001)
