@@ -226,10 +226,8 @@ def _draw_out_of_core(result: Result, folder: Path) -> None:
     for axes, (label, name), limit in zip(panels, measured, limits, strict=True):
         axes.plot(x, [case[name] for case in cases], "o-", label="build_graph, DuckDB")
         axes.axhline(limit, color="k", linestyle="--", label="to reach at 100 million")
-        axes.set(xscale="log", xlabel="interactions", ylabel=label)
-        axes.grid(alpha=0.3)
-    panels[0].set_yscale("log")
-    panels[1].set_ylim(bottom=0)
+        axes.set(xscale="log", yscale="log", xlabel="interactions", ylabel=label)
+        axes.grid(alpha=0.3, which="both")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     figure.savefig(folder / _picture_name(result), dpi=150)
     plt.close(figure)

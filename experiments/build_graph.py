@@ -132,6 +132,8 @@ def build(arguments: Arguments, progress: Progress) -> sevo_jax.Graph:
             nodes.write_parquet(output.with_suffix(".items.parquet"))
     except OSError as error:
         raise UserError(f"OUTPUT: {output} cannot be written ({error.strerror})") from error
+    finally:
+        draft.unlink(missing_ok=True)
     progress.update(task, description="done", total=1, completed=1)
     return graph
 
@@ -269,6 +271,11 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         console.print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
         return 1
+    except KeyboardInterrupt:
+        console.print(
+            f"interrupted: {arguments.output} is not written", markup=False, soft_wrap=True
+        )
+        return 130
     Console().print(
         f"{graph.num_nodes:,} nodes, {graph.capacity:,} entries, "
         f"{time.perf_counter() - started:.1f} s: {arguments.output}",

@@ -1,9 +1,20 @@
-"""A run's folder: what it holds, whose it is, and its checkpoints."""
+"""A run's folder: what it holds, whose it is, and its checkpoints.
+
+The newest two checkpoints are kept, each with the checksums of its files: where the newest one is
+damaged, the one before is taken, and what came after it is computed again, to the same bits.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
+import hashlib
 import logging
+import os
+import sys
+import textwrap
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +26,8 @@ from experiments.data import Interactions
 from experiments.epochs import TrainState
 from experiments.errors import UserError
 from experiments.files import read_json, read_lines, write_json
+
+CHECKSUMS = "checksums.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,20 +126,59 @@ def check_folder(run: Run, data: Interactions, folder: Path, resume: bool) -> di
     return result if result and result["epochs"] == run.settings.epochs else None
 
 
-def claim_folder(run: Run, data: Interactions, folder: Path) -> None:
-    """Writes into the folder whose it is."""
+@contextlib.contextmanager
+def lock_folder(folder: Path) -> Generator[None]:
+    """Makes the folder, and keeps others from training in it.
+
+    The kernel takes the lock back when the process ends, however it does. On a network file system
+    it may hold on one machine alone, or not at all.
+
+    Raises:
+        UserError: the folder cannot be used, or is in use.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        file = os.open(folder / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise UserError(f"--out: {folder} cannot be used ({error.strerror})") from error
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(file, 20).decode(errors="replace")
+            raise UserError(
+                f"--out: {folder} is in use by process {holder or 'unknown'}; wait until it has "
+                "ended, or name another"
+            ) from error
+        except OSError:
+            pass  # no locks there
+        with contextlib.suppress(OSError):  # whose it is, for the message above
+            os.truncate(file, 0)
+            os.write(file, str(os.getpid()).encode())
+        yield
+    finally:
+        os.close(file)
+
+
+def claim_folder(run: Run, data: Interactions, folder: Path) -> None:
+    """Writes into the folder whose it is."""
     if data.renumbered:
         write_json(folder / "item_ids.json", data.item_ids.tolist())
     write_json(folder / "config.json", _config(run, data))
 
 
-def open_checkpoints(folder: Path) -> ocp.CheckpointManager:
-    """The checkpoints of a run's folder, of which the newest is kept."""
-    options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
+def open_checkpoints(folder: Path, *, clean: bool = False) -> ocp.CheckpointManager:
+    """The checkpoints of a run's folder, of which the newest two are kept.
+
+    Args:
+        folder: of the run.
+        clean: removes what writes that were killed have left; for who has locked the folder.
+    """
+    # The error that Orbax raises says it all; its tasks would log a traceback each besides.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=clean
+    )
     try:
         return ocp.CheckpointManager((folder / "checkpoints").absolute(), options=options)
     except OSError as error:
@@ -154,27 +206,32 @@ def save_checkpoint(saved: ocp.CheckpointManager, checkpoint: Checkpoint, folder
     except Exception as error:  # each storage layer below has its own
         raise UserError(
             f"{folder}: the checkpoint of epoch {checkpoint.epoch} could not be written "
-            f"({str(error).partition(' [')[0]}); any before it is intact, so make room and go "
+            f"({_brief(error)}); any before it is intact, so make room and go "
             "on with --resume"
         ) from error
     finally:
         log.setLevel(level)
     if not done:
         raise UserError(f"{folder}: holds a checkpoint of a later epoch than {checkpoint.epoch}")
+    if jax.process_index() == 0:
+        step = _step_folder(saved, checkpoint.epoch)
+        write_json(step / CHECKSUMS, _checksums(step))
+
+
+def resume_checkpoint(saved: ocp.CheckpointManager, start: Checkpoint) -> Checkpoint:
+    """As `restore_checkpoint`; removes newer ones that cannot be read, to be written again."""
+    checkpoint = restore_checkpoint(saved, start)
+    for step in saved.all_steps():
+        if step > checkpoint.epoch:
+            saved.delete(step)
+    return checkpoint
 
 
 def restore_checkpoint(saved: ocp.CheckpointManager, start: Checkpoint) -> Checkpoint:
-    """The newest checkpoint, or ``start``, whose shapes it must have, if there is none."""
-    latest = saved.latest_step()
-    if latest is None:
+    """The newest checkpoint that can be read; ``start``, whose shapes it must have, if none is."""
+    stored = _restore_newest(saved, ocp.args.StandardRestore(_stored(start)))
+    if stored is None:
         return start
-    try:
-        stored: Any = saved.restore(latest, args=ocp.args.StandardRestore(_stored(start)))
-    except Exception as error:  # each storage layer below has its own
-        raise UserError(
-            f"{saved.directory}: the checkpoint of epoch {latest} cannot be read ({error}); "
-            "expected one of this run, on the same data; to start over, remove the folder"
-        ) from error
     state = start.state._replace(**stored.pop("state"))
     return start._replace(**stored, state=state)
 
@@ -186,26 +243,78 @@ def restore_best_params(folder: Path, params: Any) -> Any:
         UserError: there is no checkpoint, or not one of these parameters.
     """
     target = {"best_params": params}
+    restore_args = ocp.checkpoint_utils.construct_restore_args(target)
     with open_checkpoints(folder) as saved:
-        latest = saved.latest_step()
-        if latest is None:
-            raise UserError(
-                f"{folder}: holds no checkpoint (results that are shared often do not); train the "
-                "run again, in another folder"
-            )
-        try:
-            restore_args = ocp.checkpoint_utils.construct_restore_args(target)
-            stored: Any = saved.restore(
-                latest,
-                args=ocp.args.PyTreeRestore(
-                    target, restore_args=restore_args, partial_restore=True
-                ),
-            )
-        except Exception as error:  # each storage layer below has its own
-            raise UserError(
-                f"{saved.directory}: the checkpoint of epoch {latest} cannot be read ({error})"
-            ) from error
+        stored = _restore_newest(
+            saved,
+            ocp.args.PyTreeRestore(target, restore_args=restore_args, partial_restore=True),
+        )
+    if stored is None:
+        raise UserError(
+            f"{folder}: holds no checkpoint (results that are shared often do not); train the "
+            "run again, in another folder"
+        )
     return stored["best_params"]
+
+
+def _restore_newest(saved: ocp.CheckpointManager, args: ocp.args.CheckpointArgs) -> Any:
+    """What the newest checkpoint that can be read holds, or None if there is none.
+
+    Raises:
+        UserError: there are checkpoints, and none of them can be read.
+    """
+    reasons: list[str] = []
+    for step in sorted(saved.all_steps(), reverse=True):
+        try:
+            _verify(_step_folder(saved, step))
+            stored: Any = saved.restore(step, args=args)
+        except Exception as error:  # each storage layer below has its own
+            reasons.append(f"the checkpoint of epoch {step} cannot be read ({_brief(error)})")
+            continue
+        for reason in reasons:
+            note = f"{saved.directory}: {reason}; that of epoch {step} is taken instead"
+            print(note, file=sys.stderr)
+        return stored
+    if reasons:
+        raise UserError(
+            f"{saved.directory}: {'; '.join(reasons)}; expected one of this run, on the same data; "
+            "to start over, remove the folder"
+        )
+    return None
+
+
+def _step_folder(saved: ocp.CheckpointManager, epoch: int) -> Path:
+    return Path(saved.directory) / str(epoch)
+
+
+def _checksums(step: Path) -> dict[str, str]:
+    """Of each file of a checkpoint; Orbax has some of its own, but none of arrays."""
+    sums: dict[str, str] = {}
+    for path in sorted(step.rglob("*")):
+        if path.is_file() and path.name != CHECKSUMS:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "blake2b").hexdigest()
+            sums[path.relative_to(step).as_posix()] = digest
+    return sums
+
+
+def _verify(step: Path) -> None:
+    """A `UserError` that names a file of a checkpoint that is not as it was written.
+
+    A checkpoint without checksums passes: it is older than they are, or its process was killed
+    before it wrote them.
+    """
+    if not (step / CHECKSUMS).exists():
+        return
+    found = _checksums(step)
+    for name, digest in read_json(step / CHECKSUMS).items():
+        if found.get(name) != digest:
+            raise UserError(f"{name} is {'damaged' if name in found else 'missing'}")
+
+
+def _brief(error: Exception) -> str:
+    """What is wrong, without the pages of TensorStore's context."""
+    return textwrap.shorten(str(error).partition(" [")[0], 1000)
 
 
 def read_records(path: Path, epoch: int) -> list[dict[str, Any]]:

@@ -47,9 +47,10 @@ from experiments.folders import (
     Run,
     check_folder,
     claim_folder,
+    lock_folder,
     open_checkpoints,
     read_records,
-    restore_checkpoint,
+    resume_checkpoint,
     save_checkpoint,
 )
 from experiments.optimizers import make_optimizer
@@ -144,16 +145,18 @@ def train_together(
     todo = [i for i, result in enumerate(found) if result is None]
     if not todo:
         return [results[i] for i in range(len(runs))]
-    used = used_users(runs[0], data)
-    setup = make_setup(runs[0], used)
-    layouts = {i: setup.layouts(used, runs[i].seed) for i in todo}
     failures: list[UserError] = []
     with contextlib.ExitStack() as stack:
+        for i in todo:
+            stack.enter_context(lock_folder(folders[i]))
+        used = used_users(runs[0], data)
+        setup = make_setup(runs[0], used)
+        layouts = {i: setup.layouts(used, runs[i].seed) for i in todo}
         lanes: dict[int, _Lane] = {}
         for i in todo:
             run, folder = held[i]
             claim_folder(run, data, folder)
-            saved = stack.enter_context(open_checkpoints(folder))
+            saved = stack.enter_context(open_checkpoints(folder, clean=True))
             start = initial_checkpoint(run, setup, used)
             lanes[i] = _open_lane(run, start, layouts[i], folder, saved, resume)
         while epochs := sorted({lane.epoch for lane in lanes.values()}):
@@ -300,7 +303,7 @@ def _open_lane(
     saved: ocp.CheckpointManager,
     resume: bool,
 ) -> _Lane:
-    checkpoint = restore_checkpoint(saved, start) if resume else start
+    checkpoint = resume_checkpoint(saved, start) if resume else start
     records = read_records(folder / "metrics.jsonl", checkpoint.epoch)
     return _Lane(run, folder, saved, checkpoint, records, layouts)
 

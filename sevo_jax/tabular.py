@@ -243,15 +243,19 @@ def _read(ibis: Any, path: str | Path, connection: Any, text: str | None) -> Any
     if connection is None:
         connection = _duckdb(ibis)
     engine = getattr(connection, "name", None)
-    if engine == "duckdb" and parquet:
-        table = connection.read_parquet(name, file_row_number=True, filename=pattern)
-        table = table.rename(sevo_row="file_row_number")
-        return table.rename(sevo_file="filename") if pattern else table
     if engine == "duckdb":
-        types = {"types": {text: "VARCHAR"}} if text else {}
-        view = connection.read_csv(name, **types).get_name()
+        if parquet:
+            files = {"filename": "sevo_file"} if pattern else {}
+            table = connection.read_parquet(name, **files)
+            if "file_row_number" not in map(str.lower, table.columns):
+                table = connection.read_parquet(name, file_row_number=True, **files)
+                return table.rename(sevo_row="file_row_number")
+        else:
+            types = {"types": {text: "VARCHAR"}} if text else {}
+            table = connection.read_csv(name, **types)
         # DuckDB keeps the order of a file's rows where no other is asked for.
-        return connection.sql(f'SELECT *, row_number() OVER () AS sevo_row FROM "{view}"')
+        rows = "row_number() OVER () AS sevo_row"
+        return connection.sql(f'SELECT *, {rows} FROM "{table.get_name()}"')
     if engine == "pyspark" and parquet:
         quoted = name.replace("`", "``")
         rows = "_metadata.file_path AS sevo_file, _metadata.row_index AS sevo_row"
@@ -298,7 +302,10 @@ def _events(
     ]
     if missing:
         given = [column for column in table.columns if column not in rows]
-        raise ValueError(f"{', '.join(missing)}: no such column; there are {', '.join(given)}")
+        hint = '; time="rows" takes the order of rows' if rows and time not in given else ""
+        raise ValueError(
+            f"{', '.join(missing)}: no such column; there are {', '.join(given)}{hint}"
+        )
     types = {name: table[column].type() for name, column in named.items()}
     if not (types["item"].is_integer() or (ids == "any" and types["item"].is_string())):
         wanted = "integers" if ids == "integers" else "integers or strings"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sys
 from importlib.util import find_spec
@@ -153,6 +155,27 @@ def test_an_old_graph_stays_when_the_new_one_fails(tmp_path, capsys):
     assert run(events, graph, "--capacity", 1) == 1
     assert "capacity must be at least the graph's 2 entries, got 1" in capsys.readouterr().err
     assert graph.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "says"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted: "),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1, "(No space left on device)"),
+    ],
+)
+def test_nothing_is_left_of_a_graph_that_is_not_written_whole(
+    error, status, says, tmp_path, monkeypatch, capsys
+):
+    def save(graph, path):
+        path.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(sevo_jax.Graph, "save", save)
+    GOOD.write_parquet(tmp_path / "events.parquet")
+    assert run(tmp_path / "events.parquet", tmp_path / "graph.npz") == status
+    assert says in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["events.parquet"]
 
 
 @pytest.mark.skipif(not find_spec("pyspark"), reason="needs pyspark")

@@ -5,39 +5,35 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import shutil
 import signal
-import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 from experiments import summary, train, trainer
 from experiments.data import load
 from experiments.errors import UserError
+from experiments.folders import lock_folder
 from experiments.trainer import Interrupted
+from tests.runs import (
+    NAME,
+    TINY,
+    checkpoint_of,
+    damage,
+    during_write,
+    error_of,
+    records_of,
+    same_run,
+    scores_of,
+    start,
+)
 
-TINY = [
-    "--dim",
-    "16",
-    "--num-blocks",
-    "1",
-    "--max-len",
-    "20",
-    "--batch-size",
-    "64",
-    "--eval-every",
-    "2",
-]
-REPOSITORY = Path(__file__).resolve().parents[2]
 METRICS = {"HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10"}
-NAME = "sasrec-sevo-adamw-seed0"
 
 
 @pytest.fixture(scope="module")
@@ -52,34 +48,6 @@ def straight(arguments, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("straight") / "out"
     assert train.main([*arguments, "--epochs", "4", "--out", str(out)]) == 0
     return out
-
-
-def records_of(folder: Path) -> list[dict]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
-
-
-def scores_of(folder: Path) -> dict:
-    result = json.loads((folder / "result.json").read_text())
-    return {k: v for k, v in result.items() if not k.startswith("seconds")}
-
-
-def checkpoint_of(folder: Path) -> tuple[int, list[np.ndarray]]:
-    """The epoch of the last checkpoint and its leaves, but for the seconds."""
-    with ocp.CheckpointManager((folder / "checkpoints").absolute()) as saved:
-        epoch = saved.latest_step()
-        tree = saved.restore(epoch, args=ocp.args.StandardRestore())
-    tree.pop("seconds")
-    return epoch, [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
-
-
-def same_run(one: Path, other: Path) -> None:
-    assert records_of(one) == records_of(other)
-    assert scores_of(one) == scores_of(other)
-    (epoch, leaves), (other_epoch, other_leaves) = checkpoint_of(one), checkpoint_of(other)
-    assert epoch == other_epoch
-    for a, b in zip(leaves, other_leaves, strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def test_files(straight, users_file):
@@ -147,14 +115,6 @@ def test_resuming_a_finished_run_keeps_it(arguments, straight):
     before = (straight / NAME / "result.json").read_bytes()
     assert train.main([*arguments, "--epochs", "4", "--out", str(straight), "--resume"]) == 0
     assert (straight / NAME / "result.json").read_bytes() == before
-
-
-def error_of(capsys, argv: list[str]) -> str:
-    """What the command complains about, on one line."""
-    assert train.main(argv) == 1
-    printed = capsys.readouterr().err
-    assert "Traceback" not in printed
-    return " ".join(printed[printed.index("error: ") :].split())
 
 
 def text_file(path: Path, users: list[list[int]]) -> Path:
@@ -308,15 +268,31 @@ def test_the_summary_tells_models_and_data_sets_apart(straight, tmp_path):
     assert all("epochs 4" in line and line.endswith("| 0 |") for line in rows)
 
 
-def test_damaged_checkpoint(arguments, straight, tmp_path, capsys):
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(arguments, straight, tmp_path, capsys):
     out = tmp_path / "out"
     shutil.copytree(straight, out)
     (out / NAME / "result.json").unlink()
-    for file in (out / NAME / "checkpoints").rglob("*"):
-        if file.is_file() and file.parent.name == "d":
-            file.write_bytes(b"")
+    checkpoints = out / NAME / "checkpoints"
+    damage(checkpoints / "4")
+    assert train.main([*arguments, "--epochs", "4", "--out", str(out), "--resume"]) == 0
+    words = " ".join(capsys.readouterr().err.split())
+    assert f"{checkpoints}: the checkpoint of epoch 4 cannot be read (default/" in words
+    assert "is damaged); that of epoch 2 is taken instead" in words
+    same_run(out / NAME, straight / NAME)
+
+
+def test_no_checkpoint_can_be_read(arguments, straight, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(straight, out)
+    (out / NAME / "result.json").unlink()
+    for step in (out / NAME / "checkpoints").iterdir():
+        damage(step)
+    (out / NAME / "checkpoints" / "2" / "checksums.json").unlink()  # as by a kill, or of old
+    damage(out / NAME / "checkpoints" / "2", cut=True)
     error = error_of(capsys, [*arguments, "--epochs", "4", "--out", str(out), "--resume"])
     assert f"{out / NAME / 'checkpoints'}: the checkpoint of epoch 4 cannot be read" in error
+    assert "the checkpoint of epoch 2 cannot be read" in error
+    assert len(error) < 1500
 
 
 def test_resume_needs_a_folder(capsys):
@@ -385,62 +361,6 @@ def test_divergence_keeps_the_last_checkpoint(arguments, tmp_path, capsys, chang
     assert checkpoint_of(tmp_path / NAME)[0] == 2
 
 
-LIMITED = """
-import resource, runpy, sys
-limit = int(sys.argv.pop(1))
-if limit:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
-"""
-
-
-def start(arguments: list[str], cache: Path, limit: int = 0) -> subprocess.Popen:
-    """The command in a process of its own, which may write files of ``limit`` bytes at most."""
-    cached = {
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as in this process
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-    return subprocess.Popen(
-        [sys.executable, "-c", LIMITED, str(limit), *arguments],
-        cwd=REPOSITORY,
-        env=os.environ | cached,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def test_full_disk(arguments, straight, compilation_cache, tmp_path):
-    """Files of more than 64 kB cannot be written: the checkpoint of epoch 2 fails."""
-    out = tmp_path / "out"
-    options = [*arguments, "--epochs", "4", "--out", str(out)]
-    parsed = train.tyro.cli(train.Options, args=options)
-    stop = threading.Event()
-    stop.set()
-    with pytest.raises(Interrupted):
-        trainer.train(train.make_runs(parsed)[0], load(parsed.dataset), out / NAME, stop=stop)
-    epoch, leaves = checkpoint_of(out / NAME)
-
-    limit = 64 * 1024
-    process = start([*options, "--resume"], compilation_cache, limit)
-    printed, _ = process.communicate(timeout=120)
-    assert process.returncode == 1
-    # TensorStore's threads print "Event loop is closed" with tracebacks of their own besides.
-    assert "error: " in printed
-    assert "the checkpoint of epoch 2 could not be written" in printed
-    assert "make room and go on with --resume" in printed
-    after, leaves_after = checkpoint_of(out / NAME)
-    assert after == epoch == 1
-    for a, b in zip(leaves, leaves_after, strict=True):
-        np.testing.assert_array_equal(a, b)
-
-    assert train.main([*options, "--resume"]) == 0
-    same_scores = scores_of(out / NAME), scores_of(straight / NAME)
-    assert same_scores[0] == same_scores[1]
-
-
 def test_parameters_that_overflow_spare_the_last_checkpoint(arguments, tmp_path, change_epoch_3):
     """The last update of an epoch overflows: its losses are finite, the parameters are not."""
 
@@ -462,31 +382,62 @@ def test_parameters_that_overflow_spare_the_last_checkpoint(arguments, tmp_path,
     assert checkpoint_of(tmp_path / NAME)[0] == 2
 
 
-@pytest.mark.parametrize(
-    "number",
-    [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM],
-    ids=["SIGINT", "SIGTERM"],
-)
-def test_signals_checkpoint_and_exit(arguments, compilation_cache, tmp_path, number):
-    options = [*arguments, "--epochs", "100000", "--out", str(tmp_path)]
-    process = start(options, compilation_cache)
-    until = time.monotonic() + 120
-    while not (tmp_path / NAME / "metrics.jsonl").exists() and time.monotonic() < until:
-        time.sleep(0.05)
-    process.send_signal(number)
-    printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in printed
-    epoch = checkpoint_of(tmp_path / NAME)[0]
-    words = " ".join(printed.split())
-    assert f"interrupted: {NAME}: saved after epoch {epoch} in" in words
-    assert "go on with --resume" in words
+def test_a_kill_while_a_checkpoint_is_written(arguments, straight, compilation_cache, tmp_path):
+    options = [*arguments, "--epochs", "4", "--out", str(tmp_path)]
+    process = start(options, compilation_cache, tmp_path / "printed")
+    during_write(tmp_path / NAME, 2)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert train.main([*options, "--resume"]) == 0
+    same_run(tmp_path / NAME, straight / NAME)
+    assert {path.name for path in (tmp_path / NAME / "checkpoints").iterdir()} == {"2", "4"}
 
-    parsed = train.tyro.cli(train.Options, args=[*options, "--resume"])
+
+def test_sigterm_saves_and_exits(arguments, straight, tmp_path, capsys, change_epoch_3):
+    def terminate(*result):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    change_epoch_3(terminate)
+    options = [*arguments, "--epochs", "4", "--out", str(tmp_path)]
+    assert train.main(options) == 130
+    words = " ".join(capsys.readouterr().err.split())
+    assert "stopping after this epoch; once more to stop at once" in words
+    assert f"interrupted: {NAME}: saved after epoch 3 in {tmp_path / NAME}; go on with" in words
+    assert train.main([*options, "--resume"]) == 0
+    same_run(tmp_path / NAME, straight / NAME)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # TensorStore's
+def test_full_disk(arguments, straight, tmp_path, capsys):
+    """Files of more than 64 kB cannot be written, from epoch 2 on."""
+    options = [*arguments, "--epochs", "4", "--out", str(tmp_path)]
+    parsed = train.tyro.cli(train.Options, args=options)
     stop = threading.Event()
     stop.set()
-    with pytest.raises(Interrupted, match=f"saved after epoch {epoch + 1} "):
-        trainer.train(
-            train.make_runs(parsed)[0], load(parsed.dataset), tmp_path / NAME,
-            resume=True, stop=stop,
-        )  # fmt: skip
+    with pytest.raises(Interrupted):
+        trainer.train(train.make_runs(parsed)[0], load(parsed.dataset), tmp_path / NAME, stop=stop)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
+    try:
+        error = error_of(capsys, [*options, "--resume"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "the checkpoint of epoch 2 could not be written" in error
+    assert "make room and go on with --resume" in error
+    assert checkpoint_of(tmp_path / NAME)[0] == 1
+    assert train.main([*options, "--resume"]) == 0
+    assert scores_of(tmp_path / NAME) == scores_of(straight / NAME)
+
+
+def test_two_runs_in_one_folder(arguments, tmp_path, capsys):
+    """The second refuses, of several that it would train together, too."""
+    seeds = ["--seeds", "1", "0", "--together", "True"]
+    options = [*arguments, "--epochs", "4", "--out", str(tmp_path), "--resume"]
+    with lock_folder(tmp_path / NAME):
+        for more in ([], seeds):
+            error = error_of(capsys, [*options, *more])
+            assert f"{tmp_path / NAME} is in use by process {os.getpid()}; wait until" in error
+    with lock_folder(tmp_path / NAME.replace("seed0", "seed1")):
+        pass  # it has let go of what it had

@@ -118,6 +118,17 @@ def test_several_files_and_an_order_of_their_own(frame, tmp_path):
     assert_same(sequence_graph_from_table(shuffled, order="number"), wanted)
 
 
+def test_columns_named_like_those_that_duckdb_makes(frame, tmp_path):
+    wanted = sequence_graph_from_table(written(frame, tmp_path, "events.parquet"))
+    named = frame.with_columns(filename=pl.lit("z"), file_row_number=-pl.col("item"))
+    for pattern in ("named.parquet", "nam*.parquet"):
+        written(named, tmp_path, "named.parquet")
+        assert_same(sequence_graph_from_table(str(tmp_path / pattern)), wanted)
+    users = named.rename({"user": "filename", "filename": "user"})
+    path = written(users, tmp_path, "named.parquet")
+    assert_same(sequence_graph_from_table(path, user="filename"), wanted)
+
+
 def test_names_and_types_of_columns(frame, tmp_path):
     wanted = sequence_graph_from_table(written(frame, tmp_path, "events.parquet"))
     day = pl.date(2020, 1, 1) + pl.duration(days="time")
@@ -203,7 +214,12 @@ GOOD = {"user": [1, 1, 2], "item": [0, 1, 2], "time": [0, 1, 2]}
             ValueError,
             "item='asin': no such column; there are user, item, time",
         ),
-        ({}, {"user": "u", "time": "t"}, ValueError, "user='u', time='t': no such column"),
+        (
+            {},
+            {"user": "u", "time": "t"},
+            ValueError,
+            "user='u', time='t': no such column; .*, time; time=\"rows\" takes the order of rows",
+        ),
         (
             {"user": [1, None, 2]},
             {},
@@ -275,6 +291,8 @@ def test_bad_files(tmp_path):
         sequence_graph_from_table(tmp_path / "events.json")
     with pytest.raises(TypeError, match="a path or a table expression of ibis"):
         sequence_graph_from_table(pl.DataFrame(GOOD))
+    with pytest.raises(ValueError, match=r"there are user, item, time$"):
+        sequence_graph_from_table(ibis.memtable(GOOD), time="at")
     with pytest.raises(ValueError, match="a table expression has none"):
         sequence_graph_from_table(ibis.memtable(GOOD), time="rows")
     broken = tmp_path / "broken.parquet"
