@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
+from experiments import processes
 from experiments.configs import MODELS, Hyperparameters
 from experiments.data import Interactions
 from experiments.epochs import TrainState
@@ -152,6 +153,7 @@ def save_checkpoint(saved: ocp.CheckpointManager, checkpoint: Checkpoint, folder
     try:
         done = saved.save(checkpoint.epoch, args=ocp.args.StandardSave(_stored(checkpoint)))
     except Exception as error:  # each storage layer below has its own
+        processes.await_news()
         raise UserError(
             f"{folder}: the checkpoint of epoch {checkpoint.epoch} could not be written "
             f"({str(error).partition(' [')[0]}); any before it is intact, so make room and go "

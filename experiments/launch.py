@@ -47,7 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     statuses = [process.wait() for process in processes]
     for i, status in enumerate(statuses):
         if status < 0:
-            print(f"process {i} was ended by {signal.Signals(-status).name}", file=sys.stderr)
+            name = signal.Signals(-status).name
+            print(f"process {i} was ended by {name}; go on with --resume", file=sys.stderr)
     return max(map(abs, statuses))
 
 

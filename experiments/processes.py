@@ -7,6 +7,7 @@ at once, whatever they are in the middle of.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -28,10 +29,14 @@ HEARTBEAT_SECONDS = 30
 """How long JAX waits for a sign of life of a process that hangs, or whose machine is gone."""
 GRACE_SECONDS = 5
 """How long a process that has lost another has to end by itself, with an error of its own."""
-_DONE = b"done"
+_DONE, _FAILED = b"done", b"fail"
+"""Messages, as long as the number of a process that has ended."""
 
 _links: dict[int, socket.socket] = {}
 """Connections to other processes: of process 0 to all, of the others to process 0."""
+_ending = threading.Lock()
+_ended: set[int] = set()
+"""Those that have ended without being done."""
 
 
 def join(coordinator: str, num_processes: int, process_id: int) -> None:
@@ -67,25 +72,25 @@ def join(coordinator: str, num_processes: int, process_id: int) -> None:
         cluster_detection_method="deactivate",
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
     )
-    threading.Thread(target=_watch, args=(process_id,), daemon=True).start()
+    threading.Thread(target=_watch, daemon=True).start()
 
 
 def leave(status: int) -> None:
     """Ends this process's part; at an error, ends the process, and so the others."""
     if not _links:
         return
-    if status not in (0, 130):  # all are interrupted together
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)  # JAX's own farewell would wait for the others
-    for link in _links.values():
-        link.sendall(_DONE)
+    failed = status not in (0, 130)  # all are interrupted together
+    _tell_all(_FAILED if failed else _DONE)
+    if failed:
+        _exit(status)
 
 
-def await_end() -> None:
-    """Called on an unexpected error: it is another process's end if that is noticed now."""
+def await_news() -> None:
+    """After an error: if it comes from the end of another process, this one ends here."""
     if _links:
-        time.sleep(2 * GRACE_SECONDS)
+        time.sleep(1)  # the error may be ahead of the news
+        if _ended:
+            time.sleep(2 * GRACE_SECONDS)
 
 
 def agree(facts: dict[str, Any]) -> None:
@@ -186,7 +191,7 @@ def _find_first(
     raise UserError(f"--coordinator: {where} did not begin ({reason}); process 0 says why")
 
 
-def _watch(process_id: int) -> None:
+def _watch() -> None:
     """Ends this process when another ends that was not done."""
     with selectors.DefaultSelector() as selector:
         for number, link in _links.items():
@@ -194,17 +199,49 @@ def _watch(process_id: int) -> None:
         while selector.get_map():
             for key, _ in selector.select():
                 link: Any = key.fileobj
-                try:
-                    received = link.recv(len(_DONE))
-                except OSError:
-                    received = b""
+                message = _receive(link)
                 selector.unregister(link)
-                if received != _DONE:
-                    time.sleep(GRACE_SECONDS)
-                    print(
-                        f"error: process {process_id} stops, for process {key.data} has ended; "
-                        "start all of them again, with --resume",
-                        file=sys.stderr,
-                        flush=True,
-                    )
-                    os._exit(1)
+                if message != _DONE:
+                    _stop(int(message) if message.isdigit() else key.data, message == _FAILED)
+
+
+def _stop(ended: int, failed: bool) -> None:
+    _ended.add(ended)
+    if failed:  # with an error that others may have, too
+        time.sleep(GRACE_SECONDS)
+    print(
+        f"error: process {jax.process_index()} stops, for process {ended} has ended; start all of "
+        "them again, with --resume",
+        file=sys.stderr,
+        flush=True,
+    )
+    _tell_all(f"{ended:04}".encode())
+    _exit(1)
+
+
+def _tell_all(message: bytes) -> None:
+    for link in _links.values():
+        with contextlib.suppress(OSError):
+            link.sendall(message)
+
+
+def _exit(status: int) -> None:
+    """Process 0 waits for the others, whom JAX would abort without it; JAX's farewell is no use."""
+    _ending.acquire()  # either thread, and never both
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if jax.process_index() == 0:
+        deadline = time.monotonic() + 2 * GRACE_SECONDS
+        for link in _links.values():
+            link.settimeout(max(0.01, deadline - time.monotonic()))
+            while _receive(link):
+                pass
+    os._exit(status)
+
+
+def _receive(link: socket.socket) -> bytes:
+    """The next message, or nothing if the other end is closed."""
+    try:
+        return link.recv(len(_DONE), socket.MSG_WAITALL)
+    except OSError:
+        return b""

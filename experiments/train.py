@@ -367,7 +367,7 @@ def run_all(
         say(f"error: {error}", "bold red")
         return 1
     except Exception:
-        processes.await_end()
+        processes.await_news()
         raise
     return 0
 
