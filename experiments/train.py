@@ -273,13 +273,13 @@ def place_runs(options: Any, runs: list[trainer.Run]) -> Placement:
         if options.out is None:
             raise UserError("--out: several processes write to one folder; name it")
         processes.join(options.coordinator, options.num_processes, options.process_id)
-    placement = Placement(make_mesh(options.mesh or f"{DATA}={jax.device_count()}"))
-    if options.model == "lessr" and placement.mesh.shape[MODEL] > 1:
+    mesh = make_mesh(options.mesh or f"{DATA}={jax.device_count()}")
+    if options.model == "lessr" and mesh.shape[MODEL] > 1:
         raise UserError(
             f"--mesh: {MODEL} must be 1 for lessr, whose vectors start at a kink of its loss, "
             "where the last bit of a sum decides the gradient"
         )
-    return placement
+    return Placement(mesh)
 
 
 def check_processes(options: Any, runs: list[trainer.Run], data: Interactions) -> None:

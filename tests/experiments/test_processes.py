@@ -159,7 +159,7 @@ def test_what_processes_disagree_on(own, message, users_file, tmp_path, compilat
         )
         for i, options in enumerate(own)
     ]
-    errors = [process.communicate(timeout=60)[1] for process in both]
+    errors = [process.communicate(timeout=300)[1] for process in both]
     assert [process.returncode for process in both] == [1, 1]
     assert all(message in error for error in errors), errors
     assert not (tmp_path / "out").exists()
