@@ -109,7 +109,9 @@ def test_one_is_killed_and_all_go_on(users_file, tmp_path, compilation_cache):
         while not records.exists() and time.monotonic() < deadline and launcher.poll() is None:
             time.sleep(0.05)
         assert launcher.poll() is None, launcher.communicate()[1]
-        listed = subprocess.check_output(["ps", "-ww", "-o", "pid,args", "--ppid", str(launcher.pid)])
+        listed = subprocess.check_output(
+            ["ps", "-ww", "-o", "pid,args", "--ppid", str(launcher.pid)]
+        )
         (second,) = (
             int(line.split()[0])
             for line in listed.decode().splitlines()
