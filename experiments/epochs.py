@@ -20,6 +20,7 @@ from experiments.batches import Corpus, check_layout, make_batch
 from experiments.configs import Hyperparameters
 from experiments.data import Interactions
 from experiments.errors import UserError
+from experiments.mesh import DATA, ONE_DEVICE, Placement
 from experiments.packing import (
     EMPTY,
     ROWS_MULTIPLE,
@@ -111,13 +112,13 @@ def make_step(
 
 
 def make_epoch(
-    step: Callable[..., Any], seed_axes: TrainState | None = None
+    step: Callable[..., Any], seed_axes: TrainState | None = None, shardings: Any = None
 ) -> Callable[..., tuple[TrainState, jax.Array]]:
     """Compiles an epoch: a scan of ``step`` over rows with a leading axis of steps.
 
     With ``seed_axes``, the axes of a state of several seeds, it trains them all: rows, keys and
     losses then have a leading axis of seeds. The state is donated. Returns the new state and the
-    loss of every step.
+    loss of every step, with ``shardings`` if given.
     """
 
     def epoch(
@@ -128,7 +129,7 @@ def make_epoch(
 
     if seed_axes is not None:
         epoch = jax.vmap(epoch, (seed_axes, None, 0, 0), (seed_axes, 0))
-    return jax.jit(epoch, donate_argnums=0)
+    return jax.jit(epoch, donate_argnums=0, out_shardings=shardings)
 
 
 class EpochLayouts:
@@ -235,6 +236,7 @@ class Epochs:
         inputs: the data and the model's constants.
         layouts: one for each seed, equal but for the seed.
         state: the state of any of them.
+        placement: on which devices; on a mesh, of one seed.
     """
 
     def __init__(
@@ -244,16 +246,19 @@ class Epochs:
         inputs: Inputs,
         layouts: Sequence[EpochLayouts],
         state: TrainState,
+        placement: Placement = ONE_DEVICE,
     ) -> None:
-        self._inputs, self._layouts = inputs, layouts
+        self._inputs, self._layouts, self._placement = inputs, layouts, placement
         self._together = len(layouts) > 1
         params, carried = jax.tree.map(lambda _: 0, (state.params, state.carried))
         self._axes = TrainState(params, sevo_jax.seed_axes(optimizer, state.params), carried)
         # Under vmap both sides of a condition are computed, and a GPU may wait for the host to
-        # choose.
+        # choose. On a mesh the first rows are not everywhere.
         shared = layouts[0]
         on_cpu = jax.default_backend() == "cpu"
-        choosing = not self._together and on_cpu and shared.settings.packed
+        choosing = (
+            not self._together and on_cpu and shared.settings.packed and placement.mesh is None
+        )
         # Epochs differ by some rows. An accelerator hardly notices a few more, but compiles for
         # seconds for each other number of them.
         packs = shared.settings.packed and shared.task != "pair"
@@ -261,21 +266,30 @@ class Epochs:
         self._least_rows = _multiple(1.05 * most) if packs and not on_cpu else 0
         few_rows = shared.few_rows if choosing and shared.task != "pair" else None
         step = make_step(graphdef, optimizer, shared.settings, few_rows)
-        self.compiled: Any = make_epoch(step, self._axes if self._together else None)
+
+        def split_step(inputs: Inputs, state: TrainState, rows: Layout, key: jax.Array) -> Any:
+            return step(inputs, state, placement.split(rows, DATA), key)
+
+        axes = self._axes if self._together else None
+        self.compiled: Any = make_epoch(split_step, axes, placement.shardings(state))
 
     def __call__(self, state: TrainState, rows: Layout, epoch: int) -> tuple[TrainState, jax.Array]:
         """Trains an epoch laid out by `lay_out`; the new state and losses ``[seeds, steps]``."""
         keys = [_training_key(layouts, epoch) for layouts in self._layouts]
         key = jnp.stack(keys) if self._together else keys[0]
+        rows = self._placement.put_split(rows)
         state, losses = self.compiled(state, self._inputs, rows, key)
         return state, losses.reshape(len(keys), -1)
 
     def lay_out(self, epoch: int) -> Layout:
         """``int32[(seeds,) steps, rows, width]`` each, filled up to equal rows."""
         each = [layouts(epoch) for layouts in self._layouts]
+        grouped = isinstance(each[0], list)
 
         def stack(*arrays: np.ndarray) -> np.ndarray:
             most = max(self._least_rows, *(a.shape[1] for a in arrays))
+            # More rows of a group would move those of the next, and with them what they draw.
+            most = most if grouped else self._placement.rows_for(most)
             spare = [((0, 0), (0, most - a.shape[1]), (0, 0)) for a in arrays]
             pairs = zip(arrays, spare, strict=True)
             filled = [np.pad(a, s, constant_values=EMPTY) for a, s in pairs]

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from experiments.batches import Corpus, check_layout, mask_tokens, read_tokens
 from experiments.data import Interactions
+from experiments.mesh import DATA, MODEL, ONE_DEVICE, Placement
 from experiments.packing import Layout, choose_groups, group_rows, layout, longer_of_blocks
 from models import Backbone, Task
 
@@ -140,13 +141,15 @@ def ranks_of(
 
 
 def make_evaluator(
-    make_model: Callable[[Any], Backbone], max_len: int
+    make_model: Callable[[Any], Backbone], max_len: int, placement: Placement = ONE_DEVICE
 ) -> Callable[[Any, Corpus, EvaluationSet], tuple[Int[Array, " users"], Bool[Array, ""]]]:
     """Compiles the evaluation of all users.
 
     Args:
         make_model: from what the evaluation is given first, its parameters, to the model.
         max_len: the longest input.
+        placement: on a mesh the users of a block are split over ``data``, the items that they are
+            scored on over ``model``.
 
     Returns:
         A function of parameters, corpus and evaluation set that returns the ranks, fill-up users
@@ -160,12 +163,13 @@ def make_evaluator(
         model = make_model(params).prepared()
 
         def rank_block(block: EvaluationSet) -> tuple[Array, Array]:
-            scores = score_block(model, corpus, block, max_len)
+            block = placement.split(block, DATA)
+            scores = placement.split(score_block(model, corpus, block, max_len), DATA, MODEL)
             ranks = ranks_of(scores, block.targets, block.seen_users, block.seen_items)
             return ranks, jnp.isfinite(scores).all()
 
         ranks, finite = jax.lax.map(rank_block, blocks)
-        return ranks.reshape(-1), finite.all()
+        return placement.split((ranks.reshape(-1), finite.all()))
 
     return evaluate
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
+from experiments import processes
 from experiments.configs import MODELS, Hyperparameters
 from experiments.data import Interactions
 from experiments.epochs import TrainState
@@ -204,6 +205,7 @@ def save_checkpoint(saved: ocp.CheckpointManager, checkpoint: Checkpoint, folder
     try:
         done = saved.save(checkpoint.epoch, args=ocp.args.StandardSave(_stored(checkpoint)))
     except Exception as error:  # each storage layer below has its own
+        processes.await_news()
         raise UserError(
             f"{folder}: the checkpoint of epoch {checkpoint.epoch} could not be written "
             f"({_brief(error)}); any before it is intact, so make room and go "
@@ -273,7 +275,8 @@ def _restore_newest(saved: ocp.CheckpointManager, args: ocp.args.CheckpointArgs)
             continue
         for reason in reasons:
             note = f"{saved.directory}: {reason}; that of epoch {step} is taken instead"
-            print(note, file=sys.stderr)
+            if jax.process_index() == 0:
+                print(note, file=sys.stderr)
         return stored
     if reasons:
         raise UserError(

@@ -17,11 +17,12 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from experiments import summary, trainer
+from experiments import processes, summary, trainer
 from experiments.configs import MODELS, OPTIMIZERS, Hyperparameters, check_read, reads
 from experiments.data import Interactions, load, load_categories
 from experiments.errors import UserError, check_name
 from experiments.graphs import check_neighbours
+from experiments.mesh import DATA, MODEL, ONE_DEVICE, Placement, make_mesh
 
 console = Console(stderr=True)
 
@@ -47,6 +48,15 @@ class Arguments:
     """A run of each optimiser for each seed."""
     together: bool | None = None
     """Train all seeds of an optimiser in one program; if not given, on accelerators alone."""
+    mesh: str | None = None
+    """Train on several devices, such as data=2,model=2: users are split over data, the features
+    of tables over model (docs/distributed.md)."""
+    coordinator: str | None = None
+    """Of several processes: host:port of process 0 (experiments.launch starts them all here)."""
+    num_processes: int = 1
+    """How many processes train together."""
+    process_id: int = 0
+    """Which of them this is, from 0."""
     out: Path | None = None
     """Where the runs go; runs/DATASET-TIME if not given."""
     data_dir: Path | None = None
@@ -168,7 +178,7 @@ def progress_bar() -> Progress:
         TextColumn("{task.fields[status]}"),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=console)
+    return Progress(*columns, console=console, disable=not processes.is_first())
 
 
 def train_group(
@@ -178,6 +188,7 @@ def train_group(
     resume: bool,
     bar: Progress,
     stop: threading.Event,
+    placement: Placement = ONE_DEVICE,
 ) -> None:
     """Trains runs that differ in their seeds alone together, with a bar for each folder.
 
@@ -185,7 +196,7 @@ def train_group(
         UserError: as `trainer.train`.
         Interrupted: ``stop`` was set.
     """
-    if stop.is_set():
+    if processes.any_process(stop.is_set()):
         raise trainer.Interrupted(f"{', '.join(folder.name for folder in folders)}: not begun")
     epochs = runs[0].settings.epochs
     tasks = {
@@ -202,7 +213,9 @@ def train_group(
             status += f"  NDCG@10 {scores[progress.run]:.4f}"
         bar.update(tasks[progress.run], completed=progress.epoch, status=status)
 
-    trainer.train_together(runs, data, folders, resume=resume, stop=stop, report=report)
+    trainer.train_together(
+        runs, data, folders, resume=resume, stop=stop, report=report, placement=placement
+    )
     for task in tasks.values():
         bar.update(task, completed=epochs, status="done")
 
@@ -212,6 +225,7 @@ def train_all(
     data: Interactions,
     folders: Mapping[trainer.Run, Path],
     resume: bool,
+    placement: Placement,
 ) -> None:
     """Trains group after group under a progress bar; the first signal to stop is heeded.
 
@@ -221,7 +235,8 @@ def train_all(
     """
     with progress_bar() as bar, stop_on_signal(bar) as stop:
         for runs in groups:
-            train_group(runs, data, [folders[run] for run in runs], resume, bar, stop)
+            held = [folders[run] for run in runs]
+            train_group(runs, data, held, resume, bar, stop, placement)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -229,13 +244,63 @@ def main(argv: list[str] | None = None) -> int:
     options = tyro.cli(
         Options, args=argv, prog="python -m experiments.train", description=Arguments.__doc__
     )
-    return run_all(options, make_runs, lambda run: run.name)
+    status = run_all(
+        options, make_runs, lambda run: run.name, lambda runs: place_runs(options, runs)
+    )
+    processes.leave(status)
+    return status
+
+
+def place_runs(options: Any, runs: list[trainer.Run]) -> Placement:
+    """The devices that options ask for.
+
+    Raises:
+        UserError: as `processes.join` and `make_mesh`; options that do not go with a mesh.
+    """
+    several = options.num_processes > 1
+    if several != (options.coordinator is not None):
+        raise UserError("--coordinator: goes with --num-processes of 2 and more, and they with it")
+    if options.mesh is None and not several:
+        return ONE_DEVICE
+    if options.together:
+        raise UserError("--together: seeds are trained one after the other on a --mesh")
+    if runs[0].settings.rng != "threefry2x32":
+        raise UserError(
+            f"--rng: {runs[0].settings.rng} draws other numbers on a --mesh than on one device; "
+            "expected threefry2x32"
+        )
+    if several:
+        if options.out is None:
+            raise UserError("--out: several processes write to one folder; name it")
+        processes.join(options.coordinator, options.num_processes, options.process_id)
+    mesh = make_mesh(options.mesh or f"{DATA}={jax.device_count()}")
+    if options.model == "lessr" and mesh.shape[MODEL] > 1:
+        raise UserError(
+            f"--mesh: {MODEL} must be 1 for lessr, whose vectors start at a kink of its loss, "
+            "where the last bit of a sum decides the gradient"
+        )
+    return Placement(mesh)
+
+
+def check_processes(options: Any, runs: list[trainer.Run], data: Interactions) -> None:
+    """A `UserError` unless all processes are asked for the same, and each has users."""
+    users = min(trainer.used_users(run, data).num_users for run in runs)
+    if jax.process_count() > users:
+        raise UserError(
+            f"--num-processes: {jax.process_count()} are more than the {users} users to train on"
+        )
+    facts: dict[str, Any] = {"--mesh": options.mesh, "--resume": options.resume}
+    facts |= {"the runs": [run.name for run in runs], "the data's fingerprint": data.fingerprint}
+    for run in runs:
+        facts |= {f"{name} of {run.name}": value for name, value in run.to_json().items()}
+    processes.agree(facts | {"JAX": jax.__version__})
 
 
 def run_all(
     options: Any,
     make_runs: Callable[[Any], list[trainer.Run]],
     name_of: Callable[[trainer.Run], str],
+    place: Callable[[list[trainer.Run]], Placement] = lambda runs: ONE_DEVICE,
 ) -> int:
     """Trains the runs that options ask for, compares them, and returns the exit status.
 
@@ -244,19 +309,29 @@ def run_all(
         make_runs: the runs, in the order in which they are to be done; given the options, with the
             folder that runs go to in ``out``.
         name_of: the name of a run's folder.
+        place: the devices to train on.
     """
     stamp = time.strftime("%Y%m%d-%H%M%S")
     out = options.out or Path("runs") / f"{Path(options.dataset).stem}-{stamp}"
 
     def say(message: str, style: str | None = None) -> None:
+        if style is None and not processes.is_first():
+            return
         console.print(message, style=style, markup=False, soft_wrap=True)
+
+    def write_summary() -> None:
+        if processes.is_first():
+            summary.write(out)
 
     try:
         if options.resume and options.out is None:
             raise UserError("--resume: name the folder to go on with by --out")
         runs = make_runs(dataclasses.replace(options, out=out))
+        placement = place(runs)
         folders = {run: out / name_of(run) for run in runs}
         data = load(options.dataset, options.data_dir)
+        if jax.process_count() > 1:
+            check_processes(options, runs, data)
         say(
             f"{data.name}: {data.num_users:,} users, {data.num_items:,} items, "
             f"{data.items.size:,} interactions; results go to {out}"
@@ -274,12 +349,14 @@ def run_all(
             if options.resume and not finished and not (folders[run] / "config.json").exists():
                 say(f"{folders[run].name}: nothing to resume, starts anew")
         try:
-            train_all(make_groups(runs, options.together), data, folders, options.resume)
+            together = options.together if placement.mesh is None else False
+            groups = make_groups(runs, together)
+            train_all(groups, data, folders, options.resume, placement)
         except BaseException:
             with contextlib.suppress(UserError):  # the first error is the one to tell
-                summary.write(out)
+                write_summary()
             raise
-        summary.write(out)
+        write_summary()
     except trainer.Interrupted as interruption:
         say(f"interrupted: {interruption}; go on with --resume --out {out}")
         return 130
@@ -289,6 +366,9 @@ def run_all(
     except UserError as error:
         say(f"error: {error}", "bold red")
         return 1
+    except Exception:
+        processes.await_news()
+        raise
     return 0
 
 

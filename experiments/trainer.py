@@ -21,6 +21,7 @@ import optax
 import orbax.checkpoint as ocp
 from flax import nnx
 
+from experiments import processes
 from experiments.backbones import BUILDERS
 from experiments.batches import make_corpus
 from experiments.configs import Hyperparameters
@@ -53,6 +54,7 @@ from experiments.folders import (
     resume_checkpoint,
     save_checkpoint,
 )
+from experiments.mesh import ONE_DEVICE, Placement
 from experiments.optimizers import make_optimizer
 from models import Backbone, Task
 
@@ -125,6 +127,7 @@ def train_together(
     resume: bool = False,
     stop: threading.Event | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
+    placement: Placement = ONE_DEVICE,
 ) -> list[dict[str, Any]]:
     """`train` for runs that differ in their seeds alone, in one program that shares the graph.
 
@@ -143,19 +146,23 @@ def train_together(
     found = [check_folder(run, data, folder, resume) for run, folder in held]
     results = {i: result for i, result in enumerate(found) if result is not None}
     todo = [i for i, result in enumerate(found) if result is None]
+    # All have looked before the first one writes.
+    processes.agree({f"what {out} holds": bool(found[i]) for i, (_, out) in enumerate(held)})
     if not todo:
         return [results[i] for i in range(len(runs))]
     failures: list[UserError] = []
     with contextlib.ExitStack() as stack:
-        for i in todo:
-            stack.enter_context(lock_folder(folders[i]))
+        if processes.is_first():
+            for i in todo:
+                stack.enter_context(lock_folder(folders[i]))
         used = used_users(runs[0], data)
-        setup = make_setup(runs[0], used)
+        setup = make_setup(runs[0], used, placement)
         layouts = {i: setup.layouts(used, runs[i].seed) for i in todo}
         lanes: dict[int, _Lane] = {}
         for i in todo:
             run, folder = held[i]
-            claim_folder(run, data, folder)
+            if processes.is_first():
+                claim_folder(run, data, folder)
             saved = stack.enter_context(open_checkpoints(folder, clean=True))
             start = initial_checkpoint(run, setup, used)
             lanes[i] = _open_lane(run, start, layouts[i], folder, saved, resume)
@@ -185,6 +192,7 @@ class Setup:
     inputs: Inputs
     settings: Hyperparameters
     rank: Callable[[Split, Any, Any], np.ndarray]
+    placement: Placement
 
     def layouts(self, data: Interactions, seed: int) -> EpochLayouts:
         """The layouts of a run's epochs."""
@@ -256,11 +264,12 @@ class _Lane:
         """Writes the records, then the checkpoint."""
         self.checkpoint = self.checkpoint._replace(epoch=epoch, seconds=seconds)
         lines = "".join(json.dumps(record) + "\n" for record in self.records)
-        write_text(self.folder / "metrics.jsonl", lines)
+        if processes.is_first():
+            write_text(self.folder / "metrics.jsonl", lines)
         save_checkpoint(self.saved, self.checkpoint._replace(state=state), self.folder)
 
 
-def make_setup(run: Run, data: Interactions) -> Setup:
+def make_setup(run: Run, data: Interactions, placement: Placement = ONE_DEVICE) -> Setup:
     """Builds what the run shares with those of other seeds."""
     settings = run.settings
     model = make_model(run, data)
@@ -271,26 +280,30 @@ def make_setup(run: Run, data: Interactions) -> Setup:
     if not model.packs:
         settings = dataclasses.replace(settings, packed=False)
     graphdef, _, _, constants = split_model(model)
-    inputs = Inputs(make_corpus(data), constants)
+    inputs = placement.put_whole(Inputs(make_corpus(data), constants))
     compiled: dict[Split, Callable[[Any, Any], tuple[jax.Array, jax.Array]]] = {}
 
     def rank(split: Split, params: Any, carried: Any) -> np.ndarray:
         if split not in compiled:
             blocks = make_evaluation_set(data, split, max_len, task=task, grouped=not model.packs)
-            ranker = make_evaluator(lambda p: nnx.merge(graphdef, *p), max_len)
+            blocks = placement.put_split(blocks)
+            ranker = make_evaluator(lambda p: nnx.merge(graphdef, *p), max_len, placement)
             compiled[split] = lambda *p: ranker((*p, inputs.constants), inputs.corpus, blocks)
         ranks, finite = compiled[split](params, carried)
         if not finite:
             raise _NotFiniteError(f"a {split} score is not finite")
         return np.asarray(ranks)[: data.num_users]
 
-    return Setup(graphdef, task, model.packs, optimizer, inputs, settings, rank)
+    return Setup(graphdef, task, model.packs, optimizer, inputs, settings, rank, placement)
 
 
 def initial_checkpoint(run: Run, setup: Setup, data: Interactions) -> Checkpoint:
     """Where a run begins, its weights drawn from its seed."""
     _, params, carried, _ = split_model(make_model(run, data))
-    state = TrainState(params, setup.optimizer.init(params), carried)
+    opt_state, place = setup.optimizer.init(params), setup.placement
+    opt_state = place.put_opt_state(setup.optimizer, opt_state, params)
+    params, carried = place.put_params(params), place.put_whole(carried)
+    state = TrainState(params, opt_state, carried)
     best_params, best_carried = jax.tree.map(jnp.copy, (params, carried))
     return Checkpoint(state, best_params, best_carried, 0, 0, -1.0, 0.0)
 
@@ -327,7 +340,9 @@ def _train_lanes(
     together = len(lanes) > 1
     states = [lane.checkpoint.state for lane in lanes]
     layouts = [lane.layouts for lane in lanes]
-    epochs = Epochs(setup.graphdef, setup.optimizer, setup.inputs, layouts, states[0])
+    epochs = Epochs(
+        setup.graphdef, setup.optimizer, setup.inputs, layouts, states[0], setup.placement
+    )
     state = epochs.stack(states)
     for lane in lanes:  # an epoch takes the state's memory
         lane.checkpoint = lane.checkpoint._replace(state=None)
@@ -361,7 +376,7 @@ def _train_lanes(
             seconds = (time.perf_counter() - clock) / len(lanes)
 
             due = epoch % settings.eval_every == 0 or epoch == settings.epochs
-            stopping = stop is not None and stop.is_set()
+            stopping = processes.any_process(stop is not None and stop.is_set())
             saving = due or stopping or epoch == until or not np.isfinite(losses).all()
             for i, lane in enumerate(lanes):
                 lane.epoch_seconds.append(seconds)
@@ -396,19 +411,21 @@ def _finish(lane: _Lane, setup: Setup, data: Interactions) -> dict[str, Any]:
         "by_popularity": by_popularity(ranks, data),
         "seconds_per_epoch": _median(lane.epoch_seconds),
         "seconds_per_evaluation": _median(lane.evaluation_seconds),
-        "device": device(),
+        "device": device(setup.placement.num_devices),
         "versions": {p: version(p) for p in ("jax", "jaxlib", "flax", "optax", "numpy")},
         "num_users": data.num_users,
         "num_items": data.num_items,
         "num_interactions": int(data.items.size),
     }
-    write_json(lane.folder / "result.json", result)
+    if processes.is_first():
+        write_json(lane.folder / "result.json", result)
     return result
 
 
-def device() -> str:
-    """The machine at hand, as results and tables name it."""
-    return f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores"
+def device(count: int = 1) -> str:
+    """The machine at hand, as results and tables name it, and how many of its devices work."""
+    kind = jax.devices()[0].device_kind
+    return f"{f'{count} x ' if count > 1 else ''}{kind}, {os.cpu_count()} cores"
 
 
 class _NotFiniteError(UserError):

@@ -62,8 +62,8 @@ def change_epoch_3(monkeypatch):
     make_epoch = epochs.make_epoch
 
     def install(change):
-        def making(step, seed_axes):
-            epoch, calls = make_epoch(step, seed_axes), []
+        def making(*options):
+            epoch, calls = make_epoch(*options), []
 
             def run(*args):
                 state, losses = epoch(*args)

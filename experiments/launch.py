@@ -1,0 +1,56 @@
+"""``python -m experiments.launch``: trains in several processes on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Trains in several processes of this machine; further options are those of experiments.train.
+
+    For several machines, start experiments.train on each (docs/distributed.md).
+    """
+
+    processes: int = 2
+    """How many; by default each is one device, and users are split among them."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    arguments, options = tyro.cli(
+        Arguments,
+        args=argv,
+        prog="python -m experiments.launch",
+        description=Arguments.__doc__,
+        return_unknown_args=True,
+    )
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    command = [sys.executable, "-m", "experiments.train", *options, "--coordinator", address]
+    command += ["--num-processes", str(arguments.processes), "--process-id"]
+    processes = [subprocess.Popen([*command, str(i)]) for i in range(arguments.processes)]
+
+    def pass_on(number: int, _: Any) -> None:
+        for process in processes:
+            process.send_signal(number)
+
+    signal.signal(signal.SIGTERM, pass_on)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the processes, too
+    statuses = [process.wait() for process in processes]
+    for i, status in enumerate(statuses):
+        if status < 0:
+            name = signal.Signals(-status).name
+            print(f"process {i} was ended by {name}; go on with --resume", file=sys.stderr)
+    return max(map(abs, statuses))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

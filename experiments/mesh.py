@@ -1,0 +1,169 @@
+"""Several devices: users are split over the axis ``data`` of a mesh, tables over ``model``.
+
+The program is that of one device; what differs is where its arrays lie, which is decided here, and
+XLA's partitioner does the rest. Random numbers belong to cells and not to devices, so that losses
+and metrics are those of one device, up to rounding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from experiments.errors import UserError
+
+DATA, MODEL = "data", "model"
+
+
+def parse_mesh(text: str) -> dict[str, int]:
+    """The sizes of the axes in ``data=2,model=2``; an axis that is left out has size 1.
+
+    Raises:
+        UserError: the text is something else.
+
+    Example:
+        >>> parse_mesh("model=4")
+        {'data': 1, 'model': 4}
+    """
+    given: dict[str, int] = {}
+    for part in text.split(","):
+        name, _, size = part.partition("=")
+        name, size = name.strip(), size.strip()
+        if name not in (DATA, MODEL):
+            raise UserError(
+                f"--mesh: unknown axis {name!r}; expected {DATA} and {MODEL} with their sizes, "
+                f"such as {DATA}=2,{MODEL}=2"
+            )
+        if name in given:
+            raise UserError(f"--mesh: {name} is given twice, in {text!r}")
+        if not (size.isascii() and size.isdigit() and int(size) > 0):
+            raise UserError(f"--mesh: the size of {name} must be a number from 1 on, got {size!r}")
+        given[name] = int(size)
+    return {DATA: 1, MODEL: 1} | given
+
+
+def make_mesh(text: str) -> Mesh:
+    """The mesh of ``data=2,model=2``, of the first devices at hand; of several processes, of all.
+
+    Raises:
+        UserError: as `parse_mesh`; there are fewer devices, or some process would have none.
+    """
+    sizes = parse_mesh(text)
+    count, devices = math.prod(sizes.values()), jax.devices()
+    if count > len(devices):
+        hint = f"--xla_force_host_platform_device_count={count}"
+        raise UserError(
+            f"--mesh: {text} takes {count} devices, and there are {len(devices)} "
+            f"({devices[0].platform}); CPUs are split into as many by XLA_FLAGS={hint}"
+        )
+    if count < len(devices) and jax.process_count() > 1:
+        raise UserError(
+            f"--mesh: {text} takes {count} devices, and the {jax.process_count()} processes have "
+            f"{len(devices)}; expected a mesh of all of them"
+        )
+    grid = np.array(devices[:count]).reshape(sizes[DATA], sizes[MODEL])
+    return Mesh(grid, (DATA, MODEL), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where arrays lie: on a mesh, or without one where JAX puts them.
+
+    Several processes call it alike, with equal arrays, of which each keeps what its devices hold.
+    """
+
+    mesh: Mesh | None = None
+
+    @property
+    def num_devices(self) -> int:
+        """How many devices there are to work."""
+        return 1 if self.mesh is None else self.mesh.size
+
+    def rows_for(self, rows: int) -> int:
+        """So many rows, or as many more as ``data`` needs to divide them."""
+        parts = 1 if self.mesh is None else self.mesh.shape[DATA]
+        return -(-rows // parts) * parts
+
+    def put_whole(self, tree: Any) -> Any:
+        """Every leaf whole on every device."""
+        return tree if self.mesh is None else self._put(tree, jax.tree.map(lambda _: _WHOLE, tree))
+
+    def put_split(self, tree: Any) -> Any:
+        """Every leaf's axis 1, of rows or users, over ``data``; whole if that does not divide."""
+        if self.mesh is None:
+            return tree
+        parts, split = self.mesh.shape[DATA], PartitionSpec(None, DATA)
+        specs = jax.tree.map(lambda x: _WHOLE if x.shape[1] % parts else split, tree)
+        return self._put(tree, specs)
+
+    def put_params(self, params: Any) -> Any:
+        """The features of tables over ``model``, all else whole.
+
+        Raises:
+            UserError: ``model`` does not divide the width of a table.
+        """
+        return params if self.mesh is None else self._put(params, self._param_specs(params))
+
+    def put_opt_state(
+        self, optimizer: optax.GradientTransformation, state: Any, params: Any
+    ) -> Any:
+        """An optimiser's state: what is as large as a parameter lies as it does."""
+        if self.mesh is None:
+            return state
+        specs = optax.tree.map_params(
+            optimizer,
+            lambda _, spec: spec,
+            state,
+            self._param_specs(params),
+            transform_non_params=lambda _: _WHOLE,
+        )
+        return self._put(state, specs)
+
+    def split(self, tree: Any, *axes: str) -> Any:
+        """In a compiled function: leading axes over ``axes``, evenly or not; whole without any."""
+        if self.mesh is None:
+            return tree
+        sharding = NamedSharding(self.mesh, PartitionSpec(*axes))
+        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, sharding), tree)
+
+    def shardings(self, state: Any) -> Any:
+        """Of what an epoch returns: the state, which stays where it lies, and the losses, whole."""
+        if self.mesh is None:
+            return None
+        return jax.tree.map(lambda x: x.sharding, state), NamedSharding(self.mesh, _WHOLE)
+
+    def _param_specs(self, params: Any) -> Any:
+        assert self.mesh is not None
+        parts = self.mesh.shape[MODEL]
+
+        def spec(path: Any, leaf: jax.Array) -> PartitionSpec:
+            name = jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
+            if not name.endswith("/embedding"):
+                return _WHOLE
+            if leaf.shape[1] % parts:
+                raise UserError(
+                    f"--mesh: {MODEL}={parts} does not divide the width {leaf.shape[1]} of "
+                    f"{name.removesuffix('/embedding')}; choose another mesh or another --dim"
+                )
+            return PartitionSpec(None, MODEL)
+
+        return jax.tree_util.tree_map_with_path(spec, params)
+
+    def _put(self, tree: Any, specs: Any) -> Any:
+        def put(leaf: Any, spec: PartitionSpec) -> jax.Array:
+            array = np.asarray(leaf)
+            sharding = NamedSharding(mesh, spec)
+            return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])
+
+        mesh: Any = self.mesh
+        return jax.tree.map(put, tree, specs)
+
+
+_WHOLE = PartitionSpec()
+ONE_DEVICE = Placement()

@@ -1,0 +1,125 @@
+"""Checks of training on a mesh, run by `test_mesh` where there are eight devices."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from pathlib import Path
+
+import jax
+import pytest
+
+from experiments import trainer
+from experiments.configs import MODELS
+from experiments.data import Interactions, load
+from experiments.epochs import TrainState
+from experiments.errors import UserError
+from experiments.folders import Run
+from experiments.mesh import ONE_DEVICE, Placement, make_mesh
+
+TINY = {"epochs": 4, "batch_size": 16, "eval_every": 2, "max_len": 12, "dim": 8, "num_blocks": 1}
+
+
+def placement(mesh: str | None) -> Placement:
+    return Placement(make_mesh(mesh)) if mesh else ONE_DEVICE
+
+
+def make_run(data: Interactions, model: str = "sasrec", **changes) -> Run:
+    settings = MODELS[model](data.name, "sevo-adamw")
+    settings = dataclasses.replace(settings, **TINY | changes)
+    return Run(model, data.name, "sevo-adamw", 0, settings)
+
+
+def records_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def same(folder: Path, expected: Path) -> None:
+    for got, wanted in zip(records_of(folder), records_of(expected), strict=True):
+        assert got["step"] == wanted["step"]
+        assert got["train_loss"] == pytest.approx(wanted["train_loss"], abs=1e-5)
+        assert got["valid"] == pytest.approx(wanted["valid"], abs=1e-5)
+    results = [json.loads((f / "result.json").read_text()) for f in (folder, expected)]
+    assert results[0]["test"] == pytest.approx(results[1]["test"], abs=1e-5)
+    assert results[0]["best_epoch"] == results[1]["best_epoch"]
+
+
+@pytest.fixture(scope="module")
+def data(users_file) -> Interactions:
+    return load(str(users_file))
+
+
+@pytest.fixture(scope="module", params=["mf-bpr", pytest.param("sasrec", marks=pytest.mark.slow)])
+def expected(request, data, tmp_path_factory) -> tuple[Run, Path]:
+    """A run of 50 steps and more on one device."""
+    run, folder = make_run(data, request.param), tmp_path_factory.mktemp("one")
+    trainer.train(run, data, folder)
+    assert records_of(folder)[-1]["step"] > 50
+    return run, folder
+
+
+def is_split(state: TrainState) -> bool:
+    """Whether the tables and their moments are split in two, and nothing else is."""
+    tables, others = [], []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        (tables if "/embedding" in name else others).append(leaf)
+    halves = [(x.shape[0], x.shape[1] // 2) for x in tables]
+    held = [{part.data.shape for part in x.addressable_shards} for x in tables]
+    assert len(tables) == 6  # items and users or positions, and two moments of each
+    return held == [{half} for half in halves] and all(x.is_fully_replicated for x in others)
+
+
+PAIRS = [("data=2,model=2", None)]
+MORE = [("data=2,model=2", "model=2"), ("data=4", "data=4,model=2"), (None, "data=3")]
+MORE = [pytest.param(*pair, marks=pytest.mark.slow) for pair in MORE]
+
+
+@pytest.mark.parametrize(("begun", "resumed"), [*PAIRS, *MORE])
+def test_numbers_are_those_of_one_device_and_the_mesh_may_change(
+    data, expected, tmp_path, monkeypatch, begun, resumed
+):
+    (run, folder), stop, states = expected, threading.Event(), []
+    save = trainer.save_checkpoint
+
+    def watched(saved, checkpoint, folder) -> None:
+        states.append(checkpoint.state)
+        save(saved, checkpoint, folder)
+
+    def train(mesh: str | None, **options) -> None:
+        trainer.train_together([run], data, [tmp_path], placement=placement(mesh), **options)
+
+    monkeypatch.setattr(trainer, "save_checkpoint", watched)
+    with pytest.raises(trainer.Interrupted, match="after epoch 2"):
+        train(begun, stop=stop, report=lambda progress: stop.set())
+    if begun is not None:
+        assert is_split(states[-1]) == ("model=2" in begun)
+    train(resumed, resume=True)
+    same(tmp_path, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        ("sasrec", {"packed": False, "loss": "softmax"}),
+        ("bert4rec", {}),
+        ("mf-bpr-user-item", {}),
+        ("sr-gnn", {}),
+    ],
+)
+def test_other_models(data, tmp_path, model, changes):
+    run = make_run(data, model, epochs=2, **changes)
+    trainer.train(run, data, tmp_path / "one")
+    trainer.train_together([run], data, [tmp_path / "six"], placement=placement("data=3,model=2"))
+    same(tmp_path / "six", tmp_path / "one")
+
+
+def test_meshes_that_do_not_fit(data):
+    with pytest.raises(UserError, match=r"16 devices, and there are 8 .*device_count=16"):
+        make_mesh("data=8,model=2")
+    run, place = make_run(data), placement("model=3")
+    setup = trainer.make_setup(run, data, place)
+    with pytest.raises(UserError, match="model=3 does not divide the width 8 of item_embedding"):
+        trainer.initial_checkpoint(run, setup, data)
