@@ -162,7 +162,8 @@ def lock_folder(folder: Path) -> Generator[None]:
 
 
 def claim_folder(run: Run, data: Interactions, folder: Path) -> None:
-    """Writes into the folder whose it is."""
+    """Writes into the folder, which it makes if need be, whose it is."""
+    folder.mkdir(parents=True, exist_ok=True)
     if data.renumbered:
         write_json(folder / "item_ids.json", data.item_ids.tolist())
     write_json(folder / "config.json", _config(run, data))

@@ -53,7 +53,7 @@ def trained(monkeypatch) -> list:
     """Training that takes no time; the runs that were made up."""
     done = []
 
-    def fake(runs, data, folders, *, resume, stop, report):
+    def fake(runs, data, folders, *, resume, stop, report, **_):
         for run, folder in zip(runs, folders, strict=True):
             claim_folder(run, data, folder)
             valid = dict.fromkeys(paper.METRICS, score_of(run))

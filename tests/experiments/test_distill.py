@@ -204,7 +204,7 @@ def test_table5(users_file, tmp_path, monkeypatch):
     shutil.copy(users_file, tmp_path / "data" / "Beauty.txt")
     trained: list[str] = []
 
-    def fake(runs, data, folders, *, resume, stop, report):
+    def fake(runs, data, folders, *, resume, stop, report, **_):
         for run, folder in zip(runs, folders, strict=True):
             claim_folder(run, data, folder)
             scores = dict.fromkeys(paper.METRICS, 0.02 + 0.001 * len(trained))

@@ -13,16 +13,19 @@ import pytest
 from flax import nnx
 
 from experiments import recommend, train, trainer
+from experiments.configs import reads
 from experiments.data import load
 from experiments.errors import UserError
 from experiments.folders import open_checkpoints, restore_checkpoint
 from experiments.trainer import initial_checkpoint, make_setup
 
-TINY = ["--dim", "16", "--max-len", "20", "--batch-size", "64", "--epochs", "2"]
+TINY = ["--dim", "16", "--batch-size", "64", "--epochs", "2"]
 
 
 def train_on(users_file, out, model: str, *options: str):
     options = ("--dataset", str(users_file), "--optimizer", "adamw", *TINY, *options)
+    if reads(model, "adamw", "max_len"):
+        options = (*options, "--max-len", "20")
     assert train.main(["--model", model, *options, "--out", str(out)]) == 0
     return out / f"{model}-adamw-seed0"
 

@@ -89,7 +89,7 @@ def make_up_results(monkeypatch) -> list[str]:
     """Training that takes no time: results by optimiser, and the names of what was run."""
     trained: list[str] = []
 
-    def fake(runs, data, folders, *, resume, stop, report):
+    def fake(runs, data, folders, *, resume, stop, report, **_):
         for run, folder in zip(runs, folders, strict=True):
             claim_folder(run, data, folder)
             rng = np.random.default_rng(run.seed)
@@ -135,7 +135,7 @@ def test_without_checkpoints_a_run_is_finished(done, data_dir, tmp_path, no_trai
 def test_an_interrupted_run_goes_on_to_the_same_result(done, data_dir, tmp_path, monkeypatch):
     train_together = trainer.train_together
 
-    def stopped(runs, data, folders, *, resume, stop, report):
+    def stopped(runs, data, folders, *, resume, stop, report, **_):
         stop.set()
         return train_together(runs, data, folders, resume=resume, stop=stop, report=report)
 

@@ -62,7 +62,7 @@ def trained(monkeypatch) -> list[Run]:
     """Training that takes no time: scores that rise with β, and the runs that were asked for."""
     runs_made: list[Run] = []
 
-    def fake(runs, data, folders, *, resume, stop, report):
+    def fake(runs, data, folders, *, resume, stop, report, **_):
         for run, folder in zip(runs, folders, strict=True):
             claim_folder(run, data, folder)
             noise = np.random.default_rng([run.seed, int(100 * run.settings.beta)]).random()

@@ -29,7 +29,7 @@ GRID = ["--search", "beta=0.5,0.9", "num_layers=1:3", "--sampler", "grid"]
 CELLS = set(itertools.product((0.5, 0.9), (1, 2, 3)))
 
 
-def make_up_results(runs, data, folders, *, resume, stop, report):
+def make_up_results(runs, data, folders, *, resume, stop, report, **_):
     """Training that takes no time: the score is the settings'; of a seed, a little more."""
     for run, folder in zip(runs, folders, strict=True):
         if trainer.check_folder(run, data, folder, resume):
