@@ -70,7 +70,7 @@ class LESSR(Backbone):
         >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> from models import LESSR
-        >>> model = LESSR(num_items=9, dim=8, rngs=nnx.Rngs(0))
+        >>> model = LESSR(num_items=9, dim=8, num_layers=1, rngs=nnx.Rngs(0))
         >>> items = jnp.array([[0, 5, 2, 5], [0, 0, 0, 7]])
         >>> segments = (items > 0).astype(int)
         >>> model(items, segments, jnp.zeros_like(items)).shape  # at the newest items

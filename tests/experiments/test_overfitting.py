@@ -44,7 +44,7 @@ def dozen() -> Interactions:
         ("mf-bpr", {}, 0.03, 30),
         ("lightgcn", {"l2": 0.0}, 0.03, 60),
         ("sr-gnn", {}, 0.01, 60),
-        ("lessr", {}, 0.01, 100),
+        pytest.param("lessr", {}, 0.01, 100, marks=pytest.mark.slow),
     ],
     ids=[
         "gru4rec",

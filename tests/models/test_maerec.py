@@ -432,6 +432,7 @@ def test_the_kernel_of_the_graph_is_kept():
     assert edges_of(dataclasses.replace(GRAPH, kernel="gather")).graph.kernel == "gather"
 
 
+@pytest.mark.slow
 def test_overfits_a_dozen_sequences():
     rng = np.random.default_rng(0)
     whole = np.array([[k, *rng.integers(1, 13, 3)] for k in range(1, 13)])
