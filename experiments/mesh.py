@@ -85,6 +85,10 @@ class Placement:
         """How many devices there are to work."""
         return 1 if self.mesh is None else self.mesh.size
 
+    def splits_both(self) -> bool:
+        """Whether both axes have several devices."""
+        return self.mesh is not None and min(self.mesh.shape.values()) > 1
+
     def rows_for(self, rows: int) -> int:
         """So many rows, or as many more as ``data`` needs to divide them."""
         parts = 1 if self.mesh is None else self.mesh.shape[DATA]
@@ -126,11 +130,21 @@ class Placement:
         return self._put(state, specs)
 
     def split(self, tree: Any, *axes: str) -> Any:
-        """In a compiled function: leading axes over ``axes``, evenly or not; whole without any."""
-        if self.mesh is None:
+        """In a compiled function: leading axes over ``axes``, but whole where that is uneven.
+
+        Of uneven parts on both axes, XLA (of JAX 0.10.2, on CPUs) made other numbers.
+        """
+        mesh = self.mesh
+        if mesh is None:
             return tree
-        sharding = NamedSharding(self.mesh, PartitionSpec(*axes))
-        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, sharding), tree)
+
+        def split(x: jax.Array) -> jax.Array:
+            sizes = zip(axes, x.shape, strict=False)
+            spec = [axis if size % mesh.shape[axis] == 0 else None for axis, size in sizes]
+            sharding = NamedSharding(mesh, PartitionSpec(*spec))
+            return jax.lax.with_sharding_constraint(x, sharding)
+
+        return jax.tree.map(split, tree)
 
     def shardings(self, state: Any) -> Any:
         """Of what an epoch returns: the state, which stays where it lies, and the losses, whole."""

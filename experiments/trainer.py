@@ -278,6 +278,10 @@ def make_setup(run: Run, data: Interactions, placement: Placement = ONE_DEVICE) 
         raise UserError("--graph: user-item needs a model with a table of users, such as mf-bpr")
     optimizer = make_optimizer(run.optimizer, settings, data, model)
     if not model.packs:
+        if placement.splits_both():
+            # Some groups of rows do not divide, and lie whole on every device. XLA (of JAX 0.10.2,
+            # on CPUs) then adds up the gradient of a table split by its features wrongly.
+            raise UserError(f"--mesh: data or model must be 1 for {run.model}, which does not pack")
         settings = dataclasses.replace(settings, packed=False)
     graphdef, _, _, constants = split_model(model)
     inputs = placement.put_whole(Inputs(make_corpus(data), constants))

@@ -101,24 +101,27 @@ def test_numbers_are_those_of_one_device_and_the_mesh_may_change(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("model", "changes"),
+    ("model", "mesh", "changes"),
     [
-        ("sasrec", {"packed": False, "loss": "softmax"}),
-        ("bert4rec", {}),
-        ("mf-bpr-user-item", {}),
-        ("sr-gnn", {}),
+        ("sasrec", "data=3,model=2", {"packed": False, "loss": "softmax"}),
+        ("bert4rec", "data=3,model=2", {}),
+        ("mf-bpr-user-item", "data=3,model=2", {}),
+        ("sr-gnn", "data=3", {}),
+        ("sr-gnn", "model=4", {}),
     ],
 )
-def test_other_models(data, tmp_path, model, changes):
+def test_other_models(data, tmp_path, model, mesh, changes):
     run = make_run(data, model, epochs=2, **changes)
     trainer.train(run, data, tmp_path / "one")
-    trainer.train_together([run], data, [tmp_path / "six"], placement=placement("data=3,model=2"))
-    same(tmp_path / "six", tmp_path / "one")
+    trainer.train_together([run], data, [tmp_path / "several"], placement=placement(mesh))
+    same(tmp_path / "several", tmp_path / "one")
 
 
 def test_meshes_that_do_not_fit(data):
     with pytest.raises(UserError, match=r"16 devices, and there are 8 .*device_count=16"):
         make_mesh("data=8,model=2")
+    with pytest.raises(UserError, match="data or model must be 1 for sr-gnn, which does not pack"):
+        trainer.make_setup(make_run(data, "sr-gnn"), data, placement("data=2,model=2"))
     run, place = make_run(data), placement("model=3")
     setup = trainer.make_setup(run, data, place)
     with pytest.raises(UserError, match="model=3 does not divide the width 8 of item_embedding"):
