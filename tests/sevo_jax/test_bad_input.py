@@ -53,6 +53,24 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], list[str]]] = [
     (lambda: jax.jit(sevo_smooth)(np.eye(3)), TypeError, ["traced", "static_args"]),
     (lambda: Graph.from_weights(-np.eye(2)), ValueError, ["non-negative", "-1"]),
     (lambda: Graph.from_operator(np.eye(2)).to_scipy(normalized=False), ValueError, ["weights"]),
+    (lambda: Graph.from_operator(np.eye(2) * 1j), ValueError, ["real", "complex128"]),
+    # tables
+    (
+        init({"a": jnp.ones(()), "b": X}, tables={"a": True, "b": False}),
+        ValueError,
+        ["'a'", "rows"],
+    ),
+    (
+        init({"a": jnp.ones((1, 2)), "b": jnp.ones((2, 3))}, tables=("a", "b")),
+        ValueError,
+        ["agree in features", "a[1, 2], b[2, 3]"],
+    ),
+    (
+        lambda: jax.jit(lambda t: sevo_jax.corrected_rows({"a": X}, tables=t))(1.0),
+        TypeError,
+        ["tables must be static"],
+    ),
+    (lambda: knn_graph(np.eye(3), k=1, temperature="warm"), TypeError, ["temperature", "'warm'"]),  # type: ignore
     # edge lists
     (lambda: edge_graph([0, 3], [1, 1], 3), ValueError, ["senders", "[0, 3)", "got 3"]),
     (lambda: edge_graph([0], [-1], 3), ValueError, ["receivers", "-1"]),
@@ -206,6 +224,10 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], list[str]]] = [
     (lambda: smooth(GRAPH, jnp.ones((4, 2))), ValueError, ["3 nodes", "(4, 2)"]),
     (lambda: sevo_jax.spmm(GRAPH, jnp.ones((3, 2), int)), TypeError, ["floating", "int32"]),
 ]
+
+
+def test_an_operator_without_entries_is_one():
+    assert Graph.from_operator(sp.csr_array((2, 2))).capacity == 0
 
 
 @pytest.mark.parametrize(("call", "error", "words"), CALLS, ids=range(len(CALLS)))
