@@ -216,7 +216,7 @@ def save_checkpoint(saved: ocp.CheckpointManager, checkpoint: Checkpoint, folder
         log.setLevel(level)
     if not done:
         raise UserError(f"{folder}: holds a checkpoint of a later epoch than {checkpoint.epoch}")
-    if jax.process_index() == 0:
+    if processes.is_first():
         step = _step_folder(saved, checkpoint.epoch)
         write_json(step / CHECKSUMS, _checksums(step))
 
@@ -276,7 +276,7 @@ def _restore_newest(saved: ocp.CheckpointManager, args: ocp.args.CheckpointArgs)
             continue
         for reason in reasons:
             note = f"{saved.directory}: {reason}; that of epoch {step} is taken instead"
-            if jax.process_index() == 0:
+            if processes.is_first():
                 print(note, file=sys.stderr)
         return stored
     if reasons:

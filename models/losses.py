@@ -93,12 +93,7 @@ def _softmax(
             d_bias + share @ weights,
         )
 
-    start = (
-        jnp.zeros((), hidden.dtype),
-        jnp.zeros_like(hidden),
-        jnp.zeros_like(vectors.T),
-        jnp.zeros_like(bias),
-    )
+    start = _nothing(hidden, vectors, bias)
     value, d_hidden, d_vectors, d_bias = jax.lax.fori_loop(0, chunks, add_chunk, start)
     share, wanted = jnp.where(real, scale, 0), vectors[targets]
     value -= (share * ((hidden * wanted).sum(-1) + bias[targets])).sum()
@@ -174,12 +169,7 @@ def _mean_over_scores(
             d_bias + d_scores.sum(0),
         )
 
-    start = (
-        jnp.zeros((), hidden.dtype),
-        jnp.zeros_like(hidden),
-        jnp.zeros_like(vectors.T),
-        jnp.zeros_like(bias),
-    )
+    start = _nothing(hidden, vectors, bias)
     value, d_hidden, d_vectors, d_bias = jax.lax.fori_loop(0, chunks, add_chunk, start)
     return value, (d_hidden, d_vectors.T, d_bias)
 
@@ -192,6 +182,12 @@ def _mean_over_scores_backward(
 
 
 mean_over_scores.defvjp(_mean_over_scores, _mean_over_scores_backward)
+
+
+def _nothing(hidden: Array, vectors: Array, bias: Array) -> tuple[Array, Array, Array, Array]:
+    """A loss and its gradients before any chunk; that of the vectors is transposed."""
+    zero = jnp.zeros((), hidden.dtype)
+    return zero, jnp.zeros_like(hidden), jnp.zeros_like(vectors.T), jnp.zeros_like(bias)
 
 
 def _chunks(

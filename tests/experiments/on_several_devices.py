@@ -17,6 +17,7 @@ from experiments.epochs import TrainState
 from experiments.errors import UserError
 from experiments.folders import Run
 from experiments.mesh import ONE_DEVICE, Placement, make_mesh
+from tests.runs import records_of
 
 TINY = {"epochs": 4, "batch_size": 16, "eval_every": 2, "max_len": 12, "dim": 8, "num_blocks": 1}
 
@@ -29,10 +30,6 @@ def make_run(data: Interactions, model: str = "sasrec", **changes) -> Run:
     settings = MODELS[model](data.name, "sevo-adamw")
     settings = dataclasses.replace(settings, **TINY | changes)
     return Run(model, data.name, "sevo-adamw", 0, settings)
-
-
-def records_of(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def same(folder: Path, expected: Path) -> None:

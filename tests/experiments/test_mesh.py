@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from experiments import train
+from tests.devices import check_on_devices
 
 
 @pytest.mark.parametrize("marked", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 def test_on_several_devices(marked, compilation_cache):
-    checks = Path(__file__).with_name("on_several_devices.py")
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider"]
-    finished = subprocess.run(
-        [*command, "-m", marked, str(checks)],
-        env=os.environ
-        | {
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-            "JAX_PLATFORMS": "cpu",
-            "PYTEST_ADDOPTS": "",
-        },
-        cwd=checks.parents[2],
-        capture_output=True,
-        text=True,
-    )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert " passed" in finished.stdout
+    check_on_devices(8, Path(__file__).with_name("on_several_devices.py"), "-m", marked)
 
 
 @pytest.mark.parametrize(

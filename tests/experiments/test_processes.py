@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from experiments import processes, train
+from tests.runs import records_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = [
@@ -87,10 +88,6 @@ def environment(folder: Path) -> dict[str, str]:
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "PYTHONPATH": str(REPOSITORY),
     }
-
-
-def records_of(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.slow

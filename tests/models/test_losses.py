@@ -115,20 +115,24 @@ def chunked(*arguments):
     return 2 * losses.softmax(*arguments)
 
 
-@pytest.mark.parametrize("chunk", [4, 256])
-def test_softmax_equals_a_dense_one_with_its_gradients(monkeypatch, chunk):
-    """Every token real, none and some; one by one, and together under vmap."""
-    monkeypatch.setattr(losses, "TOKENS_PER_CHUNK", chunk)
-    cases = [(*arrays(seed), mask) for seed, mask in enumerate(MASKS)]
-    stacked = [np.stack(column) for column in zip(*cases, strict=True)]
-    got, want = (jax.value_and_grad(loss, (0, 1, 2)) for loss in (chunked, dense))
-    one_by_one = jax.tree.map(lambda *a: np.stack(a), *map(jax.jit(got), *stacked))
+def check_cases(cases, got, want):
+    """Values and gradients of each case of `MASKS` alone, and of all together under vmap."""
+    compiled, stacked = jax.jit(got), jax.tree.map(lambda *a: np.stack(a), *cases)
+    one_by_one = jax.tree.map(lambda *a: np.stack(a), *(compiled(*case) for case in cases))
     together, want = (jax.jit(jax.vmap(f))(*stacked) for f in (got, want))
     for result in (one_by_one, together):
         for a, b in zip(jax.tree.leaves(result), jax.tree.leaves(want), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-5)
             assert a[0].any()
             assert not a[1].any()  # nothing is real
+
+
+@pytest.mark.parametrize("chunk", [4, 256])
+def test_softmax_equals_a_dense_one_with_its_gradients(monkeypatch, chunk):
+    """Every token real, none and some; one by one, and together under vmap."""
+    monkeypatch.setattr(losses, "TOKENS_PER_CHUNK", chunk)
+    cases = [(*arrays(seed), mask) for seed, mask in enumerate(MASKS)]
+    check_cases(cases, *(jax.value_and_grad(loss, (0, 1, 2)) for loss in (chunked, dense)))
 
 
 def taught(scores, known, targets):
@@ -155,15 +159,8 @@ def test_a_loss_of_two_models_scores_equals_a_dense_one_with_its_gradients(monke
         for *student, targets in [arrays(seed)]
         for teacher in [arrays(seed + len(MASKS))]
     ]
-    stacked = jax.tree.map(lambda *a: np.stack(a), *cases)
     got, want = (jax.value_and_grad(loss) for loss in (chunked_taught, dense_taught))
-    one_by_one = jax.tree.map(lambda *a: np.stack(a), *(jax.jit(got)(*case) for case in cases))
-    together, want = (jax.jit(jax.vmap(f))(*stacked) for f in (got, want))
-    for result in (one_by_one, together):
-        for a, b in zip(jax.tree.leaves(result), jax.tree.leaves(want), strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-5)
-            assert a[0].any()
-            assert not a[1].any()  # nothing is real
+    check_cases(cases, got, want)
 
     (hidden, *rest), teacher, targets, real = cases[2]
     spoilt = np.where(real[:, None], hidden, np.float32(np.nan))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -14,6 +11,7 @@ import scipy.sparse as sp
 
 import sevo_jax
 from sevo_jax.sharding import cut
+from tests.devices import check_on_devices
 
 SOME = (
     "alike and Auto and not whole and not all_gather or bcsr and (features or divide) or shard_map "
@@ -23,22 +21,7 @@ SOME = (
 
 @pytest.mark.parametrize("chosen", [SOME, pytest.param("", marks=pytest.mark.slow)])
 def test_on_four_devices(chosen):
-    checks = Path(__file__).with_name("on_four_devices.py")
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider"]
-    finished = subprocess.run(
-        [*command, "-k", chosen, str(checks)],
-        env=os.environ
-        | {
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-            "JAX_PLATFORMS": "cpu",
-            "PYTEST_ADDOPTS": "",
-        },
-        cwd=checks.parents[2],
-        capture_output=True,
-        text=True,
-    )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert " passed" in finished.stdout
+    check_on_devices(4, Path(__file__).with_name("on_four_devices.py"), "-k", chosen)
 
 
 def random_graph(nodes: int, edges: int, reach: int) -> sevo_jax.Graph:
