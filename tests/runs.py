@@ -20,9 +20,19 @@ import orbax.checkpoint as ocp
 import pytest
 
 from experiments import train
+from experiments.data.synthetic import synthetic
 
 TINY = ["--dim=16", "--num-blocks=1", "--max-len=20", "--batch-size=64", "--eval-every=2"]
 NAME = "sasrec-sevo-adamw-seed0"
+
+
+def users_of_built_in_data(folder: Path) -> Path:
+    """A text file of 200 users."""
+    data = synthetic()
+    users = np.split(data.items, data.starts[1:])[:200]
+    file = folder / "users.txt"
+    file.write_text("".join(f"{i} {' '.join(map(str, u))}\n" for i, u in enumerate(users, 1)))
+    return file
 
 
 def records_of(folder: Path) -> list[dict]:
@@ -39,7 +49,8 @@ def checkpoint_of(folder: Path) -> tuple[int, list[np.ndarray]]:
     """The epoch of the last checkpoint and its leaves, but for the seconds."""
     with ocp.CheckpointManager((folder / "checkpoints").absolute()) as saved:
         epoch = saved.latest_step()
-        tree = saved.restore(epoch, args=ocp.args.StandardRestore())
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # wherever it was written
+        tree = saved.restore(epoch, args=ocp.args.StandardRestore(fallback_sharding=here))
     tree.pop("seconds")
     return epoch, [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 

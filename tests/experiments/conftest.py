@@ -11,7 +11,7 @@ import pytest
 from experiments import epochs
 from experiments.data import Interactions
 from experiments.data.interactions import from_sequences
-from experiments.data.synthetic import synthetic
+from tests.runs import users_of_built_in_data
 
 
 @pytest.fixture(scope="session")
@@ -40,12 +40,7 @@ def users_file(request, tmp_path_factory) -> Path:
     try:
         return request.getfixturevalue("beauty_file")
     except pytest.skip.Exception:
-        data = synthetic()
-        users = np.split(data.items, data.starts[1:])[:200]
-        file = tmp_path_factory.mktemp("synthetic") / "synthetic200.txt"
-        lines = [f"{i} {' '.join(map(str, items))}" for i, items in enumerate(users, 1)]
-        file.write_text("\n".join(lines) + "\n")
-        return file
+        return users_of_built_in_data(tmp_path_factory.mktemp("synthetic"))
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,6 +80,38 @@ def test_a_process_of_another_number(port, tmp_path, capsys):
     assert train.main(options) == 1
     visitor.join()
     assert "process 2 of 3 came to" in capsys.readouterr().err
+
+
+def wait_together(address: str, number: int, met: Any, said: Path) -> None:
+    os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 2)
+    processes.join(address, 2, number)
+    try:
+        while not processes.any_process(False):
+            met.set()
+    except Exception:  # as the command does
+        processes.await_news()
+        raise
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_one_of_two_is_killed(number, tmp_path):
+    """The other stops by itself, and says why."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(["tests.runs"])
+    met = forks.Event()
+    said = [tmp_path / "0", tmp_path / "1"]
+    both = [forks.Process(target=wait_together, args=(address, i, met, said[i])) for i in range(2)]
+    for process in both:
+        process.start()
+    assert met.wait(60)
+    both[number].kill()
+    other = 1 - number
+    both[other].join(60)
+    assert both[other].exitcode == 1
+    why = f"process {other} stops, for process {number} has ended; start all"
+    assert why in said[other].read_text()
 
 
 def environment(folder: Path) -> dict[str, str]:

@@ -19,11 +19,18 @@ from collections.abc import Generator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from experiments.data.synthetic import synthetic
-from tests.runs import NAME, TINY, checkpoint_of, damage, during_write, same_run, start
+from tests.runs import (
+    NAME,
+    TINY,
+    checkpoint_of,
+    damage,
+    during_write,
+    same_run,
+    start,
+    users_of_built_in_data,
+)
 
 pytestmark = pytest.mark.resilience
 
@@ -34,10 +41,7 @@ KILLS, KILLS_IN_WRITES = 14, 6
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory) -> list[str]:
     """SEvo on 200 users of the built-in data, but for --out."""
-    data = synthetic()
-    users = np.split(data.items, data.starts[1:])[:200]
-    file = tmp_path_factory.mktemp("data") / "users.txt"
-    file.write_text("".join(f"{i} {' '.join(map(str, u))}\n" for i, u in enumerate(users, 1)))
+    file = users_of_built_in_data(tmp_path_factory.mktemp("data"))
     options = ["--optimizer", "sevo-adamw", *TINY, "--eval-every=1", f"--epochs={EPOCHS}"]
     return ["--dataset", str(file), *options]
 

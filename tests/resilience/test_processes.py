@@ -1,0 +1,90 @@
+"""One of four processes that train together is killed; the others stop, and a restart goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.runs import NAME, TINY, during_write, same_run, users_of_built_in_data
+
+pytestmark = pytest.mark.resilience
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+EPOCHS = 12
+MINUTE = 60
+
+
+class Launcher:
+    """The command that starts four processes, on one folder."""
+
+    def __init__(self, file: Path, cache: Path, out: Path) -> None:
+        self.folder = out / NAME
+        self._command = [sys.executable, "-m", "experiments.launch", "--processes", "4"]
+        self._command += ["--dataset", str(file), "--optimizer", "sevo-adamw", *TINY]
+        self._command += ["--eval-every=1", f"--epochs={EPOCHS}", "--out", str(out)]
+        self._environ = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "",
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "PYTHONPATH": str(REPOSITORY),
+        }
+
+    def start(self, *more: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*self._command, *more],
+            cwd=REPOSITORY,
+            env=self._environ,
+            text=True,
+            stderr=subprocess.PIPE,
+        )
+
+    def run(self, *more: str) -> None:
+        with self.start(*more) as launcher:
+            _, errors = launcher.communicate(timeout=900)
+        assert launcher.returncode == 0, errors
+
+
+def process_of(launcher: subprocess.Popen[str], number: int) -> int:
+    """The id of one of the launcher's processes."""
+    command = ["ps", "-ww", "-o", "pid,args", "--ppid", str(launcher.pid)]
+    listed = subprocess.check_output(command, text=True).splitlines()
+    (line,) = (each for each in listed if each.endswith(f"--process-id {number}"))
+    return int(line.split()[0])
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    return users_of_built_in_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(file, compilation_cache, tmp_path_factory) -> Launcher:
+    launcher = Launcher(file, compilation_cache, tmp_path_factory.mktemp("undisturbed") / "out")
+    launcher.run()
+    return launcher
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_one_of_four_is_killed(number, file, undisturbed, compilation_cache, tmp_path):
+    command = Launcher(file, compilation_cache, tmp_path / "out")
+    with command.start() as launcher:
+        during_write(command.folder, epoch=4)
+        os.kill(process_of(launcher, number), signal.SIGKILL)
+        killed = time.monotonic()
+        _, errors = launcher.communicate(timeout=MINUTE)
+        seconds = time.monotonic() - killed
+    assert launcher.returncode != 0
+    assert seconds < MINUTE
+    assert f"process {number} was ended by SIGKILL; go on with --resume" in errors
+    for other in {0, 1, 2, 3} - {number}:
+        assert f"process {other} stops, for process {number} has ended" in errors, errors
+    assert not (command.folder / "result.json").exists()
+    command.run("--resume")
+    same_run(command.folder, undisturbed.folder)
