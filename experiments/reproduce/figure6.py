@@ -56,6 +56,7 @@ HEADER = (
     "Smoothness over categories",
     "Smoothness over interactions",
     f"Of {NEIGHBOURS} neighbours, share a category",
+    "Epochs",
     "Best epoch",
 )
 
@@ -214,10 +215,8 @@ def compose(
         *missing(runs, outcomes),
         *(f"{row.label}: {lost[run]}" for row, run, _ in held if run in lost),
     ]
-    lines = [
-        [row.label, *_cells(own), str(_best_epoch(outcomes[run])) if own else NONE]
-        for row, run, own in held
-    ]
+    results = {run: outcomes[run].result or {} for run in runs}
+    lines = [[row.label, *_cells(run, own, results[run])] for row, run, own in held]
     return Document(
         name="figure6",
         title="Figure 6: item embeddings by category",
@@ -247,7 +246,8 @@ def compose(
                     "smoothness_over_categories": own.over_categories,
                     "smoothness_over_interactions": own.over_interactions,
                     "share_of_neighbours": own.shared,
-                    "best_epoch": _best_epoch(outcomes[run]),
+                    "epochs": results[run]["epochs"],
+                    "best_epoch": results[run]["best_epoch"],
                 }
                 for row, run, own in held
                 if own is not None
@@ -260,14 +260,17 @@ def compose(
     )
 
 
-def _cells(own: Map | None) -> list[str]:
+def _cells(run: Run, own: Map | None, result: dict[str, Any]) -> list[str]:
     if own is None:
-        return [NONE] * 3
-    return [f"{own.over_categories:.3f}", f"{own.over_interactions:.3f}", f"{own.shared:.1%}"]
-
-
-def _best_epoch(outcome: Any) -> int | None:
-    return outcome.result["best_epoch"] if outcome.result else None
+        return [NONE] * (len(HEADER) - 1)
+    published = MODELS[run.model](run.dataset, run.optimizer).epochs
+    return [
+        f"{own.over_categories:.3f}",
+        f"{own.over_interactions:.3f}",
+        f"{own.shared:.1%}",
+        f"{result['epochs']} of {published}",
+        str(result["best_epoch"]),
+    ]
 
 
 def draw(held: Sequence[tuple[Row, Run, Map | None]], side: Side, path: Path) -> None:

@@ -166,6 +166,8 @@ def test_figure6(data_dir, tmp_path, trained, tables):
     chance = content["share_of_all_pairs"]
     assert unsmoothed["share_of_neighbours"] == pytest.approx(chance, abs=0.03)
     assert len(content["coloured"]) == 6
+    page = (tmp_path / "figure6.md").read_text()
+    assert page.count(" 2 of 2 ") == len(content["maps"])
     assert (tmp_path / "figure6.png").stat().st_size > 10_000
     assert {r.seed for r in trained} == {0}
 
