@@ -216,7 +216,10 @@ def compose(
         *(f"{row.label}: {lost[run]}" for row, run, _ in held if run in lost),
     ]
     results = {run: outcomes[run].result or {} for run in runs}
-    lines = [[row.label, *_cells(run, own, results[run])] for row, run, own in held]
+    published = MODELS[table4.MODEL](runs[0].dataset, SEVO).epochs
+    if maps and runs[0].settings.epochs < published:
+        absent.append(f"every map stopped early: {runs[0].settings.epochs} of {published} epochs")
+    lines = [[row.label, *_cells(own, results[run], published)] for row, run, own in held]
     return Document(
         name="figure6",
         title="Figure 6: item embeddings by category",
@@ -260,10 +263,9 @@ def compose(
     )
 
 
-def _cells(run: Run, own: Map | None, result: dict[str, Any]) -> list[str]:
+def _cells(own: Map | None, result: dict[str, Any], published: int) -> list[str]:
     if own is None:
         return [NONE] * (len(HEADER) - 1)
-    published = MODELS[run.model](run.dataset, run.optimizer).epochs
     return [
         f"{own.over_categories:.3f}",
         f"{own.over_interactions:.3f}",
