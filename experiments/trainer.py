@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from flax import nnx
 
 from experiments import processes
 from experiments.backbones import BUILDERS
-from experiments.batches import make_corpus
+from experiments.batches import make_corpus, split_corpus
 from experiments.configs import Hyperparameters
 from experiments.data import Interactions
 from experiments.epochs import (
@@ -41,6 +42,7 @@ from experiments.evaluate import (
     make_evaluation_set,
     make_evaluator,
     metrics_of,
+    split_evaluation_set,
 )
 from experiments.files import write_json, write_text
 from experiments.folders import (
@@ -284,13 +286,17 @@ def make_setup(run: Run, data: Interactions, placement: Placement = ONE_DEVICE) 
             raise UserError(f"--mesh: data or model must be 1 for {run.model}, which does not pack")
         settings = dataclasses.replace(settings, packed=False)
     graphdef, _, _, constants = split_model(model)
-    inputs = placement.put_whole(Inputs(make_corpus(data), constants))
+    several = placement.mesh is not None
+    corpus = split_corpus(data, placement) if several else make_corpus(data)
+    inputs = Inputs(corpus, placement.put_whole(constants))
     compiled: dict[Split, Callable[[Any, Any], tuple[jax.Array, jax.Array]]] = {}
 
     def rank(split: Split, params: Any, carried: Any) -> np.ndarray:
         if split not in compiled:
-            blocks = make_evaluation_set(data, split, max_len, task=task, grouped=not model.packs)
-            blocks = placement.put_split(blocks)
+            make: Any = make_evaluation_set
+            if several:
+                make = partial(split_evaluation_set, placement=placement)
+            blocks = make(data, split, max_len, task=task, grouped=not model.packs)
             ranker = make_evaluator(lambda p: nnx.merge(graphdef, *p), max_len, placement)
             compiled[split] = lambda *p: ranker((*p, inputs.constants), inputs.corpus, blocks)
         ranks, finite = compiled[split](params, carried)
@@ -419,7 +425,7 @@ def _finish(lane: _Lane, setup: Setup, data: Interactions) -> dict[str, Any]:
         "versions": {p: version(p) for p in ("jax", "jaxlib", "flax", "optax", "numpy")},
         "num_users": data.num_users,
         "num_items": data.num_items,
-        "num_interactions": int(data.items.size),
+        "num_interactions": data.num_interactions,
     }
     if processes.is_first():
         write_json(lane.folder / "result.json", result)
