@@ -129,9 +129,12 @@ class SplitCorpus:
     num_items: int
     placement: Placement
 
-    def with_items(self, items: Int[Array, "devices interactions"]) -> SplitCorpus:
-        """The corpus with other items, split as `split_items` does."""
-        return dataclasses.replace(self, parts=self.parts._replace(items=items))
+    def with_items(self, data: Interactions, items: np.ndarray) -> SplitCorpus:
+        """The corpus with others in the place of the data's items, ``int32[interactions]``."""
+        _, parts = _device_parts(dataclasses.replace(data, items=items), self.placement)
+        size = self.parts.items.shape[1]
+        put = self.placement.put_parts({i: _padded(part.items, size) for i, part in parts.items()})
+        return dataclasses.replace(self, parts=self.parts._replace(items=put))
 
 
 def make_corpus(data: Interactions) -> Corpus:
@@ -144,7 +147,7 @@ def make_corpus(data: Interactions) -> Corpus:
 
 
 def _corpus(data: Interactions) -> Corpus:
-    """Of numpy arrays."""
+    """A `Corpus` of numpy arrays."""
     training = data.training_part()
     pairs = np.unique(
         data.owners[training].astype(np.int64) * data.num_items + data.items[training] - 1
@@ -157,13 +160,14 @@ def _corpus(data: Interactions) -> Corpus:
             f"{data.name}: user {np.diff(starts).argmax() + 1} of {data.num_users} has all "
             f"{data.num_items} items in training; expected at least one item to draw as a negative"
         )
-    unseen = Unseen(
-        gaps=(item - (np.arange(pairs.size) - starts[user])).astype(np.int32),
-        starts=starts.astype(np.int32),
-        num_items=np.array(data.num_items, np.int32),
-        longest=np.zeros(longest.bit_length(), np.int32),
+    unseen: Any = (
+        (item - (np.arange(pairs.size) - starts[user])).astype(np.int32),
+        starts.astype(np.int32),
+        np.array(data.num_items, np.int32),
+        np.zeros(longest.bit_length(), np.int32),
     )
-    return Corpus(data.items, data.owners, unseen)
+    arrays: Any = (data.items, data.owners, Unseen(*unseen))
+    return Corpus(*arrays)
 
 
 def split_corpus(data: Interactions, placement: Placement) -> SplitCorpus:
@@ -176,23 +180,14 @@ def split_corpus(data: Interactions, placement: Placement) -> SplitCorpus:
     most, rounds = int(np.diff(positions).max()), int(data.lengths.max()).bit_length()
 
     def padded(part: Interactions) -> Corpus:
-        items, owners, unseen = _corpus(part)
-        gaps, longest = _padded(unseen.gaps, most), np.zeros(rounds, np.int32)
-        unseen = unseen._replace(gaps=gaps, longest=longest)
-        return Corpus(_padded(items, most), _padded(owners, most), unseen)
+        corpus = _corpus(part)
+        longest: Any = np.zeros(rounds, np.int32)
+        unseen = corpus.unseen._replace(gaps=_padded(corpus.unseen.gaps, most), longest=longest)
+        return Corpus(_padded(corpus.items, most), _padded(corpus.owners, most), unseen)
 
-    corpora = processes.attempt(lambda: {device: padded(part) for device, part in parts.items()})
+    corpora = processes.attempt(lambda: {i: padded(part) for i, part in parts.items()})
     firsts, stops = placement.put_parts({i: (positions[i], positions[i + 1]) for i in parts})
     return SplitCorpus(placement.put_parts(corpora), firsts, stops, data.num_items, placement)
-
-
-def split_items(
-    data: Interactions, items: np.ndarray, placement: Placement
-) -> Int[Array, "devices interactions"]:
-    """Puts what stands in the place of the data's items where `split_corpus` puts these."""
-    positions, parts = _device_parts(dataclasses.replace(data, items=items), placement)
-    most = int(np.diff(positions).max())
-    return placement.put_parts({i: _padded(part.items, most) for i, part in parts.items()})
 
 
 def _device_parts(
@@ -205,17 +200,17 @@ def _device_parts(
         if data.cuts is not None:
             devices = len(placement.devices_of(process))
         cuts += [first + cut for cut in cut_users(data.lengths[first:stop], devices)[1:]]
-    positions = np.cumsum([0, *data.lengths])[cuts].astype(np.int32)
+    positions = np.append(data.starts, data.num_interactions)[cuts].astype(np.int32)
     own = placement.devices_of(jax.process_index())
     return positions, {i: data.part_of(cuts[i], cuts[i + 1]) for i in own}
 
 
-def _padded(array: np.ndarray, size: int) -> np.ndarray:
+def _padded(array: Any, size: int) -> Any:
     return np.pad(array, (0, size - array.size))
 
 
 def look_up(
-    function: Callable[..., Array], corpus: Corpus | SplitCorpus, cells: Array, *more: Any
+    function: Callable[..., Array], corpus: Corpus | SplitCorpus, cells: Any, *more: Any
 ) -> Array:
     """What a function of a corpus and of positions finds there.
 

@@ -21,8 +21,8 @@ from experiments.batches import (
     items_at,
     look_up,
     mask_tokens,
+    owners_at,
     read_tokens,
-    split_items,
 )
 from experiments.data import Interactions
 from experiments.mesh import DATA, MODEL, ONE_DEVICE, Placement
@@ -56,16 +56,16 @@ class EvaluationSet(NamedTuple):
 
 
 class SplitSet(NamedTuple):
-    """An evaluation set on a mesh.
+    """An `EvaluationSet` on a mesh, where what is excluded is looked up, too.
 
     Attributes:
-        blocks: all leaves but ``seen_items``, where the positions of the input stand instead.
-        excluded: ``int32[devices, interactions]``, laid out as a `SplitCorpus`: the excluded items,
-            each at its first position, and 0 elsewhere.
+        cells: ``int32[blocks, seen]``, the positions of the users' items, or `EMPTY`.
     """
 
-    blocks: EvaluationSet
-    excluded: Int[Array, "devices interactions"]
+    rows: Layout
+    last: Int[Array, "blocks users"]
+    targets: Int[Array, "blocks users"]
+    cells: Int[Array, "blocks seen"]
 
 
 def held_out(split: Split) -> int:
@@ -118,26 +118,27 @@ def make_evaluation_set(
 
 def split_evaluation_set(
     data: Interactions,
+    corpus: SplitCorpus,
     split: Split,
     max_len: int,
-    placement: Placement,
     *,
     task: Task = "next",
     grouped: bool = False,
-) -> SplitSet:
-    """As `make_evaluation_set`, of all users, on a mesh."""
+) -> tuple[SplitSet, SplitCorpus]:
+    """As `make_evaluation_set`, of all users, on a mesh.
+
+    Returns:
+        The set; and the corpus with the excluded items alone, each at one of its positions.
+    """
     users, held = np.arange(data.num_users), _held_out_items(data, split)
     rows, last, targets = _lay_out(data, split, max_len, users, held, task, True, grouped)
-    users_per_block = targets.shape[1]
-    firsts = np.append(data.starts[::users_per_block], data.num_interactions)
-    width = placement.rows_for(int(np.diff(firsts).max()))
-    cells = firsts[:-1, None] + np.arange(width)
-    owners = np.searchsorted(data.starts, cells, side="right") - 1
-    inside = cells < firsts[1:, None]
-    seen_users = np.where(inside, owners % users_per_block, 0).astype(np.int32)
-    cells = np.where(inside, cells, EMPTY).astype(np.int32)
-    blocks = placement.put_split(EvaluationSet(rows, last, targets, seen_users, cells))
-    return SplitSet(blocks, split_items(data, _excluded(data, split, held), placement))
+    firsts = np.append(data.starts[:: targets.shape[1]], data.num_interactions).astype(np.int32)
+    width = corpus.placement.rows_for(int(np.diff(firsts).max()))
+    cells = firsts[:-1, None] + np.arange(width, dtype=np.int32)
+    cells[cells >= firsts[1:, None]] = EMPTY
+    arrays: Any = (rows, last, targets, cells)
+    blocks = corpus.placement.put_split(SplitSet(*arrays))
+    return blocks, corpus.with_items(data, _excluded(data, split, held))
 
 
 def _held_out_items(data: Interactions, split: Split) -> np.ndarray:
@@ -189,7 +190,7 @@ def _lay_out(
 
 
 def score_block(
-    model: Backbone, corpus: Corpus | SplitCorpus, block: EvaluationSet, max_len: int
+    model: Backbone, corpus: Corpus | SplitCorpus, block: EvaluationSet | SplitSet, max_len: int
 ) -> Float[Array, "users items"]:
     """Scores of the items ``1 … num_items`` for the users of one block.
 
@@ -220,6 +221,15 @@ def ranks_of(
     return better - jax.ops.segment_sum(excluded.astype(better.dtype), seen_users, targets.size)
 
 
+def _seen(block: EvaluationSet | SplitSet, excluded: SplitCorpus | None) -> tuple[Array, Array]:
+    """The pairs of a block as `ranks_of` takes them."""
+    if isinstance(block, EvaluationSet):
+        return block.seen_users, block.seen_items
+    assert excluded is not None
+    users, items = (look_up(read, excluded, block.cells) for read in (owners_at, items_at))
+    return users % block.targets.size, items
+
+
 def make_evaluator(
     make_model: Callable[[Any], Backbone], max_len: int, placement: Placement = ONE_DEVICE
 ) -> Callable[..., tuple[Int[Array, " users"], Bool[Array, ""]]]:
@@ -232,27 +242,23 @@ def make_evaluator(
             scored on over ``model``.
 
     Returns:
-        A function of parameters, corpus and evaluation set (on a mesh, `SplitCorpus` and
-        `SplitSet`) that returns the ranks, fill-up users included, and whether all scores were
-        finite.
+        A function of parameters, corpus and evaluation set (on a mesh, what `split_evaluation_set`
+        returns) that returns the ranks, fill-up users included, and whether all scores were finite.
     """
 
     @jax.jit
     def evaluate(
-        params: Any, corpus: Corpus | SplitCorpus, blocks: EvaluationSet | SplitSet
+        params: Any,
+        corpus: Corpus | SplitCorpus,
+        blocks: EvaluationSet | SplitSet,
+        excluded: SplitCorpus | None = None,
     ) -> tuple[Int[Array, " users"], Bool[Array, ""]]:
-        model, excluded = make_model(params).prepared(), None
-        if isinstance(corpus, SplitCorpus):
-            assert isinstance(blocks, SplitSet)
-            blocks, excluded = blocks.blocks, corpus.with_items(blocks.excluded)
+        model = make_model(params).prepared()
 
-        def rank_block(block: EvaluationSet) -> tuple[Array, Array]:
+        def rank_block(block: EvaluationSet | SplitSet) -> tuple[Array, Array]:
             block = placement.split(block, DATA)
             scores = placement.split(score_block(model, corpus, block, max_len), DATA, MODEL)
-            seen_items = block.seen_items
-            if excluded is not None:
-                seen_items = look_up(items_at, excluded, seen_items)
-            ranks = ranks_of(scores, block.targets, block.seen_users, seen_items)
+            ranks = ranks_of(scores, block.targets, *_seen(block, excluded))
             return ranks, jnp.isfinite(scores).all()
 
         ranks, finite = jax.lax.map(rank_block, blocks)

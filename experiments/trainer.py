@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from flax import nnx
 
 from experiments import processes
 from experiments.backbones import BUILDERS
-from experiments.batches import make_corpus, split_corpus
+from experiments.batches import SplitCorpus, make_corpus, split_corpus
 from experiments.configs import Hyperparameters
 from experiments.data import Interactions
 from experiments.epochs import (
@@ -286,19 +285,20 @@ def make_setup(run: Run, data: Interactions, placement: Placement = ONE_DEVICE) 
             raise UserError(f"--mesh: data or model must be 1 for {run.model}, which does not pack")
         settings = dataclasses.replace(settings, packed=False)
     graphdef, _, _, constants = split_model(model)
-    several = placement.mesh is not None
-    corpus = split_corpus(data, placement) if several else make_corpus(data)
+    alone = placement.mesh is None
+    corpus = make_corpus(data) if alone else split_corpus(data, placement)
     inputs = Inputs(corpus, placement.put_whole(constants))
     compiled: dict[Split, Callable[[Any, Any], tuple[jax.Array, jax.Array]]] = {}
 
     def rank(split: Split, params: Any, carried: Any) -> np.ndarray:
         if split not in compiled:
-            make: Any = make_evaluation_set
-            if several:
-                make = partial(split_evaluation_set, placement=placement)
-            blocks = make(data, split, max_len, task=task, grouped=not model.packs)
+            own: Any = {"task": task, "grouped": not model.packs}
+            if isinstance(corpus, SplitCorpus):
+                blocks = split_evaluation_set(data, corpus, split, max_len, **own)
+            else:
+                blocks = (make_evaluation_set(data, split, max_len, **own),)
             ranker = make_evaluator(lambda p: nnx.merge(graphdef, *p), max_len, placement)
-            compiled[split] = lambda *p: ranker((*p, inputs.constants), inputs.corpus, blocks)
+            compiled[split] = lambda *p: ranker((*p, inputs.constants), corpus, *blocks)
         ranks, finite = compiled[split](params, carried)
         if not finite:
             raise _NotFiniteError(f"a {split} score is not finite")

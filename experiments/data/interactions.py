@@ -232,33 +232,35 @@ def checked(data: Interactions, source: Path | None = None) -> Interactions:
 
 
 class Lines(NamedTuple):
-    """What lines of ``user item item …`` hold, up to the first that is wrong.
+    """What lines of ``user item item …`` hold, up to the first with a wrong id.
 
     Attributes:
         values: ``int64[interactions]``, the items.
         lengths: ``int64[users]``.
-        line_of_user: the users, and the number of each one's line, from 1.
-        count: how many lines were read.
+        users: ``int64[users]``, their ids.
+        numbers: ``int64[users]``, the number of each one's line, from 1.
+        read: how many lines were read.
         error: what is wrong with the last of them, if anything is.
     """
 
     values: np.ndarray
     lengths: np.ndarray
-    line_of_user: dict[int, int]
-    count: int
+    users: np.ndarray
+    numbers: np.ndarray
+    read: int
     error: str | None
 
     def of_users(self, name: str) -> Interactions:
         """As `keep_long` makes it."""
-        users = np.array(list(self.line_of_user), np.int64)
-        return keep_long(name, self.values, self.lengths, user_ids=users)
+        return keep_long(name, self.values, self.lengths, user_ids=self.users)
 
 
 def parse_lines(lines: Iterable[str]) -> Lines:
     """Reads lines of ``user item item …``, with positive integer ids and items in order of time."""
     values: list[int] = []
     lengths: list[int] = []
-    line_of_user: dict[int, int] = {}
+    users: list[int] = []
+    numbers: list[int] = []
     number, error = 0, None
     for number, line in enumerate(lines, 1):
         fields = line.split()
@@ -269,26 +271,38 @@ def parse_lines(lines: Iterable[str]) -> Lines:
         except ValueError as wrong:
             error = str(wrong)
             break
-        if user in line_of_user:
-            error = repeated(user, line_of_user[user])
-            break
-        line_of_user[user] = number
         values += items
         lengths.append(len(items))
-    counts = np.array(lengths, np.int64)
-    return Lines(np.array(values, np.int64), counts, line_of_user, number, error)
+        users.append(user)
+        numbers.append(number)
+    arrays = (np.array(array, np.int64) for array in (values, lengths, users, numbers))
+    return Lines(*arrays, number, error)
 
 
-def repeated(user: int, line: int) -> str:
-    """What is wrong with a second line of a user."""
-    return f"user {user} already has line {line}; expected one line a user"
+def check_lines(
+    path: Path, users: np.ndarray, numbers: np.ndarray, wrong: tuple[int, str | None]
+) -> None:
+    """A `UserError` that names the file and the first wrong line, unless there is none.
 
+    Args:
+        path: the file.
+        users: ``int64[users]``, whom its lines are of.
+        numbers: ``int64[users]``, the numbers of the lines.
+        wrong: the number of a line, and what is wrong with it, if anything is.
 
-def check_lines(path: Path, users: int, line: int = 0, error: str | None = None) -> None:
-    """A `UserError` that names the file, unless users were read, and no line was wrong."""
+    Raises:
+        UserError: there are no users, a line is wrong, or a user has two.
+    """
+    _, firsts, of_user = np.unique(users, return_index=True, return_inverse=True)
+    again = np.flatnonzero(firsts[of_user] < np.arange(users.size))
+    line, error = wrong
+    if again.size and (error is None or numbers[again[0]] < line):
+        user, line = users[again[0]], numbers[again[0]]
+        first = numbers[firsts[of_user[again[0]]]]
+        error = f"user {user} already has line {first}; expected one line a user"
     if error is not None:
         raise UserError(f"{path}, line {line}: {error}")
-    if not users:
+    if not users.size:
         raise UserError(f"{path}: is empty; expected lines of 'user item item …'")
 
 
@@ -304,7 +318,7 @@ def read_text(path: Path, name: str) -> Interactions:
             lines = parse_lines(file)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    check_lines(path, lines.lengths.size, lines.count, lines.error)
+    check_lines(path, lines.users, lines.numbers, (lines.read, lines.error))
     return checked(lines.of_users(name), path)
 
 

@@ -24,7 +24,6 @@ from experiments.data.interactions import (
     checked,
     cut_users,
     parse_lines,
-    repeated,
 )
 from experiments.data.registry import load, text_file
 from experiments.errors import UserError
@@ -86,21 +85,14 @@ def _line_from(byte: int, file: BinaryIO) -> int:
 
 
 def _check_all(path: Path, lines: Lines) -> None:
-    """A `UserError` that names the first line that is wrong, counted from the file's first."""
-    said = processes.each_said([lines.count, lines.error])
-    before = [sum(count for count, _ in said[:i]) for i in range(len(said))]
-    for first, (count, error) in zip(before, said, strict=True):
-        if error is not None:
-            check_lines(path, 0, first + count, error)
-    users = processes.joined(np.array(list(lines.line_of_user), np.int64))
-    check_lines(path, users.size)
-    own = np.array(list(lines.line_of_user.values()), np.int64)
-    numbers = processes.joined(own + before[jax.process_index()])
-    _, firsts, user_of = np.unique(users, return_index=True, return_inverse=True)
-    again = np.flatnonzero(firsts[user_of] < np.arange(users.size))
-    if again.size:
-        second, first = again[0], firsts[user_of[again[0]]]
-        check_lines(path, 0, numbers[second], repeated(users[second], numbers[first]))
+    """`check_lines` of the lines of all processes, counted from the file's first."""
+    read, errors = zip(*processes.each_said([lines.read, lines.error]), strict=True)
+    before = [sum(read[:process]) for process in range(len(read))]
+    ends = zip(before, read, errors, strict=True)
+    wrong = next(((b + r, error) for b, r, error in ends if error is not None), (0, None))
+    users = processes.joined(lines.users)
+    numbers = processes.joined(lines.numbers + before[jax.process_index()])
+    check_lines(path, users, numbers, wrong)
 
 
 def _join(own: Interactions) -> Interactions:
