@@ -275,8 +275,8 @@ def parse_lines(lines: Iterable[str]) -> Lines:
         lengths.append(len(items))
         users.append(user)
         numbers.append(number)
-    arrays = (np.array(array, np.int64) for array in (values, lengths, users, numbers))
-    return Lines(*arrays, number, error)
+    arrays = [np.array(array, np.int64) for array in (values, lengths, users, numbers)]
+    return Lines(arrays[0], arrays[1], arrays[2], arrays[3], number, error)
 
 
 def check_lines(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from experiments import processes
-from experiments.batches import split_corpus
+from experiments.batches import items_at, look_up, owners_at, split_corpus
 from experiments.data import load, load_part
 from experiments.data.interactions import Interactions
 from experiments.errors import UserError
@@ -57,6 +58,19 @@ def check_part(part: Interactions, whole: Interactions) -> None:
     assert part.fingerprint == whole.fingerprint
 
 
+def check_corpus(part: Interactions, whole: Interactions) -> None:
+    """That what lies in parts is found, and no device has more than its share of it."""
+    corpus = split_corpus(part, Placement(make_mesh("data=2")))
+    cells = np.arange(-1, whole.num_interactions)
+    for read, flat in ((items_at, whole.items), (owners_at, whole.owners)):
+        found = jax.jit(partial(look_up, read))(corpus, cells)
+        for shard in found.addressable_shards:
+            np.testing.assert_array_equal(shard.data, np.append(0, flat)[shard.index])
+    most = max(processes.each_said(part.items.size))
+    for leaf in (corpus.parts.items, corpus.parts.owners, corpus.parts.unseen.gaps):
+        assert [shard.data.shape for shard in leaf.addressable_shards] == [(1, most)]
+
+
 @pytest.mark.parametrize("kind", ["text", "table", "synthetic"])
 def test_parts_are_those_of_the_whole(kind, users_file, write):
     source = str(users_file)
@@ -67,6 +81,7 @@ def test_parts_are_those_of_the_whole(kind, users_file, write):
     part, whole = load_part(source), load(source)
     check_part(part, whole)
     check_part(part.sample_users(0.5), whole.sample_users(0.5))
+    check_corpus(part, whole)
     np.testing.assert_array_equal(part.items_before_end(2), whole.items_before_end(2))
     for graph in (user_item_graph, neighbour_graph, lambda data: item_graph(data, 5)):
         own, expected = (graph(data).to_scipy(normalized=False) for data in (part, whole))
@@ -84,6 +99,7 @@ def test_a_process_without_users(write):
     assert part.fingerprint == whole.fingerprint
     assert part.dropped_users == whole.dropped_users == 1
     assert processes.each_said(part.items.size)[1] == 0
+    check_corpus(part, whole)
     assert user_item_graph(part).to_scipy(normalized=False).nnz > 0
 
 
