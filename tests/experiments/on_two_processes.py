@@ -72,7 +72,8 @@ def check_corpus(part: Interactions, whole: Interactions) -> None:
 
 
 @pytest.mark.parametrize("kind", ["text", "table", "synthetic"])
-def test_parts_are_those_of_the_whole(kind, users_file, write):
+def test_parts_are_those_of_the_whole(kind, users_file, write, monkeypatch):
+    monkeypatch.setattr(processes, "PIECE", 2**12)  # of which there are several, then
     source = str(users_file)
     if kind == "table":
         source = write("a.csv", as_table(load(source)))
