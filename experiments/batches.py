@@ -1,10 +1,15 @@
 """Batches on the device: from rows of a layout to items, targets and negatives.
 
 The whole data set lives on the device; an epoch's only traffic is the layout of `packing.layout`.
+On a mesh, every device has a part of it, and what is looked up is the sum of what each one finds.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
+from experiments import processes
 from experiments.configs import Hyperparameters
 from experiments.data import Interactions
+from experiments.data.interactions import cut_users
 from experiments.errors import UserError
+from experiments.mesh import Placement
 from experiments.packing import EMPTY, Layout, Rows
 from models import Backbone, Task
 
@@ -31,6 +39,11 @@ class Corpus(NamedTuple):
     items: Int[Array, " interactions"]
     owners: Int[Array, " interactions"]
     unseen: Unseen
+
+    @property
+    def num_items(self) -> Int[Array, ""]:
+        """As an array, since a program that is compiled for it serves all."""
+        return self.unseen.num_items
 
 
 class Unseen(NamedTuple):
@@ -92,12 +105,49 @@ class Batch(NamedTuple):
         )
 
 
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["parts", "firsts", "stops"],
+    meta_fields=["num_items", "placement"],
+)
+@dataclasses.dataclass(frozen=True)
+class SplitCorpus:
+    """The interactions on a mesh, some users' on each device.
+
+    Attributes:
+        parts: each leaf with a leading axis of devices. ``owners`` and ``unseen`` know all users,
+            the others than the part's without interactions.
+        firsts: ``int32[devices]``, the position of each part's first interaction among all.
+        stops: ``int32[devices]``, the position behind its last.
+        num_items: of the data set.
+        placement: on the mesh.
+    """
+
+    parts: Corpus
+    firsts: Int[Array, " devices"]
+    stops: Int[Array, " devices"]
+    num_items: int
+    placement: Placement
+
+    def with_items(self, data: Interactions, items: np.ndarray) -> SplitCorpus:
+        """The corpus with others in the place of the data's items, ``int32[interactions]``."""
+        _, parts = _device_parts(dataclasses.replace(data, items=items), self.placement)
+        size = self.parts.items.shape[1]
+        put = self.placement.put_parts({i: _padded(part.items, size) for i, part in parts.items()})
+        return dataclasses.replace(self, parts=self.parts._replace(items=put))
+
+
 def make_corpus(data: Interactions) -> Corpus:
     """Puts a data set on the device.
 
     Raises:
         UserError: a user has every item in training, so that no negative is left.
     """
+    return jax.tree.map(jnp.asarray, _corpus(data))
+
+
+def _corpus(data: Interactions) -> Corpus:
+    """A `Corpus` of numpy arrays."""
     training = data.training_part()
     pairs = np.unique(
         data.owners[training].astype(np.int64) * data.num_items + data.items[training] - 1
@@ -110,16 +160,95 @@ def make_corpus(data: Interactions) -> Corpus:
             f"{data.name}: user {np.diff(starts).argmax() + 1} of {data.num_users} has all "
             f"{data.num_items} items in training; expected at least one item to draw as a negative"
         )
-    unseen = Unseen(
-        gaps=jnp.asarray(item - (np.arange(pairs.size) - starts[user]), jnp.int32),
-        starts=jnp.asarray(starts, jnp.int32),
-        num_items=jnp.asarray(data.num_items, jnp.int32),
-        longest=jnp.zeros(longest.bit_length(), jnp.int32),
+    unseen: Any = (
+        (item - (np.arange(pairs.size) - starts[user])).astype(np.int32),
+        starts.astype(np.int32),
+        np.array(data.num_items, np.int32),
+        np.zeros(longest.bit_length(), np.int32),
     )
-    return Corpus(jnp.asarray(data.items), jnp.asarray(data.owners), unseen)
+    arrays: Any = (data.items, data.owners, Unseen(*unseen))
+    return Corpus(*arrays)
 
 
-def read_tokens(task: Task, corpus: Corpus, rows: Layout, max_len: int) -> Tokens:
+def split_corpus(data: Interactions, placement: Placement) -> SplitCorpus:
+    """Puts the users of each device of a mesh there, padded to as many interactions on each.
+
+    Raises:
+        UserError: as `make_corpus`, in all processes.
+    """
+    positions, parts = _device_parts(data, placement)
+    most, rounds = int(np.diff(positions).max()), int(data.lengths.max()).bit_length()
+
+    def padded(part: Interactions) -> Corpus:
+        corpus = _corpus(part)
+        longest: Any = np.zeros(rounds, np.int32)
+        unseen = corpus.unseen._replace(gaps=_padded(corpus.unseen.gaps, most), longest=longest)
+        return Corpus(_padded(corpus.items, most), _padded(corpus.owners, most), unseen)
+
+    corpora = processes.attempt(lambda: {i: padded(part) for i, part in parts.items()})
+    firsts, stops = placement.put_parts({i: (positions[i], positions[i + 1]) for i in parts})
+    return SplitCorpus(placement.put_parts(corpora), firsts, stops, data.num_items, placement)
+
+
+def _device_parts(
+    data: Interactions, placement: Placement
+) -> tuple[np.ndarray, dict[int, Interactions]]:
+    """Where the part of each device of a mesh begins; and the parts of this process's devices."""
+    cuts = [0]
+    for process, (first, stop) in enumerate(itertools.pairwise(data.cuts or (0, data.num_users))):
+        devices = placement.num_devices
+        if data.cuts is not None:
+            devices = len(placement.devices_of(process))
+        cuts += [first + cut for cut in cut_users(data.lengths[first:stop], devices)[1:]]
+    positions = np.append(data.starts, data.num_interactions)[cuts].astype(np.int32)
+    own = placement.devices_of(jax.process_index())
+    return positions, {i: data.part_of(cuts[i], cuts[i + 1]) for i in own}
+
+
+def _padded(array: Any, size: int) -> Any:
+    return np.pad(array, (0, size - array.size))
+
+
+def look_up(
+    function: Callable[..., Array], corpus: Corpus | SplitCorpus, cells: Any, *more: Any
+) -> Array:
+    """What a function of a corpus and of positions finds there.
+
+    Of a corpus on a mesh, each part gets the positions within it, and is asked for those alone.
+    What stands at others, such as `EMPTY`, is then 0; otherwise it is not to be relied on.
+
+    Args:
+        function: of the corpus, of ``cells`` and of ``more``, to an array of ``int32`` whose
+            leading axes are those of ``cells``.
+        corpus: the data.
+        cells: ``int32[…]``, positions in the flat array of interactions.
+        more: further arrays.
+    """
+    if isinstance(corpus, Corpus):
+        return function(corpus, cells, *more)
+
+    def in_part(part: tuple[Corpus, Array, Array], cells: Array, *more: Any) -> Array:
+        own, first, stop = part
+        within = (cells >= first) & (cells < stop)
+        found = function(own, jnp.where(within, cells - first, 0), *more)
+        within = within.reshape(*within.shape, *(1 for _ in found.shape[within.ndim :]))
+        return jnp.where(within, found, 0)
+
+    parts = (corpus.parts, corpus.firsts, corpus.stops)
+    return corpus.placement.sum_over_parts(in_part, parts, cells, *more)
+
+
+def items_at(corpus: Corpus, cells: Int[Array, "*shape"]) -> Int[Array, "*shape"]:
+    """The items at positions."""
+    return corpus.items[cells]
+
+
+def owners_at(corpus: Corpus, cells: Int[Array, "*shape"]) -> Int[Array, "*shape"]:
+    """The users at positions."""
+    return corpus.owners[cells]
+
+
+def read_tokens(task: Task, corpus: Corpus | SplitCorpus, rows: Layout, max_len: int) -> Tokens:
     """Looks up the tokens of a batch of rows, nothing masked.
 
     Args:
@@ -134,9 +263,9 @@ def read_tokens(task: Task, corpus: Corpus, rows: Layout, max_len: int) -> Token
         return Tokens(*groups)
     cells, ends = rows
     real = cells != EMPTY
-    source = corpus.owners if task == "pair" else corpus.items
+    read = owners_at if task == "pair" else items_at
     return Tokens(
-        items=jnp.where(real, source[cells], 0),
+        items=jnp.where(real, look_up(read, corpus, cells), 0),
         segments=jnp.where(real, ends + 1, 0),  # no two sequences of a row end alike
         positions=jnp.where(real, max_len - 1 - (ends - cells), 0),
     )
@@ -168,7 +297,7 @@ def newest(groups: list[Rows]) -> Rows:
 def make_batch(
     task: Task,
     settings: Hyperparameters,
-    corpus: Corpus,
+    corpus: Corpus | SplitCorpus,
     rows: Layout,
     key: PRNGKeyArray,
 ) -> Batch:
@@ -193,21 +322,28 @@ def make_batch(
         mask_key, key = jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)
         real &= jax.random.bernoulli(mask_key, settings.mask_rate, cells.shape)
         tokens = mask_tokens(tokens, real, corpus)
-    positives = jnp.where(real, corpus.items[cells + ahead], 0)
+    positives = jnp.where(real, look_up(items_at, corpus, cells + ahead), 0)
     if settings.loss == "sampled-softmax":
         shape = (settings.num_negatives,)
-        negatives = jax.random.randint(key, shape, 1, corpus.unseen.num_items + 1)
+        negatives = jax.random.randint(key, shape, 1, corpus.num_items + 1)
     else:
-        owners = jnp.broadcast_to(
-            corpus.owners[cells][..., None], (*cells.shape, settings.num_negatives)
-        )
-        negatives = sample_negatives(corpus.unseen, owners, key)
+        sample = partial(_negatives_at, settings.num_negatives)
+        negatives = look_up(sample, corpus, cells, key)
     return Batch(tokens, positives, negatives, real)
 
 
-def mask_tokens(tokens: Tokens, where: Bool[Array, "rows width"], corpus: Corpus) -> Tokens:
+def _negatives_at(
+    number: int, corpus: Corpus, cells: Int[Array, "rows width"], key: PRNGKeyArray
+) -> Int[Array, "rows width k"]:
+    owners = jnp.broadcast_to(corpus.owners[cells][..., None], (*cells.shape, number))
+    return sample_negatives(corpus.unseen, owners, key)
+
+
+def mask_tokens(
+    tokens: Tokens, where: Bool[Array, "rows width"], corpus: Corpus | SplitCorpus
+) -> Tokens:
     """Puts the mask, whose id comes after those of the items, where it is to stand."""
-    mask = corpus.unseen.num_items + 1
+    mask = corpus.num_items + 1
     return tokens._replace(items=jnp.where(where & (tokens.segments > 0), mask, tokens.items))
 
 

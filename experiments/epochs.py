@@ -16,7 +16,7 @@ import optax
 from flax import nnx
 
 import sevo_jax
-from experiments.batches import Corpus, check_layout, make_batch
+from experiments.batches import Corpus, SplitCorpus, check_layout, make_batch
 from experiments.configs import Hyperparameters
 from experiments.data import Interactions
 from experiments.errors import UserError
@@ -56,7 +56,7 @@ class Inputs(NamedTuple):
         constants: what the model reads beside its parameters, such as a graph.
     """
 
-    corpus: Corpus
+    corpus: Corpus | SplitCorpus
     constants: Any
 
 
@@ -148,9 +148,8 @@ class EpochLayouts:
         if not self._ends.size:
             raise UserError(f"{data.name}: no user has two training items; nothing to learn from")
         # Users and their runs of sequences, from which pairs are drawn.
-        _, self._starts, self._lengths = np.unique(
-            data.owners[self._ends], return_index=True, return_counts=True
-        )
+        users = np.searchsorted(data.starts, self._ends, side="right")
+        _, self._starts, self._lengths = np.unique(users, return_index=True, return_counts=True)
         self.settings, self.seed = settings, seed
         self.task: Task = task
         self.groups = None
@@ -210,8 +209,9 @@ def training_sequences(
     if task in ("next", "masked"):
         starts, ends = data.starts, stops - 1
     else:
-        ends = np.flatnonzero(np.arange(data.items.size) < np.repeat(stops, data.lengths))
-        starts = data.starts[data.owners[ends]]
+        each = np.maximum(stops - data.starts, 0)
+        starts = np.repeat(data.starts, each)
+        ends = starts + np.arange(starts.size) - np.repeat(np.cumsum(each) - each, each)
     counts = np.minimum(ends - starts + 1, 1 if task == "pair" else max_len)
     return ends[counts > 0], counts[counts > 0]
 

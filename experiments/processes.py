@@ -15,7 +15,9 @@ import socket
 import sys
 import threading
 import time
-from typing import Any
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
@@ -29,8 +31,12 @@ HEARTBEAT_SECONDS = 30
 """How long JAX waits for a sign of life of a process that hangs, or whose machine is gone."""
 GRACE_SECONDS = 5
 """How long a process that has lost another has to end by itself, with an error of its own."""
+PIECE = 2**22
+"""Bytes that processes hand each other at a time, at most."""
 _DONE, _FAILED = b"done", b"fail"
 """Messages, as long as the number of a process that has ended."""
+
+T = TypeVar("T")
 
 _links: dict[int, socket.socket] = {}
 """Connections to other processes: of process 0 to all, of the others to process 0."""
@@ -99,14 +105,7 @@ def agree(facts: dict[str, Any]) -> None:
     Raises:
         UserError: some facts are not the same in all.
     """
-    if jax.process_count() == 1:
-        return
-    own = np.frombuffer(json.dumps(facts).encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.array(own.size))
-    padded = np.zeros(sizes.max(), np.uint8)
-    padded[: own.size] = own
-    every = multihost_utils.process_allgather(padded)
-    first, *others = (json.loads(e[:n].tobytes()) for e, n in zip(every, sizes, strict=True))
+    first, *others = each_said(facts)
     for number, other in enumerate(others, 1):
         for name in sorted(first.keys() | other.keys()):
             if first.get(name) != other.get(name):
@@ -114,6 +113,67 @@ def agree(facts: dict[str, Any]) -> None:
                     f"processes 0 and {number} differ: {name} is {first.get(name)!r} and "
                     f"{other.get(name)!r}; start all with the same options, on the same files"
                 )
+
+
+def attempt(function: Callable[[], T]) -> T:
+    """What a function returns here, as soon as it has returned in all processes.
+
+    Raises:
+        UserError: what the first of the processes raised that raised one.
+    """
+    result, error = None, None
+    try:
+        result = function()
+    except UserError as own:
+        if jax.process_count() == 1:
+            raise
+        error = str(own)
+    for said in each_said(error):
+        if said is not None:
+            raise UserError(said)
+    return cast(T, result)
+
+
+def each_said(own: Any) -> list[Any]:
+    """What all processes have to say, as JSON can hold it, in their order."""
+    if jax.process_count() == 1:
+        return [own]
+    return [json.loads(said.tobytes()) for said in each(_bytes_of(json.dumps(own).encode()))]
+
+
+def each(own: np.ndarray) -> Iterator[np.ndarray]:
+    """The array of one process after the other, in all of them; those that are empty left out.
+
+    Args:
+        own: of one axis, and of one dtype in all processes.
+    """
+    for _, pieces in groupby(stream(own), key=lambda piece: piece[0]):
+        yield np.concatenate([piece for _, piece in pieces])
+
+
+def joined(own: np.ndarray) -> np.ndarray:
+    """The arrays of all processes as one."""
+    return np.concatenate([own[:0], *each(own)])
+
+
+def stream(own: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """As `each`, in pieces of at most `PIECE` bytes, each with the number of its process."""
+    if jax.process_count() == 1:
+        yield 0, own
+        return
+    # As bytes, since JAX makes 64 bits 32; of few sizes, since each is compiled.
+    own_size = np.array([own.size], np.int64).view(np.uint8)
+    sizes = multihost_utils.process_allgather(own_size).view(np.int64)
+    step = PIECE // own.dtype.itemsize
+    for process, size in enumerate(sizes.ravel().tolist()):
+        mine = process == jax.process_index()
+        for begin in range(0, size, step):
+            length = min(step, size - begin) * own.dtype.itemsize
+            sent = np.zeros(max(1024, 1 << (length - 1).bit_length()), np.uint8)
+            if mine:
+                sent[:length] = _bytes_of(own[begin : begin + step].tobytes())
+            piece = multihost_utils.broadcast_one_to_all(sent, is_source=mine)
+            yield process, piece[:length].view(own.dtype)
 
 
 def any_process(flag: bool) -> bool:
@@ -124,6 +184,10 @@ def any_process(flag: bool) -> bool:
 def is_first() -> bool:
     """Whether this is the process that prints and writes, or the only one."""
     return jax.process_index() == 0
+
+
+def _bytes_of(content: bytes) -> np.ndarray:
+    return np.frombuffer(content, np.uint8)
 
 
 def _wait_for_others(

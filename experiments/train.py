@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import signal
 import sys
 import threading
@@ -19,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments import processes, summary, trainer
 from experiments.configs import MODELS, OPTIMIZERS, Hyperparameters, check_read, reads
-from experiments.data import Interactions, load, load_categories
+from experiments.data import Interactions, load_categories, load_part
 from experiments.errors import UserError, check_name
 from experiments.graphs import check_neighbours
 from experiments.mesh import DATA, MODEL, ONE_DEVICE, Placement, make_mesh
@@ -282,18 +283,23 @@ def place_runs(options: Any, runs: list[trainer.Run]) -> Placement:
     return Placement(mesh)
 
 
-def check_processes(options: Any, runs: list[trainer.Run], data: Interactions) -> None:
-    """A `UserError` unless all processes are asked for the same, and each has users."""
+def check_processes(options: Any, runs: list[trainer.Run]) -> None:
+    """A `UserError` unless all processes are asked for the same."""
+    facts: dict[str, Any] = {"--mesh": options.mesh, "--resume": options.resume}
+    facts |= {"the runs": [run.name for run in runs]}
+    for run in runs:
+        facts |= {f"{name} of {run.name}": value for name, value in run.to_json().items()}
+    processes.agree(facts | {"JAX": jax.__version__})
+
+
+def check_parts(runs: list[trainer.Run], data: Interactions) -> None:
+    """A `UserError` unless processes have parts of the same data, and there are users for all."""
+    processes.agree({"the data's fingerprint": data.fingerprint})  # which they find together
     users = min(trainer.used_users(run, data).num_users for run in runs)
     if jax.process_count() > users:
         raise UserError(
             f"--num-processes: {jax.process_count()} are more than the {users} users to train on"
         )
-    facts: dict[str, Any] = {"--mesh": options.mesh, "--resume": options.resume}
-    facts |= {"the runs": [run.name for run in runs], "the data's fingerprint": data.fingerprint}
-    for run in runs:
-        facts |= {f"{name} of {run.name}": value for name, value in run.to_json().items()}
-    processes.agree(facts | {"JAX": jax.__version__})
 
 
 def run_all(
@@ -329,13 +335,18 @@ def run_all(
         runs = make_runs(dataclasses.replace(options, out=out))
         placement = place(runs)
         folders = {run: out / name_of(run) for run in runs}
-        data = load(options.dataset, options.data_dir)
         if jax.process_count() > 1:
-            check_processes(options, runs, data)
+            check_processes(options, runs)
+        data = load_part(options.dataset, options.data_dir)
+        if jax.process_count() > 1:
+            check_parts(runs, data)
         say(
             f"{data.name}: {data.num_users:,} users, {data.num_items:,} items, "
-            f"{data.items.size:,} interactions; results go to {out}"
+            f"{data.num_interactions:,} interactions; results go to {out}"
         )
+        if data.cuts is not None:
+            sizes = [int(data.lengths[i:j].sum()) for i, j in itertools.pairwise(data.cuts)]
+            say(f"interactions of each process: {', '.join(f'{size:,}' for size in sizes)}")
         for note in data.notes:
             say(note)
         if data.renumbered:

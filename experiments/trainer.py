@@ -23,7 +23,7 @@ from flax import nnx
 
 from experiments import processes
 from experiments.backbones import BUILDERS
-from experiments.batches import make_corpus
+from experiments.batches import SplitCorpus, make_corpus, split_corpus
 from experiments.configs import Hyperparameters
 from experiments.data import Interactions
 from experiments.epochs import (
@@ -41,6 +41,7 @@ from experiments.evaluate import (
     make_evaluation_set,
     make_evaluator,
     metrics_of,
+    split_evaluation_set,
 )
 from experiments.files import write_json, write_text
 from experiments.folders import (
@@ -284,15 +285,20 @@ def make_setup(run: Run, data: Interactions, placement: Placement = ONE_DEVICE) 
             raise UserError(f"--mesh: data or model must be 1 for {run.model}, which does not pack")
         settings = dataclasses.replace(settings, packed=False)
     graphdef, _, _, constants = split_model(model)
-    inputs = placement.put_whole(Inputs(make_corpus(data), constants))
+    alone = placement.mesh is None
+    corpus = make_corpus(data) if alone else split_corpus(data, placement)
+    inputs = Inputs(corpus, placement.put_whole(constants))
     compiled: dict[Split, Callable[[Any, Any], tuple[jax.Array, jax.Array]]] = {}
 
     def rank(split: Split, params: Any, carried: Any) -> np.ndarray:
         if split not in compiled:
-            blocks = make_evaluation_set(data, split, max_len, task=task, grouped=not model.packs)
-            blocks = placement.put_split(blocks)
+            own: Any = {"task": task, "grouped": not model.packs}
+            if isinstance(corpus, SplitCorpus):
+                blocks = split_evaluation_set(data, corpus, split, max_len, **own)
+            else:
+                blocks = (make_evaluation_set(data, split, max_len, **own),)
             ranker = make_evaluator(lambda p: nnx.merge(graphdef, *p), max_len, placement)
-            compiled[split] = lambda *p: ranker((*p, inputs.constants), inputs.corpus, blocks)
+            compiled[split] = lambda *p: ranker((*p, inputs.constants), corpus, *blocks)
         ranks, finite = compiled[split](params, carried)
         if not finite:
             raise _NotFiniteError(f"a {split} score is not finite")
@@ -419,7 +425,7 @@ def _finish(lane: _Lane, setup: Setup, data: Interactions) -> dict[str, Any]:
         "versions": {p: version(p) for p in ("jax", "jaxlib", "flax", "optax", "numpy")},
         "num_users": data.num_users,
         "num_items": data.num_items,
-        "num_interactions": int(data.items.size),
+        "num_interactions": data.num_interactions,
     }
     if processes.is_first():
         write_json(lane.folder / "result.json", result)

@@ -7,11 +7,13 @@ says so. `VERSION` changes whenever the same raw file would be parsed to somethi
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pooch
@@ -59,15 +61,7 @@ def _read(path: Path, name: str) -> Interactions:
     with np.load(path) as stored:
         if stored["version"] != VERSION:
             raise ValueError(f"found version {stored['version']}, expected {VERSION}")
-        return Interactions(
-            name=name,
-            items=stored["items"],
-            lengths=stored["lengths"],
-            item_ids=_unpacked(stored["item_ids"]),
-            user_ids=_unpacked(stored["user_ids"]),
-            dropped_users=int(stored["dropped_users"]),
-            notes=tuple(stored["notes"].tolist()),
-        )
+        return _from_arrays(name, stored)
 
 
 def _write(path: Path, data: Interactions) -> None:
@@ -75,21 +69,51 @@ def _write(path: Path, data: Interactions) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as draft:
         try:
-            np.savez(
-                draft,
-                version=VERSION,
-                items=data.items,
-                lengths=data.lengths,
-                item_ids=_packed(data.item_ids),
-                user_ids=_packed(data.user_ids),
-                dropped_users=data.dropped_users,
-                notes=np.array(data.notes, dtype="U"),
-            )
+            np.savez(draft, version=VERSION, **_to_arrays(data))
             draft.close()
             os.replace(draft.name, path)
         except BaseException:
             Path(draft.name).unlink(missing_ok=True)
             raise
+
+
+def pack(data: Interactions) -> bytes:
+    """A data set in bytes, from which `unpack` makes it again."""
+    file = io.BytesIO()
+    source = "" if data.source is None else str(data.source)
+    np.savez(file, name=data.name, source=source, **_to_arrays(data))
+    return file.getvalue()
+
+
+def unpack(content: bytes) -> Interactions:
+    """The data set that was packed."""
+    with np.load(io.BytesIO(content)) as stored:
+        source = str(stored["source"])
+        data = _from_arrays(str(stored["name"]), stored)
+    return dataclasses.replace(data, source=Path(source) if source else None)
+
+
+def _to_arrays(data: Interactions) -> dict[str, Any]:
+    return {
+        "items": data.items,
+        "lengths": data.lengths,
+        "item_ids": _packed(data.item_ids),
+        "user_ids": _packed(data.user_ids),
+        "dropped_users": data.dropped_users,
+        "notes": np.array(data.notes, dtype="U"),
+    }
+
+
+def _from_arrays(name: str, stored: Mapping[str, Any]) -> Interactions:
+    return Interactions(
+        name=name,
+        items=stored["items"],
+        lengths=stored["lengths"],
+        item_ids=_unpacked(stored["item_ids"]),
+        user_ids=_unpacked(stored["user_ids"]),
+        dropped_users=int(stored["dropped_users"]),
+        notes=tuple(stored["notes"].tolist()),
+    )
 
 
 def _packed(ids: np.ndarray) -> np.ndarray:

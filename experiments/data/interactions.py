@@ -1,13 +1,17 @@
-"""Interactions: every user's items in order of time, as flat arrays."""
+"""Interactions: every user's items in order of time, as flat arrays, or the part of some users."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from experiments import processes
 from experiments.errors import UserError
 
 MIN_INTERACTIONS = 3
@@ -21,15 +25,21 @@ class Interactions:
     The leave-one-out split is a matter of position: a user's last item is the test item, the one
     before it the validation item, the rest is for training.
 
+    Of several processes, each has the items of some users alone, and knows all else of all.
+    ``starts`` then counts from the first item of all.
+
     Attributes:
         name: what the data set is called in results.
-        items: ``int32[interactions]``, user after user, each in order of time.
+        items: ``int32[interactions]``, user after user, each in order of time; of a part, its own.
         lengths: ``int64[users]``, each at least 3.
         item_ids: ``[num_items]``, the id that the source gave to item ``i + 1``.
         user_ids: ``[users]``, the id that the source gave to each user.
         dropped_users: users left out because they had fewer than 3 interactions.
         notes: sentences on how the data came about, for whoever uses them.
         source: the file that a registered data set was read from.
+        cuts: of the parts of several processes, the first user of each, and ``num_users``; ``None``
+            if everything is here.
+        part: which of them this is.
     """
 
     name: str
@@ -40,6 +50,8 @@ class Interactions:
     dropped_users: int = 0
     notes: tuple[str, ...] = ()
     source: Path | None = None
+    cuts: tuple[int, ...] | None = None
+    part: int = 0
 
     @property
     def num_users(self) -> int:
@@ -52,26 +64,58 @@ class Interactions:
         return self.item_ids.size
 
     @property
+    def num_interactions(self) -> int:
+        """Those of all users."""
+        return int(self.lengths.sum())
+
+    @property
+    def held(self) -> slice:
+        """The users whose items are here."""
+        first, stop = (self.cuts or (0, self.num_users))[self.part : self.part + 2]
+        return slice(first, stop)
+
+    @property
     def starts(self) -> np.ndarray:
         """``int64[users]``: where each user's items begin in ``items``."""
         return np.cumsum(self.lengths) - self.lengths
 
     @property
     def owners(self) -> np.ndarray:
-        """``int32[interactions]``: the user of each interaction."""
-        return np.repeat(np.arange(self.num_users, dtype=np.int32), self.lengths)
+        """``int32[interactions]``: the user of each of ``items``."""
+        users = np.arange(self.num_users, dtype=np.int32)
+        return np.repeat(users[self.held], self.lengths[self.held])
 
     def training_part(self) -> np.ndarray:
-        """``bool[interactions]``: all but each user's last two."""
-        to_end = np.repeat(self.starts + self.lengths, self.lengths) - np.arange(self.items.size)
-        return to_end > 2
+        """``bool[interactions]``: all of ``items`` but each user's last two."""
+        lengths = self.lengths[self.held]
+        return np.repeat(np.cumsum(lengths), lengths) - np.arange(self.items.size) > 2
 
-    @property
+    def items_before_end(self, back: int) -> np.ndarray:
+        """``int32[users]``: of every user the last item, for 1, or one so far from the end."""
+        own = self.items[np.cumsum(self.lengths[self.held]) - back]
+        return own if self.cuts is None else processes.joined(own)
+
+    def each(self, own: np.ndarray) -> Iterable[np.ndarray]:
+        """What each process makes of its part, in order; all of them call it alike."""
+        return [own] if self.cuts is None else processes.each(own)
+
+    def part_of(self, first: int, stop: int) -> Interactions:
+        """The part of the users ``first … stop - 1``, who must be here."""
+        before, begin, end = (self.lengths[:user].sum() for user in (self.held.start, first, stop))
+        cuts, items = (0, first, stop, self.num_users), self.items[begin - before : end - before]
+        return dataclasses.replace(self, items=items, cuts=cuts, part=1)
+
+    @cached_property
     def fingerprint(self) -> str:
-        """Tells these interactions from any others, under any numbering of the items."""
-        digest = hashlib.sha256()
-        for array in (self.lengths, self.items, self.item_ids.astype("U")):
-            digest.update(np.ascontiguousarray(array).tobytes())
+        """Tells these interactions from any others, under any numbering of the items.
+
+        If each process has a part, they find it together, the first time.
+        """
+        digest = hashlib.sha256(self.lengths.tobytes())
+        pieces = [(0, self.items)] if self.cuts is None else processes.stream(self.items)
+        for _, items in pieces:
+            digest.update(np.ascontiguousarray(items).tobytes())
+        digest.update(self.item_ids.astype("U").tobytes())
         return digest.hexdigest()[:16]
 
     @property
@@ -101,13 +145,27 @@ class Interactions:
         drawn = np.random.default_rng(seed).choice(self.num_users, count, replace=False)
         kept = np.zeros(self.num_users, bool)
         kept[drawn] = True
+        own = np.repeat(kept[self.held], self.lengths[self.held])
         return dataclasses.replace(
             self,
-            items=self.items[np.repeat(kept, self.lengths)],
+            items=self.items[own],
             lengths=self.lengths[kept],
             user_ids=self.user_ids[kept],
+            cuts=self.cuts and tuple(int(kept[:cut].sum()) for cut in self.cuts),
             notes=(*self.notes, f"drew {count:,} of {self.num_users:,} users, by seed {seed}"),
         )
+
+
+def cut_users(lengths: np.ndarray, parts: int) -> list[int]:
+    """Cuts users into parts of about as many interactions each, as `Interactions.cuts` has them.
+
+    Example:
+        >>> cut_users(np.array([9, 3, 3, 3]), 2)
+        [0, 1, 4]
+    """
+    wanted = lengths.sum() * np.arange(1, parts) / parts
+    middles = np.cumsum(lengths) - lengths / 2
+    return [0, *np.searchsorted(middles, wanted).tolist(), lengths.size]
 
 
 def from_sequences(
@@ -131,15 +189,20 @@ def from_sequences(
     Raises:
         UserError: no user has 3 interactions.
     """
+    return checked(keep_long(name, values, lengths, item_ids, user_ids), source)
+
+
+def keep_long(
+    name: str,
+    values: np.ndarray,
+    lengths: np.ndarray,
+    item_ids: np.ndarray | None = None,
+    user_ids: np.ndarray | None = None,
+) -> Interactions:
+    """`from_sequences`, where no user need be left."""
     kept = lengths >= MIN_INTERACTIONS
-    if not kept.any():
-        raise UserError(
-            f"{source or name}: no user has {MIN_INTERACTIONS} or more interactions; expected one "
-            "item each to train on, to validate and to test"
-        )
     if user_ids is None:
         user_ids = np.arange(1, lengths.size + 1)
-    dropped = int((~kept).sum())
     codes, items = np.unique(values[np.repeat(kept, lengths)], return_inverse=True)
     return Interactions(
         name=name,
@@ -147,58 +210,123 @@ def from_sequences(
         lengths=lengths[kept].astype(np.int64),
         item_ids=codes if item_ids is None else item_ids[codes],
         user_ids=user_ids[kept],
-        dropped_users=dropped,
-        notes=(
-            (f"dropped {dropped:,} users of fewer than {MIN_INTERACTIONS} interactions",)
-            if dropped
-            else ()
-        ),
+        dropped_users=int((~kept).sum()),
     )
 
 
+def checked(data: Interactions, source: Path | None = None) -> Interactions:
+    """The data set with a note of the users that were dropped.
+
+    Raises:
+        UserError: none is left.
+    """
+    if not data.num_users:
+        raise UserError(
+            f"{source or data.name}: no user has {MIN_INTERACTIONS} or more interactions; expected "
+            "one item each to train on, to validate and to test"
+        )
+    if not data.dropped_users:
+        return data
+    note = f"dropped {data.dropped_users:,} users of fewer than {MIN_INTERACTIONS} interactions"
+    return dataclasses.replace(data, notes=(*data.notes, note))
+
+
+class Lines(NamedTuple):
+    """What lines of ``user item item …`` hold, up to the first with a wrong id.
+
+    Attributes:
+        values: ``int64[interactions]``, the items.
+        lengths: ``int64[users]``.
+        users: ``int64[users]``, their ids.
+        numbers: ``int64[users]``, the number of each one's line, from 1.
+        read: how many lines were read.
+        error: what is wrong with the last of them, if anything is.
+    """
+
+    values: np.ndarray
+    lengths: np.ndarray
+    users: np.ndarray
+    numbers: np.ndarray
+    read: int
+    error: str | None
+
+    def of_users(self, name: str) -> Interactions:
+        """As `keep_long` makes it."""
+        return keep_long(name, self.values, self.lengths, user_ids=self.users)
+
+
+def parse_lines(lines: Iterable[str]) -> Lines:
+    """Reads lines of ``user item item …``, with positive integer ids and items in order of time."""
+    values: list[int] = []
+    lengths: list[int] = []
+    users: list[int] = []
+    numbers: list[int] = []
+    number, error = 0, None
+    for number, line in enumerate(lines, 1):
+        fields = line.split()
+        if not fields:
+            continue
+        try:
+            user, *items = _parse_ids(fields)
+        except ValueError as wrong:
+            error = str(wrong)
+            break
+        values += items
+        lengths.append(len(items))
+        users.append(user)
+        numbers.append(number)
+    arrays = [np.array(array, np.int64) for array in (values, lengths, users, numbers)]
+    return Lines(arrays[0], arrays[1], arrays[2], arrays[3], number, error)
+
+
+def check_lines(
+    path: Path, users: np.ndarray, numbers: np.ndarray, wrong: tuple[int, str | None]
+) -> None:
+    """A `UserError` that names the file and the first wrong line, unless there is none.
+
+    Args:
+        path: the file.
+        users: ``int64[users]``, whom its lines are of.
+        numbers: ``int64[users]``, the numbers of the lines.
+        wrong: the number of a line, and what is wrong with it, if anything is.
+
+    Raises:
+        UserError: there are no users, a line is wrong, or a user has two.
+    """
+    _, firsts, of_user = np.unique(users, return_index=True, return_inverse=True)
+    again = np.flatnonzero(firsts[of_user] < np.arange(users.size))
+    line, error = wrong
+    if again.size and (error is None or numbers[again[0]] < line):
+        user, line = users[again[0]], numbers[again[0]]
+        first = numbers[firsts[of_user[again[0]]]]
+        error = f"user {user} already has line {first}; expected one line a user"
+    if error is not None:
+        raise UserError(f"{path}, line {line}: {error}")
+    if not users.size:
+        raise UserError(f"{path}: is empty; expected lines of 'user item item …'")
+
+
 def read_text(path: Path, name: str) -> Interactions:
-    """Reads lines of ``user item item …``, with positive integer ids and items in order of time.
+    """Reads a file of lines as `parse_lines` takes them.
 
     Raises:
         UserError: the file is missing, unreadable or empty, an id is no positive integer, or a user
             has two lines; the message names the file and the line.
     """
-    values: list[int] = []
-    lengths: list[int] = []
-    line_of_user: dict[int, int] = {}
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
-            for number, line in enumerate(file, 1):
-                fields = line.split()
-                if not fields:
-                    continue
-                ids = _parse_ids(fields, f"{path}, line {number}")
-                if ids[0] in line_of_user:
-                    raise UserError(
-                        f"{path}, line {number}: user {ids[0]} already has line "
-                        f"{line_of_user[ids[0]]}; expected one line a user"
-                    )
-                line_of_user[ids[0]] = number
-                values += ids[1:]
-                lengths.append(len(ids) - 1)
+            lines = parse_lines(file)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    if not lengths:
-        raise UserError(f"{path}: is empty; expected lines of 'user item item …'")
-    return from_sequences(
-        name,
-        np.array(values, np.int64),
-        np.array(lengths, np.int64),
-        source=path,
-        user_ids=np.array(list(line_of_user), np.int64),
-    )
+    check_lines(path, lines.users, lines.numbers, (lines.read, lines.error))
+    return checked(lines.of_users(name), path)
 
 
-def _parse_ids(fields: list[str], where: str) -> list[int]:
+def _parse_ids(fields: list[str]) -> list[int]:
     text = "".join(fields)
     if text.isascii() and text.isdigit() and max(map(len, fields)) < 19:  # below 2^63
         ids = list(map(int, fields))
         if min(ids) > 0:
             return ids
     bad = next(f for f in fields if not (f.isascii() and f.isdigit() and len(f) < 19 and int(f)))
-    raise UserError(f"{where}: found {bad[:40]!r}; expected positive integer ids")
+    raise ValueError(f"found {bad[:40]!r}; expected positive integer ids")

@@ -17,7 +17,7 @@ from experiments.data.interactions import Interactions, read_text
 from experiments.data.reviews import read_amazon, read_movielens
 from experiments.data.synthetic import synthetic
 from experiments.data.table1 import TABLE_1, differences, draw
-from experiments.data.tables import read_file
+from experiments.data.tables import is_text, read_file
 from experiments.errors import UserError, check_name
 
 AMAZON_2014 = "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
@@ -76,13 +76,18 @@ DRAWN = {"synthetic-electronics": "electronics", "synthetic-clothing": "clothing
 NAMES = ("synthetic", *SOURCES, *DRAWN)
 
 
-def load(dataset: str, data_dir: Path | None = None) -> Interactions:
+def load(
+    dataset: str,
+    data_dir: Path | None = None,
+    read_text: Callable[[Path, str], Interactions] = read_text,
+) -> Interactions:
     """Loads a data set by registered name or path.
 
     A registered name is looked up in ``data_dir``, else ``$SEVO_DATA``, and then in a cache folder:
     the ready text file or the raw file. Only when neither is there, the raw file is downloaded to
     the first of these, or to the cache where that cannot be written. Users and items of fewer
     than 5 interactions are removed from raw files. A path names a file as `read_file` reads it.
+    ``read_text`` reads the text files among them.
 
     Raises:
         UserError: an unknown name, a file that is missing or malformed, or a failed download.
@@ -92,11 +97,12 @@ def load(dataset: str, data_dir: Path | None = None) -> Interactions:
     if dataset in DRAWN:
         return draw(dataset, TABLE_1[DRAWN[dataset]])
     if dataset in SOURCES:
-        data = _load_registered(dataset, SOURCES[dataset], _folder(data_dir))
+        data = _load_registered(dataset, SOURCES[dataset], _folder(data_dir), read_text)
         notes = (*data.notes, *differences(data, TABLE_1[dataset]))
         return dataclasses.replace(data, notes=notes)
-    if os.sep in dataset or Path(dataset).suffix or Path(dataset).exists():
-        return read_file(Path(dataset))
+    path = Path(dataset)
+    if os.sep in dataset or path.suffix or path.exists():
+        return read_text(path, path.stem) if is_text(path) else read_file(path)
     check_name("data set", dataset, NAMES)
     raise AssertionError("a known name was handled above")
 
@@ -106,6 +112,16 @@ def at_hand(dataset: str, data_dir: Path | None = None) -> bool:
     if dataset not in SOURCES:
         return dataset in NAMES
     return _find(SOURCES[dataset], _folder(data_dir)) is not None
+
+
+def text_file(dataset: str, data_dir: Path | None = None) -> Path | None:
+    """The text file that `load` would read, if it is one."""
+    if dataset in SOURCES:
+        source = SOURCES[dataset]
+        file = _find(source, _folder(data_dir))
+        return file if file is not None and file.name == source.text else None
+    path = Path(dataset)
+    return path if dataset not in NAMES and path.exists() and is_text(path) else None
 
 
 def _folder(data_dir: Path | None) -> Path:
@@ -119,7 +135,9 @@ def _find(source: Source, folder: Path) -> Path | None:
     return next((file for file in files if file.exists()), None)
 
 
-def _load_registered(name: str, source: Source, folder: Path) -> Interactions:
+def _load_registered(
+    name: str, source: Source, folder: Path, read_text: Callable[[Path, str], Interactions]
+) -> Interactions:
     file = _find(source, folder) or _download(source, folder)
     if file.name == source.text:
         data = read_text(file, name)

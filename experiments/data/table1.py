@@ -67,7 +67,7 @@ def differences(data: Interactions, size: Size) -> tuple[str, ...]:
         >>> differences(data, Size(users=10, items=21, interactions=80))
         ('differs from Table 1 of the paper: 20 items instead of 21',)
     """
-    found = Size(data.num_users, data.num_items, data.items.size)
+    found = Size(data.num_users, data.num_items, data.num_interactions)
     different = [
         f"{ours:,} {what} instead of {theirs:,}"
         for what, ours, theirs in zip(Size._fields, found, size, strict=True)

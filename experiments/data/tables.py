@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from experiments.data.events import check_complete, first_line, from_events
-from experiments.data.interactions import Interactions, read_text
+from experiments.data.interactions import Interactions
 from experiments.errors import UserError
 
 COLUMNS = {
@@ -29,8 +29,13 @@ TEXT_TABLES: dict[str, dict[str, Any]] = {
 ISO_DATE = r"^\d{4}-\d{2}-\d{2}( \d{2}:\d{2}(:\d{2}(\.\d+)?)?)?$"
 
 
+def is_text(path: Path) -> bool:
+    """Whether a file is none of these, but lines of ``user item item …``."""
+    return path.suffix.lower() not in (*TEXT_TABLES, ".parquet")
+
+
 def read_file(path: Path) -> Interactions:
-    """Reads ``.csv``, ``.tsv``, ``.parquet`` and RecBole's ``.inter`` by columns, others as text.
+    """Reads ``.csv``, ``.tsv``, ``.parquet`` and RecBole's ``.inter`` by columns.
 
     The columns of users, items and times are recognised by their names (`COLUMNS`). Ids are
     integers or strings; times are numbers or ISO dates. Without times, the order is the file's.
@@ -39,8 +44,6 @@ def read_file(path: Path) -> Interactions:
         UserError: the file cannot be read, lacks a column or a value, or no user has 3 events.
     """
     suffix = path.suffix.lower()
-    if suffix not in (*TEXT_TABLES, ".parquet"):
-        return read_text(path, path.stem)
     try:
         path.open("rb").close()  # says why it cannot be read better than Polars does
         if suffix == ".parquet":

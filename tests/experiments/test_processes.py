@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from experiments import processes, train
+from tests.devices import check_on_processes
 from tests.runs import records_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -122,6 +123,10 @@ def environment(folder: Path) -> dict[str, str]:
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "PYTHONPATH": str(REPOSITORY),
     }
+
+
+def test_what_each_of_two_reads():
+    check_on_processes(2, Path(__file__).with_name("on_two_processes.py"))
 
 
 @pytest.mark.slow
