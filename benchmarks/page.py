@@ -221,13 +221,14 @@ def _draw_out_of_core(result: Result, folder: Path) -> None:
     cases = sorted(result.cases, key=lambda case: case["interactions"])
     x = [case["interactions"] for case in cases]
     limits = [target.cpu for target in TARGETS if target.benchmark == "out_of_core"]
-    measured = (("seconds", "ours"), ("peak memory, GiB", "peak_memory_gib"))
+    measured = (("seconds", "ours", "log"), ("peak memory, GiB", "peak_memory_gib", "linear"))
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    for axes, (label, name), limit in zip(panels, measured, limits, strict=True):
+    for axes, (label, name, scale), limit in zip(panels, measured, limits, strict=True):
         axes.plot(x, [case[name] for case in cases], "o-", label="build_graph, DuckDB")
         axes.axhline(limit, color="k", linestyle="--", label="to reach at 100 million")
-        axes.set(xscale="log", yscale="log", xlabel="interactions", ylabel=label)
-        axes.grid(alpha=0.3, which="both")
+        axes.set(xscale="log", yscale=scale, xlabel="interactions", ylabel=label)
+        axes.set_ylim(bottom=None if scale == "log" else 0)
+        axes.grid(alpha=0.3)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     figure.savefig(folder / _picture_name(result), dpi=150)
     plt.close(figure)
@@ -242,7 +243,10 @@ def _draw_scaling(result: Result, folder: Path) -> None:
         x = [case["devices"] for case in cases]
         (line,) = left.plot(x, [case["counted"] for case in cases], "-", label=split)
         left.plot(x, [case["received"] for case in cases], "o", color=line.get_color())
+    counts = sorted({case["devices"] for case in moved})
     left.set(xscale="log", yscale="log", xlabel="devices", ylabel="bytes that each receives a step")
+    left.set_xticks(counts, map(str, counts))
+    left.set_xticks([], minor=True)
     left.set_title("a grid; lines counted, dots compiled", fontsize="medium")
     shares = [case for case in result.cases if "kind" in case]
     for kind, parts in dict.fromkeys((case["kind"], case["parts"]) for case in shares):

@@ -148,6 +148,11 @@ def make_corpus(data: Interactions) -> Corpus:
 
 def _corpus(data: Interactions) -> Corpus:
     """A `Corpus` of numpy arrays."""
+    if data.num_interactions >= 2**31:
+        raise UserError(
+            f"{data.name}: has {data.num_interactions:,} interactions; expected fewer than 2^31, "
+            "for their positions are int32"
+        )
     training = data.training_part()
     pairs = np.unique(
         data.owners[training].astype(np.int64) * data.num_items + data.items[training] - 1

@@ -97,15 +97,20 @@ def make_evaluation_set(
         users: ``int[users]``, which ones, in which order; all if ``None``.
     """
     users = np.arange(data.num_users) if users is None else users
-    held = _held_out_items(data, split)
-    rows, last, targets = _lay_out(data, split, max_len, users, held, task, packed, grouped)
+    held_out_items = _held_out_items(data, split)[users]
+    rows, last, targets = _lay_out(
+        data, split, max_len, users, held_out_items, task=task, packed=packed, grouped=grouped
+    )
     blocks, users_per_block = targets.shape
     place = np.full(data.num_users, -1)
     place[users] = np.arange(users.size)
-    excluded = _excluded(data, split, held)
-    seen_users, seen_items = place[data.owners], excluded
-    kept = np.flatnonzero((excluded > 0) & (seen_users >= 0))
-    kept = kept[np.argsort(seen_users[kept], kind="stable")]
+    stops = data.starts + data.lengths - held_out(split)
+    is_input = np.arange(data.items.size) < np.repeat(stops, data.lengths)
+    is_input &= place[data.owners] >= 0
+    width = data.num_items + 1
+    pairs = np.unique(place[data.owners[is_input]] * width + data.items[is_input])
+    seen_users, seen_items = pairs // width, pairs % width
+    kept = seen_items != held_out_items[seen_users]
     seen_users, seen_items = seen_users[kept], seen_items[kept]
     block = seen_users // users_per_block
     starts = np.searchsorted(block, np.arange(blocks + 1))
@@ -130,15 +135,17 @@ def split_evaluation_set(
     Returns:
         The set; and the corpus with the excluded items alone, each at one of its positions.
     """
-    users, held = np.arange(data.num_users), _held_out_items(data, split)
-    rows, last, targets = _lay_out(data, split, max_len, users, held, task, True, grouped)
+    users, held_out_items = np.arange(data.num_users), _held_out_items(data, split)
+    rows, last, targets = _lay_out(
+        data, split, max_len, users, held_out_items, task=task, packed=True, grouped=grouped
+    )
     firsts = np.append(data.starts[:: targets.shape[1]], data.num_interactions).astype(np.int32)
     width = corpus.placement.rows_for(int(np.diff(firsts).max()))
     cells = firsts[:-1, None] + np.arange(width, dtype=np.int32)
     cells[cells >= firsts[1:, None]] = EMPTY
     arrays: Any = (rows, last, targets, cells)
     blocks = corpus.placement.put_split(SplitSet(*arrays))
-    return blocks, corpus.with_items(data, _excluded(data, split, held))
+    return blocks, corpus.with_items(data, _excluded(data, split, held_out_items))
 
 
 def _held_out_items(data: Interactions, split: Split) -> np.ndarray:
@@ -148,15 +155,15 @@ def _held_out_items(data: Interactions, split: Split) -> np.ndarray:
     return data.items_before_end(held_out(split))
 
 
-def _excluded(data: Interactions, split: Split, held: np.ndarray) -> np.ndarray:
-    """``int32[interactions]``: of a user's input, each item once, and 0 elsewhere.
+def _excluded(data: Interactions, split: Split, held_out_items: np.ndarray) -> np.ndarray:
+    """``int32[interactions]``, of a part: of a user's input each item once, and 0 elsewhere.
 
     The held-out item is left out.
     """
     lengths, owners = data.lengths[data.held], data.owners
     stops = np.cumsum(lengths) - held_out(split)
     kept = np.arange(data.items.size) < np.repeat(stops, lengths)
-    kept &= data.items != held[owners]
+    kept &= data.items != held_out_items[owners]
     pairs = owners.astype(np.int64) * (data.num_items + 1) + data.items
     _, first = np.unique(pairs, return_index=True)
     excluded = np.zeros_like(data.items)
@@ -169,7 +176,8 @@ def _lay_out(
     split: Split,
     max_len: int,
     users: np.ndarray,
-    held: np.ndarray,
+    held_out_items: np.ndarray,
+    *,
     task: Task,
     packed: bool,
     grouped: bool,
@@ -185,7 +193,7 @@ def _lay_out(
     else:
         rows, last = layout(first, counts, users_per_block, max_len, packed=packed)
     targets = np.zeros(last.shape, np.int32)
-    targets.flat[: users.size] = held[users]
+    targets.flat[: users.size] = held_out_items
     return rows, last, targets
 
 

@@ -78,7 +78,8 @@ def make_mesh(text: str) -> Mesh:
 class Placement:
     """Where arrays lie: on a mesh, or without one where JAX puts them.
 
-    Several processes call it alike, with equal arrays, of which each keeps what its devices hold.
+    Several processes call it alike, with equal arrays, of which each keeps what its devices hold;
+    of parts (`put_parts`) each has its own.
     """
 
     mesh: Mesh | None = None

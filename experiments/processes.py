@@ -153,7 +153,7 @@ def each(own: np.ndarray) -> Iterator[np.ndarray]:
 
 def joined(own: np.ndarray) -> np.ndarray:
     """The arrays of all processes as one."""
-    return np.concatenate([own[:0], *each(own)])
+    return np.concatenate([own[:0], *(piece for _, piece in stream(own))])
 
 
 def stream(own: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-TIMEOUT = 1800
-"""Seconds, for checks of several processes that wait for each other in vain."""
+TIMEOUT = 600
+"""Seconds, for checks that hang, such as processes that wait for each other in vain."""
 
 
 def check_on_devices(count: int, checks: Path, *options: str) -> None:
@@ -26,26 +28,32 @@ def check_on_processes(count: int, checks: Path, *options: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     given = {"XLA_FLAGS": "", "COORDINATOR": address}
-    _run([given | {"PROCESS_ID": str(number)} for number in range(count)], checks, *options)
+    numbered = [given | {"PROCESS_ID": str(number)} for number in range(count)]
+    _run(numbered, checks, "-x", *options)  # or the others would wait for the next check
 
 
 def _run(environments: list[dict[str, str]], checks: Path, *options: str) -> None:
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-x", "-p", "no:cacheprovider"]
-    started = [
-        subprocess.Popen(
-            [*command, *options, str(checks)],
-            env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTEST_ADDOPTS": ""} | environment,
-            cwd=checks.parents[2],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for environment in environments
-    ]
-    try:
-        printed = [process.communicate(timeout=TIMEOUT)[0] for process in started]
-    finally:
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider"]
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in environments]
+        started = [
+            subprocess.Popen(
+                [*command, *options, str(checks)],
+                env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTEST_ADDOPTS": ""} | environment,
+                cwd=checks.parents[2],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+            for environment, file in zip(environments, files, strict=True)
+        ]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            for process in started:
+                process.wait(TIMEOUT)
         for process in started:
             process.kill()
+            process.wait()
+        for file in files:
+            file.seek(0)
+        printed = [file.read() for file in files]
     assert all(process.returncode == 0 for process in started), "\n".join(printed)
     assert all(" passed" in text for text in printed)

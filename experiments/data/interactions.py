@@ -76,7 +76,7 @@ class Interactions:
 
     @property
     def starts(self) -> np.ndarray:
-        """``int64[users]``: where each user's items begin in ``items``."""
+        """``int64[users]``: where each user's items begin among those of all."""
         return np.cumsum(self.lengths) - self.lengths
 
     @property
@@ -91,7 +91,10 @@ class Interactions:
         return np.repeat(np.cumsum(lengths), lengths) - np.arange(self.items.size) > 2
 
     def items_before_end(self, back: int) -> np.ndarray:
-        """``int32[users]``: of every user the last item, for 1, or one so far from the end."""
+        """``int32[users]``: of every user the last item, for 1, or one so far from the end.
+
+        If each process has a part, all of them call it alike.
+        """
         own = self.items[np.cumsum(self.lengths[self.held]) - back]
         return own if self.cuts is None else processes.joined(own)
 
@@ -101,6 +104,7 @@ class Interactions:
 
     def part_of(self, first: int, stop: int) -> Interactions:
         """The part of the users ``first … stop - 1``, who must be here."""
+        assert self.held.start <= first <= stop <= self.held.stop
         before, begin, end = (self.lengths[:user].sum() for user in (self.held.start, first, stop))
         cuts, items = (0, first, stop, self.num_users), self.items[begin - before : end - before]
         return dataclasses.replace(self, items=items, cuts=cuts, part=1)
@@ -109,7 +113,7 @@ class Interactions:
     def fingerprint(self) -> str:
         """Tells these interactions from any others, under any numbering of the items.
 
-        If each process has a part, they find it together, the first time.
+        If each process has a part, they find it together, the first time: in `load_part`.
         """
         digest = hashlib.sha256(self.lengths.tobytes())
         pieces = [(0, self.items)] if self.cuts is None else processes.stream(self.items)

@@ -42,9 +42,13 @@ def load_part(dataset: str, data_dir: Path | None = None) -> Interactions:
     file = text_file(dataset, data_dir)
     processes.agree({"the text file": file and file.name})
     if file is not None:
-        return load(dataset, data_dir, read_part)
-    first = processes.is_first()
-    return _hand_out(processes.attempt(lambda: load(dataset, data_dir) if first else None))
+        data = load(dataset, data_dir, read_part)
+    else:
+        first = processes.is_first()
+        data = _hand_out(processes.attempt(lambda: load(dataset, data_dir) if first else None))
+    # Found together here, for later process 0 alone asks for it.
+    processes.agree({"the data's fingerprint": data.fingerprint})
+    return data
 
 
 def read_part(path: Path, name: str) -> Interactions:
@@ -114,16 +118,15 @@ def _join(own: Interactions) -> Interactions:
 
 def _hand_out(whole: Interactions | None) -> Interactions:
     """The parts of what process 0 alone has."""
-    part, held = jax.process_index(), np.zeros(0, np.int32)
-    about = b""
+    part, own, about = jax.process_index(), np.zeros(0, np.int32), b""
     if whole is not None:
-        held = whole.items
-        about = pack(dataclasses.replace(whole, items=held[:0]))
+        own = whole.items
+        about = pack(dataclasses.replace(whole, items=own[:0]))
     data = unpack(processes.joined(np.frombuffer(about, np.uint8)).tobytes())
     cuts = cut_users(data.lengths, jax.process_count())
     begin, end = (int(data.lengths[:cut].sum()) for cut in cuts[part : part + 2])
     items, at = np.empty(end - begin, np.int32), 0
-    for _, piece in processes.stream(held):
+    for _, piece in processes.stream(own):
         low, high = max(begin, at), min(end, at + piece.size)
         if low < high:
             items[low - begin : high - begin] = piece[low - at : high - at]

@@ -5,6 +5,7 @@ They are those of Table 4's runs: the best epochs, as their checkpoints have the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -217,8 +218,9 @@ def compose(
     ]
     results = {run: outcomes[run].result or {} for run in runs}
     published = MODELS[table4.MODEL](runs[0].dataset, SEVO).epochs
-    if maps and runs[0].settings.epochs < published:
-        absent.append(f"every map stopped early: {runs[0].settings.epochs} of {published} epochs")
+    for epochs, count in sorted(Counter(results[run]["epochs"] for run in maps).items()):
+        if epochs < published:
+            absent.append(f"{count} maps stopped early: {epochs} of {published} epochs")
     lines = [[row.label, *_cells(own, results[run], published)] for row, run, own in held]
     return Document(
         name="figure6",

@@ -42,6 +42,7 @@ def same(folder: Path, expected: Path) -> None:
     results = [json.loads((f / "result.json").read_text()) for f in (folder, expected)]
     assert results[0]["test"] == pytest.approx(results[1]["test"], abs=1e-5)
     assert results[0]["best_epoch"] == results[1]["best_epoch"]
+    assert results[0]["by_popularity"] == results[1]["by_popularity"]
 
 
 @pytest.fixture(scope="module")

@@ -6,15 +6,28 @@ import os
 from functools import partial
 from pathlib import Path
 
+import chex
 import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from experiments import processes
-from experiments.batches import items_at, look_up, owners_at, split_corpus
+from experiments.batches import (
+    SplitCorpus,
+    items_at,
+    look_up,
+    make_batch,
+    make_corpus,
+    owners_at,
+    split_corpus,
+)
+from experiments.configs import MODELS
 from experiments.data import load, load_part
 from experiments.data.interactions import Interactions
+from experiments.epochs import EpochLayouts
 from experiments.errors import UserError
+from experiments.evaluate import by_popularity, make_evaluation_set, split_evaluation_set
 from experiments.graphs import item_graph, neighbour_graph, user_item_graph
 from experiments.mesh import Placement, make_mesh
 
@@ -23,7 +36,8 @@ from experiments.mesh import Placement, make_mesh
 def number() -> int:
     """Of this process."""
     processes.join(os.environ["COORDINATOR"], 2, int(os.environ["PROCESS_ID"]))
-    return jax.process_index()
+    yield jax.process_index()
+    processes.leave(0)
 
 
 @pytest.fixture
@@ -58,7 +72,7 @@ def check_part(part: Interactions, whole: Interactions) -> None:
     assert part.fingerprint == whole.fingerprint
 
 
-def check_corpus(part: Interactions, whole: Interactions) -> None:
+def check_corpus(part: Interactions, whole: Interactions) -> SplitCorpus:
     """That what lies in parts is found, and no device has more than its share of it."""
     corpus = split_corpus(part, Placement(make_mesh("data=2")))
     cells = np.arange(-1, whole.num_interactions)
@@ -69,6 +83,47 @@ def check_corpus(part: Interactions, whole: Interactions) -> None:
     most = max(processes.each_said(part.items.size))
     for leaf in (corpus.parts.items, corpus.parts.owners, corpus.parts.unseen.gaps):
         assert [shard.data.shape for shard in leaf.addressable_shards] == [(1, most)]
+    return corpus
+
+
+def check_batch(corpus: SplitCorpus, whole: Interactions) -> None:
+    """That tokens, targets and negatives are those of one device."""
+    settings = MODELS["sasrec"]("beauty", "sevo-adamw")
+    rows = jax.tree.map(lambda a: a[0], EpochLayouts(whole, settings, seed=0)(1))
+    draw = jax.jit(partial(make_batch, "next", settings, rows=rows, key=jax.random.key(0)))
+    expected = draw(corpus=make_corpus(whole))
+    batch = jax.tree.map(everywhere, draw(corpus=corpus))
+    negatives = np.where(expected.real[..., None], expected.negatives, 0)
+    own = np.where(batch.real[..., None], batch.negatives, 0)
+    chex.assert_trees_all_equal(
+        batch._replace(negatives=own), expected._replace(negatives=negatives)
+    )
+
+
+def check_evaluation(part: Interactions, corpus: SplitCorpus, whole: Interactions) -> None:
+    """That targets and what is excluded are those of one device."""
+    blocks, excluded = split_evaluation_set(part, corpus, "valid", 50)
+    expected = make_evaluation_set(whole, "valid", 50)
+    np.testing.assert_array_equal(everywhere(blocks.targets), expected.targets)
+    users, items = (
+        everywhere(jax.jit(partial(look_up, read))(excluded, blocks.cells))
+        for read in (owners_at, items_at)
+    )
+    for block in range(items.shape[0]):
+        of_block = items[block] > 0
+        pairs = zip(
+            users[block][of_block] % expected.targets.shape[1], items[block][of_block], strict=True
+        )
+        seen = expected.seen_items[block] > 0
+        wanted = zip(
+            expected.seen_users[block][seen], expected.seen_items[block][seen], strict=True
+        )
+        assert sorted(pairs) == sorted(wanted)
+
+
+def everywhere(array: jax.Array) -> np.ndarray:
+    """All of an array that lies on the devices of both."""
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 @pytest.mark.parametrize("kind", ["text", "table", "synthetic"])
@@ -82,12 +137,17 @@ def test_parts_are_those_of_the_whole(kind, users_file, write, monkeypatch):
     part, whole = load_part(source), load(source)
     check_part(part, whole)
     check_part(part.sample_users(0.5), whole.sample_users(0.5))
-    check_corpus(part, whole)
+    corpus = check_corpus(part, whole)
+    check_batch(corpus, whole)
+    check_evaluation(part, corpus, whole)
+    ranks = np.random.default_rng(0).integers(1, 20, whole.num_users)
+    assert by_popularity(ranks, part) == by_popularity(ranks, whole)
     np.testing.assert_array_equal(part.items_before_end(2), whole.items_before_end(2))
     for graph in (user_item_graph, neighbour_graph, lambda data: item_graph(data, 5)):
         own, expected = (graph(data).to_scipy(normalized=False) for data in (part, whole))
-        assert abs(own - expected).max() < 1e-6
-        assert own.nnz == expected.nnz > 0
+        np.testing.assert_array_equal(own.indices, expected.indices)
+        np.testing.assert_allclose(own.data, expected.data, rtol=1e-6)
+        assert own.nnz > 0
 
 
 def test_a_process_without_users(write):
@@ -101,7 +161,9 @@ def test_a_process_without_users(write):
     assert part.dropped_users == whole.dropped_users == 1
     assert processes.each_said(part.items.size)[1] == 0
     check_corpus(part, whole)
-    assert user_item_graph(part).to_scipy(normalized=False).nnz > 0
+    for graph in (user_item_graph, lambda data: item_graph(data, 5)):
+        own, expected = (graph(data).to_scipy(normalized=False) for data in (part, whole))
+        np.testing.assert_array_equal(own.toarray(), expected.toarray())
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,12 @@ def test_a_user_who_met_every_item_is_an_error():
         make_corpus(data)
 
 
+def test_positions_must_fit_int32(small):
+    data = dataclasses.replace(small, lengths=np.array([2**31 - 3, 3]))
+    with pytest.raises(UserError, match=r"has 2,147,483,648 interactions; expected fewer"):
+        make_corpus(data)
+
+
 def test_the_graph_knows_training_items_only(small):
     """Other held-out items, the same graph; other training items, another one."""
     held_out = ~small.training_part()

@@ -103,7 +103,10 @@ def test_one_of_two_is_killed(number, tmp_path):
     forks.set_forkserver_preload(["tests.runs"])
     met = forks.Event()
     said = [tmp_path / "0", tmp_path / "1"]
-    both = [forks.Process(target=wait_together, args=(address, i, met, said[i])) for i in range(2)]
+    both = [
+        forks.Process(target=wait_together, args=(address, i, met, said[i]), daemon=True)
+        for i in range(2)
+    ]
     for process in both:
         process.start()
     assert met.wait(60)

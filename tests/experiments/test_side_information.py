@@ -172,6 +172,14 @@ def test_figure6(data_dir, tmp_path, trained, tables):
     assert {r.seed for r in trained} == {0}
 
 
+def test_figure6_tells_of_runs_that_were_stopped_early(data_dir, tmp_path, trained, tables):
+    assert call("figure6", tmp_path, data_dir, "--epochs", "1") == 0
+    content = read_json(tmp_path / "figure6.json")
+    assert content["missing"] == ["5 maps stopped early: 1 of 2 epochs"]
+    assert call("figure6", tmp_path, data_dir) == 0
+    assert not read_json(tmp_path / "figure6.json")["missing"]
+
+
 def test_figure6_tells_of_a_lost_checkpoint(data_dir, tmp_path, trained):
     """What is made up has none, and results/ has none."""
     assert call("figure6", tmp_path, data_dir) == 0

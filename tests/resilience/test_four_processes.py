@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -36,17 +37,25 @@ class Launcher:
             "PYTHONPATH": str(REPOSITORY),
         }
 
-    def start(self, *more: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+    @contextlib.contextmanager
+    def started(self, *more: str) -> Generator[subprocess.Popen[str]]:
+        launcher = subprocess.Popen(
             [*self._command, *more],
             cwd=REPOSITORY,
             env=self._environ,
             text=True,
             stderr=subprocess.PIPE,
+            start_new_session=True,
         )
+        with launcher:
+            try:
+                yield launcher
+            finally:  # whatever hangs
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(launcher.pid, signal.SIGKILL)
 
     def run(self, *more: str) -> None:
-        with self.start(*more) as launcher:
+        with self.started(*more) as launcher:
             _, errors = launcher.communicate(timeout=900)
         assert launcher.returncode == 0, errors
 
@@ -74,14 +83,11 @@ def undisturbed(file, compilation_cache, tmp_path_factory) -> Launcher:
 @pytest.mark.parametrize("number", [0, 3])
 def test_one_of_four_is_killed(number, file, undisturbed, compilation_cache, tmp_path):
     command = Launcher(file, compilation_cache, tmp_path / "out")
-    with command.start() as launcher:
+    with command.started() as launcher:
         during_write(command.folder, epoch=4)
         os.kill(process_of(launcher, number), signal.SIGKILL)
-        killed = time.monotonic()
-        _, errors = launcher.communicate(timeout=MINUTE)
-        seconds = time.monotonic() - killed
+        _, errors = launcher.communicate(timeout=MINUTE)  # all have stopped by then
     assert launcher.returncode != 0
-    assert seconds < MINUTE
     assert f"process {number} was ended by SIGKILL; go on with --resume" in errors
     for other in {0, 1, 2, 3} - {number}:
         assert f"process {other} stops, for process {number} has ended" in errors, errors
