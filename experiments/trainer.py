@@ -285,8 +285,7 @@ def make_setup(run: Run, data: Interactions, placement: Placement = ONE_DEVICE) 
             raise UserError(f"--mesh: data or model must be 1 for {run.model}, which does not pack")
         settings = dataclasses.replace(settings, packed=False)
     graphdef, _, _, constants = split_model(model)
-    alone = placement.mesh is None
-    corpus = make_corpus(data) if alone else split_corpus(data, placement)
+    corpus = split_corpus(data, placement) if placement.mesh else make_corpus(data)
     inputs = Inputs(corpus, placement.put_whole(constants))
     compiled: dict[Split, Callable[[Any, Any], tuple[jax.Array, jax.Array]]] = {}
 

@@ -25,11 +25,15 @@ def check_on_processes(count: int, checks: Path, *options: str) -> None:
 
     Each finds the address of process 0 in ``$COORDINATOR``, and its number in ``$PROCESS_ID``.
     """
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-    given = {"XLA_FLAGS": "", "COORDINATOR": address}
+    given = {"XLA_FLAGS": "", "COORDINATOR": free_address()}
     numbered = [given | {"PROCESS_ID": str(number)} for number in range(count)]
     _run(numbered, checks, "-x", *options)  # or the others would wait for the next check
+
+
+def free_address() -> str:
+    """``host:port`` where processes can meet."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
 
 
 def _run(environments: list[dict[str, str]], checks: Path, *options: str) -> None:

@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import resource
+import subprocess
 import sys
 import time
 from multiprocessing.process import BaseProcess
@@ -22,6 +23,7 @@ import pytest
 from experiments import train
 from experiments.data.synthetic import synthetic
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 TINY = ["--dim=16", "--num-blocks=1", "--max-len=20", "--batch-size=64", "--eval-every=2"]
 NAME = "sasrec-sevo-adamw-seed0"
 
@@ -111,6 +113,25 @@ def start(arguments: list[str], cache: Path, printed: Path, limit: int = 0) -> B
         process = server.Process(target=_command, args=(arguments, printed, limit), daemon=True)
         process.start()
     return process
+
+
+def environment(cache: Path) -> dict[str, str]:
+    """For commands that start processes of their own."""
+    return os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "PYTHONPATH": str(REPOSITORY),
+    }
+
+
+def process_of(launcher: subprocess.Popen[str], number: int) -> int:
+    """The id of one of the processes that `experiments.launch` has started."""
+    command = ["ps", "-ww", "-o", "pid,args", "--ppid", str(launcher.pid)]
+    listed = subprocess.check_output(command, text=True).splitlines()
+    (line,) = (each for each in listed if each.endswith(f"--process-id {number}"))
+    return int(line.split()[0])
 
 
 def _command(arguments: list[str], printed: Path, limit: int) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -310,6 +311,15 @@ def check_lines(
         raise UserError(f"{path}: is empty; expected lines of 'user item item …'")
 
 
+@contextlib.contextmanager
+def readable(path: Path) -> Generator[None]:
+    """A `UserError` where a file cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
 def read_text(path: Path, name: str) -> Interactions:
     """Reads a file of lines as `parse_lines` takes them.
 
@@ -317,11 +327,8 @@ def read_text(path: Path, name: str) -> Interactions:
         UserError: the file is missing, unreadable or empty, an id is no positive integer, or a user
             has two lines; the message names the file and the line.
     """
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            lines = parse_lines(file)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    with readable(path), path.open(encoding="utf-8", errors="replace") as file:
+        lines = parse_lines(file)
     check_lines(path, lines.users, lines.numbers, (lines.read, lines.error))
     return checked(lines.of_users(name), path)
 

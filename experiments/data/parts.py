@@ -24,9 +24,9 @@ from experiments.data.interactions import (
     checked,
     cut_users,
     parse_lines,
+    readable,
 )
 from experiments.data.registry import load, text_file
-from experiments.errors import UserError
 
 
 def load_part(dataset: str, data_dir: Path | None = None) -> Interactions:
@@ -63,21 +63,16 @@ def read_part(path: Path, name: str) -> Interactions:
 
 
 def _size(path: Path) -> int:
-    try:
+    with readable(path):
         return path.stat().st_size
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _read_range(path: Path, size: int) -> bytes:
     part, parts = jax.process_index(), jax.process_count()
-    try:
-        with path.open("rb") as file:
-            first, stop = (_line_from(size * i // parts, file) for i in (part, part + 1))
-            file.seek(first)
-            return file.read(stop - first)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    with readable(path), path.open("rb") as file:
+        first, stop = (_line_from(size * i // parts, file) for i in (part, part + 1))
+        file.seek(first)
+        return file.read(stop - first)
 
 
 def _line_from(byte: int, file: BinaryIO) -> int:

@@ -17,10 +17,9 @@ from typing import Any
 import pytest
 
 from experiments import processes, train
-from tests.devices import check_on_processes
-from tests.runs import records_of
+from tests.devices import check_on_processes, free_address
+from tests.runs import REPOSITORY, environment, process_of, records_of
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = [
     *("--dim", "8", "--num-blocks", "1", "--max-len", "12", "--batch-size", "16"),
     *("--eval-every", "2", "--optimizer", "sevo-adamw"),
@@ -97,8 +96,7 @@ def wait_together(address: str, number: int, met: Any, said: Path) -> None:
 @pytest.mark.parametrize("number", [0, 1])
 def test_one_of_two_is_killed(number, tmp_path):
     """The other stops by itself, and says why."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
+    address = free_address()
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(["tests.runs"])
     met = forks.Event()
@@ -116,16 +114,6 @@ def test_one_of_two_is_killed(number, tmp_path):
     assert both[other].exitcode == 1
     why = f"process {other} stops, for process {number} has ended; start all"
     assert why in said[other].read_text()
-
-
-def environment(folder: Path) -> dict[str, str]:
-    return os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "",
-        "JAX_COMPILATION_CACHE_DIR": str(folder),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "PYTHONPATH": str(REPOSITORY),
-    }
 
 
 def test_what_each_of_two_reads():
@@ -148,15 +136,7 @@ def test_one_is_killed_and_all_go_on(users_file, tmp_path, compilation_cache):
         while not records.exists() and time.monotonic() < deadline and launcher.poll() is None:
             time.sleep(0.05)
         assert launcher.poll() is None, launcher.communicate()[1]
-        listed = subprocess.check_output(
-            ["ps", "-ww", "-o", "pid,args", "--ppid", str(launcher.pid)]
-        )
-        (second,) = (
-            int(line.split()[0])
-            for line in listed.decode().splitlines()
-            if line.endswith("--process-id 1")
-        )
-        os.kill(second, signal.SIGKILL)
+        os.kill(process_of(launcher, 1), signal.SIGKILL)
         _, errors = launcher.communicate(timeout=60)
     assert launcher.returncode != 0
     assert "process 0 stops, for process 1 has ended" in errors
@@ -186,8 +166,7 @@ def test_one_is_killed_and_all_go_on(users_file, tmp_path, compilation_cache):
     ],
 )
 def test_what_processes_disagree_on(own, message, users_file, tmp_path, compilation_cache):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
+    address = free_address()
     command = [sys.executable, "-m", "experiments.train", "--dataset", str(users_file), *TINY]
     command += ["--epochs", "1", "--out", str(tmp_path / "out"), "--coordinator", address]
     command += ["--num-processes", "2", "--process-id"]

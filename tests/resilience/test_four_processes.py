@@ -12,11 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import NAME, TINY, during_write, same_run, users_of_built_in_data
+from tests.runs import (
+    NAME,
+    REPOSITORY,
+    TINY,
+    during_write,
+    environment,
+    process_of,
+    same_run,
+    users_of_built_in_data,
+)
 
 pytestmark = pytest.mark.resilience
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 EPOCHS = 12
 MINUTE = 60
 
@@ -29,13 +37,7 @@ class Launcher:
         self._command = [sys.executable, "-m", "experiments.launch", "--processes", "4"]
         self._command += ["--dataset", str(file), "--optimizer", "sevo-adamw", *TINY]
         self._command += ["--eval-every=1", f"--epochs={EPOCHS}", "--out", str(out)]
-        self._environ = os.environ | {
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "",
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-            "PYTHONPATH": str(REPOSITORY),
-        }
+        self._environ = environment(cache)
 
     @contextlib.contextmanager
     def started(self, *more: str) -> Generator[subprocess.Popen[str]]:
@@ -58,14 +60,6 @@ class Launcher:
         with self.started(*more) as launcher:
             _, errors = launcher.communicate(timeout=900)
         assert launcher.returncode == 0, errors
-
-
-def process_of(launcher: subprocess.Popen[str], number: int) -> int:
-    """The id of one of the launcher's processes."""
-    command = ["ps", "-ww", "-o", "pid,args", "--ppid", str(launcher.pid)]
-    listed = subprocess.check_output(command, text=True).splitlines()
-    (line,) = (each for each in listed if each.endswith(f"--process-id {number}"))
-    return int(line.split()[0])
 
 
 @pytest.fixture(scope="module")
