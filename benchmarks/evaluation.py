@@ -5,8 +5,8 @@ from __future__ import annotations
 from flax import nnx
 
 from benchmarks import report, workload
-from experiments.batches import make_corpus
 from experiments.configs import MODELS
+from experiments.corpus import make_corpus
 from experiments.evaluate import make_evaluation_set, make_evaluator
 from experiments.timing import in_turn
 from experiments.trainer import Run, make_model

@@ -19,8 +19,9 @@ import optax
 from flax import nnx
 
 from benchmarks import report, workload
-from experiments.batches import Batch, make_batch, make_corpus
+from experiments.batches import Batch, make_batch
 from experiments.configs import Hyperparameters
+from experiments.corpus import make_corpus
 from experiments.data import Interactions
 from experiments.epochs import EpochLayouts, training_sequences
 from experiments.packing import Layout

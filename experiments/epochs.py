@@ -16,8 +16,9 @@ import optax
 from flax import nnx
 
 import sevo_jax
-from experiments.batches import Corpus, SplitCorpus, check_layout, make_batch
+from experiments.batches import check_layout, make_batch
 from experiments.configs import Hyperparameters
+from experiments.corpus import Corpus, SplitCorpus
 from experiments.data import Interactions
 from experiments.errors import UserError
 from experiments.mesh import DATA, ONE_DEVICE, Placement

@@ -14,16 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from experiments.batches import (
-    Corpus,
-    SplitCorpus,
-    check_layout,
-    items_at,
-    look_up,
-    mask_tokens,
-    owners_at,
-    read_tokens,
-)
+from experiments.batches import check_layout, mask_tokens, read_tokens
+from experiments.corpus import Corpus, SplitCorpus, items_at, look_up, owners_at
 from experiments.data import Interactions
 from experiments.mesh import DATA, MODEL, ONE_DEVICE, Placement
 from experiments.packing import EMPTY, Layout, choose_groups, group_rows, layout, longer_of_blocks

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.backbones import BUILDERS
-from experiments.batches import Corpus
+from experiments.corpus import Corpus
 from experiments.data import Interactions, load
 from experiments.errors import UserError, check_name
 from experiments.evaluate import EvaluationSet, make_evaluation_set, score_block

@@ -23,8 +23,8 @@ from flax import nnx
 
 from experiments import processes
 from experiments.backbones import BUILDERS
-from experiments.batches import SplitCorpus, make_corpus, split_corpus
 from experiments.configs import Hyperparameters
+from experiments.corpus import SplitCorpus, make_corpus, split_corpus
 from experiments.data import Interactions
 from experiments.epochs import (
     EpochLayouts,

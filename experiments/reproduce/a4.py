@@ -19,8 +19,9 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments.batches import Batch, make_batch, make_corpus
+from experiments.batches import Batch, make_batch
 from experiments.configs import MODELS, Hyperparameters
+from experiments.corpus import make_corpus
 from experiments.data import Interactions
 from experiments.epochs import EpochLayouts, initial_key
 from experiments.errors import UserError

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from experiments import trainer
-from experiments.batches import split_corpus
 from experiments.configs import MODELS
+from experiments.corpus import split_corpus
 from experiments.data import Interactions, load
 from experiments.epochs import TrainState
 from experiments.errors import UserError

@@ -13,16 +13,9 @@ import pytest
 from jax.experimental import multihost_utils
 
 from experiments import processes
-from experiments.batches import (
-    SplitCorpus,
-    items_at,
-    look_up,
-    make_batch,
-    make_corpus,
-    owners_at,
-    split_corpus,
-)
+from experiments.batches import make_batch
 from experiments.configs import MODELS
+from experiments.corpus import SplitCorpus, items_at, look_up, make_corpus, owners_at, split_corpus
 from experiments.data import load, load_part
 from experiments.data.interactions import Interactions
 from experiments.epochs import EpochLayouts

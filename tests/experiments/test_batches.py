@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.batches import make_corpus, read_tokens, sample_negatives
+from experiments.batches import read_tokens, sample_negatives
+from experiments.corpus import make_corpus
 from experiments.data.interactions import from_sequences
 from experiments.errors import UserError
 from experiments.graphs import item_graph

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.batches import make_corpus
+from experiments.corpus import make_corpus
 from experiments.data.interactions import from_sequences
 from experiments.evaluate import (
     by_popularity,

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments import packing
-from experiments.batches import make_batch, make_corpus
+from experiments.batches import make_batch
 from experiments.configs import Hyperparameters
+from experiments.corpus import make_corpus
 from experiments.epochs import (
     EpochLayouts,
     Epochs,

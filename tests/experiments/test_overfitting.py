@@ -11,8 +11,8 @@ import pytest
 from flax import nnx
 
 from experiments.backbones import BUILDERS
-from experiments.batches import make_corpus
 from experiments.configs import MODELS
+from experiments.corpus import make_corpus
 from experiments.data import Interactions
 from experiments.data.interactions import from_sequences
 from experiments.epochs import EpochLayouts, Epochs, Inputs, TrainState, split_model

@@ -10,8 +10,9 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.batches import make_corpus, read_tokens
+from experiments.batches import read_tokens
 from experiments.configs import Hyperparameters
+from experiments.corpus import make_corpus
 from experiments.data import Interactions
 from experiments.data.interactions import read_text
 from experiments.epochs import EpochLayouts

@@ -12,8 +12,9 @@ import pytest
 from flax import nnx
 from scipy import stats
 
-from experiments.batches import Batch, make_batch, make_corpus
+from experiments.batches import Batch, make_batch
 from experiments.configs import Hyperparameters
+from experiments.corpus import make_corpus
 from experiments.epochs import EpochLayouts, training_sequences
 from experiments.evaluate import make_evaluation_set, make_evaluator
 from models import MFBPR, SRGNN, Backbone, BERT4Rec
