@@ -5,11 +5,9 @@ dense product where it fits. Beauty's graph is the real one where the data is at
 times: the errors against float64, the bytes that must move, and the bandwidth of a copy from memory
 (small tables stay in the caches and may beat it).
 
-On a CPU ours is `BCSR`'s kernel, because nothing that we wrote was faster; the ratio to it only
-shows that nothing is lost. On a GPU JAX's formats are cuSPARSE, and a call multiplies several times
-in a row, so that not the host's launches are measured: in one program, for PyTorch in one CUDA
-graph. The other candidates (our kernels that are not the default; on CPUs, orders of the nodes)
-stand under ``others``.
+On a GPU JAX's formats are cuSPARSE, and a call multiplies several times in a row, so that not the
+host's launches are measured: in one program, for PyTorch in one CUDA graph. The other candidates
+(our kernels that are not the default; on CPUs, orders of the nodes) stand under ``others``.
 """
 
 from __future__ import annotations
@@ -162,7 +160,7 @@ def measure(quick: bool) -> Iterator[report.Case]:
     for name, g in graphs(quick):
         x = np.random.default_rng(0).standard_normal((g.num_nodes, DIM), np.float32)
         large = g.capacity > LARGE
-        rounds = 3 if quick else 11 if large else 61
+        rounds = 3 if quick else 11 if large else 101
         seconds = in_turn(products(g, x, count), rounds)
         size = f"{name}: {g.num_nodes} nodes, {g.capacity} entries"
         case = report.case(size, seconds, "ms", 1e3 / count)

@@ -244,14 +244,15 @@ class Graph:
         What is made of it by `add_edges`, `with_capacity`, `save` and `load` keeps the choice.
 
         Args:
-            kernel: ``"bcsr"``, JAX's product, the default on CPUs; ``"pallas"``, a Triton kernel
-                for NVIDIA GPUs from Ampere on, the default there (interpreted, and slow, on CPUs);
-                ``"gather"``, sums of gathered rows without a scatter, the default elsewhere;
-                ``None``, the platform's default.
-            precision: ``"bfloat16"`` rounds the rows as they are gathered, and sums in float32 or
-                more: half the bytes for accelerators, slower on CPUs. ``"bcsr"`` has none. The
-                method ``"exact"`` then solves a rounded system, and may stop at its bound of
-                iterations before it reaches ``tol``.
+            kernel: ``None``, the platform's default: on CPUs a kernel in C++, or ``"bcsr"`` where
+                there was no compiler to install it with (`sevo_jax.cpu_kernel.missing` says why),
+                on NVIDIA GPUs from Ampere on ``"pallas"``, elsewhere ``"gather"``. ``"bcsr"``,
+                JAX's product; ``"pallas"``, a Triton kernel (interpreted, and slow, on CPUs);
+                ``"gather"``, sums of gathered rows without a scatter.
+            precision: ``"bfloat16"`` rounds the rows that are gathered, and sums in float32 or
+                more: half the bytes to read. ``"bcsr"`` has none. The method ``"exact"`` then
+                solves a rounded system, and may stop at its bound of iterations before it reaches
+                ``tol``.
 
         Raises:
             ValueError: an unknown name, or a precision that the kernel does not have.

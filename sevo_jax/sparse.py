@@ -1,13 +1,17 @@
 """Sparse times dense: one function, and behind it a kernel for each platform.
 
-- ``"bcsr"``, the default on CPUs: JAX's own product of a `BCSR` matrix. There it is an order of
+- `sevo_jax.cpu_kernel`, the default on CPUs where installing the package found a compiler: a layer
+  of a smoothing in one pass.
+- ``"bcsr"``, the default on CPUs otherwise: JAX's own product of a `BCSR` matrix, there an order of
   magnitude faster than the gather and scatter that `BCOO` lowers to (and that `BCSR` itself lowers
-  to elsewhere), but it takes two axes and equal dtypes alone. Everything else that users do
-  (trailing axes, half precision, gradients, ``vmap``) is turned into such a call here.
+  to elsewhere).
 - ``"pallas"``, the default on NVIDIA GPUs from Ampere on: `sevo_jax.triton_kernel`, which makes a
-  layer of a smoothing in one pass.
+  layer in one pass, too.
 - ``"gather"``, the default elsewhere: sums of gathered rows, eight at a time. Without a scatter
   there are no atomic additions, whose order would change the last bits from run to run.
+
+The kernels take two axes and equal dtypes. Everything else that users do (trailing axes, half
+precision, gradients, ``vmap``) is turned into such a call here.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from sevo_jax import cpu_kernel
 from sevo_jax.graph import Graph, Kernel, Precision, as_graph
 from sevo_jax.matrices import Operator
 from sevo_jax.sharding import Plan, mesh_size
@@ -190,7 +195,7 @@ def _batched_layer(choice: Choice) -> Callable[..., Table]:
     ) -> Table:
         if data.size == 0 or x.shape[1] == 0:
             return base
-        return jax.lax.platform_dependent(data, indices, indptr, x, scale, base, **_layers(choice))
+        return jax.lax.platform_dependent(data, indices, indptr, x, scale, base, **_kernels(choice))
 
     layer = custom_vmap(_on_devices(by_platform, "e, e, p, n d, , n d -> n d", choice.plan))
 
@@ -417,20 +422,42 @@ def _triton_kernel(narrow: bool, interpret: bool) -> Callable[..., Table]:
 
 @functools.cache
 def _kernels(choice: Choice) -> dict[str, Callable[..., Table]]:
-    """The kernel of a choice on each platform."""
+    """The kernel of a choice on each platform.
+
+    It makes the product, and given two more operands ``base + scale * product``.
+    """
     kernel, narrow = choice.kernel, choice.precision is not None
     if kernel == "pallas":
         return {"cpu": _triton_kernel(narrow, True), "default": _triton_kernel(narrow, False)}
     if kernel == "bcsr":
-        return {"cpu": _bcsr_kernel_cpu, "default": _bcsr_kernel}
+        return {"cpu": _in_two_passes(_bcsr_kernel_cpu), "default": _in_two_passes(_bcsr_kernel)}
     gather = _gather_kernel_narrow if narrow else _gather_kernel
-    found: dict[str, Callable[..., Table]] = {"default": gather}
-    if kernel is None and not narrow:
-        found["cpu"] = _bcsr_kernel_cpu
-    if kernel is None and _has_triton():  # all are traced, wherever they run
+    found: dict[str, Callable[..., Table]] = {"default": _in_two_passes(gather)}
+    if kernel == "gather":
+        return found
+    if cpu_kernel.missing() is None:
+        found["cpu"] = functools.partial(cpu_kernel.product, narrow=narrow)
+    elif not narrow:
+        found["cpu"] = _in_two_passes(_bcsr_kernel_cpu)
+    if _has_triton():  # all are traced, wherever they run
         with contextlib.suppress(ImportError):  # JAX has deprecated its Triton backend
             found["cuda"] = _triton_kernel(narrow, False)
     return found
+
+
+def _in_two_passes(kernel: Callable[..., Table]) -> Callable[..., Table]:
+    def product_or_layer(
+        data: Values,
+        indices: Indices,
+        indptr: Pointers,
+        x: Table,
+        scale: Scale | None = None,
+        base: Table | None = None,
+    ) -> Table:
+        out = kernel(data, indices, indptr, x)
+        return out if scale is None or base is None else base + scale * out
+
+    return product_or_layer
 
 
 def _has_triton() -> bool:
@@ -441,20 +468,6 @@ def _has_triton() -> bool:
         return all(float(d.compute_capability) >= 8 for d in jax.local_devices(backend="gpu"))
     except (AttributeError, ValueError):  # AMD's are called otherwise
         return False
-
-
-@functools.cache
-def _layers(choice: Choice) -> dict[str, Callable[..., Table]]:
-    """``base + scale * product`` of a choice on each platform."""
-
-    def layer(platform: str, kernel: Callable[..., Table]) -> Callable[..., Table]:
-        if choice.kernel == "pallas" or platform == "cuda":  # Triton's, which does it all
-            return kernel
-        return lambda data, indices, indptr, x, scale, base: (
-            base + scale * kernel(data, indices, indptr, x)
-        )
-
-    return {platform: layer(platform, kernel) for platform, kernel in _kernels(choice).items()}
 
 
 def compute_dtype(x: Array) -> jnp.dtype:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import types
+from importlib.machinery import EXTENSION_SUFFIXES
 
 import chex
 import jax
@@ -16,10 +17,13 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import sevo_jax
-from sevo_jax import sparse, triton_kernel
+from sevo_jax import cpu_kernel, sparse, triton_kernel
 from tests.sevo_jax.graphs import NODES, dense, graphs, random_graph
 
-KERNELS = [None, "bcsr", "gather", "pallas"]
+KERNELS = [None, "bcsr", "gather", "pallas"]  # None is the CPU's own, where it was compiled
+needs_compiler = pytest.mark.skipif(
+    cpu_kernel.missing() is not None, reason=f"no kernel for CPUs: {cpu_kernel.missing()}"
+)
 
 
 def hub_graph(nodes: int = 700, *, capacity: int | None = None) -> sevo_jax.Graph:
@@ -54,21 +58,21 @@ def test_equals_the_dense_product(kernel, dim):
 
 
 @settings(max_examples=30, deadline=None)
-@given(graph=graphs(dtype=np.float32), kernel=st.sampled_from(["gather", "bcsr"]))
+@given(graph=graphs(dtype=np.float32), kernel=st.sampled_from([None, "gather", "bcsr"]))
 def test_any_graph(graph, kernel):
     x = table(NODES, 2)
     got = sevo_jax.spmm(graph.with_kernel(kernel), jnp.asarray(x))
     np.testing.assert_allclose(got, dense(graph) @ x, atol=1e-5)
 
 
-@pytest.mark.parametrize("kernel", ["gather", "bcsr", "pallas"])
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_double_precision(kernel, x64):
     graph = random_graph(0, dtype=np.float64).with_kernel(kernel)
     x = np.random.default_rng(1).standard_normal((NODES, 5))
     np.testing.assert_allclose(sevo_jax.spmm(graph, jnp.asarray(x)), dense(graph) @ x, atol=1e-14)
 
 
-@pytest.mark.parametrize("kernel", ["gather", "pallas"])
+@pytest.mark.parametrize("kernel", [None, "gather", "pallas"])
 def test_gradients_vmap_and_padding(kernel):
     """What the rules around the kernels do, they do for every kernel."""
     graph = random_graph(0).with_kernel(kernel)  # padded to its capacity
@@ -158,6 +162,48 @@ def test_bfloat16_gathers_sum_in_float32(kernel):
     assert np.abs(got - want).max() > 1e-4  # or nothing was rounded
 
 
+@needs_compiler
+@pytest.mark.parametrize("dim", [1, 5, 16, 79])
+def test_rows_are_dealt_to_threads(dim):
+    """Enough work for all of them, and rows that have none of it or more than a thread's share."""
+    rng, nodes = np.random.default_rng(0), 30_000
+    hub = np.full(20_000, 7)
+    senders = np.concatenate([hub, rng.integers(5_000, 9_000, 300_000 // dim + 200_000)])
+    receivers = rng.integers(0, 25_000, len(senders))  # the last rows are empty
+    graph = sevo_jax.edge_graph(senders, receivers, nodes)
+    x = table(nodes, dim)
+    got = sevo_jax.spmm(graph, jnp.asarray(x))
+    np.testing.assert_allclose(got, graph.to_scipy().astype(np.float64) @ x, atol=1e-5)
+    np.testing.assert_array_equal(got, sevo_jax.spmm(graph, jnp.asarray(x)))
+
+
+@needs_compiler
+def test_entries_that_refer_to_no_row_count_as_zero():
+    """As in JAX's own indexing; a wrong number beats a read beyond the table."""
+    data, indptr = jnp.array([2.0, 3.0, 5.0]), jnp.array([0, 2, 3, 9])
+    got = cpu_kernel.product(data, jnp.array([0, 7, -1]), indptr, jnp.ones((3, 20)))
+    np.testing.assert_array_equal(got, np.array([[2.0], [0.0], [0.0]]) * np.ones((1, 20)))
+
+
+def test_why_there_is_no_kernel(tmp_path, monkeypatch):
+    monkeypatch.setattr(cpu_kernel, "__file__", str(tmp_path / "cpu_kernel.py"))
+    assert "C++17 compiler" in (cpu_kernel.missing.__wrapped__() or "")
+    (tmp_path / f"_cpu_kernel{EXTENSION_SUFFIXES[0]}").write_bytes(b"of another machine")
+    assert "cannot be used" in (cpu_kernel.missing.__wrapped__() or "")
+
+
+def test_without_a_kernel_of_our_own_the_product_is_jax(monkeypatch):
+    graph, x = random_graph(0), jnp.asarray(table(NODES, 4))
+    monkeypatch.setattr(cpu_kernel, "missing", lambda: "there was no compiler")
+    monkeypatch.setattr(sparse, "_kernels", sparse._kernels.__wrapped__)
+    monkeypatch.setattr(sparse, "_batched_kernel", sparse._batched_kernel.__wrapped__)
+    program = jax.jit(lambda x: sevo_jax.spmm(graph, x)).lower(x)
+    assert "cpu_csr_sparse_dense" in program.as_text()
+    np.testing.assert_allclose(program.compile()(x), dense(graph) @ x, atol=1e-5)
+    narrow = graph.with_kernel(None, precision="bfloat16")
+    np.testing.assert_allclose(sevo_jax.spmm(narrow, x), dense(graph) @ x, atol=1e-2)
+
+
 def test_gather_compiles_anew_only_for_another_capacity():
     product = jax.jit(lambda graph, x: sevo_jax.spmm(graph, x))  # a cache of its own
     x = table(NODES, 2)
@@ -181,18 +227,22 @@ def on_a_gpu() -> contextlib.AbstractContextManager[None]:
     ("platform", "kernel", "text", "there"),
     [
         ("tpu", None, "scatter", False),
-        ("cpu", None, "cpu_csr_sparse_dense_ffi", True),
+        ("cpu", "bcsr", "cpu_csr_sparse_dense_ffi", True),
+        pytest.param("cpu", None, cpu_kernel.TARGET, True, marks=needs_compiler),
         ("cuda", None, "scatter", False),
     ],
 )
 def test_the_program_of_a_platform(platform, kernel, text, there):
-    """The default on accelerators has no scatter, the one on CPUs is JAX's CSR kernel."""
+    """The default on accelerators has no scatter, the one on CPUs is ours."""
     graph, x = hub_graph().with_kernel(kernel), table(700, 16)
 
     def smoothed(graph, x):
         return sevo_jax.smooth(graph, x)
 
-    unchecked = [jax.export.DisabledSafetyCheck.custom_call("cpu_csr_sparse_dense_ffi")]
+    unchecked = [
+        jax.export.DisabledSafetyCheck.custom_call(target)
+        for target in ("cpu_csr_sparse_dense_ffi", cpu_kernel.TARGET)
+    ]
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (graph, x))
     exported = jax.export.export(
         jax.jit(smoothed), platforms=[platform], disabled_checks=unchecked
