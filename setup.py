@@ -4,11 +4,26 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 jaxlib = find_spec("jaxlib")
 headers = [str(Path(jaxlib.origin).parent / "include")] if jaxlib and jaxlib.origin else []
 
+
+class Build(build_ext):
+    """Compiles, and leaves no kernel of an earlier version where that fails."""
+
+    def build_extension(self, ext: Extension) -> None:
+        """Compiles an extension."""
+        built = Path(self.get_ext_fullpath(ext.name))
+        built.unlink(missing_ok=True)
+        if self.editable_mode:
+            Path("sevo_jax", built.name).unlink(missing_ok=True)
+        super().build_extension(ext)
+
+
 setup(
+    cmdclass={"build_ext": Build},
     ext_modules=[
         Extension(
             "sevo_jax._cpu_kernel",
@@ -16,8 +31,8 @@ setup(
             include_dirs=headers,
             language="c++",
             # Wide vectors pass between inlined functions alone, of which GCC warns all the same.
-            extra_compile_args=["-std=c++17", "-O3", "-g0", "-Wno-psabi"],
+            extra_compile_args=["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wno-psabi"],
             optional=True,  # without it the product is JAX's
         )
-    ]
+    ],
 )

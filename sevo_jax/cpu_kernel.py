@@ -2,6 +2,9 @@
 
 Installing the package compiles it, where there is a compiler. Where there was none, `missing` says
 so, and `sevo_jax.sparse` falls back to JAX's own product.
+
+Programs that `jax.export` saves call it by name: saving takes
+``DisabledSafetyCheck.custom_call(TARGET)``, and where they run, `sevo_jax` must be imported.
 """
 
 from __future__ import annotations
@@ -13,9 +16,12 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 TARGET = "sevo_jax_product"
+WIDEST = 64
+"""Bytes of the vectors that CPUs have at most."""
 
 
 @functools.cache
@@ -25,9 +31,12 @@ def missing() -> str | None:
     paths = [here / f"_cpu_kernel{suffix}" for suffix in EXTENSION_SUFFIXES]
     found = next((path for path in paths if path.exists()), None)
     if found is None:
-        return "it was not compiled when sevo-jax was installed, which takes a C++17 compiler"
-    try:  # of another machine, or for an interface that this JAX does not have
-        handler = jax.ffi.pycapsule(ctypes.CDLL(str(found)).SevoJaxProduct)
+        return (
+            "it was not compiled when sevo-jax was installed, which takes a C++17 compiler; "
+            "with one, install again (pip --force-reinstall --no-cache-dir)"
+        )
+    try:  # of another machine or version, or for an interface that this JAX does not have
+        handler = jax.ffi.pycapsule(ctypes.CDLL(str(found)).SevoJaxProduct1)
         jax.ffi.register_ffi_target(TARGET, handler, platform="cpu")
     except Exception as error:
         return f"{found} cannot be used: {error}"
@@ -43,8 +52,11 @@ def product(
     base: Float[Array, "rows dim"] | None = None,
     *,
     narrow: bool = False,
+    widest: int = WIDEST,
 ) -> Float[Array, "rows dim"]:
     """``base + scale * (A @ x)`` in one pass, for a matrix ``A`` of compressed rows.
+
+    Entries whose column is no row of ``x`` count as 0.
 
     Args:
         data: values of ``A``, float32 or float64 as all others are.
@@ -54,13 +66,37 @@ def product(
         scale: a factor of the product; given together with ``base``.
         base: what the product is added to.
         narrow: whether rows of ``x`` are rounded to bfloat16 before they are gathered.
+        widest: the bytes of the widest vectors to compute with, of those that the CPU has.
+
+    Raises:
+        RuntimeError: there is no such kernel here.
+        TypeError: dtypes that differ, or are none of the two.
+        ValueError: shapes that do not belong together.
     """
+    if reason := missing():
+        raise RuntimeError(f"no kernel for CPUs: {reason}")
     more = () if scale is None or base is None else (scale, base)
-    out = jax.ShapeDtypeStruct((indptr.size - 1, x.shape[1]), x.dtype)
-    return jax.ffi.ffi_call(TARGET, out)(
+    dtypes = {jnp.dtype(a.dtype) for a in (data, x, *more)}
+    if len(dtypes) > 1 or not dtypes <= {jnp.dtype(jnp.float32), jnp.dtype(jnp.float64)}:
+        raise TypeError(f"operands must all be float32 or all float64, got {dtypes}")
+    shape = (indptr.size - 1, *x.shape[1:])
+    fits = x.ndim == 2 and indices.shape == data.shape
+    if not fits or [a.shape for a in more] not in ([], [(), shape]):
+        shapes = [a.shape for a in (data, indices, indptr, x, *more)]
+        raise ValueError(f"shapes that do not belong together: {shapes}")
+    operands = (
         data,
         indices.astype(jnp.int32),
         indptr.astype(jnp.int32),
         x.astype(jnp.bfloat16) if narrow else x,
         *more,
     )
+    out = jax.ffi.ffi_call(TARGET, jax.ShapeDtypeStruct(shape, x.dtype))(
+        *operands, widest=np.int64(widest)
+    )
+    # Within `jax.shard_map`, what was computed from operands that vary over axes varies, too.
+    axes = frozenset().union(*(jax.typeof(a).manual_axis_type.varying for a in operands))
+    return jax.lax.pcast(out, tuple(axes), to="varying") if axes else out
+
+
+missing()  # so that programs that were compiled elsewhere find it

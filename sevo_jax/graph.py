@@ -245,7 +245,8 @@ class Graph:
 
         Args:
             kernel: ``None``, the platform's default: on CPUs a kernel in C++, or ``"bcsr"`` where
-                there was no compiler to install it with (`sevo_jax.cpu_kernel.missing` says why),
+                there was no compiler to install it with (`sevo_jax.cpu_kernel.missing` says why;
+                with a precision ``"gather"``),
                 on NVIDIA GPUs from Ampere on ``"pallas"``, elsewhere ``"gather"``. ``"bcsr"``,
                 JAX's product; ``"pallas"``, a Triton kernel (interpreted, and slow, on CPUs);
                 ``"gather"``, sums of gathered rows without a scatter.

@@ -27,6 +27,9 @@ SPECS = {
     "rows over all devices": P(("data", "model"), None),
     "whole": P(None, None),
 }
+every_kernel = pytest.mark.parametrize(
+    "kernel", [pytest.param(None, id="default"), "bcsr", "gather", "pallas"]
+)
 
 
 def mesh(axis_type: AxisType) -> jax.sharding.Mesh:
@@ -133,7 +136,8 @@ def test_a_sharded_graph_trains_alike(where, exchange, axis_type):
     ("kernel", "where", "exchange"),
     [
         ("bcsr", "both", "halo"),
-        ("bcsr", "both", "all_gather"),
+        pytest.param(None, "both", "halo", id="default-both-halo"),
+        pytest.param(None, "both", "all_gather", id="default-both-all_gather"),
         ("gather", "rows over all devices", "halo"),
         ("pallas", "rows over all devices", "halo"),
     ],
@@ -221,7 +225,7 @@ def test_a_table_split_by_features_needs_the_whole_graph():
     np.testing.assert_array_equal(got.shape, (NODES, DIM))
 
 
-@pytest.mark.parametrize("kernel", ["bcsr", "gather", "pallas"])
+@every_kernel
 @pytest.mark.parametrize("where", ["features", "rows", "both"])
 def test_every_kernel_its_gradient_and_vmap(kernel, where):
     placed = NamedSharding(mesh(AxisType.Auto), SPECS[where])
@@ -240,7 +244,7 @@ def test_every_kernel_its_gradient_and_vmap(kernel, where):
     np.testing.assert_allclose(mapped, [g.to_scipy() @ a for a in (x, weights)], atol=1e-5)
 
 
-@pytest.mark.parametrize("kernel", ["bcsr", "gather", "pallas"])
+@every_kernel
 def test_rows_that_do_not_divide(kernel):
     nodes = NODES + 1
     g = graph(kernel).add_edges([0], [nodes - 1], num_nodes=nodes)

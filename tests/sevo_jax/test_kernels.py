@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import types
 from importlib.machinery import EXTENSION_SUFFIXES
 
@@ -178,18 +179,76 @@ def test_rows_are_dealt_to_threads(dim):
 
 
 @needs_compiler
+@pytest.mark.parametrize("widest", [16, 32, 64])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("narrow", [False, True])
+def test_vectors_of_every_width(widest, dtype, narrow, x64):
+    """What CPUs that have no wider ones compute; of features that fill vectors, and do not."""
+    graph = hub_graph(100)
+    m, matrix = graph.operator, graph.to_scipy().astype(np.float64)
+    tables = [table(100, dim).astype(dtype) for dim in (1, 3, 4, 7, 16, 19, 33, 50, 64, 65, 130)]
+
+    @jax.jit
+    def layers(data, tables):
+        product = functools.partial(cpu_kernel.product, data, m.indices, m.indptr)
+        options = {"widest": widest, "narrow": narrow}
+        return [(product(x, **options), product(x, dtype(0.5), x + 1, **options)) for x in tables]
+
+    for x, (got, layer) in zip(tables, layers(m.data.astype(dtype), tables), strict=True):
+        read = np.asarray(jnp.asarray(x, jnp.bfloat16), dtype) if narrow else x
+        want, tolerance = matrix @ read, 1e-5 if dtype == np.float32 else 1e-12
+        chex.assert_type([got, layer], dtype)
+        np.testing.assert_allclose(got, want, atol=tolerance)
+        np.testing.assert_allclose(layer, x + 1 + 0.5 * want, atol=tolerance)
+
+
+@needs_compiler
+def test_operands_that_do_not_belong_together(x64):
+    data, x = jnp.ones(2), jnp.ones((2, 3))
+    indices, indptr = jnp.array([1, 0]), jnp.array([0, 1, 2])
+    narrow = data.astype(np.float32)
+    with pytest.raises(TypeError, match="all be float32 or all float64"):
+        cpu_kernel.product(narrow, indices, indptr, x)
+    with pytest.raises(TypeError, match="all be float32 or all float64"):
+        cpu_kernel.product(narrow.astype(jnp.bfloat16), indices, indptr, x.astype(jnp.bfloat16))
+    for bad in ((indices[:1], x, None), (indices, x[0], None), (indices, x, x[:1])):
+        scale = None if bad[2] is None else jnp.ones(())
+        with pytest.raises(ValueError, match="do not belong together"):
+            cpu_kernel.product(data, bad[0], indptr, bad[1], scale, bad[2])
+
+
+@pytest.mark.parametrize("kernel", [None, "gather"])
+def test_inside_shard_map(kernel):
+    """The user's own, of features, which checks what varies over devices."""
+    graph, x = random_graph(0).with_kernel(kernel), jnp.asarray(table(NODES, 4))
+    mesh = jax.make_mesh((1,), ("model",), axis_types=(AxisType.Auto,))
+    features = PartitionSpec(None, "model")
+
+    def smoothed(graph, x):
+        return sevo_jax.smooth(graph, x, 0.5, 2) + sevo_jax.spmm(graph, x)
+
+    mapped = jax.shard_map(
+        smoothed, mesh=mesh, in_specs=(PartitionSpec(), features), out_specs=features
+    )
+    np.testing.assert_allclose(jax.jit(mapped)(graph, x), smoothed(graph, x), atol=1e-6)
+
+
+@needs_compiler
 def test_entries_that_refer_to_no_row_count_as_zero():
-    """As in JAX's own indexing; a wrong number beats a read beyond the table."""
+    """A wrong number beats a read beyond the table."""
     data, indptr = jnp.array([2.0, 3.0, 5.0]), jnp.array([0, 2, 3, 9])
     got = cpu_kernel.product(data, jnp.array([0, 7, -1]), indptr, jnp.ones((3, 20)))
     np.testing.assert_array_equal(got, np.array([[2.0], [0.0], [0.0]]) * np.ones((1, 20)))
 
 
 def test_why_there_is_no_kernel(tmp_path, monkeypatch):
+    look_again = cpu_kernel.missing.__wrapped__
     monkeypatch.setattr(cpu_kernel, "__file__", str(tmp_path / "cpu_kernel.py"))
-    assert "C++17 compiler" in (cpu_kernel.missing.__wrapped__() or "")
+    monkeypatch.setattr(cpu_kernel, "missing", look_again)
+    with pytest.raises(RuntimeError, match=r"no kernel for CPUs: .* takes a C\+\+17 compiler"):
+        cpu_kernel.product(jnp.ones(1), jnp.zeros(1, int), jnp.array([0, 1]), jnp.ones((1, 2)))
     (tmp_path / f"_cpu_kernel{EXTENSION_SUFFIXES[0]}").write_bytes(b"of another machine")
-    assert "cannot be used" in (cpu_kernel.missing.__wrapped__() or "")
+    assert "cannot be used" in (look_again() or "")
 
 
 def test_without_a_kernel_of_our_own_the_product_is_jax(monkeypatch):

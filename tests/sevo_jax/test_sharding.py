@@ -14,8 +14,8 @@ from sevo_jax.sharding import cut
 from tests.devices import check_on_devices
 
 SOME = (
-    "alike and Auto and not whole and not all_gather or bcsr and (features or divide) or shard_map "
-    "or planned and halo-Auto or bcsr-both-halo or compiling_anew or mesh_does_not"
+    "alike and Auto and not whole and not all_gather or default and (features or divide) "
+    "or shard_map or planned and halo-Auto or default-both-halo or compiling_anew or mesh_does_not"
 )
 
 
