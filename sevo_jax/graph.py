@@ -244,12 +244,12 @@ class Graph:
         What is made of it by `add_edges`, `with_capacity`, `save` and `load` keeps the choice.
 
         Args:
-            kernel: ``None``, the platform's default: on CPUs a kernel in C++, or ``"bcsr"`` where
-                there was no compiler to install it with (`sevo_jax.cpu_kernel.missing` says why;
-                with a precision ``"gather"``),
-                on NVIDIA GPUs from Ampere on ``"pallas"``, elsewhere ``"gather"``. ``"bcsr"``,
-                JAX's product; ``"pallas"``, a Triton kernel (interpreted, and slow, on CPUs);
-                ``"gather"``, sums of gathered rows without a scatter.
+            kernel: ``None``, the platform's default: on CPUs a kernel in C++, on NVIDIA GPUs from
+                Ampere on ``"pallas"``, elsewhere ``"gather"``. ``"bcsr"``, JAX's product, the
+                default on CPUs where there was no compiler to install the other with
+                (`sevo_jax.cpu_kernel.missing` says why; ``"gather"`` with a precision);
+                ``"pallas"``, a Triton kernel (interpreted, and slow, on CPUs); ``"gather"``, sums
+                of gathered rows without a scatter.
             precision: ``"bfloat16"`` rounds the rows that are gathered, and sums in float32 or
                 more: half the bytes to read. ``"bcsr"`` has none. The method ``"exact"`` then
                 solves a rounded system, and may stop at its bound of iterations before it reaches
