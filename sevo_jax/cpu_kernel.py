@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from sevo_jax.sharding import varying_as
+
 TARGET = "sevo_jax_product"
 WIDEST = 64
 """Bytes of the vectors that CPUs have at most."""
@@ -94,9 +96,7 @@ def product(
     out = jax.ffi.ffi_call(TARGET, jax.ShapeDtypeStruct(shape, x.dtype))(
         *operands, widest=np.int64(widest)
     )
-    # Within `jax.shard_map`, what was computed from operands that vary over axes varies, too.
-    axes = frozenset().union(*(jax.typeof(a).manual_axis_type.varying for a in operands))
-    return jax.lax.pcast(out, tuple(axes), to="varying") if axes else out
+    return varying_as(out, *operands)
 
 
 missing()  # so that programs that were compiled elsewhere find it

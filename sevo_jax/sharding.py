@@ -79,6 +79,16 @@ def mesh_size(mesh: Mesh, axes: str | tuple[str, ...]) -> int:
     return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
 
 
+def varying_as(out: jax.Array, *operands: jax.Array) -> jax.Array:
+    """``out``, that varies over axes of a mesh, within `jax.shard_map`, as what it is made of does.
+
+    JAX cannot tell for kernels that are not its own operations.
+    """
+    varying = [jax.typeof(a).manual_axis_type.varying for a in (out, *operands)]
+    missing = frozenset().union(*varying) - varying[0]
+    return jax.lax.pcast(out, tuple(missing), to="varying") if missing else out
+
+
 def rows_and_columns(sharding: NamedSharding) -> tuple[Any, Any]:
     """The axes along which a table's rows and its first features axis are split, or ``None``."""
     rows, columns = (*sharding.spec, None, None)[:2]

@@ -33,7 +33,7 @@ from jaxtyping import Array, Float, Int
 from sevo_jax import cpu_kernel
 from sevo_jax.graph import Graph, Kernel, Precision, as_graph
 from sevo_jax.matrices import Operator
-from sevo_jax.sharding import Plan, mesh_size
+from sevo_jax.sharding import Plan, mesh_size, varying_as
 
 
 def spmm(graph: Graph | Operator, x: Float[Array, "nodes ..."]) -> Float[Array, "nodes ..."]:
@@ -255,7 +255,7 @@ def _on_parts(
             mesh=plan.mesh,
             in_specs=tuple(specs),
             out_specs=table if is_product else part,
-            check_vma=False,  # JAX's own kernel does not say that its result varies
+            check_vma=False,  # Pallas does not say that its result varies
         )(*arguments)
         if AxisType.Explicit in plan.mesh.axis_types and is_product:
             out = jax.sharding.reshard(out, NamedSharding(plan.mesh, given))
@@ -341,7 +341,8 @@ def _split(x: Table, size: int) -> Float[Array, "batch nodes dim"]:
 
 def _bcsr_kernel(data: Values, indices: Indices, indptr: Pointers, x: Table) -> Table:
     shape = (indptr.size - 1, x.shape[0])  # fewer rows than columns where rows are sharded
-    return BCSR((data, indices, indptr), shape=shape, indices_sorted=True, unique_indices=True) @ x
+    matrix = BCSR((data, indices, indptr), shape=shape, indices_sorted=True, unique_indices=True)
+    return varying_as(matrix @ x, data, indices, indptr, x)
 
 
 def _bcsr_kernel_cpu(data: Values, indices: Indices, indptr: Pointers, x: Table) -> Table:

@@ -207,10 +207,12 @@ def test_vectors_of_every_width(widest, dtype, narrow, x64):
         np.testing.assert_allclose(layer, x + 1 + 0.5 * want, atol=tolerance)
 
 
-@needs_compiler
-def test_operands_that_do_not_belong_together(x64):
+def test_operands_that_do_not_belong_together(monkeypatch, x64):
+    monkeypatch.setattr(cpu_kernel, "missing", lambda: None)  # nothing is computed here
     data, x = jnp.ones(2), jnp.ones((2, 3))
     indices, indptr = jnp.array([1, 0]), jnp.array([0, 1, 2])
+    shape = jax.eval_shape(cpu_kernel.product, data, indices, indptr, x, jnp.ones(()), x)
+    assert (shape.shape, shape.dtype) == ((2, 3), np.float64)
     narrow = data.astype(np.float32)
     with pytest.raises(TypeError, match="all be float32 or all float64"):
         cpu_kernel.product(narrow, indices, indptr, x)
@@ -222,7 +224,7 @@ def test_operands_that_do_not_belong_together(x64):
             cpu_kernel.product(data, bad[0], indptr, bad[1], scale, bad[2])
 
 
-@pytest.mark.parametrize("kernel", [None, "gather"])
+@pytest.mark.parametrize("kernel", [None, "bcsr", "gather"])
 def test_inside_shard_map(kernel):
     """The user's own, of features, which checks what varies over devices."""
     graph, x = random_graph(0).with_kernel(kernel), jnp.asarray(table(NODES, 4))
