@@ -144,7 +144,7 @@ def parse_memory(text: str) -> int:
     Raises:
         UserError: no number with a unit.
 
-    Example:
+    Examples:
         >>> parse_memory("4GB"), parse_memory("1.5 MiB")
         (4000000000, 1572864)
     """

@@ -273,7 +273,7 @@ def metrics_of(ranks: np.ndarray) -> dict[str, float]:
     Args:
         ranks: ``int[users]``, from 1.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from experiments.evaluate import metrics_of
         >>> metrics_of(np.array([1, 7, 12, 3]))["HR@10"]

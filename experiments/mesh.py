@@ -29,7 +29,7 @@ def parse_mesh(text: str) -> dict[str, int]:
     Raises:
         UserError: the text is something else.
 
-    Example:
+    Examples:
         >>> parse_mesh("model=4")
         {'data': 1, 'model': 4}
     """

@@ -92,7 +92,7 @@ def add_smoothness_gradient(
 ) -> optax.GradientTransformation:
     """Adds the gradient of ``weight * Tr(E'(I - Ã)E)``, a term of the loss (Eq. 43), of each table.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2)
         >>> tx = add_smoothness_gradient(0.5, graph, [["table"]])

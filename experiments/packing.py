@@ -175,7 +175,7 @@ def choose_groups(longer: np.ndarray) -> tuple[Group, ...]:
     Args:
         longer: ``int[max_len + 1]``, how many sequences of a batch are longer than 0, 1, …
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from experiments.packing import choose_groups
         >>> [tuple(group) for group in choose_groups(np.array([9, 2, 2, 0]))]

@@ -62,7 +62,7 @@ def attention(
         key: for dropout; ``None`` for evaluation.
         padding: more keys, to which dropout does not apply.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from models.attention import attention, sequence_mask
         >>> x = jnp.array([[[1.0], [2.0], [5.0]]])

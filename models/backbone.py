@@ -32,7 +32,7 @@ class Constant(nnx.Variable[Any]):
     takes them as an argument, so that they are no part of its program. The value may be any pytree;
     ``get_value()`` returns it.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> from models.backbone import Constant

@@ -50,7 +50,7 @@ class BERT4Rec(Backbone):
     Raises:
         ValueError: ``dim`` is not a multiple of ``num_heads``, or the rate is outside [0, 1).
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> from models import BERT4Rec

@@ -35,7 +35,7 @@ def kd(
         teacher: its scores.
         temperature: ``T``, above 0.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from models.distillation import kd
         >>> teacher = jnp.array([[2.0, 1.0, 0.0]])
@@ -77,7 +77,7 @@ def dkd(
         targets: the column of the target of each row.
         temperature: ``T``, above 0.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from models.distillation import dkd
         >>> teacher, target = jnp.array([[2.0, 1.0, 0.0]]), jnp.array([0])
@@ -115,7 +115,7 @@ def rkd_distance(
         student: its vectors.
         teacher: its vectors of the same entities; the widths may differ.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from models.distillation import rkd_distance
         >>> teacher = jnp.array([[0.0, 0.0, 0.0], [3.0, 0.0, 0.0], [0.0, 4.0, 0.0]])
@@ -140,7 +140,7 @@ def rkd_angle(student: Float[Array, "n dim"], teacher: Float[Array, "n width"]) 
         student: its vectors.
         teacher: its vectors of the same entities; the widths may differ.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from models.distillation import rkd_angle
         >>> teacher = jnp.array([[0.0, 0.0, 0.0], [3.0, 0.0, 0.0], [0.0, 4.0, 0.0]])
@@ -182,7 +182,7 @@ def rkd_distance_to_items(
         teacher: its vectors; the widths may differ.
         real: where there is something to predict.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from models.distillation import Anchored, rkd_distance_to_items
         >>> teacher = Anchored(*jnp.array([[[0.0, 0.0]], [[3.0, 0.0]], [[0.0, 4.0]]]))
@@ -208,7 +208,7 @@ def rkd_angle_to_items(
         teacher: its vectors; the widths may differ.
         real: where there is something to predict.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from models.distillation import Anchored, rkd_angle_to_items
         >>> teacher = Anchored(*jnp.array([[[0.0, 0.0]], [[3.0, 0.0]], [[0.0, 4.0]]]))
@@ -235,7 +235,7 @@ def htd_groups(
         noise: standard Gumbel; 0 for none.
         temperature: ``T``, above 0.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from models.distillation import htd_groups
         >>> htd_groups(jnp.array([[0.0, 1.0]]), 0.0, 1e-10).tolist()
@@ -281,7 +281,7 @@ def htd_assignment(
         experts: the networks.
         real: which entities count.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from models.distillation import Experts, htd_assignment
         >>> one, none = jnp.eye(2)[None], jnp.zeros((1, 2))
@@ -328,7 +328,7 @@ def htd_topology(
         num_groups: empty ones add nothing.
         real: which entities count.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from models.distillation import htd_topology
         >>> student, teacher = jnp.array([[1.0, 0.0], [1.0, 0.0]]), jnp.eye(2)

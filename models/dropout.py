@@ -19,7 +19,7 @@ def dropout(x: Float[Array, ...], rate: float, key: PRNGKeyArray | None) -> Floa
         rate: in [0, 1), static.
         key: a key of the mask; ``None`` returns ``x``, as evaluation wants it.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from models.dropout import dropout
         >>> kept = dropout(jnp.ones(10_000), 0.25, jax.random.key(0))

@@ -44,7 +44,7 @@ def by_group(
     Returns:
         What the function returned, one group after the other: ``n`` tokens or rows.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from models.groups import by_group
         >>> real = [jnp.array([[0, 1], [1, 1]]), jnp.array([[1, 1, 1]])]

@@ -41,7 +41,7 @@ class GRU4Rec(Backbone):
     Raises:
         ValueError: the rate is outside [0, 1).
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> from models import GRU4Rec

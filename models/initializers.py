@@ -12,7 +12,7 @@ from jaxtyping import Array, PRNGKeyArray
 def symmetric_uniform(bound: float) -> Callable[..., Array]:
     """``U(-bound, bound)``; with ``inputs ** -0.5`` the common start of linear layers and GRUs.
 
-    Example:
+    Examples:
         >>> import jax
         >>> from models.initializers import symmetric_uniform
         >>> weights = symmetric_uniform(0.5)(jax.random.key(0), (100,))

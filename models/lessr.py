@@ -66,7 +66,7 @@ class LESSR(Backbone):
     Raises:
         ValueError: the rate is outside [0, 1).
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> from models import LESSR
@@ -186,7 +186,7 @@ class SessionGraph(NamedTuple):
 def session_graph(items: Int[Array, "rows width"]) -> SessionGraph:
     """The graphs of sessions that are padded on the left.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from models.lessr import session_graph
         >>> session_graph(jnp.array([[0, 5, 2, 5]])).node.tolist()

@@ -51,7 +51,7 @@ class LightGCN(Backbone):
         ValueError: the graph has another number of nodes, or there are more or fewer weights than
             layers.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, sevo_jax
         >>> from flax import nnx
         >>> from models import LightGCN

@@ -129,7 +129,7 @@ def mean_over_scores(
     As in `softmax`, the gradient is computed along with the value, chunk by chunk of the real
     tokens: scores of all tokens are never held, and the teacher's are computed once.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from models.distillation import kd
         >>> from models.losses import mean_over_scores

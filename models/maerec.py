@@ -115,7 +115,7 @@ class MAERec(Backbone):
         ValueError: the graph does not have ``num_items + 1`` nodes, ``dim`` is not a multiple of
             ``num_heads``, or an option is out of its range.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, sevo_jax
         >>> from flax import nnx
         >>> from models import MAERec

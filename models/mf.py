@@ -25,7 +25,7 @@ class MFBPR(Backbone):
         loss: see `models.losses`.
         rngs: the stream ``params`` initialises the weights.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> from models import MFBPR

@@ -55,7 +55,7 @@ class SASRec(Backbone):
     Raises:
         ValueError: ``dim`` is not a multiple of ``num_heads``, or the rate is outside [0, 1).
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> from models import SASRec

@@ -44,7 +44,7 @@ class SRGNN(Backbone):
         loss: see `models.losses`.
         rngs: the stream ``params`` initialises the weights.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> from models import SRGNN
@@ -139,7 +139,7 @@ def session_graph(
     Returns:
         ``In`` and ``Out`` of each row; they sum to 1 over its neighbours, or are 0 without any.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from models.srgnn import session_graph
         >>> items = jnp.array([[5, 2, 5, 7]])

@@ -73,7 +73,7 @@ class STOSA(Backbone):
     Raises:
         ValueError: ``dim`` is not a multiple of ``num_heads``, or a rate is outside [0, 1).
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> from models import STOSA

@@ -229,7 +229,7 @@ class Student(SASRec):
         ValueError: the teacher knows other items, or cannot read the student's rows; or as
             `SASRec`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> from models import SASRec
@@ -274,7 +274,7 @@ class Student(SASRec):
 def freeze(model: Backbone) -> Backbone:
     """Makes the parameters of a model constants; returns the model.
 
-    Example:
+    Examples:
         >>> from flax import nnx
         >>> from models import MFBPR
         >>> from models.student import freeze

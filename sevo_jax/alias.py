@@ -62,7 +62,7 @@ def sevo_adamw(
         TypeError: as `sevo_smooth`.
         ValueError: as `sevo_smooth`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, optax, sevo_jax
         >>> graph = sevo_jax.sequence_graph([[0, 1, 2], [1, 2]], num_nodes=3)
         >>> tx = sevo_jax.sevo_adamw(1e-3, graph, tables="item_embedding")
@@ -134,7 +134,7 @@ def sevo_adam(
         TypeError: as `sevo_smooth`.
         ValueError: as `sevo_smooth`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, sevo_jax
         >>> tx = sevo_jax.sevo_adam(0.1, sevo_jax.edge_graph([0], [1], 2), weight_decay=1e-6)
         >>> params = jnp.ones((2, 1))
@@ -189,7 +189,7 @@ def sevo_sgd(
         TypeError: as `sevo_smooth`.
         ValueError: as `sevo_smooth`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, sevo_jax
         >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2)
         >>> tx = sevo_jax.sevo_sgd(0.1, graph, beta=0.5, num_layers=1)

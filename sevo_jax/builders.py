@@ -70,7 +70,7 @@ def edge_graph(
         TypeError: ids that are not integers.
         ValueError: unequal lengths, ids out of range, or weights that are negative or not finite.
 
-    Example:
+    Examples:
         >>> import sevo_jax
         >>> graph = sevo_jax.edge_graph([0, 0], [1, 2], num_nodes=3, weights=[1.0, 3.0])
         >>> graph.to_scipy(normalized=False).toarray().tolist()
@@ -118,7 +118,7 @@ def sequence_graph(
         TypeError: ids that are not integers.
         ValueError: ids out of range, lengths that do not add up, or an option out of its range.
 
-    Example:
+    Examples:
         >>> import sevo_jax
         >>> graph = sevo_jax.sequence_graph([[1, 2, 3], [2, 1]], num_nodes=4)
         >>> graph.to_scipy(normalized=False).toarray()[1].tolist()
@@ -181,7 +181,7 @@ def bipartite_graph(
         TypeError: ids that are not integers.
         ValueError: unequal lengths, ids out of range, or weights that are negative or not finite.
 
-    Example:
+    Examples:
         >>> import sevo_jax
         >>> graph = sevo_jax.bipartite_graph([0, 0, 1], [0, 0, 1], num_rows=2, num_cols=2)
         >>> graph.to_scipy(normalized=False).toarray()[0].tolist()
@@ -232,7 +232,7 @@ def category_graph(
         TypeError: ids that are not integers.
         ValueError: ids out of range, or too many entries.
 
-    Example:
+    Examples:
         >>> import sevo_jax
         >>> graph = sevo_jax.category_graph([[0, 1, 2], [2, 3]], num_nodes=4)
         >>> graph.to_scipy(normalized=False).toarray()[2].tolist()
@@ -302,7 +302,7 @@ def knn_graph(
         ValueError: features that are not a finite matrix without zero rows, ``k`` out of range, or
             a temperature that is not positive.
 
-    Example:
+    Examples:
         >>> import numpy as np, sevo_jax
         >>> features = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
         >>> graph = sevo_jax.knn_graph(features, k=1)
@@ -367,7 +367,7 @@ def combine_graphs(
         ValueError: no graphs, graphs of different sizes, weights that are no convex combination, or
             another choice of ``self_loops``.
 
-    Example:
+    Examples:
         >>> import sevo_jax
         >>> bought = sevo_jax.edge_graph([0], [1], num_nodes=3)
         >>> viewed = sevo_jax.edge_graph([1], [2], num_nodes=3)

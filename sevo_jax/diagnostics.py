@@ -39,7 +39,7 @@ def smoothness(graph: Graph | Operator, x: Float[Array, "nodes ..."]) -> Float[A
         TypeError: ``x`` is not floating.
         ValueError: a wrong number of rows.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, sevo_jax
         >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2)
         >>> float(sevo_jax.smoothness(graph, jnp.array([[3.0], [1.0]])))
@@ -63,7 +63,7 @@ def direction(
     Raises:
         ValueError: unequal shapes.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, sevo_jax
         >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2)
         >>> update = jnp.array([[1.0], [-1.0]])
@@ -94,7 +94,7 @@ def structure(
         TypeError: arrays that are not floating.
         ValueError: a wrong number of rows.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, sevo_jax
         >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2)
         >>> update = jnp.array([[3.0], [0.0]])
@@ -127,7 +127,7 @@ def spectral_bounds(
         TypeError: ``num_layers`` is not an integer.
         ValueError: an argument out of its range.
 
-    Example:
+    Examples:
         >>> import sevo_jax
         >>> sevo_jax.spectral_bounds(0.5, 1)
         (0.16666666666666666, 0.75)
@@ -156,7 +156,7 @@ def convergence_factor(beta: ArrayLike, num_layers: int, method: Scaling = "neum
         TypeError: ``num_layers`` is not an integer.
         ValueError: an argument out of its range.
 
-    Example:
+    Examples:
         >>> import sevo_jax
         >>> round(sevo_jax.convergence_factor(0.5, 1), 4)
         0.2222
@@ -197,7 +197,7 @@ def optimum_share(
         TypeError: as `smooth`.
         ValueError: as `smooth`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, sevo_jax
         >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2)
         >>> x = jnp.array([[3.0], [0.0]])
@@ -230,7 +230,7 @@ def corrected_rows(grads: Any, tables: Tables = None) -> dict[str, Float[Array, 
     Raises:
         ValueError: tables that cannot be found.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, sevo_jax
         >>> grads = {"items": jnp.array([[1.0, 0.0], [0.0, 0.0]]), "bias": jnp.zeros(3)}
         >>> {path: float(share) for path, share in sevo_jax.corrected_rows(grads).items()}
@@ -319,7 +319,7 @@ def communication(
         TypeError: a count that is no integer.
         ValueError: a count below 1, or a graph that is already split among devices.
 
-    Example:
+    Examples:
         >>> import numpy as np, sevo_jax
         >>> ring = np.arange(1_000)
         >>> graph = sevo_jax.edge_graph(ring, (ring + 1) % 1_000, num_nodes=1_000)

@@ -64,7 +64,7 @@ class Graph:
         exchange: how rows travel between devices where `shard` has split the operator among them;
             else ``None``.
 
-    Example:
+    Examples:
         >>> import sevo_jax
         >>> sevo_jax.edge_graph([0, 1], [1, 2], num_nodes=4)
         Graph(num_nodes=4, capacity=4, dtype=float32)
@@ -124,7 +124,7 @@ class Graph:
             TypeError: the operator is a traced array or not a matrix at all.
             ValueError: it is not square, fails a check, or has more entries than the capacity.
 
-        Example:
+        Examples:
             >>> import numpy as np, sevo_jax
             >>> sevo_jax.Graph.from_operator(np.array([[0.0, 1.0], [1.0, 0.0]]))
             Graph(num_nodes=2, capacity=2, dtype=float32)
@@ -163,7 +163,7 @@ class Graph:
             ValueError: they are not square, symmetric, finite and non-negative, or have more
                 entries than the capacity.
 
-        Example:
+        Examples:
             >>> import numpy as np, sevo_jax
             >>> graph = sevo_jax.Graph.from_weights(np.array([[0.0, 3.0], [3.0, 0.0]]))
             >>> graph.to_scipy().toarray().tolist()
@@ -203,7 +203,7 @@ class Graph:
             ValueError: as `edge_graph`; fewer nodes than now; more entries than the capacity; or
                 this graph was made from an operator and has no weights.
 
-        Example:
+        Examples:
             >>> import sevo_jax
             >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2).add_edges([1], [2], num_nodes=3)
             >>> graph.to_scipy(normalized=False).toarray()[1].tolist()
@@ -227,7 +227,7 @@ class Graph:
         Raises:
             ValueError: the graph has more entries.
 
-        Example:
+        Examples:
             >>> import sevo_jax
             >>> sevo_jax.edge_graph([0], [1], num_nodes=2).with_capacity(8).capacity
             8
@@ -258,7 +258,7 @@ class Graph:
         Raises:
             ValueError: an unknown name, or a precision that the kernel does not have.
 
-        Example:
+        Examples:
             >>> import jax.numpy as jnp, sevo_jax
             >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2).with_kernel("gather")
             >>> sevo_jax.spmm(graph, jnp.array([[1.0], [5.0]])).tolist()
@@ -287,7 +287,7 @@ class Graph:
         Raises:
             ValueError: the graph is split among devices.
 
-        Example:
+        Examples:
             >>> import sevo_jax
             >>> order, graph = sevo_jax.edge_graph([0, 3, 1], [3, 1, 2], num_nodes=4).reorder()
             >>> order.tolist(), graph.to_scipy().nonzero()[1].tolist()
@@ -334,7 +334,7 @@ class Graph:
                 which stay isolated); an unknown exchange, or one for rows that are not split; more
                 entries than the capacity; or a graph that is already split.
 
-        Example:
+        Examples:
             >>> import jax, sevo_jax
             >>> graph = sevo_jax.edge_graph([0, 1], [1, 2], num_nodes=4)
             >>> mesh = jax.make_mesh((1,), ("model",))
@@ -371,7 +371,7 @@ class Graph:
             ValueError: ``normalized=False`` and the graph was made from an operator; or the graph
                 is split among devices.
 
-        Example:
+        Examples:
             >>> import sevo_jax
             >>> sevo_jax.edge_graph([0], [1], 2).to_scipy(normalized=False).toarray().tolist()
             [[0.0, 1.0], [1.0, 0.0]]
@@ -395,7 +395,7 @@ class Graph:
         Args:
             path: the file; ``.npz`` is added if it is missing.
 
-        Example:
+        Examples:
             >>> import sevo_jax, tempfile
             >>> with tempfile.TemporaryDirectory() as folder:
             ...     sevo_jax.edge_graph([0], [1], num_nodes=2).save(folder + "/graph.npz")
@@ -418,7 +418,7 @@ class Graph:
             OSError: the file is missing or cannot be read.
             ValueError: it is no sparse matrix, or not one of a graph.
 
-        Example:
+        Examples:
             >>> import numpy as np, scipy.sparse as sp, sevo_jax, tempfile
             >>> with tempfile.TemporaryDirectory() as folder:
             ...     sp.save_npz(folder + "/w.npz", sp.csr_array(np.array([[0.0, 2.0], [2.0, 0.0]])))

@@ -58,7 +58,7 @@ def smooth(
         ValueError: ``beta`` outside [0, 1) (where it is concrete), a negative ``num_layers``, an
             unknown method, a ``tol`` that is not positive, or a wrong number of rows.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, sevo_jax
         >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2)
         >>> sevo_jax.smooth(graph, jnp.array([[3.0], [0.0]]), beta=0.5, num_layers=1).tolist()
@@ -114,7 +114,7 @@ def smooth_exact(
         TypeError: ``x`` is not floating.
         ValueError: ``beta`` or ``tol`` out of range, or a wrong number of rows.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, sevo_jax
         >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2)
         >>> smoothed, iterations = sevo_jax.smooth_exact(graph, jnp.array([[3.0], [0.0]]), 0.5)

@@ -60,7 +60,7 @@ def spmm(graph: Graph | Operator, x: Float[Array, "nodes ..."]) -> Float[Array, 
         TypeError: ``x`` is not floating.
         ValueError: the leading axis of ``x`` is not the number of nodes.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, sevo_jax
         >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2)
         >>> sevo_jax.spmm(graph, jnp.array([[1.0], [5.0]])).tolist()

@@ -28,7 +28,7 @@ def seed_axes(tx: optax.GradientTransformation, params: Any) -> Any:
     Returns:
         A tree for ``in_axes`` and ``out_axes``.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp, sevo_jax
         >>> tx = sevo_jax.sevo_adamw(0.1, sevo_jax.edge_graph([0], [1], num_nodes=2))
         >>> params = jnp.ones((3, 2, 4))  # three seeds
@@ -76,7 +76,7 @@ def grow(
         ValueError: a state without a graph of the tables' size, fewer nodes than now, tables that
             cannot be found, a joint table, or moments of another shape (Adafactor's) to grow.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, optax, sevo_jax
         >>> tx = sevo_jax.sevo_adamw(0.1, sevo_jax.edge_graph([0], [1], num_nodes=2))
         >>> params = {"table": jnp.ones((2, 4)), "bias": jnp.ones(4)}

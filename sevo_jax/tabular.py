@@ -148,7 +148,7 @@ def sequence_graph_from_table(
             given, an option out of its range, or a file that the engine cannot read.
         MemoryError: the engine's memory is not enough, even with its temporary files.
 
-    Example:
+    Examples:
         >>> import ibis, sevo_jax
         >>> columns = {"user": [7, 8, 7, 8, 7], "item": [1, 2, 2, 1, 3], "time": [1, 1, 2, 2, 3]}
         >>> graph = sevo_jax.sequence_graph_from_table(ibis.memtable(columns), num_nodes=4)

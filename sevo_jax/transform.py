@@ -73,7 +73,7 @@ def sevo_smooth(
         ValueError: an option out of its range, or (from ``init`` and ``update``) tables that cannot
             be found or do not fit the graph.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, optax, sevo_jax
         >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2)
         >>> tx = optax.chain(sevo_jax.sevo_smooth(graph, beta=0.5, num_layers=1), optax.scale(-1.0))
@@ -167,7 +167,7 @@ def scale_by_adam(
         TypeError: a mask that does not hold booleans.
         ValueError: a mask that does not fit the parameters.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, optax, sevo_jax
         >>> tx = sevo_jax.scale_by_adam()
         >>> params = {"table": jnp.zeros((2, 1))}

@@ -48,7 +48,7 @@ def k_core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
     Returns:
         ``int[kept]``, the positions of what is kept, in order.
 
-    Example:
+    Examples:
         >>> k_core(np.array([0, 0, 1, 1, 2]), np.array([5, 6, 5, 6, 6]), 2)
         array([0, 1, 2, 3])
     """
@@ -77,7 +77,7 @@ def from_events(
     Raises:
         UserError: nothing is left.
 
-    Example:
+    Examples:
         >>> events = pl.DataFrame({"user": list("bbbaaa"), "item": list("xyzxyz"),
         ...                        "time": [3, 1, 2, 1, 2, 3]})
         >>> data = from_events("small", events, Path("small.csv"))

@@ -138,7 +138,7 @@ class Interactions:
         Raises:
             UserError: ``share`` is out of range.
 
-        Example:
+        Examples:
             >>> data = from_sequences("small", np.arange(12), np.full(4, 3))
             >>> half = data.sample_users(0.5)
             >>> half.num_users, half.num_items
@@ -164,7 +164,7 @@ class Interactions:
 def cut_users(lengths: np.ndarray, parts: int) -> list[int]:
     """Cuts users into parts of about as many interactions each, as `Interactions.cuts` has them.
 
-    Example:
+    Examples:
         >>> cut_users(np.array([9, 3, 3, 3]), 2)
         [0, 1, 4]
     """

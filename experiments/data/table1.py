@@ -44,7 +44,7 @@ def draw(name: str, size: Size, seed: int = 0) -> Interactions:
 
     All ``size.items`` are in the catalogue; the rarest may have no interaction.
 
-    Example:
+    Examples:
         >>> data = draw("small", Size(users=10, items=20, interactions=80))
         >>> data.num_users, data.num_items, data.items.size
         (10, 20, 80)
@@ -62,7 +62,7 @@ def draw(name: str, size: Size, seed: int = 0) -> Interactions:
 def differences(data: Interactions, size: Size) -> tuple[str, ...]:
     """A note of what differs from Table 1, if anything does.
 
-    Example:
+    Examples:
         >>> data = draw("small", Size(users=10, items=20, interactions=80))
         >>> differences(data, Size(users=10, items=21, interactions=80))
         ('differs from Table 1 of the paper: 20 items instead of 21',)

@@ -25,7 +25,7 @@ NUMBER = re.compile(r"[+\-−]?(\d[\d,]*(\.\d*)?|\.\d+)(e[+\-]?\d+)?")
 def sort_key(cell: str) -> float | None:
     """The number that a cell starts with, which its column is sorted by.
 
-    Example:
+    Examples:
         >>> [sort_key(cell) for cell in ("0.0407 ± 0.0006", "+2.1%", "22,363 (100%)", "–")]
         [0.0407, 2.1, 22363.0, None]
     """
@@ -36,7 +36,7 @@ def sort_key(cell: str) -> float | None:
 def groups(table: Table) -> list[list[Sequence[str]]]:
     """The rows of a table, those that go on with the row above together with it.
 
-    Example:
+    Examples:
         >>> groups(Table("", ["", ""], [["SASRec", "ours"], ["", "paper"], ["STOSA", "ours"]]))
         [[['SASRec', 'ours'], ['', 'paper']], [['STOSA', 'ours']]]
     """
@@ -51,7 +51,7 @@ def groups(table: Table) -> list[list[Sequence[str]]]:
 def merged_columns(group: Sequence[Sequence[str]], text_columns: int) -> int:
     """How many columns of text, from the first, hold one cell for all rows of a group.
 
-    Example:
+    Examples:
         >>> merged_columns([["SASRec", "AdamW", "ours"], ["", "", "paper"]], 3)
         2
     """
@@ -63,7 +63,7 @@ def merged_columns(group: Sequence[Sequence[str]], text_columns: int) -> int:
 def is_empty(table: Table) -> bool:
     """Whether nothing was measured for a table: each group opens with our own row.
 
-    Example:
+    Examples:
         >>> is_empty(Table("", ["", "HR", "Seeds"], [["SASRec", "–", "0 of 5"], ["", "0.1", "5"]]))
         True
     """
@@ -74,7 +74,7 @@ def is_empty(table: Table) -> bool:
 def inline(text: str) -> Markup:
     """Emphasis and code of Markdown as HTML, everything else escaped.
 
-    Example:
+    Examples:
         >>> print(inline("*ours* <b> `--epochs`"))
         <em>ours</em> &lt;b&gt; <code>--epochs</code>
     """
@@ -155,7 +155,7 @@ def _bullets(lines: Sequence[str]) -> str:
 def summary(report: Report) -> str:
     """How much there is, in a sentence.
 
-    Example:
+    Examples:
         >>> summary(Report([Section("table1", "Table 1", NOT_RUN, "")], None, [], []))
         'There are no results yet: everything below is still to be run.'
     """

@@ -53,7 +53,7 @@ class Section(NamedTuple):
 def target_section(name: str) -> Section:
     """A table or figure of which there is no result: its module, if it has one, says what it is.
 
-    Example:
+    Examples:
         >>> target_section("table3").title
         'Table 3: SASRec on two large data sets'
     """
@@ -100,7 +100,7 @@ def objects(content: Any) -> Iterator[dict[str, Any]]:
 def what_was_run(content: dict[str, Any]) -> list[tuple[str, str]]:
     """Devices, seeds and epochs, from the cells and measurements that a JSON file holds.
 
-    Example:
+    Examples:
         >>> what_was_run({"device": "abacus", "seed": 3})
         [('Devices', 'abacus'), ('Seeds', '3')]
     """
@@ -128,7 +128,7 @@ def what_was_run(content: dict[str, Any]) -> list[tuple[str, str]]:
 def stopped_early(content: dict[str, Any]) -> list[str]:
     """A line for the rows of so many epochs, if these are fewer than published.
 
-    Example:
+    Examples:
         >>> row = {"epochs": 60, "epochs_published": 200, "seeds_done": 1}
         >>> stopped_early({"rows": [row, row]})
         ['2 rows stopped early: 60 of 200 epochs']

@@ -58,7 +58,7 @@ def deviation(values: Sequence[float]) -> float | None:
 def relative(ours: float | None, other: float | None) -> float | None:
     """How far ours is above the other, as a share of it.
 
-    Example:
+    Examples:
         >>> relative(3.0, 2.0)
         0.5
     """
@@ -99,7 +99,7 @@ def score(value: float | None) -> str:
 def score_over_seeds(values: Sequence[float]) -> str:
     """Mean and deviation for reading.
 
-    Example:
+    Examples:
         >>> score_over_seeds([0.07, 0.08])
         '0.0750 ± 0.0071'
     """
@@ -110,7 +110,7 @@ def score_over_seeds(values: Sequence[float]) -> str:
 def percent(value: float | None) -> str:
     """A difference for reading.
 
-    Example:
+    Examples:
         >>> percent(0.0213)
         '+2.1%'
     """
@@ -125,7 +125,7 @@ def probability(p: float | None) -> str:
 def span(values: Iterable[int]) -> str:
     """The least and the greatest of some numbers.
 
-    Example:
+    Examples:
         >>> span([195, 180, 190])
         '180–195'
     """

@@ -36,7 +36,7 @@ def folder_name(run: Run) -> str:
 
     Epochs are left out: a run that goes on for longer stays where it is.
 
-    Example:
+    Examples:
         >>> from dataclasses import replace
         >>> from experiments.configs import MODELS
         >>> settings = replace(MODELS["sasrec"]("beauty", "adamw"), beta=0.5, epochs=60)

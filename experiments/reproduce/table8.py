@@ -193,7 +193,7 @@ COLUMNS: tuple[str, ...] = (
 def ours_of(found: dict[str, Any]) -> dict[str, float | None]:
     """The columns from what was measured.
 
-    Example:
+    Examples:
         >>> found = {"plain": [1, 2, 3], "sevo": [3, 3, 9], "inference": [1, 1, 1], "epochs": 10}
         >>> ours_of(found)["training_sevo"], ours_of(found)["overhead"]
         (30.0, 0.5)

@@ -41,7 +41,7 @@ class Scale(NamedTuple):
 def written(value: Any) -> str:
     """A setting for reading.
 
-    Example:
+    Examples:
         >>> written(0.00031622776), written(3), written("bce")
         ('0.0003162', '3', 'bce')
     """

@@ -64,7 +64,7 @@ class Field(NamedTuple):
     def listed(self) -> Sequence[Any] | None:
         """All values, if they can be listed: those of a list, and whole numbers on a linear scale.
 
-        Example:
+        Examples:
             >>> parse_field("num_layers=1:5").listed()
             range(1, 6)
             >>> parse_field("beta=0.5:0.9").listed() is None
@@ -100,7 +100,7 @@ def parse_field(text: str) -> Field:
     Raises:
         UserError: an unknown field, values that are none of its kind, or a range without an inside.
 
-    Example:
+    Examples:
         >>> parse_field("beta=.5,0.9").text
         '0.5,0.9'
         >>> parse_field("learning-rate=1e-4:1e-2:log").distribution
@@ -168,7 +168,7 @@ def grid_cells(fields: Sequence[Field]) -> list[dict[str, Any]]:
     Raises:
         UserError: the values of a field cannot be listed.
 
-    Example:
+    Examples:
         >>> grid_cells([parse_field("beta=0.5,0.9"), parse_field("num_layers=1:2")])[1]
         {'beta': 0.5, 'num_layers': 2}
     """

@@ -1,0 +1,32 @@
+"""The pages name everything there is: public names, models and targets."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import sevo_jax
+from experiments.configs import MODELS
+from experiments.reproduce.__main__ import TABLES
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def test_the_reference_has_every_public_name_once() -> None:
+    named = re.findall(r"^::: sevo_jax\.(\w+)$", (DOCS / "api.md").read_text(), re.M)
+    assert sorted(named) == sorted(sevo_jax.__all__)
+
+
+def test_every_model_is_listed() -> None:
+    page = (DOCS / "experiments.md").read_text()
+    row = next(line for line in page.splitlines() if line.startswith("| `--model` |"))
+    named = re.findall(r"`([a-z][\w-]+)`", row) + [
+        f"sasrec{s}" for s in re.findall(r"`(-\w+)`", row)
+    ]
+    assert sorted(named) == sorted(MODELS)
+
+
+def test_every_target_is_listed() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", (DOCS / "experiments.md").read_text(), re.M)
+    named = [name for row in rows for name in re.findall(r"`([a-z][\w-]*)`", row)]
+    assert sorted(named) == sorted(TABLES)
