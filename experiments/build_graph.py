@@ -78,8 +78,7 @@ class Arguments:
     memory: str = "4GB"
     """What the engine may use, such as 4GB or 512MiB; for Spark, each driver and executor."""
     temporary: Path | None = None
-    """The folder in which a folder for what does not fit is made, and removed; the system's own if
-    not given."""
+    """Where a folder for what does not fit is made, and removed; the system's own if not given."""
     master: str = "local[*]"
     """Spark's master, such as spark://host:7077."""
 

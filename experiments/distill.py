@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Mapping
+from inspect import getdoc
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import tyro
 
@@ -53,6 +54,10 @@ METHODS = {
     "sevo": Method("+ SEvo", "sasrec", SEVO, "teacher"),
     "sevo+dkd": Method("+ SEvo + DKD", "sasrec-dkd", SEVO, "teacher"),
 }
+METHODS_HELP = (
+    "One or more of plain (a student on its own), kd, rkd, htd, dkd, sevo (smoothed over the "
+    "teacher's nearest neighbours) and sevo+dkd."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +69,7 @@ class Arguments:
 
     dataset: str = "synthetic"
     """As in experiments.train."""
-    methods: tuple[str, ...] = tuple(METHODS)
-    """One or more of plain (a student on its own), kd, rkd, htd, dkd, sevo (smoothed over the
-    teacher's nearest neighbours) and sevo+dkd."""
+    methods: Annotated[tuple[str, ...], tyro.conf.arg(help=METHODS_HELP)] = tuple(METHODS)
     seeds: tuple[int, ...] = (0,)
     """A student of each method for each seed."""
     teacher: str | None = None
@@ -162,7 +165,7 @@ def _run(model: str, dataset: str, optimizer: str, seed: int, settings: Mapping[
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
     options = tyro.cli(
-        Options, args=argv, prog="python -m experiments.distill", description=Arguments.__doc__
+        Options, args=argv, prog="python -m experiments.distill", description=getdoc(Arguments)
     )
     return run_all(options, make_runs, folder_name)
 

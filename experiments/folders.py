@@ -54,6 +54,8 @@ class Run:
 
 def changes(config: dict[str, Any]) -> dict[str, Any]:
     """The settings in a run's ``config.json`` that are not the published ones."""
+    if config["model"] not in MODELS:  # one of the user's own, which this command does not know
+        return {}
     settings = MODELS[config["model"]](config["dataset"], config["optimizer"])
     published = dataclasses.asdict(settings)
     del published["teacher"]  # where it lies
@@ -70,10 +72,13 @@ def settings_of(config: dict[str, Any]) -> Hyperparameters:
 def differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """What differs between the ``config.json`` of a folder and the one it should have."""
     held = dataclasses.asdict(Hyperparameters()) | held  # a setting that is younger than the run
+    names = sorted(held.keys() | wanted.keys())
+    changed = [name for name in names if held.get(name) != wanted.get(name)]
     return [
-        f"{name} was {held.get(name)!r} and is now {wanted.get(name)!r}"
-        for name in sorted(held.keys() | wanted.keys())
-        if held.get(name) != wanted.get(name)
+        "the interactions are others"
+        if name == "data"
+        else f"{name} was {held.get(name)!r} and is now {wanted.get(name)!r}"
+        for name in changed
     ]
 
 
@@ -119,12 +124,30 @@ def check_folder(run: Run, data: Interactions, folder: Path, resume: bool) -> di
             f"--out: {folder} already holds a run; --resume goes on with it, or name another"
         )
     held, wanted = read_json(config_file), _config(run, data)
-    epochs = max(held.get("epochs", 0), run.settings.epochs)  # a run may go on for longer
+    epochs = held.get("epochs")
+    if isinstance(epochs, int):  # a run may go on for longer
+        epochs = max(epochs, run.settings.epochs)
     changed = differences(held | {"epochs": epochs}, wanted)
     if changed:
         raise UserError(f"--resume: {folder} holds a run in which {'; '.join(changed)}")
-    result = read_json(result_file) if result_file.exists() else None
+    result = read_result(result_file) if result_file.exists() else None
     return result if result and result["epochs"] == run.settings.epochs else None
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """What a run's ``result.json`` holds.
+
+    Raises:
+        UserError: the file cannot be read, or lacks a part.
+    """
+    return _whole(read_json(path), ("epochs", "test"), path)
+
+
+def _whole(content: dict[str, Any], names: tuple[str, ...], where: Path | str) -> dict[str, Any]:
+    lacking = [name for name in names if name not in content]
+    if lacking:
+        raise UserError(f"{where}: lacks {', '.join(lacking)}; it was changed, or not written here")
+    return content
 
 
 @contextlib.contextmanager
@@ -322,7 +345,12 @@ def _brief(error: Exception) -> str:
 
 
 def read_records(path: Path, epoch: int) -> list[dict[str, Any]]:
-    """The lines up to the epoch of the checkpoint; what came after it is computed again."""
+    """The lines up to the epoch of the checkpoint; what came after it is computed again.
+
+    Raises:
+        UserError: the file cannot be read, or a line lacks a part.
+    """
     if not path.exists():
         return []
-    return [record for record in read_lines(path) if record["epoch"] <= epoch]
+    records = [_whole(record, ("epoch", "valid"), path) for record in read_lines(path)]
+    return [record for record in records if record["epoch"] <= epoch]

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from inspect import getdoc
 from typing import Any
 
 import tyro
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         Arguments,
         args=argv,
         prog="python -m experiments.launch",
-        description=Arguments.__doc__,
+        description=getdoc(Arguments),
         return_unknown_args=True,
     )
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -13,9 +13,11 @@ import sevo_jax
 from experiments.backbones import sasrec
 from experiments.configs import Hyperparameters
 from experiments.data import Interactions
+from experiments.epochs import training_sequences
 from experiments.graphs import category_graph, item_graph, teacher_graph, user_item_graph
 from experiments.teachers import load_teacher
 from models import Backbone
+from models.backbone import Task
 
 
 def make_optimizer(
@@ -25,13 +27,13 @@ def make_optimizer(
 
     The graph ``user-item`` needs a model with a table ``user_embedding``.
     """
-    s, mask = settings, decay_mask(model)
+    s, mask, rate = settings, decay_mask(model), learning_rate(settings, data, model.task)
     if name == "adam":
         return optax.chain(
-            optax.add_decayed_weights(s.weight_decay, mask), optax.adam(s.learning_rate, s.b1, s.b2)
+            optax.add_decayed_weights(s.weight_decay, mask), optax.adam(rate, s.b1, s.b2)
         )
     if name == "adamw":
-        adamw = optax.adamw(s.learning_rate, s.b1, s.b2, weight_decay=s.weight_decay, mask=mask)
+        adamw = optax.adamw(rate, s.b1, s.b2, weight_decay=s.weight_decay, mask=mask)
         if s.smoothness_weight == 0:
             return adamw
         return optax.chain(
@@ -40,7 +42,7 @@ def make_optimizer(
     if name == "sgd":
         return optax.chain(
             optax.add_decayed_weights(s.weight_decay, mask),
-            optax.sgd(s.learning_rate, s.b1 or None),
+            optax.sgd(rate, s.b1 or None),
         )
     graph, tables = smoothed_tables(s, data, model)
     smoothing: dict[str, Any] = {
@@ -54,13 +56,25 @@ def make_optimizer(
             sevo_jax.scale_by_adam(s.b1, s.b2, moment_correction=False),
             sevo_jax.sevo_smooth(graph, **smoothing),
             optax.add_decayed_weights(s.weight_decay, mask),
-            optax.scale_by_learning_rate(s.learning_rate),
+            optax.scale_by_learning_rate(rate),
         )
     smoothing |= {"weight_decay": s.weight_decay, "mask": mask}
     if name == "sevo-sgd":
-        return sevo_jax.sevo_sgd(s.learning_rate, graph, momentum=s.b1 or None, **smoothing)
+        return sevo_jax.sevo_sgd(rate, graph, momentum=s.b1 or None, **smoothing)
     make = {"sevo-adamw": sevo_jax.sevo_adamw, "sevo-adam": sevo_jax.sevo_adam}[name]
-    return make(s.learning_rate, graph, b1=s.b1, b2=s.b2, **smoothing)
+    return make(rate, graph, b1=s.b1, b2=s.b2, **smoothing)
+
+
+def learning_rate(
+    settings: Hyperparameters, data: Interactions, task: Task
+) -> optax.ScalarOrSchedule:
+    """The step size, or its schedule over steps where it is divided by ten every few epochs."""
+    s = settings
+    if not s.decay_every:
+        return s.learning_rate
+    sequences, _ = training_sequences(data, s.max_len, task)
+    steps = -(-sequences.size // s.batch_size)
+    return optax.exponential_decay(s.learning_rate, s.decay_every * steps, 0.1, staircase=True)
 
 
 def smoothed_tables(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Generator, Iterable, Sequence
@@ -21,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.backbones import BUILDERS
+from experiments.configs import OPTIMIZERS
 from experiments.corpus import Corpus
 from experiments.data import Interactions, load
 from experiments.errors import UserError, check_name
@@ -113,7 +115,9 @@ def read_run(folder: Path, data_dir: Path | None = None) -> tuple[Run, Interacti
     if lacking:
         raise UserError(f"{file}: is no run's configuration; it lacks {', '.join(lacking)}")
     check_name("model", held["model"], BUILDERS)
+    check_name("optimizer", held["optimizer"], OPTIMIZERS)
     run = Run(held["model"], held["dataset"], held["optimizer"], held["seed"], settings_of(held))
+    run.settings.check()
     data = load(run.dataset, data_dir)
     if data.fingerprint != held["data"]:
         raise UserError(
@@ -222,12 +226,15 @@ def write(frames: Iterable[pl.DataFrame], out: Path) -> None:
     stream = register_io_source(source, schema=first.schema)
     draft = out.with_name(out.name + ".part")
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix == ".parquet":
             stream.sink_parquet(draft)
         else:
             stream.sink_csv(draft)
         draft.replace(out)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink()
         raise UserError(f"--out: {out} cannot be written ({error.strerror or error})") from error
 
 
@@ -259,7 +266,9 @@ def main(argv: list[str] | None = None) -> int:
             write(frames, out)
             Console().print(f"recommendations: {out}", markup=False, soft_wrap=True)
     except UserError as error:
-        Console(stderr=True).print(f"error: {error}", style="bold red", markup=False)
+        Console(stderr=True).print(
+            f"error: {error}", style="bold red", markup=False, soft_wrap=True
+        )
         return 1
     return 0
 

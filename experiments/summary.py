@@ -15,8 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments.errors import UserError
-from experiments.files import read_json, read_lines
-from experiments.folders import changes
+from experiments.files import read_json
+from experiments.folders import changes, read_records, read_result
 from experiments.paper import METRICS, MODELS, TABLE_2
 from experiments.trainer import CRITERION
 
@@ -48,12 +48,12 @@ def write(out: Path) -> None:
     results: Results = defaultdict(list)
     curves: Curves = defaultdict(list)
     for file in sorted(out.glob("*/result.json")):
-        result = read_json(file)
+        result = read_result(file)
         # A run that is going on for more epochs has their number in its configuration already.
         config = read_json(file.parent / "config.json") | {"epochs": result["epochs"]}
         key = config["dataset"], config["model"], _label(config)
         results[key].append(result | {"config": config})
-        curves[key].append(read_lines(file.parent / "metrics.jsonl"))
+        curves[key].append(read_records(file.parent / "metrics.jsonl", result["epochs"]))
     if not results:
         return
     rows = _rows(results)

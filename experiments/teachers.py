@@ -11,7 +11,7 @@ from experiments.configs import Hyperparameters
 from experiments.data import Interactions
 from experiments.errors import UserError
 from experiments.files import read_json
-from experiments.folders import restore_best_params, settings_of
+from experiments.folders import read_result, restore_best_params, settings_of
 from models import SASRec
 
 Builder = Callable[[Hyperparameters, Interactions, nnx.Rngs], SASRec]
@@ -40,7 +40,7 @@ def load_teacher(settings: Hyperparameters, data: Interactions, build: Builder) 
             f"--teacher: {folder} holds no finished run; python -m experiments.distill trains a "
             "teacher first, and --resume goes on with one"
         )
-    held, result = read_json(folder / "config.json"), read_json(folder / "result.json")
+    held, result = read_json(folder / "config.json"), read_result(folder / "result.json")
     if held.get("model") != "sasrec":
         raise UserError(f"--teacher: {folder} holds a run of {held.get('model')}, expected sasrec")
     if result.get("num_items") != data.num_items:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from inspect import getdoc
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -27,6 +28,25 @@ from experiments.mesh import DATA, MODEL, ONE_DEVICE, Placement, make_mesh
 
 console = Console(stderr=True)
 
+# Longer than a line, where tyro would keep the breaks of a docstring.
+MODEL_HELP = (
+    "mf-bpr, mf-bpr-user-item (users smoothed too), gru4rec, sasrec, bert4rec, stosa, lightgcn, "
+    "sr-gnn, lessr or maerec; or, with --teacher, sasrec-kd, sasrec-rkd, sasrec-htd or sasrec-dkd "
+    "(experiments.distill trains the teacher, too)."
+)
+DATASET_HELP = (
+    "synthetic, beauty, toys, tools, ml-1m, electronics, clothing; or the path of a .txt file of "
+    "'user item item …' lines, or of a .csv, .tsv, .parquet or .inter table of user, item, time."
+)
+OPTIMIZER_HELP = (
+    "One or more of adam (the published plain settings), adamw (SEvo's settings, no smoothing), "
+    "sevo-adamw; and sgd, sevo-sgd, sevo-adam, for which nothing is published."
+)
+MESH_HELP = (
+    "Train on several devices, such as data=2,model=2: users are split over data, the features of "
+    "tables over model (docs/distributed.md)."
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
@@ -35,23 +55,17 @@ class Arguments:
     Without arguments: SASRec with AdamW and with SEvo-AdamW on a built-in synthetic data set.
     """
 
-    model: str = "sasrec"
-    """mf-bpr, mf-bpr-user-item (users smoothed too), gru4rec, sasrec, bert4rec, stosa,
-    lightgcn, sr-gnn, lessr or maerec; or, with --teacher, sasrec-kd, sasrec-rkd, sasrec-htd or
-    sasrec-dkd (experiments.distill trains the teacher, too)."""
-    dataset: str = "synthetic"
-    """synthetic, beauty, toys, tools, ml-1m, electronics, clothing; or the path of a .txt file of
-    'user item item …' lines, or of a .csv, .tsv, .parquet or .inter table of user, item, time."""
-    optimizer: tuple[str, ...] = ("adamw", "sevo-adamw")
-    """One or more of adam (the published plain settings), adamw (SEvo's settings, no smoothing),
-    sevo-adamw; and sgd, sevo-sgd, sevo-adam, for which nothing is published."""
+    model: Annotated[str, tyro.conf.arg(help=MODEL_HELP)] = "sasrec"
+    dataset: Annotated[str, tyro.conf.arg(help=DATASET_HELP)] = "synthetic"
+    optimizer: Annotated[tuple[str, ...], tyro.conf.arg(help=OPTIMIZER_HELP)] = (
+        "adamw",
+        "sevo-adamw",
+    )
     seeds: tuple[int, ...] = (0,)
     """A run of each optimiser for each seed."""
     together: bool | None = None
     """Train all seeds of an optimiser in one program; if not given, on accelerators alone."""
-    mesh: str | None = None
-    """Train on several devices, such as data=2,model=2: users are split over data, the features
-    of tables over model (docs/distributed.md)."""
+    mesh: Annotated[str | None, tyro.conf.arg(help=MESH_HELP)] = None
     coordinator: str | None = None
     """Of several processes: host:port of process 0 (experiments.launch starts them all here)."""
     num_processes: int = 1
@@ -243,7 +257,7 @@ def train_all(
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
     options = tyro.cli(
-        Options, args=argv, prog="python -m experiments.train", description=Arguments.__doc__
+        Options, args=argv, prog="python -m experiments.train", description=getdoc(Arguments)
     )
     status = run_all(
         options, make_runs, lambda run: run.name, lambda runs: place_runs(options, runs)
@@ -346,7 +360,7 @@ def run_all(
         if data.cuts is not None:
             sizes = [int(data.lengths[i:j].sum()) for i, j in itertools.pairwise(data.cuts)]
             say(f"interactions of each process: {', '.join(f'{size:,}' for size in sizes)}")
-        for note in data.notes:
+        for note in trainer.used_users(runs[0], data).notes:
             say(note)
         if data.renumbered:
             say("items are renumbered from 1: see item_ids.json in each run's folder")

@@ -87,7 +87,7 @@ class MAERec(Backbone):
 
     Differences from the published code: both ends of a removed edge are candidates for the next
     seeds (it adds their two ids up instead); the steps between masks are counted over epochs; nodes
-    with nothing around them score 0 with no gradient.
+    with nothing around them score 0 with no gradient; the last item, too, is drawn as a negative.
 
     Args:
         num_items: items are ``1 … num_items``.

@@ -83,6 +83,9 @@ class Hyperparameters:
     )
     user_share: float = _setting(1.0, "Share of the users to train and test on.")
     learning_rate: float = _setting(1e-3, "Step size.")
+    decay_every: int = _setting(
+        0, "Epochs after which the step size is divided by ten, again and again; 0 for never."
+    )
     b1: float = _setting(0.9, "Decay of the first moment; for sgd, the momentum.")
     b2: float = _setting(
         0.98, "Decay of the second moment.", ("adam", "adamw", "sevo-adamw", "sevo-adam")
@@ -156,7 +159,8 @@ class Hyperparameters:
             self._require(name, 0 < getattr(self, name) <= 1, "in (0, 1]")
         for name in ("recon_weight", "topology"):
             self._require(name, 0 <= getattr(self, name) <= 1, "in [0, 1]")
-        self._require("num_layers", self.num_layers >= 0, "at least 0")
+        for name in ("num_layers", "decay_every"):
+            self._require(name, getattr(self, name) >= 0, "at least 0")
         for name in ("weight_decay", "pvn_weight", "l2", "smoothness_weight", *_TEACHING_WEIGHTS):
             self._require(name, 0 <= getattr(self, name) < float("inf"), "at least 0")
         for name in ("learning_rate", "tau", "temperature"):
@@ -171,7 +175,8 @@ class Hyperparameters:
             self._require(
                 "num_negatives", self.num_negatives == 1, "left out: --loss softmax has none"
             )
-        self._require("dim", self.dim % self.num_heads == 0, "a multiple of --num-heads")
+        multiple = f"a multiple of --num-heads {self.num_heads}"
+        self._require("dim", self.dim % self.num_heads == 0, multiple)
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:

@@ -10,7 +10,7 @@ import dataclasses
 import io
 import os
 import tempfile
-import zipfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import pooch
 from experiments.data.interactions import Interactions
 
 VERSION = 1
+DAY = 86400  # seconds
 
 
 def cache_folder() -> Path:
@@ -46,7 +47,7 @@ def cached(name: str, raw: Path, make: Callable[[], Interactions]) -> Interactio
         return _read(path, name)
     except FileNotFoundError:
         pass
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damage may raise anything in NumPy, zipfile and zlib
         notes += (f"{path}: is no cache of this version ({error}); {raw.name} is read anew",)
     data = make()
     try:
@@ -67,10 +68,14 @@ def _read(path: Path, name: str) -> Interactions:
 def _write(path: Path, data: Interactions) -> None:
     """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    for old in path.parent.glob(f"{path.name}?*"):  # of writes that were killed
+        if time.time() - old.stat().st_mtime > DAY:
+            old.unlink()
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as draft:
         try:
             np.savez(draft, version=VERSION, **_to_arrays(data))
             draft.close()
+            Path(draft.name).chmod(path.parent.stat().st_mode & 0o666)  # a cache may be shared
             os.replace(draft.name, path)
         except BaseException:
             Path(draft.name).unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from zero otherwise. Only a whole file of the right checksum gets the file's own
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ def download(url: str, path: Path, checksum: str | None = None) -> None:
         Exception: whatever requests, urllib3, pooch or the file system had to say.
     """
     part = part_of(path)
+    pooch.get_logger().setLevel(logging.WARNING)  # it advises programmers on every download
     fetch: Any = functools.partial(_fetch, part=part)  # pooch's type of it names other arguments
     try:
         pooch.retrieve(
@@ -47,35 +49,39 @@ def part_of(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
-def check_recorded(path: Path) -> str:
-    """The SHA-256 of a raw file, unless another one was recorded when it was first used.
+def check_recorded(path: Path) -> None:
+    """A `UserError` if a raw file is not the one whose SHA-256 was recorded at its first use.
 
     Raises:
         UserError: the file has changed since, or cannot be read.
     """
-    try:
-        found = pooch.file_hash(str(path))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     record = _record_of(path)
-    expected = read_json(record).get("sha256") if record.exists() else found
+    if not record.exists():
+        return
+    found, expected = _sha256(path), read_json(record).get("sha256")
     if found != expected:
         raise UserError(
             f"{path}: found SHA-256 {found}; expected {expected}, as {record.name} beside it "
             f"recorded at first use; delete {path.name} to have it downloaded again, or "
             f"{record.name} if the new file is right"
         )
-    return found
 
 
-def record(path: Path, sha256: str) -> tuple[str, ...]:
+def record(path: Path) -> tuple[str, ...]:
     """Records the SHA-256 of a raw file that proved usable; a note if that cannot be done."""
     if not _record_of(path).exists():
         try:
-            write_json(_record_of(path), {"sha256": sha256})
+            write_json(_record_of(path), {"sha256": _sha256(path)})
         except UserError as error:
             return (f"the checksum of {path.name} is not recorded: {error}",)
     return ()
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return pooch.file_hash(str(path))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _record_of(path: Path) -> Path:

@@ -88,15 +88,15 @@ def from_events(
     events = events.with_columns(_codes(events["user"], user_ids), _codes(events["item"], item_ids))
     order = ["user", "time"] if "time" in events.columns else ["user"]
     events = events.sort(order, maintain_order=True)
+    if events.is_empty():
+        raise UserError(f"{source}: holds no interactions")
     notes: list[str] = []
+    repeated = events.height - events.select("user", "item").n_unique()
+    if repeated:
+        which = f"{repeated:,} repeated interactions of a user with an item"
+        notes.append(f"kept {which}" if repeats else f"dropped {which}; the earliest are kept")
     if not repeats:
-        total = events.height
         events = events.unique(["user", "item"], keep="first", maintain_order=True)
-        if events.height < total:
-            notes.append(
-                f"dropped {total - events.height:,} repeated interactions of a user with an item; "
-                "the earliest are kept"
-            )
     users, items = (events[column].to_numpy() for column in ("user", "item"))
     kept = k_core(users, items, core)
     if kept.size < users.size:

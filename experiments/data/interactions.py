@@ -301,6 +301,8 @@ def check_lines(
     _, firsts, of_user = np.unique(users, return_index=True, return_inverse=True)
     again = np.flatnonzero(firsts[of_user] < np.arange(users.size))
     line, error = wrong
+    if error is not None and path.suffix.lower() not in ("", ".txt"):
+        error += "; tables are told by their names, .csv, .tsv, .inter or .parquet"
     if again.size and (error is None or numbers[again[0]] < line):
         user, line = users[again[0]], numbers[again[0]]
         first = numbers[firsts[of_user[again[0]]]]
@@ -327,7 +329,7 @@ def read_text(path: Path, name: str) -> Interactions:
         UserError: the file is missing, unreadable or empty, an id is no positive integer, or a user
             has two lines; the message names the file and the line.
     """
-    with readable(path), path.open(encoding="utf-8", errors="replace") as file:
+    with readable(path), path.open(encoding="utf-8-sig", errors="replace") as file:
         lines = parse_lines(file)
     check_lines(path, lines.users, lines.numbers, (lines.read, lines.error))
     return checked(lines.of_users(name), path)

@@ -56,7 +56,7 @@ def read_part(path: Path, name: str) -> Interactions:
     size = processes.attempt(lambda: _size(path))
     processes.agree({f"the size of {path.name}": size})
     content = processes.attempt(lambda: _read_range(path, size))
-    with io.TextIOWrapper(io.BytesIO(content), "utf-8", "replace") as text:
+    with io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", "replace") as text:
         lines = parse_lines(text)
     _check_all(path, lines)
     return checked(_join(lines.of_users(name)), path)

@@ -143,20 +143,21 @@ def _load_registered(
         data = read_text(file, name)
     else:
         data = cached(name, file, lambda: _read_raw(name, source, file))
+        data = dataclasses.replace(data, notes=(*data.notes, *record(file)))
     return dataclasses.replace(data, source=file)
 
 
 def _read_raw(name: str, source: Source, path: Path) -> Interactions:
-    sha256 = check_recorded(path)
+    check_recorded(path)
     events = source.read(path)
     data = from_events(name, events, path, repeats=source.repeats, core=CORE)
-    notes = record(path, sha256)
     if source.checksum:
         algorithm, _, expected = source.checksum.partition(":")
         found = pooch.file_hash(str(path), alg=algorithm)
         if found != expected:
-            notes += (f"{path}: is not the published file ({algorithm} {found}, not {expected})",)
-    return dataclasses.replace(data, notes=(*data.notes, *notes))
+            note = f"{path}: is not the published file ({algorithm} {found}, not {expected})"
+            return dataclasses.replace(data, notes=(*data.notes, note))
+    return data
 
 
 def _download(source: Source, folder: Path) -> Path:

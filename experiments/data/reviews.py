@@ -61,6 +61,7 @@ def read_movielens(path: Path) -> pl.DataFrame:
             f"{path}, {ratings}: expected lines of UserID::MovieID::Rating::Timestamp "
             f"({first_line(error)})"
         ) from error
+    events = events.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines
     check_complete(events, path / ratings, "rating")
     return events.drop("rating")
 
@@ -96,7 +97,10 @@ def _member(path: Path, wanted: str) -> tuple[str, bytes]:
                     f"{path}: found {', '.join(members[:8]) or 'nothing'}; expected {wanted}"
                 )
             return name, archive.read(name)
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        *(OSError, EOFError, zipfile.BadZipFile, zlib.error),
+        *(NotImplementedError, RuntimeError),  # a damaged header asks for what zipfile has not
+    ) as error:
         raise UserError(
             f"{path}: is no zip, or a damaged one ({error}); delete it to have it downloaded again"
         ) from error

@@ -26,7 +26,10 @@ TEXT_TABLES: dict[str, dict[str, Any]] = {
     ".inter": {"separator": "\t", "quote_char": None},
 }
 
-ISO_DATE = r"^\d{4}-\d{2}-\d{2}( \d{2}:\d{2}(:\d{2}(\.\d+)?)?)?$"
+ISO_DATE = (
+    r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])"
+    r"( ([01]\d|2[0-3]):[0-5]\d(:([0-5]\d|60)(\.\d+)?)?)?$"
+)
 
 
 def is_text(path: Path) -> bool:
@@ -53,6 +56,9 @@ def read_file(path: Path) -> Interactions:
             table = pl.scan_csv(path, glob=False, infer_schema=False, **TEXT_TABLES[suffix])
         found = _find_columns(table.collect_schema().names(), path)
         events = table.select(found.values()).collect()
+        if suffix != ".parquet":  # blank lines, and empty strings in quotes
+            events = events.with_columns(pl.all().replace("", None))
+            events = events.filter(~pl.all_horizontal(pl.all().is_null()))
         if events.is_empty():
             raise UserError(f"{path}: holds no interactions; expected one a row")
         check_complete(events, path, "row")
@@ -89,9 +95,11 @@ def _find_columns(names: list[str], path: Path) -> dict[str, str]:
     return {column: name for column, name in found.items() if name is not None}
 
 
-def _ids(ids: pl.Series, _: Path) -> pl.Series:
+def _ids(ids: pl.Series, path: Path) -> pl.Series:
     """Integers where all are written as such (so that 10 comes after 2), else strings."""
-    if ids.dtype.is_integer():
+    if ids.dtype.is_nested():
+        raise UserError(f"{path}: found ids of type {ids.dtype}; expected integers or strings")
+    if ids.dtype.is_integer() and not str(ids.dtype).endswith("128"):  # NumPy has none such
         return ids
     ids = ids.cast(pl.String)
     numbers = ids.cast(pl.Int64, strict=False)
@@ -108,7 +116,7 @@ def _times(times: pl.Series, path: Path) -> pl.Series:
             pl.select(pl.when(dates.str.contains(ISO_DATE)).then(dates)).to_series(),
         ]
         times_read = min(readings, key=pl.Series.null_count)
-    elif times.dtype.is_numeric() or times.dtype.is_temporal():
+    elif times.dtype.is_numeric() or isinstance(times.dtype, pl.Date | pl.Datetime):
         times_read = times
     else:
         raise UserError(f"{path}: found times of type {times.dtype}; expected numbers or dates")

@@ -28,7 +28,7 @@ class Options:
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
-    options = tyro.cli(Options, args=argv)
+    options = tyro.cli(Options, args=argv, prog="python -m experiments.report")
     try:
         if options.out.suffix != ".html":
             raise UserError(f"--out: expected a file that ends in .html, got {options.out}")

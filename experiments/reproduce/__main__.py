@@ -48,7 +48,7 @@ TABLES: dict[str, Callable[[Options], int]] = {
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
-    options = tyro.cli(Options, args=argv)
+    options = tyro.cli(Options, args=argv, prog="python -m experiments.reproduce")
     try:
         check_name("table", options.table, TABLES)
         return TABLES[options.table](options)

@@ -6,7 +6,7 @@ import dataclasses
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -14,6 +14,34 @@ from experiments.configs import reads
 from experiments.data.registry import NAMES, at_hand
 from experiments.errors import UserError, check_name
 from experiments.train import check_seeds, check_values
+
+# Longer than a line, where tyro would keep the breaks of a docstring.
+TABLE_HELP = (
+    "table1 (data sets), table2 (accuracy), table3 (large data sets), table4 (categories), table5 "
+    "(distillation), table6 (graph neural networks with SEvo), table7 (number of layers), table8 "
+    "(time), figure2a (convergence with and without rescaling), figure2b (smoothness during "
+    "training), figure3a (other optimisers), figure3b (approximations over β), figure3c (moment "
+    "correction), figure5a (first or last items in the graph), figure5b (walk length), figure6 "
+    "(embeddings by category), figure7 (smoothness in the loss), accuracy-time (models by training "
+    "time), when-it-helps (losses, data and popularity) or a4 (LightGCN as MF smoothed twice)."
+)
+QUICK_HELP = (
+    "Figures, table4, table5 and table7: a quick look that says nothing of the paper's values, in "
+    "minutes: a small model on a tenth of the users, few epochs, some of the points, in folders of "
+    "its own."
+)
+SEEDS_DEFAULT = (
+    "0 to 4 as in the paper, 0 alone for figures, table7, when-it-helps, a4 and a quick look"
+)
+
+
+def _default(text: str, default: str) -> Any:
+    """What ``--help`` says of an option whose default depends on the table."""
+    return tyro.conf.arg(help=text, help_behavior_hint=f"(default: {default})")
+
+
+def _all(what: str) -> Any:
+    return _default(f"Which {what}.", "all that the table has")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,37 +52,22 @@ class Options:
     after every run, so that nothing is lost.
     """
 
-    table: tyro.conf.Positional[str]
-    """table1 (data sets), table2 (accuracy), table3 (large data sets), table4 (categories), table5
-    (distillation), table6 (graph neural networks with SEvo), table7 (number of layers), table8
-    (time), figure2a (convergence with and without rescaling), figure2b (smoothness during
-    training), figure3a (other optimisers), figure3b (approximations over β), figure3c (moment
-    correction), figure5a (first or last items in the graph), figure5b (walk length), figure6
-    (embeddings by category), figure7 (smoothness in the loss), accuracy-time (models by training
-    time), when-it-helps (losses, data and popularity) or a4 (LightGCN as MF smoothed twice)."""
-    models: tuple[str, ...] = ()
-    """Which models, for table5 methods; all that the table has, if not given."""
-    datasets: tuple[str, ...] = ()
-    """Which data sets; all that the table has, if not given."""
-    optimizers: tuple[str, ...] = ()
-    """Which optimisers; all that the table has, if not given."""
-    seeds: tuple[int, ...] = ()
-    """Which seeds; if not given, 0 to 4 as in the paper, 0 alone for figures, table7,
-    when-it-helps, a4 and a quick look."""
+    table: Annotated[tyro.conf.Positional[str], tyro.conf.arg(help=TABLE_HELP)]
+    models: Annotated[tuple[str, ...], _all("models, for table5 methods")] = ()
+    datasets: Annotated[tuple[str, ...], _all("data sets")] = ()
+    optimizers: Annotated[tuple[str, ...], _all("optimisers")] = ()
+    seeds: Annotated[tuple[int, ...], _default("Which seeds.", SEEDS_DEFAULT)] = ()
     epochs: int | None = None
     """Stop runs after so many epochs; the table says so. The published number if not given."""
     runs: Path = Path("results/runs")
     """Where the folders of the runs are: RUNS/DATASET/RUN."""
     out: Path = Path("results")
-    """Where the table goes."""
+    """Where the table goes, in place of one that is there, even if it had more rows."""
     data_dir: Path | None = None
     """Where to look for the files of named data sets; $SEVO_DATA or a cache if not given."""
     train: bool = True
     """Whether to run what is missing, or write the table from what there is."""
-    quick: bool = False
-    """Figures, table4, table5 and table7: a quick look that says nothing of the paper's values, in
-    minutes: a small model on a tenth of the users, few epochs, some of the points, in folders of
-    its own."""
+    quick: Annotated[bool, tyro.conf.arg(help=QUICK_HELP)] = False
 
 
 def chosen(

@@ -11,7 +11,7 @@ from experiments import train
 from experiments.data import Interactions, load
 from experiments.errors import UserError
 from experiments.files import read_json
-from experiments.folders import Run, changes, differences
+from experiments.folders import Run, changes, differences, read_result
 from experiments.reproduce import documents
 from experiments.reproduce.options import QUICK_NOTE, Options
 
@@ -21,6 +21,8 @@ class Outcome(NamedTuple):
 
     result: dict[str, Any] | None
     reason: str = ""
+    in_the_way: bool = False
+    """Whether the folder holds something else, which no run may overwrite."""
 
 
 Outcomes = Mapping[Run, Outcome]
@@ -66,12 +68,13 @@ def look(run: Run, folder: Path) -> Outcome:
             return Outcome(
                 None,
                 f"{folder} holds a run in which {'; '.join(changed)}; move it away to run it anew",
+                in_the_way=True,
             )
         if not (folder / "result.json").exists():
             return Outcome(None, "interrupted")
-        return Outcome(read_json(folder / "result.json"))
+        return Outcome(read_result(folder / "result.json"))
     except UserError as error:
-        return Outcome(None, str(error))
+        return Outcome(None, str(error), in_the_way=True)
 
 
 def look_at_all(runs: Iterable[Run], folder: Path) -> dict[Run, Outcome]:
@@ -88,7 +91,8 @@ def look_at_all(runs: Iterable[Run], folder: Path) -> dict[Run, Outcome]:
                 found = "trained on {} users, {} items, {} interactions".format(
                     *_size(outcome.result)
                 )
-                outcomes[run] = Outcome(None, f"{found}; most runs on {usual}: move it away")
+                reason = f"{found}; most runs on {usual}: move it away"
+                outcomes[run] = Outcome(None, reason, in_the_way=True)
     return outcomes
 
 
@@ -161,6 +165,10 @@ def carry_out(
             outcomes[run] = outcomes[run]._replace(reason=reasons[run.dataset])
     failed = any(name in options.datasets for name in reasons)
     todo = [run for run in todo if run.dataset in data]
+    for run in [run for run in todo if outcomes[run].in_the_way]:
+        say(f"error: {outcomes[run].reason}")
+        todo.remove(run)
+        failed = True
     write()
     if todo:
         say(f"{finished()}, {len(todo)} to do")

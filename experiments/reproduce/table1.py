@@ -63,7 +63,10 @@ def compose(
     return Document(
         name="table1",
         title="Table 1: data sets",
-        text=["Sizes as loaded; the paper rounds the average length."],
+        text=[
+            "Sizes as loaded; the paper rounds the average length.",
+            *(f"{paper.DATASETS[name]}: {note}." for name, d in data.items() for note in d.notes),
+        ],
         tables=[Table("Sizes", HEADER, rows, text_columns=2)],
         missing=[f"{paper.DATASETS[name]}: {reason}" for name, reason in reasons.items()],
         content={"table": "table1", "datasets": content, "missing": reasons},

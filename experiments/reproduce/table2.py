@@ -82,9 +82,11 @@ def make(options: Options) -> int:
 
 def make_rows(model: str, dataset: str, optimizers: Sequence[str]) -> list[Row]:
     """The rows of a model on a data set; those without SEvo in the paper have the plain one."""
-    usual = Variant(paper.MODELS[model], model, {}, tuple(optimizers))
+    plain = plain_optimizer(model)
+    optimizers = tuple(dict.fromkeys(plain if name == PLAIN else name for name in optimizers))
+    usual = Variant(paper.MODELS[model], model, {}, optimizers)
     if model not in paper.BACKBONES:
-        usual = usual._replace(optimizers=(plain_optimizer(model),))
+        usual = usual._replace(optimizers=(plain,))
     return [
         Row(
             dataset,

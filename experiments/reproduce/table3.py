@@ -82,6 +82,8 @@ def make(options: Options) -> int:
     rows = [make_row(dataset, optimizer) for dataset in datasets for optimizer in optimizers]
     runs = [[run_of(row, seed, options.epochs) for seed in seeds] for row in rows]
     order = [run for seed in zip(*runs, strict=True) for run in seed]
+    for run in order:  # before anything is measured
+        run.settings.check()
     outcomes = look_at_all(order, options.runs)
     file = options.out / "table3.json"
     measured: Measured = read_json(file).get("synthetic", {}) if file.exists() else {}
@@ -91,14 +93,17 @@ def make(options: Options) -> int:
                 del by_optimizer[optimizer]
     there = [name for name in datasets if at_hand(name, options.data_dir)]
     data, reasons = load_all(there if options.train else [], options.data_dir)
+    for reason in reasons.values():
+        say(f"error: {reason}")
+    failed = bool(reasons)
     reasons |= {name: NOT_THERE.format(name) for name in datasets if name not in there}
     absent = [f"{paper.DATASETS[name]}: {reason}" for name, reason in reasons.items()]
 
     def document(outcomes: Outcomes) -> Document:
         return compose(rows, runs, outcomes, measured, absent)
 
-    failed = False
-    for name in reasons if options.train else ():
+    absent_files = [name for name in datasets if name not in there]
+    for name in absent_files if options.train else ():
         for optimizer in (UNSMOOTHED, SEVO):
             if optimizer in measured.get(name, {}):
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from experiments.train import ignore_closed_loop
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
     options = tyro.cli(
-        Options, args=argv, prog="python -m experiments.sweep", description=Arguments.__doc__
+        Options, args=argv, prog="python -m experiments.sweep", description=getdoc(Arguments)
     )
     try:
         return sweep(options)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from experiments import train
 from experiments.configs.base import option
@@ -16,6 +18,11 @@ from experiments.sweep.study import Sampler
 
 TRIALS = 20
 
+SEARCH_HELP = (
+    "For each field FIELD=VALUE,VALUE,… or FIELD=LOW:HIGH[:log], such as beta=0.5,0.9,0.99 "
+    "num_layers=1:5 learning_rate=1e-4:1e-2:log."
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
@@ -25,9 +32,7 @@ class Arguments:
     ones. The same command goes on with what was interrupted, and several at once share the work.
     """
 
-    search: tuple[str, ...]
-    """For each field FIELD=VALUE,VALUE,… or FIELD=LOW:HIGH[:log], such as beta=0.5,0.9,0.99
-    num_layers=1:5 learning_rate=1e-4:1e-2:log."""
+    search: Annotated[tuple[str, ...], tyro.conf.arg(help=SEARCH_HELP)]
     model: str = "sasrec"
     """As in experiments.train."""
     dataset: str = "synthetic"

@@ -15,8 +15,7 @@ from rich.live import Live
 from experiments import train, trainer
 from experiments.data import Interactions
 from experiments.errors import UserError
-from experiments.files import read_json
-from experiments.folders import Run
+from experiments.folders import Run, read_result
 from experiments.reproduce import documents
 from experiments.reproduce.runs import say
 from experiments.sweep.options import make_runs
@@ -70,7 +69,7 @@ class Session:
             tried, tests = self._sweep.tried(), []
             if is_over(tried, self._frame) and tried[0].score is not None:
                 tests = [
-                    read_json(self._folder(tried[0].twin, seed) / "result.json")
+                    read_result(self._folder(tried[0].twin, seed) / "result.json")
                     for seed in self._options.seeds
                 ]
             return documents.write(compose(tried, self._frame, tests), self._out)
@@ -102,7 +101,7 @@ class Session:
         except trainer.DivergedError as error:
             self._fail(trial, error)
             return
-        results = [read_json(folder / "result.json") for folder in folders.values()]
+        results = [read_result(folder / "result.json") for folder in folders.values()]
         self._sweep.finish(
             trial,
             scores=[result["valid"][trainer.CRITERION] for result in results],

@@ -76,6 +76,11 @@ def test_bad_text(tmp_path, text, message):
     assert str(path) in str(caught.value)
 
 
+def test_a_byte_order_mark(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf1 1 2 3\n")
+    assert load(str(tmp_path / "a.txt")).items.tolist() == [1, 2, 3]
+
+
 def test_binary_file(tmp_path):
     (tmp_path / "bad.txt").write_bytes(bytes(range(128, 256)))
     with pytest.raises(UserError, match=r"bad\.txt, line 1: found .*expected positive integer"):

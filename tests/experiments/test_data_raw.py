@@ -82,7 +82,7 @@ def test_repeated_interactions_count_in_2014_and_are_dropped_in_2018(tmp_path):
         amazon(tmp_path / file, EVENTS + again)
     old, new = load("beauty", tmp_path), load("clothing", tmp_path)
     assert old.items[:7].tolist() == [4, 1, 3, 5, 2, 4, 1]
-    assert "repeated" not in notes_of(old)
+    assert "kept 2 repeated interactions of a user with an item" in notes_of(old)
     assert new.items[:5].tolist() == [4, 1, 3, 5, 2]
     assert new.lengths.tolist() == [5] * 5
     assert "dropped 2 repeated interactions of a user with an item; the earliest" in notes_of(new)
@@ -177,6 +177,14 @@ def test_bad_movielens(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"2::3::5::30", b"2::3::5::39"))
     with pytest.raises(UserError, match=r"damaged one \(Bad CRC-32"):
         load("ml-1m", tmp_path)
+    movielens(path)
+    path.write_bytes(ask_for_zip_8(path.read_bytes()))
+    with pytest.raises(UserError, match=r"damaged one \(zip file version 8.7"):
+        load("ml-1m", tmp_path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("ratings.dat", "")
+    with pytest.raises(UserError, match=r"ml-1m\.zip"):
+        load("ml-1m", tmp_path)
     for line, message in (("1::2::3", "rating 2: found"), ("1::x::3::4", "expected lines of User")):
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("ratings.dat", f"1::1::5::9\n{line}\n")
@@ -206,7 +214,11 @@ def test_a_raw_file_that_changed_since_its_first_use(tmp_path):
 def test_a_folder_that_cannot_hold_the_record(tmp_path, monkeypatch):
     amazon(tmp_path / BEAUTY)
     (tmp_path / f"{BEAUTY}.sha256.json.part").mkdir()  # in the way of the draft
-    assert f"the checksum of {BEAUTY} is not recorded" in notes_of(load("beauty", tmp_path))
+    for _ in range(2):  # parsed, and from the cache
+        assert f"the checksum of {BEAUTY} is not recorded" in notes_of(load("beauty", tmp_path))
+    (tmp_path / f"{BEAUTY}.sha256.json.part").rmdir()
+    assert "is not recorded" not in notes_of(load("beauty", tmp_path))
+    assert (tmp_path / f"{BEAUTY}.sha256.json").exists()
 
 
 @pytest.fixture
@@ -214,6 +226,12 @@ def parsed(tmp_path, cache_folder):
     """Beauty's raw file, loaded once, and its cache."""
     amazon(tmp_path / BEAUTY, [*EVENTS, ("Z", "i1", 7)])
     return load("beauty", tmp_path), next(cache_folder.rglob("*.npz"))
+
+
+def ask_for_zip_8(content: bytes) -> bytes:
+    """An archive that zipfile has not learned to read."""
+    at = content.index(b"PK\x01\x02") + 6
+    return content[:at] + b"\x57\x00" + content[at + 2 :]
 
 
 def same(one, other) -> bool:
@@ -240,7 +258,7 @@ def test_cache_of_another_file_is_not_used(tmp_path, parsed):
     assert load("beauty", tmp_path).num_users == 6
 
 
-@pytest.mark.parametrize("damage", ["version", "cut", "text", "empty", "lacking"])
+@pytest.mark.parametrize("damage", ["version", "cut", "text", "empty", "lacking", "zip", "array"])
 def test_unusable_cache_is_made_anew(tmp_path, parsed, damage, monkeypatch):
     data, path = parsed
     content = path.read_bytes()
@@ -248,6 +266,11 @@ def test_unusable_cache_is_made_anew(tmp_path, parsed, damage, monkeypatch):
         monkeypatch.setattr(cache, "VERSION", cache.VERSION + 1)
     elif damage == "lacking":
         np.savez(path, version=cache.VERSION)
+    elif damage == "zip":  # the version that it takes to extract the first file, in the directory
+        path.write_bytes(ask_for_zip_8(content))
+    elif damage == "array":
+        with path.open("wb") as file:
+            np.save(file, np.arange(3))
     else:
         path.write_bytes({"cut": content[:-100], "text": b"text", "empty": b""}[damage])
     again = load("beauty", tmp_path)
@@ -270,6 +293,19 @@ def test_interrupted_write_of_the_cache(tmp_path, cache_folder, monkeypatch):
             load("beauty", tmp_path)
     assert not [path for path in cache_folder.rglob("*") if path.is_file()]
     assert load("beauty", tmp_path).num_users == 5
+
+
+def test_a_killed_write_of_the_cache_is_cleared_away(tmp_path, cache_folder, parsed):
+    _, path = parsed
+    old, new = path.with_name(path.name + "old"), path.with_name(path.name + "new")
+    for draft in (old, new):
+        draft.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    path.unlink()
+    load("beauty", tmp_path)
+    assert not old.exists()
+    assert new.exists(), "another process may be writing it"
+    assert path.stat().st_mode & 0o777 == path.parent.stat().st_mode & 0o666
 
 
 def test_no_space_for_the_cache(tmp_path, cache_folder, monkeypatch):

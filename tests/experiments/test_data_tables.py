@@ -113,6 +113,14 @@ def test_times_are_numbers_or_dates(tmp_path, file, times):
             "expected a number or an ISO date such as",
         ),
         ({"user": [1, 1, 2, 2], "item": [1, 2, 1, 2]}, "no user has 3 or more interactions"),
+        (
+            {
+                "user": [1, 1, 1],
+                "item": [1, 2, 3],
+                "time": ["2014-05-12", "2014-06-12", "2020-13-4"],
+            },
+            "row 3: found the time '2020-13-4'; expected a number or an ISO date",
+        ),
         ({"user": [], "item": []}, "holds no interactions"),
     ],
 )
@@ -151,8 +159,43 @@ def test_names_of_files_are_no_patterns(tmp_path, file):
 @pytest.mark.parametrize("items", [[["x"], ["y"], ["z"]], [b"\xff", b"x", b"y"]])
 def test_ids_that_are_no_numbers_or_strings(tmp_path, items):
     path = table(tmp_path / "a.parquet", {"user": [1, 1, 1], "item": items})
-    with pytest.raises(UserError, match="is no parquet table that can be read"):
+    with pytest.raises(UserError, match=r"is no parquet table that can be read|ids of type List"):
         load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"item": [{"a": 1}, {"a": 2}, {"a": 3}]}, "found ids of type Struct"),
+        ({"item": [1, 2, 3], "time": [datetime.time(i) for i in range(3)]}, "times of type Time"),
+    ],
+)
+def test_types_that_parquet_has(tmp_path, columns, message):
+    path = table(tmp_path / "a.parquet", {"user": [1, 1, 1], **columns})
+    with pytest.raises(UserError, match=message):
+        load(str(path))
+
+
+def test_integers_that_numpy_has_not(tmp_path):
+    frame = pl.DataFrame({"user": [1, 1, 1], "item": [30, 2, 1]}).cast(pl.Int128)
+    frame.write_parquet(tmp_path / "a.parquet")
+    assert load(str(tmp_path / "a.parquet")).item_ids.tolist() == [1, 2, 30]
+
+
+def test_blank_lines_and_empty_ids(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text("user,item\n1,x\n\n1,y\n1,z\n\n")
+    assert load(str(file)).items.tolist() == [1, 2, 3]
+    file.write_text('user,item\n1,x\n1,""\n1,z\n')
+    with pytest.raises(UserError, match="row 2: found"):
+        load(str(file))
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.xlsx", "a.jsonl"])
+def test_other_tables_are_told_which_can_be_read(tmp_path, name):
+    (tmp_path / name).write_text("user,item\n")
+    with pytest.raises(UserError, match=r"told by their names, \.csv, \.tsv, \.inter or \.parq"):
+        load(str(tmp_path / name))
 
 
 def test_byte_order_marks_and_quotes(tmp_path):

@@ -16,7 +16,7 @@ from experiments import train, trainer
 from experiments.configs import MODELS
 from experiments.errors import UserError
 from experiments.graphs import item_graph, user_item_graph
-from experiments.optimizers import add_smoothness_gradient, make_optimizer
+from experiments.optimizers import add_smoothness_gradient, learning_rate, make_optimizer
 
 TABLE = [["item_embedding"]]
 
@@ -58,6 +58,27 @@ def check_equal(small, optimizer, expected, **changed):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-9)
     tables = (jax.tree.leaves(steps[1]["item_embedding"])[0] for steps in (ours, before))
     assert not np.allclose(*tables, rtol=1e-3)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "sevo-adamw", "sevo-sgd"])
+def test_the_rate_is_divided_by_ten_every_few_epochs(small, optimizer):
+    """By as many steps as an epoch has, the last of which may not be full."""
+    steps = int(np.ceil((small.lengths > 3).sum() / 16))
+    settings = settings_of(optimizer, batch_size=16, decay_every=2)
+    assert learning_rate(settings_of(optimizer), small, "next") == settings.learning_rate
+    rate = learning_rate(settings, small, "next")
+    for epoch, divisor in ((0, 1), (1, 1), (2, 10), (3, 10), (4, 100)):
+        for step in (epoch * steps, (epoch + 1) * steps - 1):
+            np.testing.assert_allclose(rate(step), settings.learning_rate / divisor, rtol=1e-5)
+    model = trainer.make_model(trainer.Run("sasrec", "small", optimizer, 0, settings), small)
+    params = nnx.state(model, nnx.Param)
+    tx, state = make_optimizer(optimizer, settings, small, model), None
+    gradient, sizes = jax.tree.map(jnp.ones_like, params), []
+    update, state = jax.jit(tx.update), tx.init(jax.tree.map(jnp.zeros_like, params))
+    for _ in range(2 * steps + 1):
+        updates, state = update(gradient, state, jax.tree.map(jnp.zeros_like, params))
+        sizes.append(float(jnp.abs(jax.tree.leaves(updates)[0]).max()))
+    np.testing.assert_allclose(sizes[-1] / sizes[-2], 0.1, rtol=0.1)
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,14 @@ def test_a_run_without_a_validation_has_nothing_to_recommend_by(users_file, tmp_
         recommend.recommend(tmp_path)
 
 
+def test_a_file_that_cannot_be_written_leaves_nothing(sasrec_run, tmp_path, capsys):
+    (tmp_path / "items.parquet").mkdir()
+    assert recommend.main([str(sasrec_run), "--out", str(tmp_path / "items.parquet")]) == 1
+    assert "items.parquet cannot be written (" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["items.parquet"]
+    assert recommend.main([str(sasrec_run), "--out", str(tmp_path / "new" / "items.csv")]) == 0
+
+
 def test_a_user_who_has_met_everything_gets_nothing(tmp_path):
     """The types of string ids stay even where no row tells them."""
     file = tmp_path / "all.csv"
@@ -155,6 +163,12 @@ def test_folders_that_hold_no_run(sasrec_run, tmp_path):
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"model": "mean"}))
     with pytest.raises(UserError, match="unknown model 'mean'"):
+        recommend.recommend(copy)
+    (copy / "config.json").write_text(json.dumps(config | {"optimizer": "lion"}))
+    with pytest.raises(UserError, match="unknown optimizer 'lion'"):
+        recommend.recommend(copy)
+    (copy / "config.json").write_text(json.dumps(config | {"dim": 0}))
+    with pytest.raises(UserError, match="--dim: must be at least 1, got 0"):
         recommend.recommend(copy)
     (copy / "config.json").write_text(json.dumps({"model": "sasrec"}))
     with pytest.raises(UserError, match="it lacks dataset, optimizer, seed, data"):

@@ -271,7 +271,7 @@ def test_the_table_is_written_after_every_run(data_dir, tmp_path, monkeypatch):
     assert seen == [0, 1, 2]
 
 
-def test_a_folder_of_other_settings_is_missing(done, data_dir, tmp_path, monkeypatch):
+def test_a_folder_of_other_settings_is_missing(done, data_dir, tmp_path, monkeypatch, capsys):
     """The published settings have changed since."""
     folder = tmp_path / "copy"
     shutil.copytree(done, folder)
@@ -281,6 +281,10 @@ def test_a_folder_of_other_settings_is_missing(done, data_dir, tmp_path, monkeyp
     assert call("table2", folder, data_dir, *ONE, "--no-train") == 0
     text = (folder / "table2.md").read_text()
     assert "holds a run in which beta was 0.99 and is now 0.5; move it away" in text
+    assert call("table2", folder, data_dir, *ONE) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "error: " in told
+    assert "beta was 0.99 and is now 0.5; move it away to run it anew" in told
 
 
 def test_data_that_cannot_be_had_are_missing(tmp_path, no_training):
@@ -300,6 +304,7 @@ def test_data_that_cannot_be_had_are_missing(tmp_path, no_training):
         (["table2", "--optimizers", "adan"], "unknown optimizer 'adan' (did you mean 'adam'"),
         (["table2", "--seeds", "1", "1"], "--seeds: expected one or more different values"),
         (["table2", "--epochs", "0"], "--epochs: must be at least 1, got 0"),
+        (["table3", "--epochs", "0"], "--epochs: must be at least 1, got 0"),
         (["table1", "--models", "sasrec"], "--models: table1 does not have it; leave it out"),
     ],
 )
@@ -312,9 +317,9 @@ def test_bad_options(tmp_path, capsys, argv, message):
 def test_optimizers_that_give_no_row(tmp_path, capsys, monkeypatch):
     """A graph model is trained by one optimiser."""
     monkeypatch.setitem(configs.MODELS, "lessr", small_sasrec)
-    argv = ["table2", "--models", "lessr", "--optimizers", "adam", "--out", str(tmp_path)]
+    argv = ["table2", "--models", "lessr", "--optimizers", "sgd", "--out", str(tmp_path)]
     assert main(argv) == 1
-    assert "--optimizers: table2 has no row of lessr with adam" in capsys.readouterr().err
+    assert "--optimizers: table2 has no row of lessr with sgd" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -357,7 +362,8 @@ def test_rows_beside_the_usual_ones():
     stosa = table2.make_rows("stosa", "tools", ["adam", "adamw", "sevo-adamw"])
     assert [row.settings for row in stosa] == [{}] * 3 + [{"published": True}] * 3
     assert len(table2.make_rows("lightgcn", "tools", ["adam", "sevo-adamw"])) == 1
-    (lessr,) = table2.make_rows("lessr", "beauty", ["adam", "adamw", "sevo-adamw"])
+    (lessr,) = table2.make_rows("lessr", "beauty", ["adam"])  # stands for the plain row
+    assert [lessr] == table2.make_rows("lessr", "beauty", ["adam", "adamw", "sevo-adamw"])
     assert (lessr.optimizer, lessr.paper) == ("adamw", (0.0088, 0.0322, 0.0506, 0.0205, 0.0264))
     lines = [(row, cell_of({})) for row in rows + stosa]
     assert [(c.sevo[0].label, c.other[0].label) for c in table2.compare(lines)] == [
@@ -537,6 +543,14 @@ def test_table3_without_the_files(tmp_path, data_dir, monkeypatch):
     assert all(row["test"]["HR@1"]["mean"] is None for row in content["rows"])
     monkeypatch.setattr(table3, "measure_apart", None)  # kept
     assert call("table3", tmp_path, data_dir, *argv) == 0
+
+
+def test_table3_does_not_stand_in_for_a_damaged_file(tmp_path, monkeypatch, capsys):
+    (tmp_path / "Electronics_5.json.gz").write_text("no gzip")
+    monkeypatch.setattr(table3, "measure_apart", None)
+    argv = ["--datasets", "electronics", "--seeds", "0"]
+    assert call("table3", tmp_path, tmp_path, *argv) == 1
+    assert "is no gzipped file of JSON reviews" in " ".join(capsys.readouterr().err.split())
 
 
 def test_table3_on_the_files(tmp_path, data_dir, small, monkeypatch):

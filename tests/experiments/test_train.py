@@ -145,7 +145,7 @@ def test_resume_on_other_data_is_refused(straight, users_file, tmp_path, capsys)
     config.write_text(config.read_text().replace(str(users_file), str(changed)))
     options = ["--optimizer", "sevo-adamw", *TINY, "--epochs", "4", "--out", str(out), "--resume"]
     error = error_of(capsys, ["--dataset", str(changed), *options])
-    assert "holds a run in which data was '" in error
+    assert "holds a run in which the interactions are others" in error
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,9 @@ def test_resume_on_other_data_is_refused(straight, users_file, tmp_path, capsys)
         ("config.json", b"[]", "expected a JSON object, found '[]'"),
         ("config.json", b"\xff", "is no JSON"),
         ("result.json", b"", "is no JSON"),
+        ("result.json", b'{"epochs": 4}', "lacks test; it was changed"),
         ("metrics.jsonl", b"{}\n{", "metrics.jsonl, line 2: is no JSON"),
+        ("metrics.jsonl", b"{}\n", "lacks epoch, valid; it was changed"),
     ],
 )
 def test_damaged_files(arguments, straight, tmp_path, capsys, name, content, message):
@@ -165,6 +167,15 @@ def test_damaged_files(arguments, straight, tmp_path, capsys, name, content, mes
     error = error_of(capsys, [*arguments, "--epochs", "4", "--out", str(out), "--resume"])
     assert str(out / NAME / name) in error
     assert message in error
+
+
+def test_a_configuration_of_other_types(arguments, straight, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(straight, out)
+    config = json.loads((out / NAME / "config.json").read_text())
+    (out / NAME / "config.json").write_text(json.dumps(config | {"epochs": "2"}))
+    error = error_of(capsys, [*arguments, "--epochs", "4", "--out", str(out), "--resume"])
+    assert "holds a run in which epochs was '2' and is now 4" in error
 
 
 def test_every_folder_is_checked_before_any_run(arguments, straight, tmp_path, capsys):
@@ -253,7 +264,8 @@ def test_the_summary_tells_models_and_data_sets_apart(straight, tmp_path):
     """No mean goes over two of them; nor do the epochs that a run is yet to do count."""
     out = tmp_path / "out"
     shutil.copytree(straight, out)
-    for name, change in {"gru": {"model": "gru4rec"}, "toys": {"dataset": "toys"}}.items():
+    changes = {"gru": {"model": "gru4rec"}, "toys": {"dataset": "toys"}, "own": {"model": "mean"}}
+    for name, change in changes.items():
         shutil.copytree(out / NAME, out / name)
         for file in ("config.json", "result.json"):
             content = json.loads((out / name / file).read_text())
@@ -263,9 +275,11 @@ def test_the_summary_tells_models_and_data_sets_apart(straight, tmp_path):
     summary.write(out)
     rows = [line for line in (out / "summary.md").read_text().splitlines() if "SEvo" in line]
     assert [line.split("|")[1].partition(",")[0].strip() for line in rows] == [
-        "GRU4Rec", "SASRec", "SASRec",
+        "GRU4Rec", "mean", "SASRec", "SASRec",
     ]  # fmt: skip
-    assert all("epochs 4" in line and line.endswith("| 0 |") for line in rows)
+    published = [line for line in rows if "mean" not in line]  # nothing is of a user's own model
+    assert all("epochs 4" in line for line in published)
+    assert all(line.endswith("| 0 |") for line in rows)
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(arguments, straight, tmp_path, capsys):
@@ -322,7 +336,7 @@ def test_unusable_output_folder(arguments, tmp_path, capsys):
         (["--learning-rate", "0"], "--learning-rate: must be above 0, got 0.0"),
         (["--weight-decay", "inf"], "--weight-decay: must be at least 0, got inf"),
         (["--num-layers", "-1"], "--num-layers: must be at least 0, got -1"),
-        (["--dim", "10", "--num-heads", "3"], "--dim: must be a multiple of --num-heads, got 10"),
+        (["--dim", "10", "--num-heads", "3"], "--dim: must be a multiple of --num-heads 3, got 10"),
         (["--mask-rate", "0.3"], "--mask-rate: read by bert4rec alone; sasrec with adamw and sevo"),
         (
             ["--model", "mf-bpr", "--num-heads", "2"],
