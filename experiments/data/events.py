@@ -91,12 +91,13 @@ def from_events(
     if events.is_empty():
         raise UserError(f"{source}: holds no interactions")
     notes: list[str] = []
-    repeated = events.height - events.select("user", "item").n_unique()
+    once = events.unique(["user", "item"], keep="first", maintain_order=True)
+    repeated = events.height - once.height
     if repeated:
         which = f"{repeated:,} repeated interactions of a user with an item"
         notes.append(f"kept {which}" if repeats else f"dropped {which}; the earliest are kept")
     if not repeats:
-        events = events.unique(["user", "item"], keep="first", maintain_order=True)
+        events = once
     users, items = (events[column].to_numpy() for column in ("user", "item"))
     kept = k_core(users, items, core)
     if kept.size < users.size:
