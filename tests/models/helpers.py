@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from models import MFBPR, SRGNN, STOSA, Backbone, BERT4Rec, GRU4Rec, SASRec
@@ -146,6 +147,28 @@ def linear(layer: nnx.Linear, x: np.ndarray) -> np.ndarray:
 def norm(layer: nnx.LayerNorm, x: np.ndarray, eps: float) -> np.ndarray:
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps)
     return x * array(layer.scale) + array(layer.bias)
+
+
+def drop_some(x, rate: float):
+    """Dropout whose mask is known: every third entry of the last axis goes, in NumPy and in JAX."""
+    return x * (np.arange(x.shape[-1]) % 3 > 0) / (1 - rate)
+
+
+def fix_dropout(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
+    """Modules of `models` drop by `drop_some` where they have a key, so that places can be told."""
+    for module in modules:
+        monkeypatch.setattr(
+            f"models.{module}.dropout",
+            lambda x, rate, key: x if key is None else drop_some(x, rate),
+        )
+
+
+def assert_uniform(leaf, bound: float, path: object = None) -> None:
+    """Of ``U(-bound, bound)``; mean and deviation may be off by over four standard errors."""
+    values, std = array(leaf), bound / np.sqrt(3)
+    assert np.abs(values).max() <= bound * (1 + 1e-6), path
+    assert abs(values.mean()) < 4 * std / np.sqrt(values.size), path
+    assert abs(values.std() - std) < 2 * std / np.sqrt(values.size), path
 
 
 def elu(x: np.ndarray) -> np.ndarray:

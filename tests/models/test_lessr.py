@@ -13,8 +13,15 @@ from scipy.special import expit, logsumexp
 from scipy.special import softmax as softmax_of
 
 from models import LESSR
-from models.lessr import BatchNorm, masked_softmax, session_graph
-from tests.models.helpers import array, linear, softplus
+from models.lessr import BatchNorm, PReLU, masked_softmax, session_graph
+from tests.models.helpers import (
+    array,
+    assert_uniform,
+    drop_some,
+    fix_dropout,
+    linear,
+    softplus,
+)
 from tests.models.training import compile_gradients, randomize, types
 
 NUM_ITEMS, DIM, WIDTH, EPS = 12, 4, 7, 1e-5
@@ -62,11 +69,12 @@ def run(model: LESSR, tokens, key=None) -> tuple[np.ndarray, LESSR]:
 class Transcription:
     """The outputs at the end of each session; padding rows are no sessions.
 
-    ``after`` holds the running statistics that a step of training leaves, norm by norm.
+    Training drops by `drop_some`. ``after`` holds the running statistics that a step of it leaves,
+    norm by norm.
     """
 
     def __init__(self, model: LESSR, sessions: list[list[int]], training: bool) -> None:
-        self.training, self.after = training, []
+        self.training, self.rate, self.after = training, model.dropout_rate, []
         sessions = [s for s in sessions if s]
         table = array(model.item_embedding.embedding)
         table /= np.maximum(1, np.linalg.norm(table, axis=1, keepdims=True))
@@ -78,14 +86,17 @@ class Transcription:
             each = zip(y, nodes, sessions, strict=True)
             out = [prelu(layer, of_session(layer, *arguments)) for arguments in each]
             x = [np.hstack(pair) for pair in zip(out, x, strict=True)]
-        y = self.batch_norm(model.readout.norm, x)
+        y = map(self.drop, self.batch_norm(model.readout.norm, x))
         vectors = []
         for of_nodes, raw, n, s in zip(y, x, nodes, sessions, strict=True):
             newest = n.index(s[-1])
             read = self.read_out(model.readout, of_nodes, newest)
             vectors.append(np.concatenate([raw[newest], read])[None])
         vectors = np.vstack(self.batch_norm(model.norm, vectors))
-        self.outputs = vectors @ array(model.out.kernel)
+        self.outputs = self.drop(vectors) @ array(model.out.kernel)
+
+    def drop(self, y: np.ndarray) -> np.ndarray:
+        return drop_some(y, self.rate) if self.training else y
 
     def batch_norm(self, norm: BatchNorm, x: list[np.ndarray]) -> list[np.ndarray]:
         mean, variance = array(norm.mean), array(norm.variance)
@@ -98,19 +109,19 @@ class Transcription:
         return [(part - mean) / np.sqrt(variance + EPS) * scale + bias for part in x]
 
     def eopa(self, layer, y: np.ndarray, nodes: list[int], session: list[int]) -> np.ndarray:
-        outputs = []
+        outputs, messages = [], self.drop(y)
         for v in nodes:
             h = np.zeros(y.shape[1])
             for before, item in pairwise(session):
                 if item == v:
-                    h = gru(layer, y[nodes.index(before)], h)
+                    h = gru(layer, messages[nodes.index(before)], h)
             own, of_neighbours = array(layer.own.kernel), array(layer.neighbours.kernel)
             outputs.append(y[nodes.index(v)] @ own + h @ of_neighbours)
         return np.array(outputs)
 
     def sgat(self, layer, y: np.ndarray, nodes: list[int], session: list[int]) -> np.ndarray:
         edges = {(u, v) for j, v in enumerate(session) for u in session[: j + 1]}
-        outputs = []
+        outputs, y = [], self.drop(y)
         for v in nodes:
             sources = [nodes.index(u) for u in nodes if (u, v) in edges]
             target = y[nodes.index(v)] @ array(layer.target.kernel)
@@ -158,8 +169,10 @@ def test_evaluation(sessions, num_layers):
 
 
 @both
-def test_training_without_dropout(sessions):
-    model = make(dropout_rate=0.0)
+def test_training(sessions, monkeypatch):
+    """The mask of dropout is known: it is seen what is dropped, and what is not."""
+    fix_dropout(monkeypatch, "lessr")
+    model = make(dropout_rate=0.3)
     hidden, after = run(model, rows(sessions), jax.random.key(0))
     want = Transcription(model, sessions, training=True)
     np.testing.assert_allclose(hidden[real(sessions), 0], want.outputs, atol=1e-4)
@@ -297,15 +310,29 @@ def test_batch_norm(count):
 
 
 def test_initial_weights():
+    """Of every parameter, so that none starts at another scale unnoticed."""
     model = LESSR(500, dim=16, rngs=nnx.Rngs(0))
-    lengths = np.linalg.norm(array(model.item_embedding.embedding), axis=1)
-    np.testing.assert_allclose(lengths, 1, rtol=1e-6)
-    for i, layer in enumerate(model.layers):
-        kernels = [layer.source, layer.target, layer.value] if i % 2 else [layer.message, layer.own]
-        bound = (16 * (i + 1)) ** -0.5
-        for kernel in kernels:
-            assert 0.95 * bound < np.abs(array(kernel.kernel)).max() <= bound
-        np.testing.assert_array_equal(layer.activation.slope[...], 0.25)
+    checked = 0
+    for path, module in nnx.iter_modules(model):
+        leaves = jax.tree.leaves(nnx.state(module))
+        if isinstance(module, nnx.Linear):
+            for leaf in leaves:
+                assert_uniform(leaf, module.kernel.shape[0] ** -0.5, path)
+        elif isinstance(module, BatchNorm):
+            assert (module.scale[...] == 1).all(), path
+            assert (module.variance[...] == 1).all(), path
+            assert not module.bias[...].any(), path
+            assert not module.mean[...].any(), path
+        elif isinstance(module, PReLU):
+            assert (module.slope[...] == 0.25).all(), path
+        elif isinstance(module, nnx.Embed):
+            table = array(module.embedding)
+            np.testing.assert_allclose(np.linalg.norm(table, axis=1), 1, rtol=1e-6)
+            assert abs(table.mean()) < 4 * 0.25 / np.sqrt(table.size)
+        else:
+            continue  # its parts come by themselves
+        checked += len(leaves)
+    assert checked == len(jax.tree.leaves(nnx.state(model)))
 
 
 def test_bad_settings():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 
 import jax
@@ -25,7 +27,12 @@ from tests.models.helpers import (
     NUM_ITEMS,
     PACKED,
     PADDED,
+    ROWS,
+    WIDTH,
     array,
+    assert_uniform,
+    drop_some,
+    fix_dropout,
     linear,
     norm,
 )
@@ -153,22 +160,30 @@ def test_paths_are_removed(seeds, path_rate):
             assert matrix[~is_seed][:, ~is_seed].sum() == binary()[~is_seed][:, ~is_seed].sum()
 
 
+def make_seed_scores(path_rate: float, key: jax.Array) -> Callable[[np.ndarray], np.ndarray]:
+    """The scores of all nodes as a function of the table."""
+    graphs = [binary()]
+    for k, level_key in enumerate(jax.random.split(key, MASK_LEVELS), start=1):
+        graphs.append(graphs[-1] * dense(uniform(level_key, len(ENTRIES)) < path_rate**k))
+
+    def scores(e: np.ndarray) -> np.ndarray:
+        order = graphs[0].sum(1, keepdims=True)
+        m, n = [graphs[0] @ e - e], [order]
+        for a in graphs[1:]:
+            m.append(a @ m[-1] - m[-1] - order * m[-1])
+            n.append(a @ n[-1] - n[-1] - order)
+            order = a.sum(1, keepdims=True)
+        around = sum(m) / (sum(n) + 1e-8)
+        lengths = np.linalg.norm(around, axis=1) * np.linalg.norm(e, axis=1)
+        return np.where(lengths > 0, (around * e).sum(1) / np.where(lengths > 0, lengths, 1), 0)
+
+    return scores
+
+
 @pytest.mark.parametrize("path_rate", [0.5, 1.0])
 def test_seed_scores(path_rate):
     model, key = make(path_rate=path_rate), jax.random.key(3)
-    e, a = array(model.item_embedding.embedding), binary()
-    order = a.sum(1, keepdims=True)
-    m, n = [a @ e - e], [order]
-    for k, level_key in enumerate(jax.random.split(key, MASK_LEVELS), start=1):
-        a = a * dense(uniform(level_key, len(ENTRIES)) < path_rate**k)
-        m.append(a @ m[-1] - m[-1] - order * m[-1])
-        n.append(a @ n[-1] - n[-1] - order)
-        order = a.sum(1, keepdims=True)
-    around = sum(m) / (sum(n) + 1e-8)
-    want = []
-    for i in range(NODES):
-        lengths = np.linalg.norm(around[i]) * np.linalg.norm(e[i])
-        want.append(around[i] @ e[i] / lengths if lengths else 0)
+    want = make_seed_scores(path_rate, key)(array(model.item_embedding.embedding))
     np.testing.assert_allclose(model.seed_scores(key), want, atol=1e-4)
 
 
@@ -235,22 +250,37 @@ def test_nothing_removed_is_nothing_to_restore():
 # The transformer.
 
 
-def transformer(model: MAERec, table: np.ndarray, items: np.ndarray) -> np.ndarray:
-    """The outputs over one sequence."""
+def transformer(
+    model: MAERec,
+    table: np.ndarray,
+    items: np.ndarray,
+    rates: tuple[float, float] | None = None,
+    start: int = 0,
+) -> np.ndarray:
+    """The outputs over one sequence.
+
+    In training the rates are those of dropout, and of attention's, of keys whose columns in the
+    row begin at ``start``.
+    """
+    drop, (rate, attention_rate) = drop_some, rates or (0, 0)
+    if rates is None:
+        drop = lambda x, rate: x  # noqa: E731
     x = table[items] + array(model.position_embedding.embedding)[MAX_LEN - len(items) :]
-    outputs = [norm(model.norm, x, EPS)]
+    outputs = [drop(norm(model.norm, x, EPS), rate)]
     for block in model.blocks:
         x = outputs[-1]
         q, k, v = linear(block.query, x), linear(block.key, x), linear(block.value, x)
         mixed = np.zeros_like(v)
         for head in np.split(np.arange(DIM), block.num_heads):
             for i in range(len(items)):
-                p = softmax_of(k[: i + 1, head] @ q[i, head] / np.sqrt(head.size))
-                mixed[i, head] = p @ v[: i + 1, head]
-        a = norm(block.attention_norm, linear(block.out, mixed) + x, EPS)
+                p = np.zeros(start + i + 1)
+                p[start:] = softmax_of(k[: i + 1, head] @ q[i, head] / np.sqrt(head.size))
+                mixed[i, head] = drop(p, attention_rate)[start:] @ v[: i + 1, head]
+        a = norm(block.attention_norm, drop(linear(block.out, mixed), rate) + x, EPS)
         inner = linear(block.inner, a)
         gelu = inner * (1 + erf(inner / np.sqrt(2))) / 2
-        outputs.append(norm(block.feed_forward_norm, linear(block.outer, gelu), EPS))
+        outer = drop(linear(block.outer, gelu), rate)
+        outputs.append(norm(block.feed_forward_norm, outer, EPS))
     return sum(outputs)
 
 
@@ -271,14 +301,17 @@ def test_evaluation_against_a_transformer_over_single_sequences(inputs):
 # A step of training.
 
 
-def test_training_smooths_over_the_masked_graph():
-    model = make(dropout_rate=0.0, attention_dropout_rate=0.0)
+def test_training_smooths_over_the_masked_graph(monkeypatch):
+    """And drops by a mask that is known: it is seen what is dropped, and at which rate."""
+    fix_dropout(monkeypatch, "maerec", "attention")
+    rates = 0.2, 0.4
+    model = make(dropout_rate=rates[0], attention_dropout_rate=rates[1])
     hidden = np.asarray(model(*PACKED.tokens, jax.random.key(0)))
     operator = dense(model.mask[...])
     assert (operator == 0).sum() > (normalized(binary()) == 0).sum()
     table = sum(smoothed(model, operator))
     for place, example in zip(PACKED.places, EXAMPLES, strict=True):
-        want = transformer(model, table, example.items)
+        want = transformer(model, table, example.items, rates, place[1].start)
         np.testing.assert_allclose(hidden[place], want, atol=1e-4)
     np.testing.assert_allclose(model.item_vectors()[0], table, atol=1e-4)
     assert model.handed is not None
@@ -299,6 +332,29 @@ def test_the_loss_and_its_parts():
     ranking = Backbone.loss(model, evaluated, *PACKED.targets)
     want = float(ranking + 0.01 * squares)
     assert float(model.loss(evaluated, *PACKED.targets)) == pytest.approx(want, rel=1e-5)
+
+
+def test_the_reward_reaches_the_embeddings():
+    """Where nothing is ranked nor restored, the loss is the mean score of the nodes, negated.
+
+    Its gradient is that of the formula, by differences in float64.
+    """
+    model, key = make(recon_weight=0.0, l2=0.0, num_blocks=0), jax.random.key(3)
+    nothing = jax.tree.map(np.zeros_like, PACKED.targets)
+    value, gradients, _ = compile_gradients(model)(PACKED.tokens, nothing, key)
+    mask_key, *_ = jax.random.split(key, 3)
+    scores = make_seed_scores(0.5, jax.random.split(mask_key, 3)[0])
+    e, step = array(model.item_embedding.embedding), 1e-5
+    want = np.zeros_like(e)
+    for at in np.ndindex(e.shape):
+        change = np.zeros_like(e)
+        change[at] = step
+        want[at] = (scores(e - change) - scores(e + change)).mean() / (2 * step)
+    assert value == pytest.approx(-scores(e).mean(), abs=1e-5)
+    assert np.abs(want).max() > 0.02
+    np.testing.assert_allclose(
+        gradients["['item_embedding']['embedding'].value"], want, atol=1e-4, rtol=1e-3
+    )
 
 
 def reward_of(history: list[float]) -> float:
@@ -370,10 +426,28 @@ def test_evaluation_changes_nothing():
     jax.tree.map(np.testing.assert_array_equal, before, after)
 
 
-def test_gradients():
-    """They reach every parameter, and are finite for isolated items, padding and lone items."""
+def alone(sequence: list[int]) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+    """Tokens and targets of a batch of nothing but one sequence, of the shapes of `PACKED`."""
+    size = len(sequence)
+    items, segments, positions = np.zeros((3, ROWS, WIDTH), np.int32)
+    items[0, WIDTH - size :], segments[0, WIDTH - size :] = sequence, 1
+    positions[0, WIDTH - size :] = np.arange(MAX_LEN - size, MAX_LEN)
+    negatives = np.full((ROWS, WIDTH, 2), 5)
+    return (items, segments, positions), (items, negatives, segments > 0)
+
+
+LITTLE = {"nothing": [], "one item": [3], "one item repeated": [3] * MAX_LEN}
+
+
+@cache
+def step_of_training() -> tuple[MAERec, Callable]:
     model = make(l2=0.0, recon_weight=0.5, loss="softmax")
-    step = compile_gradients(model)
+    return model, compile_gradients(model)
+
+
+def test_gradients_reach_every_parameter():
+    """And are finite for items without neighbours, padding and lone items."""
+    model, step = step_of_training()
     value, gradients, after = step(PACKED.tokens, PACKED.targets, jax.random.key(0))
     assert np.isfinite(value)
     for path, gradient in gradients.items():
@@ -381,19 +455,28 @@ def test_gradients():
         assert gradient.any(), path
         assert np.abs(gradient).max() < 1e4, path
     assert types(after) == types(model)
-    nothing = jax.tree.map(np.zeros_like, (PACKED.tokens, PACKED.targets))
-    value, gradients, _ = step(*nothing, jax.random.key(0))
+
+
+@pytest.mark.parametrize("name", LITTLE)
+def test_gradients_are_finite_however_little_there_is(name):
+    model, step = step_of_training()
+    value, gradients, after = step(*alone(LITTLE[name]), jax.random.key(0))
     assert np.isfinite(value)
-    assert all(np.isfinite(gradient).all() for gradient in gradients.values())
+    for path, gradient in gradients.items():
+        assert np.isfinite(gradient).all(), path
+        assert np.abs(gradient).max() < 1e4, path
+    assert types(after) == types(model)
 
 
 def test_a_graph_without_edges():
     graph = sevo_jax.edge_graph([], [], NODES)
     model = MAERec(NUM_ITEMS, graph, **SMALL, rngs=nnx.Rngs(0))
-    value, gradients, _ = compile_gradients(model)(PACKED.tokens, PACKED.targets, jax.random.key(0))
-    assert np.isfinite(value)
-    assert all(np.isfinite(gradient).all() for gradient in gradients.values())
-    assert all(np.abs(gradient).max() < 1e4 for gradient in gradients.values())
+    step = compile_gradients(model)
+    for batch in ((PACKED.tokens, PACKED.targets), *map(alone, LITTLE.values())):
+        value, gradients, _ = step(*batch, jax.random.key(0))
+        assert np.isfinite(value)
+        assert all(np.isfinite(gradient).all() for gradient in gradients.values())
+        assert all(np.abs(gradient).max() < 1e4 for gradient in gradients.values())
 
 
 @pytest.mark.parametrize("rated", ["dropout_rate", "attention_dropout_rate"])
@@ -403,13 +486,29 @@ def test_dropout(rated):
     assert np.abs(plain - dropped)[0, :6].max() > 1e-2
 
 
+def xavier(shape: tuple[int, int]) -> float:
+    """The bound of Xavier's uniform distribution."""
+    return np.sqrt(6 / sum(shape))
+
+
 def test_initial_weights():
+    """Of every parameter, so that none starts at another scale unnoticed."""
     model = MAERec(NUM_ITEMS, GRAPH, **SMALL, rngs=nnx.Rngs(0))
-    table = array(model.item_embedding.embedding)
-    bound = np.sqrt(6 / (NODES + DIM))
-    assert 0.9 * bound < np.abs(table).max() <= bound
-    assert not array(model.decoder[0].bias).any()
-    assert array(model.decoder[0].kernel).shape == (4 * DIM, 2 * DIM)
+    checked = 0
+    for path, module in nnx.iter_modules(model):
+        if isinstance(module, nnx.Linear):
+            assert_uniform(module.kernel, xavier(module.kernel.shape), path)
+            assert not module.bias[...].any(), path
+        elif isinstance(module, nnx.LayerNorm):
+            assert (module.scale[...] == 1).all(), path
+            assert not module.bias[...].any(), path
+        elif isinstance(module, nnx.Embed):
+            assert_uniform(module.embedding, xavier(module.embedding.shape), path)
+        else:
+            continue  # its parts come by themselves
+        checked += len(jax.tree.leaves(nnx.state(module)))
+    assert checked == len(jax.tree.leaves(nnx.state(model, nnx.Param)))
+    assert model.decoder[0].kernel.shape == (4 * DIM, 2 * DIM)
 
 
 @pytest.mark.parametrize(
