@@ -44,7 +44,7 @@ def dozen() -> Interactions:
         ("mf-bpr", {}, 0.03, 30),
         ("lightgcn", {"l2": 0.0}, 0.03, 60),
         ("sr-gnn", {}, 0.01, 60),
-        pytest.param("lessr", {}, 0.01, 100, marks=pytest.mark.slow),
+        ("lessr", {"batch_size": 40}, 0.02, 50),
     ],
     ids=[
         "gru4rec",
