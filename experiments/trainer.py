@@ -418,7 +418,9 @@ def _finish(lane: _Lane, setup: Setup, data: Interactions) -> dict[str, Any]:
         "valid": best["valid"] if best else setup.evaluate("valid", *best_model),
         "test": metrics_of(ranks),
         "by_popularity": by_popularity(ranks, data),
-        "seconds_per_epoch": _median(lane.epoch_seconds),
+        # A run that had stopped after its last epoch knows the whole time, evaluations included.
+        "seconds_per_epoch": _median(lane.epoch_seconds)
+        or round(checkpoint.seconds / checkpoint.epoch, 4),
         "seconds_per_evaluation": _median(lane.evaluation_seconds),
         "device": device(setup.placement.num_devices),
         "versions": {p: version(p) for p in ("jax", "jaxlib", "flax", "optax", "numpy")},

@@ -117,6 +117,16 @@ def test_resuming_a_finished_run_keeps_it(arguments, straight):
     assert (straight / NAME / "result.json").read_bytes() == before
 
 
+def test_a_run_that_ended_before_its_result_has_one(arguments, straight, tmp_path):
+    """Of the same numbers, and with the seconds that are known."""
+    out = tmp_path / "out"
+    shutil.copytree(straight, out)
+    (out / NAME / "result.json").unlink()
+    assert train.main([*arguments, "--epochs", "4", "--out", str(out), "--resume"]) == 0
+    same_run(out / NAME, straight / NAME)
+    assert json.loads((out / NAME / "result.json").read_text())["seconds_per_epoch"] > 0
+
+
 def text_file(path: Path, users: list[list[int]]) -> Path:
     lines = (f"{i} {' '.join(map(str, items))}" for i, items in enumerate(users, 1))
     path.write_text("".join(f"{line}\n" for line in lines))
