@@ -36,7 +36,7 @@ from tests.models.helpers import (
     linear,
     norm,
 )
-from tests.models.training import compile_gradients, fit, randomize, types
+from tests.models.training import compile_gradients, randomize, types
 
 NODES, EPS = NUM_ITEMS + 1, 1e-5
 SEQUENCES = [[1, 2, 3, 4, 5], [6, 3, 7], [8, 9], [2, 10, 8, 2], [4, 4, 6], [11]]  # 12: in none
@@ -529,21 +529,3 @@ def test_bad_settings(options, message):
 
 def test_the_kernel_of_the_graph_is_kept():
     assert edges_of(dataclasses.replace(GRAPH, kernel="gather")).graph.kernel == "gather"
-
-
-@pytest.mark.slow
-def test_overfits_a_dozen_sequences():
-    rng = np.random.default_rng(0)
-    whole = np.array([[k, *rng.integers(1, 13, 3)] for k in range(1, 13)])
-    items, positives = whole[:, :3], whole[:, 1:]
-    tokens = items, np.ones_like(items), np.broadcast_to(np.arange(3, 6), items.shape)
-    targets = positives, np.zeros((12, 3, 1), int), np.ones((12, 3), bool)
-    graph = sevo_jax.sequence_graph(whole.tolist(), NODES, walk_length=1)
-    off = {"dropout_rate": 0.0, "attention_dropout_rate": 0.0, "num_seeds": 1}
-    model = MAERec(
-        NUM_ITEMS, graph, **{**SMALL, "dim": 32, **off}, loss="softmax", rngs=nnx.Rngs(0)
-    )
-    model = fit(model, tokens, targets, steps=300)
-    scores = jax.jit(lambda: model.scores(model(*tokens).reshape(36, -1)))()
-    best = 1 + np.asarray(scores).argmax(1)
-    assert (best == positives.ravel()).mean() > 0.95

@@ -1,4 +1,4 @@
-"""Shared by the tests of models that carry more than parameters: random weights, steps, fits."""
+"""Shared by the tests of models that carry more than parameters: random weights, steps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 from models import Backbone, Constant
@@ -55,23 +54,3 @@ def compile_gradients(model: Backbone) -> Callable[..., tuple[float, dict, Backb
         return float(value), by_path, nnx.merge(graphdef, params, constants, after)
 
     return run
-
-
-def fit(model: Backbone, tokens, targets, *, steps: int, rate: float = 1e-2) -> Backbone:
-    """The model after so many steps of Adam on one batch."""
-    graphdef, params, constants, carried = nnx.split(model, nnx.Param, Constant, ...)
-    loss, optimizer = make_loss(graphdef, constants), optax.adam(rate)
-
-    def step(state, key):
-        params, carried, opt_state = state
-        (value, carried), gradients = jax.value_and_grad(loss, has_aux=True)(
-            params, carried, tokens, targets, key
-        )
-        updates, opt_state = optimizer.update(gradients, opt_state)
-        return (optax.apply_updates(params, updates), carried, opt_state), value
-
-    start = params, carried, optimizer.init(params)
-    keys = jax.random.split(jax.random.key(0), steps)
-    (params, carried, _), losses = jax.jit(lambda s, k: jax.lax.scan(step, s, k))(start, keys)
-    assert np.isfinite(losses).all()
-    return nnx.merge(graphdef, params, constants, carried)
