@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +35,29 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+@contextlib.contextmanager
+def replaced(path: Path) -> Generator[Path]:
+    """A draft beside a file, to be written: it takes the file's place, or goes if that fails."""
+    draft = path.with_name(path.name + ".part")
+    try:
+        yield draft
+        draft.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise
+
+
 def write_text(path: Path, text: str) -> None:
     """Replaces a file whole, so that an error or a kill leaves the old one.
 
     Raises:
         UserError: the file cannot be written.
     """
-    draft = path.with_name(path.name + ".part")
     try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
+        with replaced(path) as draft:
+            draft.write_text(text, encoding="utf-8")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            draft.unlink()
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import sys
 from collections.abc import Generator, Iterable, Sequence
@@ -27,7 +26,7 @@ from experiments.corpus import Corpus
 from experiments.data import Interactions, load
 from experiments.errors import UserError, check_name
 from experiments.evaluate import EvaluationSet, make_evaluation_set, score_block
-from experiments.files import read_json
+from experiments.files import read_json, replaced
 from experiments.folders import Run, open_checkpoints, restore_checkpoint, settings_of
 from experiments.trainer import initial_checkpoint, make_setup, used_users
 from models import Backbone
@@ -224,17 +223,14 @@ def write(frames: Iterable[pl.DataFrame], out: Path) -> None:
         yield from frames
 
     stream = register_io_source(source, schema=first.schema)
-    draft = out.with_name(out.name + ".part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        if out.suffix == ".parquet":
-            stream.sink_parquet(draft)
-        else:
-            stream.sink_csv(draft)
-        draft.replace(out)
+        with replaced(out) as draft:
+            if out.suffix == ".parquet":
+                stream.sink_parquet(draft)
+            else:
+                stream.sink_csv(draft)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            draft.unlink()
         raise UserError(f"--out: {out} cannot be written ({error.strerror or error})") from error
 
 

@@ -32,6 +32,11 @@ def check_complete(events: pl.DataFrame, path: Path, what: str, first: int = 1) 
         )
 
 
+def without_blank_lines(events: pl.DataFrame) -> pl.DataFrame:
+    """The events that have a value."""
+    return events.filter(pl.any_horizontal(pl.all().is_not_null()))
+
+
 def first_line(error: Exception) -> str:
     """What Polars says, without its advice to programmers."""
     return (str(error).splitlines() or [""])[0]
@@ -75,7 +80,7 @@ def from_events(
         core: users and items of fewer interactions are removed, until none are left.
 
     Raises:
-        UserError: nothing is left.
+        UserError: there are none, or none is left.
 
     Examples:
         >>> events = pl.DataFrame({"user": list("bbbaaa"), "item": list("xyzxyz"),
@@ -84,12 +89,12 @@ def from_events(
         >>> data.items.tolist(), data.item_ids.tolist(), data.user_ids.tolist()
         ([1, 2, 3, 2, 3, 1], ['x', 'y', 'z'], ['a', 'b'])
     """
+    if events.is_empty():
+        raise UserError(f"{source}: holds no interactions")
     user_ids, item_ids = (events[column].unique().sort() for column in ("user", "item"))
     events = events.with_columns(_codes(events["user"], user_ids), _codes(events["item"], item_ids))
     order = ["user", "time"] if "time" in events.columns else ["user"]
     events = events.sort(order, maintain_order=True)
-    if events.is_empty():
-        raise UserError(f"{source}: holds no interactions")
     notes: list[str] = []
     once = events.unique(["user", "item"], keep="first", maintain_order=True)
     repeated = events.height - once.height

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from experiments.data.events import check_complete, first_line
+from experiments.data.events import check_complete, first_line, without_blank_lines
 from experiments.errors import UserError
 
 AMAZON = {"reviewerID": pl.String, "asin": pl.String, "unixReviewTime": pl.Int64}
@@ -61,7 +61,7 @@ def read_movielens(path: Path) -> pl.DataFrame:
             f"{path}, {ratings}: expected lines of UserID::MovieID::Rating::Timestamp "
             f"({first_line(error)})"
         ) from error
-    events = events.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines
+    events = without_blank_lines(events)
     check_complete(events, path / ratings, "rating")
     return events.drop("rating")
 

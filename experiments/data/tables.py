@@ -9,7 +9,12 @@ from typing import Any
 
 import polars as pl
 
-from experiments.data.events import check_complete, first_line, from_events
+from experiments.data.events import (
+    check_complete,
+    first_line,
+    from_events,
+    without_blank_lines,
+)
 from experiments.data.interactions import Interactions
 from experiments.errors import UserError
 
@@ -56,9 +61,8 @@ def read_file(path: Path) -> Interactions:
             table = pl.scan_csv(path, glob=False, infer_schema=False, **TEXT_TABLES[suffix])
         found = _find_columns(table.collect_schema().names(), path)
         events = table.select(found.values()).collect()
-        if suffix != ".parquet":  # blank lines, and empty strings in quotes
-            events = events.with_columns(pl.all().replace("", None))
-            events = events.filter(~pl.all_horizontal(pl.all().is_null()))
+        if suffix != ".parquet":  # where an empty string in quotes is no value, either
+            events = without_blank_lines(events.with_columns(pl.all().replace("", None)))
         if events.is_empty():
             raise UserError(f"{path}: holds no interactions; expected one a row")
         check_complete(events, path, "row")
