@@ -1,12 +1,11 @@
 """Batches on the device: from rows of a layout to items, targets and negatives.
 
-The whole data set lives on the device, or on those of a mesh; an epoch's only traffic is the layout
-of `packing.layout`.
+The whole data set lives on the device, or on each one of a mesh; an epoch's only traffic is the
+layout of `packing.layout`.
 """
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from experiments.configs import Hyperparameters
-from experiments.corpus import Corpus, SplitCorpus, Unseen, items_at, look_up, owners_at
+from experiments.corpus import Corpus, Unseen
 from experiments.packing import EMPTY, Layout, Rows
 from models import Backbone, Task
 
@@ -60,7 +59,7 @@ class Batch(NamedTuple):
         )
 
 
-def read_tokens(task: Task, corpus: Corpus | SplitCorpus, rows: Layout, max_len: int) -> Tokens:
+def read_tokens(task: Task, corpus: Corpus, rows: Layout, max_len: int) -> Tokens:
     """Looks up the tokens of a batch of rows, nothing masked.
 
     Args:
@@ -75,9 +74,9 @@ def read_tokens(task: Task, corpus: Corpus | SplitCorpus, rows: Layout, max_len:
         return Tokens(*groups)
     cells, ends = rows
     real = cells != EMPTY
-    read = owners_at if task == "pair" else items_at
+    values = corpus.owners if task == "pair" else corpus.items
     return Tokens(
-        items=jnp.where(real, look_up(read, corpus, cells), 0),
+        items=jnp.where(real, values[cells], 0),
         segments=jnp.where(real, ends + 1, 0),  # no two sequences of a row end alike
         positions=jnp.where(real, max_len - 1 - (ends - cells), 0),
     )
@@ -109,7 +108,7 @@ def newest(groups: list[Rows]) -> Rows:
 def make_batch(
     task: Task,
     settings: Hyperparameters,
-    corpus: Corpus | SplitCorpus,
+    corpus: Corpus,
     rows: Layout,
     key: PRNGKeyArray,
 ) -> Batch:
@@ -134,26 +133,18 @@ def make_batch(
         mask_key, key = jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)
         real &= jax.random.bernoulli(mask_key, settings.mask_rate, cells.shape)
         tokens = mask_tokens(tokens, real, corpus)
-    positives = jnp.where(real, look_up(items_at, corpus, cells + ahead), 0)
+    positives = jnp.where(real, corpus.items[cells + ahead], 0)
     if settings.loss == "sampled-softmax":
         shape = (settings.num_negatives,)
         negatives = jax.random.randint(key, shape, 1, corpus.num_items + 1)
     else:
-        sample = partial(_negatives_at, settings.num_negatives)
-        negatives = look_up(sample, corpus, cells, key)
+        shape = (*cells.shape, settings.num_negatives)
+        owners = jnp.broadcast_to(corpus.owners[cells][..., None], shape)
+        negatives = sample_negatives(corpus.unseen, owners, key)
     return Batch(tokens, positives, negatives, real)
 
 
-def _negatives_at(
-    number: int, corpus: Corpus, cells: Int[Array, "rows width"], key: PRNGKeyArray
-) -> Int[Array, "rows width k"]:
-    owners = jnp.broadcast_to(corpus.owners[cells][..., None], (*cells.shape, number))
-    return sample_negatives(corpus.unseen, owners, key)
-
-
-def mask_tokens(
-    tokens: Tokens, where: Bool[Array, "rows width"], corpus: Corpus | SplitCorpus
-) -> Tokens:
+def mask_tokens(tokens: Tokens, where: Bool[Array, "rows width"], corpus: Corpus) -> Tokens:
     """Puts the mask, whose id comes after those of the items, where it is to stand."""
     mask = corpus.num_items + 1
     return tokens._replace(items=jnp.where(where & (tokens.segments > 0), mask, tokens.items))

@@ -18,7 +18,7 @@ from flax import nnx
 import sevo_jax
 from experiments.batches import check_layout, make_batch
 from experiments.configs import Hyperparameters
-from experiments.corpus import Corpus, SplitCorpus
+from experiments.corpus import Corpus
 from experiments.data import Interactions
 from experiments.errors import UserError
 from experiments.mesh import DATA, ONE_DEVICE, Placement
@@ -57,7 +57,7 @@ class Inputs(NamedTuple):
         constants: what the model reads beside its parameters, such as a graph.
     """
 
-    corpus: Corpus | SplitCorpus
+    corpus: Corpus
     constants: Any
 
 

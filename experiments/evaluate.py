@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from experiments.batches import check_layout, mask_tokens, read_tokens
-from experiments.corpus import Corpus, SplitCorpus, items_at, look_up, owners_at
+from experiments.corpus import Corpus
 from experiments.data import Interactions
 from experiments.mesh import DATA, MODEL, ONE_DEVICE, Placement
-from experiments.packing import EMPTY, Layout, choose_groups, group_rows, layout, longer_of_blocks
+from experiments.packing import Layout, choose_groups, group_rows, layout, longer_of_blocks
 from models import Backbone, Task
 
 Split = Literal["valid", "test", "next"]
@@ -45,19 +45,6 @@ class EvaluationSet(NamedTuple):
     targets: Int[Array, "blocks users"]
     seen_users: Int[Array, "blocks seen"]
     seen_items: Int[Array, "blocks seen"]
-
-
-class SplitSet(NamedTuple):
-    """An `EvaluationSet` on a mesh, where what is excluded is looked up, too.
-
-    Attributes:
-        cells: ``int32[blocks, seen]``, the positions of the users' items, or `EMPTY`.
-    """
-
-    rows: Layout
-    last: Int[Array, "blocks users"]
-    targets: Int[Array, "blocks users"]
-    cells: Int[Array, "blocks seen"]
 
 
 def held_out(split: Split) -> int:
@@ -113,54 +100,11 @@ def make_evaluation_set(
     return EvaluationSet(*jax.tree.map(jnp.asarray, arrays))
 
 
-def split_evaluation_set(
-    data: Interactions,
-    corpus: SplitCorpus,
-    split: Split,
-    max_len: int,
-    *,
-    task: Task = "next",
-    grouped: bool = False,
-) -> tuple[SplitSet, SplitCorpus]:
-    """As `make_evaluation_set`, of all users, on a mesh.
-
-    Returns:
-        The set; and the corpus with the excluded items alone, each at one of its positions.
-    """
-    users, held_out_items = np.arange(data.num_users), _held_out_items(data, split)
-    rows, last, targets = _lay_out(
-        data, split, max_len, users, held_out_items, task=task, packed=True, grouped=grouped
-    )
-    firsts = np.append(data.starts[:: targets.shape[1]], data.num_interactions).astype(np.int32)
-    width = corpus.placement.rows_for(int(np.diff(firsts).max()))
-    cells = firsts[:-1, None] + np.arange(width, dtype=np.int32)
-    cells[cells >= firsts[1:, None]] = EMPTY
-    arrays: Any = (rows, last, targets, cells)
-    blocks = corpus.placement.put_split(SplitSet(*arrays))
-    return blocks, corpus.with_items(data, _excluded(data, split, held_out_items))
-
-
 def _held_out_items(data: Interactions, split: Split) -> np.ndarray:
     """``int32[users]``; 0 where nothing is held out."""
     if split == "next":
         return np.zeros(data.num_users, np.int32)
     return data.items_before_end(held_out(split))
-
-
-def _excluded(data: Interactions, split: Split, held_out_items: np.ndarray) -> np.ndarray:
-    """``int32[interactions]``, of a part: of a user's input each item once, and 0 elsewhere.
-
-    The held-out item is left out.
-    """
-    lengths, owners = data.lengths[data.held], data.owners
-    stops = np.cumsum(lengths) - held_out(split)
-    kept = np.arange(data.items.size) < np.repeat(stops, lengths)
-    kept &= data.items != held_out_items[owners]
-    pairs = owners.astype(np.int64) * (data.num_items + 1) + data.items
-    _, first = np.unique(pairs, return_index=True)
-    excluded = np.zeros_like(data.items)
-    excluded[first] = data.items[first]
-    return np.where(kept, excluded, 0)
 
 
 def _lay_out(
@@ -190,7 +134,7 @@ def _lay_out(
 
 
 def score_block(
-    model: Backbone, corpus: Corpus | SplitCorpus, block: EvaluationSet | SplitSet, max_len: int
+    model: Backbone, corpus: Corpus, block: EvaluationSet, max_len: int
 ) -> Float[Array, "users items"]:
     """Scores of the items ``1 … num_items`` for the users of one block.
 
@@ -221,15 +165,6 @@ def ranks_of(
     return better - jax.ops.segment_sum(excluded.astype(better.dtype), seen_users, targets.size)
 
 
-def _seen(block: EvaluationSet | SplitSet, excluded: SplitCorpus | None) -> tuple[Array, Array]:
-    """The pairs of a block as `ranks_of` takes them."""
-    if isinstance(block, EvaluationSet):
-        return block.seen_users, block.seen_items
-    assert excluded is not None
-    users, items = (look_up(read, excluded, block.cells) for read in (owners_at, items_at))
-    return users % block.targets.size, items
-
-
 def make_evaluator(
     make_model: Callable[[Any], Backbone], max_len: int, placement: Placement = ONE_DEVICE
 ) -> Callable[..., tuple[Int[Array, " users"], Bool[Array, ""]]]:
@@ -242,23 +177,20 @@ def make_evaluator(
             scored on over ``model``.
 
     Returns:
-        A function of parameters, corpus and evaluation set (on a mesh, what `split_evaluation_set`
-        returns) that returns the ranks, fill-up users included, and whether all scores were finite.
+        A function of parameters, corpus and evaluation set that returns the ranks, fill-up users
+        included, and whether all scores were finite.
     """
 
     @jax.jit
     def evaluate(
-        params: Any,
-        corpus: Corpus | SplitCorpus,
-        blocks: EvaluationSet | SplitSet,
-        excluded: SplitCorpus | None = None,
+        params: Any, corpus: Corpus, blocks: EvaluationSet
     ) -> tuple[Int[Array, " users"], Bool[Array, ""]]:
         model = make_model(params).prepared()
 
-        def rank_block(block: EvaluationSet | SplitSet) -> tuple[Array, Array]:
+        def rank_block(block: EvaluationSet) -> tuple[Array, Array]:
             block = placement.split(block, DATA)
             scores = placement.split(score_block(model, corpus, block, max_len), DATA, MODEL)
-            ranks = ranks_of(scores, block.targets, *_seen(block, excluded))
+            ranks = ranks_of(scores, block.targets, block.seen_users, block.seen_items)
             return ranks, jnp.isfinite(scores).all()
 
         ranks, finite = jax.lax.map(rank_block, blocks)
@@ -299,8 +231,8 @@ def by_popularity(ranks: np.ndarray, data: Interactions) -> dict[str, list[Any]]
         Five values each: the ``users`` of a group, the ``most_interactions`` of its items, and the
         metrics, ``None`` where a group is empty.
     """
-    own = np.bincount(data.items[data.training_part()], minlength=data.num_items + 1)
-    popularity = np.sum(list(data.each(own)), axis=0)[data.items_before_end(1)]
+    counts = np.bincount(data.items[data.training_part()], minlength=data.num_items + 1)
+    popularity = counts[data.items_before_end(1)]
     bounds = np.quantile(popularity, np.arange(1, 5) / 5, method="lower")
     group = np.searchsorted(bounds, popularity)
     groups: dict[str, list[Any]] = {

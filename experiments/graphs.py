@@ -27,16 +27,15 @@ def item_graph(
     Node 0 is padding, and there may be more after the items: isolated nodes. For the rest see
     `sevo_jax.sequence_graph`.
     """
-    graph = sevo_jax.sequence_graph(
+    return sevo_jax.sequence_graph(
         data.items[data.training_part()],
         data.num_items + 1 if num_nodes is None else num_nodes,
-        lengths=data.lengths[data.held] - 2,
+        lengths=data.lengths - 2,
         max_len=max_len,
         walk_length=walk_length,
         keep=keep,
         weighting=weighting,
     )
-    return _of_all(graph, data)
 
 
 def neighbour_graph(data: Interactions) -> sevo_jax.Graph:
@@ -47,25 +46,9 @@ def neighbour_graph(data: Interactions) -> sevo_jax.Graph:
 def user_item_graph(data: Interactions) -> sevo_jax.Graph:
     """Users and their training items, the padding item among the items."""
     training = data.training_part()
-    graph = sevo_jax.bipartite_graph(
+    return sevo_jax.bipartite_graph(
         data.owners[training], data.items[training], data.num_users, data.num_items + 1
     )
-    return _of_all(graph, data)
-
-
-def _of_all(own: sevo_jax.Graph, data: Interactions) -> sevo_jax.Graph:
-    """The graph of all users, of that of this process's: the sum, the same in all processes."""
-    if data.cuts is None:
-        return own
-    upper = sp.triu(own.to_scipy(normalized=False), format="coo")
-    edges = np.empty(upper.nnz, [("row", "i4"), ("col", "i4"), ("weight", upper.dtype)])
-    edges["row"], edges["col"], edges["weight"] = upper.row, upper.col, upper.data
-    total = sp.csr_array(upper.shape, dtype=np.float64)
-    for part in data.each(edges):
-        entries = part["weight"], (part["row"], part["col"])
-        total += sp.csr_array(entries, shape=upper.shape, dtype=np.float64)
-    weights = total + sp.triu(total, 1).T
-    return sevo_jax.Graph.from_weights(weights, dtype=upper.dtype)
 
 
 def category_graph(data: Interactions, num_nodes: int | None = None) -> sevo_jax.Graph:

@@ -1,16 +1,14 @@
 """Several devices: users are split over the axis ``data`` of a mesh, tables over ``model``.
 
 The program is that of one device; what differs is where its arrays lie, which is decided here, and
-XLA's partitioner does the rest. The interactions alone lie in parts, one on each device, which
-answers for its own when they are looked up. Random numbers belong to cells and not to devices, so
-that losses and metrics are those of one device, up to rounding.
+XLA's partitioner does the rest. Random numbers belong to cells and not to devices, so that losses
+and metrics are those of one device, up to rounding.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -78,8 +76,7 @@ def make_mesh(text: str) -> Mesh:
 class Placement:
     """Where arrays lie: on a mesh, or without one where JAX puts them.
 
-    Several processes call it alike, with equal arrays, of which each keeps what its devices hold;
-    of parts (`put_parts`) each has its own.
+    Several processes call it alike, with equal arrays, of which each keeps what its devices hold.
     """
 
     mesh: Mesh | None = None
@@ -109,54 +106,6 @@ class Placement:
         parts, split = self.mesh.shape[DATA], PartitionSpec(None, DATA)
         specs = jax.tree.map(lambda x: _WHOLE if x.shape[1] % parts else split, tree)
         return self._put(tree, specs)
-
-    def devices_of(self, process: int) -> list[int]:
-        """Which of the mesh's devices are a process's, in their order; the numbers of its parts."""
-        assert self.mesh is not None
-        devices = enumerate(self.mesh.devices.flat)
-        return [i for i, device in devices if device.process_index == process]
-
-    def put_parts(self, parts: Mapping[int, Any]) -> Any:
-        """Trees of equal shapes, each on the device of its number, stacked along a new axis.
-
-        Args:
-            parts: of the devices of this process.
-        """
-        mesh: Any = self.mesh
-        sharding = NamedSharding(mesh, _PARTS)
-
-        def put(*leaves: np.ndarray) -> jax.Array:
-            part = dict(zip(parts, leaves, strict=True))
-            shape = (mesh.size, *leaves[0].shape)
-
-            def of_device(index: Any) -> np.ndarray:
-                return part[index[0].indices(mesh.size)[0]][None]
-
-            return jax.make_array_from_callback(shape, sharding, of_device)
-
-        return jax.tree.map(put, *parts.values())
-
-    def sum_over_parts(self, function: Callable[..., jax.Array], parts: Any, *whole: Any) -> Any:
-        """In a compiled function: the sum of what a function makes of each part.
-
-        Args:
-            function: of a part and of ``whole``.
-            parts: as `put_parts` returns them.
-            whole: arrays that every part gets whole.
-
-        Returns:
-            The sum, its rows over ``data``.
-        """
-        mesh: Any = self.mesh
-
-        def of_part(parts: Any, *whole: Any) -> jax.Array:
-            return jax.lax.psum(
-                function(jax.tree.map(lambda x: x[0], parts), *whole), (DATA, MODEL)
-            )
-
-        specs = (_PARTS, *(_WHOLE for _ in whole))
-        found = jax.shard_map(of_part, mesh=mesh, in_specs=specs, out_specs=_WHOLE)(parts, *whole)
-        return self.split(found, DATA)
 
     def put_params(self, params: Any) -> Any:
         """The features of tables over ``model``, all else whole.
@@ -231,5 +180,5 @@ class Placement:
         return jax.tree.map(put, tree, specs)
 
 
-_WHOLE, _PARTS = PartitionSpec(), PartitionSpec((DATA, MODEL))
+_WHOLE = PartitionSpec()
 ONE_DEVICE = Placement()

@@ -15,8 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from itertools import groupby
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import jax
@@ -31,8 +30,6 @@ HEARTBEAT_SECONDS = 30
 """How long JAX waits for a sign of life of a process that hangs, or whose machine is gone."""
 GRACE_SECONDS = 5
 """How long a process that has lost another has to end by itself, with an error of its own."""
-PIECE = 2**22
-"""Bytes that processes hand each other at a time, at most."""
 _DONE, _FAILED = b"done", b"fail"
 """Messages, as long as the number of a process that has ended."""
 
@@ -134,46 +131,26 @@ def attempt(function: Callable[[], T]) -> T:
     return cast(T, result)
 
 
+def first_then_all(function: Callable[[], T]) -> T:
+    """Calls a function in process 0, then in the others, so that they find what it has cached.
+
+    Raises:
+        UserError: as `attempt`.
+    """
+    early = attempt(lambda: [function()] if is_first() else [])
+    return attempt(lambda: early[0] if early else function())
+
+
 def each_said(own: Any) -> list[Any]:
-    """What all processes have to say, as JSON can hold it, in their order."""
+    """The values of all processes, each of which JSON can hold, in their order."""
     if jax.process_count() == 1:
         return [own]
-    return [json.loads(said.tobytes()) for said in each(_bytes_of(json.dumps(own).encode()))]
-
-
-def each(own: np.ndarray) -> Iterator[np.ndarray]:
-    """The array of one process after the other, in all of them; those that are empty left out.
-
-    Args:
-        own: of one axis, and of one dtype in all processes.
-    """
-    for _, pieces in groupby(stream(own), key=lambda piece: piece[0]):
-        yield np.concatenate([piece for _, piece in pieces])
-
-
-def joined(own: np.ndarray) -> np.ndarray:
-    """The arrays of all processes as one."""
-    return np.concatenate([own[:0], *(piece for _, piece in stream(own))])
-
-
-def stream(own: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """As `each`, in pieces of at most `PIECE` bytes, each with the number of its process."""
-    if jax.process_count() == 1:
-        yield 0, own
-        return
-    # As bytes, since JAX makes 64 bits 32; of few sizes, since each is compiled.
-    own_size = np.array([own.size], np.int64).view(np.uint8)
-    sizes = multihost_utils.process_allgather(own_size).view(np.int64)
-    step = PIECE // own.dtype.itemsize
-    for process, size in enumerate(sizes.ravel().tolist()):
-        mine = process == jax.process_index()
-        for begin in range(0, size, step):
-            length = min(step, size - begin) * own.dtype.itemsize
-            sent = np.zeros(max(1024, 1 << (length - 1).bit_length()), np.uint8)
-            if mine:
-                sent[:length] = _bytes_of(own[begin : begin + step].tobytes())
-            piece = multihost_utils.broadcast_one_to_all(sent, is_source=mine)
-            yield process, piece[:length].view(own.dtype)
+    message = np.frombuffer(json.dumps(own).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array([message.size], np.int32)).ravel()
+    padded = np.pad(message, (0, int(sizes.max()) - message.size))
+    messages = multihost_utils.process_allgather(padded)
+    pairs = zip(messages, sizes, strict=True)
+    return [json.loads(message[:size].tobytes()) for message, size in pairs]
 
 
 def any_process(flag: bool) -> bool:
@@ -184,10 +161,6 @@ def any_process(flag: bool) -> bool:
 def is_first() -> bool:
     """Whether this is the process that prints and writes, or the only one."""
     return jax.process_index() == 0
-
-
-def _bytes_of(content: bytes) -> np.ndarray:
-    return np.frombuffer(content, np.uint8)
 
 
 def _wait_for_others(

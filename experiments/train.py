@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import signal
 import sys
 import threading
@@ -21,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments import processes, summary, trainer
 from experiments.configs import MODELS, OPTIMIZERS, Hyperparameters, check_read, reads
-from experiments.data import Interactions, load_categories, load_part
+from experiments.data import Interactions, load, load_categories
 from experiments.errors import UserError, check_name
 from experiments.graphs import check_neighbours
 from experiments.mesh import DATA, MODEL, ONE_DEVICE, Placement, make_mesh
@@ -306,15 +305,6 @@ def check_processes(options: Any, runs: list[trainer.Run]) -> None:
     processes.agree(facts | {"JAX": jax.__version__})
 
 
-def check_users(runs: list[trainer.Run], data: Interactions) -> None:
-    """A `UserError` if there are more processes than users."""
-    users = min(trainer.used_users(run, data).num_users for run in runs)
-    if jax.process_count() > users:
-        raise UserError(
-            f"--num-processes: {jax.process_count()} are more than the {users} users to train on"
-        )
-
-
 def run_all(
     options: Any,
     make_runs: Callable[[Any], list[trainer.Run]],
@@ -350,16 +340,12 @@ def run_all(
         folders = {run: out / name_of(run) for run in runs}
         if jax.process_count() > 1:
             check_processes(options, runs)
-        data = load_part(options.dataset, options.data_dir)
-        if jax.process_count() > 1:
-            check_users(runs, data)
+        data = processes.first_then_all(lambda: load(options.dataset, options.data_dir))
+        processes.agree({"the data's fingerprint": data.fingerprint})
         say(
             f"{data.name}: {data.num_users:,} users, {data.num_items:,} items, "
             f"{data.num_interactions:,} interactions; results go to {out}"
         )
-        if data.cuts is not None:
-            sizes = [int(data.lengths[i:j].sum()) for i, j in itertools.pairwise(data.cuts)]
-            say(f"interactions of each process: {', '.join(f'{size:,}' for size in sizes)}")
         for note in trainer.used_users(runs[0], data).notes:
             say(note)
         if data.renumbered:

@@ -24,7 +24,7 @@ from flax import nnx
 from experiments import processes
 from experiments.backbones import BUILDERS
 from experiments.configs import Hyperparameters
-from experiments.corpus import SplitCorpus, make_corpus, split_corpus
+from experiments.corpus import make_corpus
 from experiments.data import Interactions
 from experiments.epochs import (
     EpochLayouts,
@@ -41,7 +41,6 @@ from experiments.evaluate import (
     make_evaluation_set,
     make_evaluator,
     metrics_of,
-    split_evaluation_set,
 )
 from experiments.files import write_json, write_text
 from experiments.folders import (
@@ -285,19 +284,16 @@ def make_setup(run: Run, data: Interactions, placement: Placement = ONE_DEVICE) 
             raise UserError(f"--mesh: data or model must be 1 for {run.model}, which does not pack")
         settings = dataclasses.replace(settings, packed=False)
     graphdef, _, _, constants = split_model(model)
-    corpus = split_corpus(data, placement) if placement.mesh else make_corpus(data)
+    corpus = make_corpus(data, placement)
     inputs = Inputs(corpus, placement.put_whole(constants))
     compiled: dict[Split, Callable[[Any, Any], tuple[jax.Array, jax.Array]]] = {}
 
     def rank(split: Split, params: Any, carried: Any) -> np.ndarray:
         if split not in compiled:
             own: Any = {"task": task, "grouped": not model.packs}
-            if isinstance(corpus, SplitCorpus):
-                blocks = split_evaluation_set(data, corpus, split, max_len, **own)
-            else:
-                blocks = (make_evaluation_set(data, split, max_len, **own),)
+            blocks = placement.put_split(make_evaluation_set(data, split, max_len, **own))
             ranker = make_evaluator(lambda p: nnx.merge(graphdef, *p), max_len, placement)
-            compiled[split] = lambda *p: ranker((*p, inputs.constants), corpus, *blocks)
+            compiled[split] = lambda *p: ranker((*p, inputs.constants), corpus, blocks)
         ranks, finite = compiled[split](params, carried)
         if not finite:
             raise _NotFiniteError(f"a {split} score is not finite")

@@ -2,7 +2,6 @@
 
 from experiments.data.categories import Categories, load_categories
 from experiments.data.interactions import Interactions
-from experiments.data.parts import load_part
 from experiments.data.registry import NAMES, at_hand, load
 from experiments.data.table1 import TABLE_1
 
@@ -14,5 +13,4 @@ __all__ = [
     "at_hand",
     "load",
     "load_categories",
-    "load_part",
 ]

@@ -7,7 +7,6 @@ says so. `VERSION` changes whenever the same raw file would be parsed to somethi
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 import tempfile
 import time
@@ -80,22 +79,6 @@ def _write(path: Path, data: Interactions) -> None:
         except BaseException:
             Path(draft.name).unlink(missing_ok=True)
             raise
-
-
-def pack(data: Interactions) -> bytes:
-    """A data set in bytes, from which `unpack` makes it again."""
-    file = io.BytesIO()
-    source = "" if data.source is None else str(data.source)
-    np.savez(file, name=data.name, source=source, **_to_arrays(data))
-    return file.getvalue()
-
-
-def unpack(content: bytes) -> Interactions:
-    """The data set that was packed."""
-    with np.load(io.BytesIO(content)) as stored:
-        source = str(stored["source"])
-        data = _from_arrays(str(stored["name"]), stored)
-    return dataclasses.replace(data, source=Path(source) if source else None)
 
 
 def _to_arrays(data: Interactions) -> dict[str, Any]:

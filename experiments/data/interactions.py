@@ -1,4 +1,4 @@
-"""Interactions: every user's items in order of time, as flat arrays, or the part of some users."""
+"""Interactions: every user's items in order of time, as flat arrays."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import processes
 from experiments.errors import UserError
 
 MIN_INTERACTIONS = 3
@@ -26,21 +25,15 @@ class Interactions:
     The leave-one-out split is a matter of position: a user's last item is the test item, the one
     before it the validation item, the rest is for training.
 
-    Of several processes, each has the items of some users alone, and knows all else of all.
-    ``starts`` then counts from the first item of all.
-
     Attributes:
         name: what the data set is called in results.
-        items: ``int32[interactions]``, user after user, each in order of time; of a part, its own.
+        items: ``int32[interactions]``, user after user, each in order of time.
         lengths: ``int64[users]``, each at least 3.
         item_ids: ``[num_items]``, the id that the source gave to item ``i + 1``.
         user_ids: ``[users]``, the id that the source gave to each user.
         dropped_users: users left out because they had fewer than 3 interactions.
         notes: sentences on how the data came about, for whoever uses them.
         source: the file that a registered data set was read from.
-        cuts: of the parts of several processes, the first user of each, and ``num_users``; ``None``
-            if everything is here.
-        part: which of them this is.
     """
 
     name: str
@@ -51,8 +44,6 @@ class Interactions:
     dropped_users: int = 0
     notes: tuple[str, ...] = ()
     source: Path | None = None
-    cuts: tuple[int, ...] | None = None
-    part: int = 0
 
     @property
     def num_users(self) -> int:
@@ -66,60 +57,33 @@ class Interactions:
 
     @property
     def num_interactions(self) -> int:
-        """Those of all users."""
+        """All users' interactions."""
         return int(self.lengths.sum())
 
     @property
-    def held(self) -> slice:
-        """The users whose items are here."""
-        first, stop = (self.cuts or (0, self.num_users))[self.part : self.part + 2]
-        return slice(first, stop)
-
-    @property
     def starts(self) -> np.ndarray:
-        """``int64[users]``: where each user's items begin among those of all."""
+        """``int64[users]``: where each user's items begin in ``items``."""
         return np.cumsum(self.lengths) - self.lengths
 
     @property
     def owners(self) -> np.ndarray:
         """``int32[interactions]``: the user of each of ``items``."""
-        users = np.arange(self.num_users, dtype=np.int32)
-        return np.repeat(users[self.held], self.lengths[self.held])
+        return np.repeat(np.arange(self.num_users, dtype=np.int32), self.lengths)
 
     def training_part(self) -> np.ndarray:
         """``bool[interactions]``: all of ``items`` but each user's last two."""
-        lengths = self.lengths[self.held]
-        return np.repeat(np.cumsum(lengths), lengths) - np.arange(self.items.size) > 2
+        ends = np.repeat(np.cumsum(self.lengths), self.lengths)
+        return ends - np.arange(self.items.size) > 2
 
     def items_before_end(self, back: int) -> np.ndarray:
-        """``int32[users]``: of every user the last item, for 1, or one so far from the end.
-
-        If each process has a part, all of them call it alike.
-        """
-        own = self.items[np.cumsum(self.lengths[self.held]) - back]
-        return own if self.cuts is None else processes.joined(own)
-
-    def each(self, own: np.ndarray) -> Iterable[np.ndarray]:
-        """What each process makes of its part, in order; all of them call it alike."""
-        return [own] if self.cuts is None else processes.each(own)
-
-    def part_of(self, first: int, stop: int) -> Interactions:
-        """The part of the users ``first … stop - 1``, who must be here."""
-        assert self.held.start <= first <= stop <= self.held.stop
-        before, begin, end = (self.lengths[:user].sum() for user in (self.held.start, first, stop))
-        cuts, items = (0, first, stop, self.num_users), self.items[begin - before : end - before]
-        return dataclasses.replace(self, items=items, cuts=cuts, part=1)
+        """``int32[users]``: each user's item ``back`` places before the end; 1 is the last."""
+        return self.items[np.cumsum(self.lengths) - back]
 
     @cached_property
     def fingerprint(self) -> str:
-        """Tells these interactions from any others, under any numbering of the items.
-
-        If each process has a part, they find it together, the first time: in `load_part`.
-        """
+        """Tells these interactions from any others, under any numbering of the items."""
         digest = hashlib.sha256(self.lengths.tobytes())
-        pieces = [(0, self.items)] if self.cuts is None else processes.stream(self.items)
-        for _, items in pieces:
-            digest.update(np.ascontiguousarray(items).tobytes())
+        digest.update(self.items.tobytes())
         digest.update(self.item_ids.astype("U").tobytes())
         return digest.hexdigest()[:16]
 
@@ -150,27 +114,13 @@ class Interactions:
         drawn = np.random.default_rng(seed).choice(self.num_users, count, replace=False)
         kept = np.zeros(self.num_users, bool)
         kept[drawn] = True
-        own = np.repeat(kept[self.held], self.lengths[self.held])
         return dataclasses.replace(
             self,
-            items=self.items[own],
+            items=self.items[np.repeat(kept, self.lengths)],
             lengths=self.lengths[kept],
             user_ids=self.user_ids[kept],
-            cuts=self.cuts and tuple(int(kept[:cut].sum()) for cut in self.cuts),
             notes=(*self.notes, f"drew {count:,} of {self.num_users:,} users, by seed {seed}"),
         )
-
-
-def cut_users(lengths: np.ndarray, parts: int) -> list[int]:
-    """Cuts users into parts of about as many interactions each, as `Interactions.cuts` has them.
-
-    Examples:
-        >>> cut_users(np.array([9, 3, 3, 3]), 2)
-        [0, 1, 4]
-    """
-    wanted = lengths.sum() * np.arange(1, parts) / parts
-    middles = np.cumsum(lengths) - lengths / 2
-    return [0, *np.searchsorted(middles, wanted).tolist(), lengths.size]
 
 
 def from_sequences(

@@ -76,18 +76,13 @@ DRAWN = {"synthetic-electronics": "electronics", "synthetic-clothing": "clothing
 NAMES = ("synthetic", *SOURCES, *DRAWN)
 
 
-def load(
-    dataset: str,
-    data_dir: Path | None = None,
-    read_text: Callable[[Path, str], Interactions] = read_text,
-) -> Interactions:
+def load(dataset: str, data_dir: Path | None = None) -> Interactions:
     """Loads a data set by registered name or path.
 
     A registered name is looked up in ``data_dir``, else ``$SEVO_DATA``, and then in a cache folder:
     the ready text file or the raw file. Only when neither is there, the raw file is downloaded to
     the first of these, or to the cache where that cannot be written. Users and items of fewer
     than 5 interactions are removed from raw files. A path names a file as `read_file` reads it.
-    ``read_text`` reads the text files among them.
 
     Raises:
         UserError: an unknown name, a file that is missing or malformed, or a failed download.
@@ -97,7 +92,7 @@ def load(
     if dataset in DRAWN:
         return draw(dataset, TABLE_1[DRAWN[dataset]])
     if dataset in SOURCES:
-        data = _load_registered(dataset, SOURCES[dataset], _folder(data_dir), read_text)
+        data = _load_registered(dataset, SOURCES[dataset], _folder(data_dir))
         notes = (*data.notes, *differences(data, TABLE_1[dataset]))
         return dataclasses.replace(data, notes=notes)
     path = Path(dataset)
@@ -114,16 +109,6 @@ def at_hand(dataset: str, data_dir: Path | None = None) -> bool:
     return _find(SOURCES[dataset], _folder(data_dir)) is not None
 
 
-def text_file(dataset: str, data_dir: Path | None = None) -> Path | None:
-    """The text file that `load` would read, if it is one."""
-    if dataset in SOURCES:
-        source = SOURCES[dataset]
-        file = _find(source, _folder(data_dir))
-        return file if file is not None and file.name == source.text else None
-    path = Path(dataset)
-    return path if dataset not in NAMES and path.exists() and is_text(path) else None
-
-
 def _folder(data_dir: Path | None) -> Path:
     return data_dir or Path(os.environ.get("SEVO_DATA") or cache_folder())
 
@@ -135,9 +120,7 @@ def _find(source: Source, folder: Path) -> Path | None:
     return next((file for file in files if file.exists()), None)
 
 
-def _load_registered(
-    name: str, source: Source, folder: Path, read_text: Callable[[Path, str], Interactions]
-) -> Interactions:
+def _load_registered(name: str, source: Source, folder: Path) -> Interactions:
     file = _find(source, folder) or _download(source, folder)
     if file.name == source.text:
         data = read_text(file, name)

@@ -8,12 +8,10 @@ import threading
 from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
 
 from experiments import trainer
 from experiments.configs import MODELS
-from experiments.corpus import split_corpus
 from experiments.data import Interactions, load
 from experiments.epochs import TrainState
 from experiments.errors import UserError
@@ -69,15 +67,6 @@ def is_split(state: TrainState) -> bool:
     held = [{part.data.shape for part in x.addressable_shards} for x in tables]
     assert len(tables) == 6  # items and users or positions, and two moments of each
     return held == [{half} for half in halves] and all(x.is_fully_replicated for x in others)
-
-
-def test_each_device_has_its_share_of_the_interactions(data):
-    corpus = split_corpus(data, placement("data=2,model=2"))
-    sizes = np.asarray(corpus.stops - corpus.firsts)
-    assert sizes.sum() == data.items.size
-    assert sizes.max() < 0.3 * data.items.size
-    for leaf in (corpus.parts.items, corpus.parts.owners, corpus.parts.unseen.gaps):
-        assert [part.data.shape for part in leaf.addressable_shards] == [(1, sizes.max())] * 4
 
 
 PAIRS = [("data=2,model=2", None)]
