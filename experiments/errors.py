@@ -10,6 +10,24 @@ class UserError(Exception):
     """Bad input or surroundings. The message says where, what was found and what was expected."""
 
 
+class ArgumentError(UserError):
+    """A `UserError` about one argument, which a command prints as its option.
+
+    Examples:
+        >>> error = ArgumentError("max_len", "must be at least 1, got 0")
+        >>> str(error), error.as_option()
+        ('max_len: must be at least 1, got 0', '--max-len: must be at least 1, got 0')
+    """
+
+    def __init__(self, argument: str, message: str) -> None:
+        super().__init__(f"{argument}: {message}")
+        self.argument, self.message = argument, message
+
+    def as_option(self) -> str:
+        """The error in the words of the command line."""
+        return f"--{self.argument.replace('_', '-')}: {self.message}"
+
+
 def check_name(kind: str, name: str, known: Iterable[str]) -> None:
     """A `UserError` that lists the names, nearest first, unless ``name`` is known."""
     known = list(known)

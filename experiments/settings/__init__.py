@@ -1,0 +1,122 @@
+"""The settings of a run: a small dataclass for each concern, and one that holds them all."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.errors import ArgumentError
+from experiments.settings.parts import (
+    METHODS,
+    OPTIMIZERS,
+    SEVO,
+    DistillationSettings,
+    GraphSettings,
+    OptimizerSettings,
+    TrainingSettings,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All settings of a run. Every field of every part has a name of its own; see `flat`.
+
+    Attributes:
+        model: the dataclass of the model's own settings; see `models.settings`.
+        training: how it is trained.
+        optimizer: the optimiser's numbers.
+        graph: the graph that tables are smoothed over.
+        distillation: what a student learns from its teacher.
+    """
+
+    model: Any
+    training: TrainingSettings = TrainingSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    graph: GraphSettings = GraphSettings()
+    distillation: DistillationSettings = DistillationSettings()
+
+    def flat(self) -> dict[str, Any]:
+        """Names and values of all settings, as ``config.json`` and the command line have them.
+
+        Examples:
+            >>> from models.settings import MFBPRSettings
+            >>> settings = Settings(MFBPRSettings(dim=8))
+            >>> settings.flat()["dim"], settings.flat()["graph"]
+            (8, 'item-item')
+        """
+        return {
+            name: getattr(part, field.name)
+            for part in self._parts().values()
+            for name, field in fields_of(type(part)).items()
+        }
+
+    def replace(self, **values: Any) -> Settings:
+        """These settings with other values, by the names of `flat`.
+
+        Raises:
+            TypeError: a name that is no setting of this run.
+
+        Examples:
+            >>> from models.settings import MFBPRSettings
+            >>> Settings(MFBPRSettings()).replace(dim=8, beta=0.5).optimizer.beta
+            0.5
+        """
+        unknown = values.keys() - self.flat().keys()
+        if unknown:
+            raise TypeError(f"no settings of this run: {', '.join(sorted(unknown))}")
+        parts = {
+            place: dataclasses.replace(
+                part,
+                **{
+                    field.name: values[name]
+                    for name, field in fields_of(type(part)).items()
+                    if name in values
+                },
+            )
+            for place, part in self._parts().items()
+        }
+        return Settings(**parts)
+
+    def check(self) -> None:
+        """An `ArgumentError` that names the setting, unless each is in its range."""
+        values = self.flat()
+        for part in self._parts().values():
+            for name, field in fields_of(type(part)).items():
+                within = field.metadata.get("within")
+                if within is not None and not within.holds(values[name]):
+                    raise ArgumentError(name, f"must be {within.words}, got {values[name]}")
+        if self.graph.kind != "item-item":
+            for name in ("keep", "walk_length", "weighting"):
+                if values[name] != fields_of(GraphSettings)[name].default:
+                    reason = f"{values['graph']} graphs have no sequences"
+                    raise ArgumentError(name, f"must be left out: {reason}, got {values[name]}")
+        if self.training.loss == "softmax" and self.training.num_negatives != 1:
+            raise ArgumentError(
+                "num_negatives",
+                f"must be left out: softmax has none, got {self.training.num_negatives}",
+            )
+        heads = values.get("num_heads", 1)
+        if values.get("dim", heads) % heads:
+            raise ArgumentError("dim", f"must be a multiple of {heads} heads, got {values['dim']}")
+
+    def _parts(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+def fields_of(part: type) -> Mapping[str, dataclasses.Field[Any]]:
+    """The fields of a dataclass of settings by their names in `Settings.flat`."""
+    return {f.metadata.get("name", f.name): f for f in dataclasses.fields(part)}
+
+
+__all__ = [
+    "METHODS",
+    "OPTIMIZERS",
+    "SEVO",
+    "DistillationSettings",
+    "GraphSettings",
+    "OptimizerSettings",
+    "Settings",
+    "TrainingSettings",
+    "fields_of",
+]

@@ -1,0 +1,147 @@
+"""The settings of a run that belong to no model: of training, optimiser, graph and distillation.
+
+A field's ``readers`` are the optimisers, or the methods of distillation, that read it; all do where
+there are none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+from models.settings import ABOVE_0, COUNT, FROM_0, MIXTURE, RATE, SHARE, Range
+from models.settings import setting as model_setting
+
+OPTIMIZERS = ("adam", "adamw", "sevo-adamw", "sevo-adam", "sgd", "sevo-sgd")
+SEVO = tuple(name for name in OPTIMIZERS if name.startswith("sevo-"))
+ADAMS = tuple(name for name in OPTIMIZERS if "adam" in name)
+METHODS = ("kd", "rkd", "htd", "dkd")
+"""The methods of distillation."""
+
+
+def setting(
+    default: Any,
+    meaning: str,
+    within: Range | None = None,
+    readers: tuple[str, ...] = (),
+    name: str | None = None,
+) -> Any:
+    """As `models.settings.setting`, with the readers, and with a flat name of its own."""
+    shown = f"{', '.join(readers)}: {meaning}" if readers and readers != SEVO else meaning
+    named = {} if name is None else {"name": name}
+    return model_setting(default, shown, within, readers=readers, **named)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    """How a model is trained, and on what part of the data."""
+
+    epochs: int = setting(200, "Passes over the training rows.", COUNT)
+    batch_size: int = setting(512, "Training rows of a step: users, prefixes or pairs.", COUNT)
+    max_len: int = setting(50, "Newest items of a user that the model reads.", COUNT)
+    packed: bool = setting(True, "Whether short sequences share rows.")
+    loss: Literal["bce", "bpr", "softmax", "sampled-softmax"] = setting("bce", "What is minimised.")
+    num_negatives: int = setting(
+        1,
+        "Unseen items against each positive; for sampled-softmax, any items shared by a step.",
+        COUNT,
+    )
+    user_share: float = setting(1.0, "Share of the users to train and test on.", SHARE)
+    eval_every: int = setting(5, "Epochs between validations.", COUNT)
+    rng: Literal["threefry2x32", "rbg", "unsafe_rbg"] = setting(
+        "threefry2x32",
+        "Generator of negatives, masks and the seeds of dropout's hash. The others may be faster "
+        "on accelerators; seeds trained together then draw other numbers than on their own.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSettings:
+    """The optimiser's numbers, those of the smoothing included."""
+
+    learning_rate: float = setting(1e-3, "Step size.", ABOVE_0)
+    decay_every: int = setting(
+        0,
+        "Epochs after which the step size is divided by ten, again and again; 0 for never.",
+        FROM_0,
+    )
+    b1: float = setting(0.9, "Decay of the first moment; for sgd, the momentum.", RATE)
+    b2: float = setting(0.98, "Decay of the second moment.", RATE, ADAMS)
+    weight_decay: float = setting(
+        0.1,
+        "Decoupled decay for adamw and sevo-adamw, for the others the coefficient of an L2 term.",
+        FROM_0,
+    )
+    beta: float = setting(0.99, "Degree of smoothness, in [0, 1).", RATE, SEVO)
+    num_layers: int = setting(3, "Sparse products of a smoothing.", FROM_0, SEVO)
+    method: Literal["neumann", "neumann_unscaled", "iterative", "exact"] = setting(
+        "neumann",
+        "How the smoothing is approximated; exact ignores the number of products.",
+        readers=SEVO,
+    )
+    moment_correction: bool = setting(
+        True,
+        "Whether the moments of items that a step does not meet rest.",
+        readers=("sevo-adamw",),
+    )
+    smoothness_weight: float = setting(
+        0.0,
+        "Weight in the loss of the tables' smoothness over the published graph, Tr(E'(I - Ã)E).",
+        FROM_0,
+        ("adamw",),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphSettings:
+    """The graph that tables are smoothed over."""
+
+    kind: Literal["item-item", "user-item", "category", "teacher"] = setting(
+        "item-item",
+        "SEvo: smooth items over consecutive ones, (mf-bpr) users with their items, items over "
+        "those of the same categories (beauty, ml-1m), or over the nearest neighbours in a "
+        "teacher's table.",
+        name="graph",
+    )
+    max_len_graph: int = setting(50, "Training items of a user that make edges.", COUNT, SEVO)
+    keep: Literal["last", "first"] = setting(
+        "last", "Whether the newest or the oldest items of a user make edges.", readers=SEVO
+    )
+    walk_length: int = setting(
+        1, "The greatest distance in a sequence at which two items make an edge.", COUNT, SEVO
+    )
+    weighting: Literal["distance", "frequency"] = setting(
+        "distance", "What a pair adds to its edge: 1 over its distance, or 1.", readers=SEVO
+    )
+    num_neighbours: int = setting(
+        10, "Neighbours of an item in the graph of a teacher.", COUNT, SEVO
+    )
+    tau: float = setting(
+        1.0, "Bandwidth of the graph of a teacher, exp(-distance / tau).", ABOVE_0, SEVO
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillationSettings:
+    """What a student learns from its teacher, and how."""
+
+    method: Literal["none", "kd", "rkd", "htd", "dkd"] = setting(
+        "none", "How a sasrec learns from a teacher.", name="distill"
+    )
+    teacher: str = setting(
+        "", "Folder of the teacher's finished run.", readers=(*METHODS, *SEVO)
+    )
+    teacher_epochs: int = setting(
+        200, "Epochs that the teacher must have been trained for.", COUNT, (*METHODS, *SEVO)
+    )
+    temperature: float = setting(
+        1.0, "Temperature of the scores' distributions.", ABOVE_0, ("kd", "dkd")
+    )
+    kd_weight: float = setting(2.0, "Weight of the distillation.", FROM_0, ("kd",))
+    distance_weight: float = setting(0.1, "Weight of distances.", FROM_0, ("rkd",))
+    angle_weight: float = setting(0.5, "Weight of angles.", FROM_0, ("rkd",))
+    htd_weight: float = setting(1e-3, "Weight of the distillation.", FROM_0, ("htd",))
+    topology: float = setting(0.5, "Share of the topology, in [0, 1].", MIXTURE, ("htd",))
+    num_groups: int = setting(30, "Groups of users, and again of items.", COUNT, ("htd",))
+    target_weight: float = setting(1.0, "Weight of the target's part.", FROM_0, ("dkd",))
+    others_weight: float = setting(500.0, "Weight of the other items' part.", FROM_0, ("dkd",))
