@@ -11,21 +11,22 @@ import dataclasses
 import os
 import re
 import shutil
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import polars as pl
 import tyro
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-import sevo_jax
+from experiments import console
+from experiments.console import error_console, say, show
 from experiments.errors import UserError
+
+if TYPE_CHECKING:
+    import sevo_jax
 
 UNITS = {
     "K": 1e3,
@@ -37,8 +38,6 @@ UNITS = {
     "GI": 2**30,
     "TI": 2**40,
 }
-
-console = Console(stderr=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +88,10 @@ def build(arguments: Arguments, progress: Progress) -> sevo_jax.Graph:
     Raises:
         UserError: bad input, no Java for Spark, not enough memory, or no such folder.
     """
+    import polars as pl  # after --help and the mistakes in options, since they take long
+
+    import sevo_jax
+
     output, draft = arguments.output, arguments.output.with_suffix(".part.npz")
     if output.suffix != ".npz":
         raise UserError(f"OUTPUT: expected a name that ends in .npz, got {output}")
@@ -265,24 +268,20 @@ def main(argv: list[str] | None = None) -> int:
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[edges]}")
     started = time.perf_counter()
     try:
-        with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        with Progress(*columns, TimeElapsedColumn(), console=error_console) as progress:
             graph = build(arguments, progress)
     except UserError as error:
-        console.print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
+        say(f"error: {error}", "bold red")
         return 1
     except KeyboardInterrupt:
-        console.print(
-            f"interrupted: {arguments.output} is not written", markup=False, soft_wrap=True
-        )
+        say(f"interrupted: {arguments.output} is not written")
         return 130
-    Console().print(
+    show(
         f"{graph.num_nodes:,} nodes, {graph.capacity:,} entries, "
-        f"{time.perf_counter() - started:.1f} s: {arguments.output}",
-        markup=False,
-        soft_wrap=True,
+        f"{time.perf_counter() - started:.1f} s: {arguments.output}"
     )
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.run(main)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping
 from inspect import getdoc
 from pathlib import Path
@@ -11,20 +10,13 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 
+from experiments import console
 from experiments.configs import MODELS, Hyperparameters, reads
 from experiments.configs.base import option
 from experiments.errors import UserError, check_name
-from experiments.folders import Run
+from experiments.folders import Run, folder_name
+from experiments.options import check_seeds, check_values, given_settings, with_settings
 from experiments.paper import PLAIN, SEVO
-from experiments.reproduce.runs import folder_name
-from experiments.train import (
-    check_seeds,
-    check_values,
-    given_settings,
-    ignore_closed_loop,
-    run_all,
-    with_settings,
-)
 
 TEACHER_DIM, STUDENT_DIM = 200, 20
 TEACHER_SEED = 0
@@ -88,6 +80,8 @@ class Arguments:
     """Where to look for the files of named data sets; $SEVO_DATA or a cache if not given."""
     resume: bool = False
     """Go on with the runs in --out; finished ones, the teacher too, are kept."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder for later runs."""
 
 
 Options = with_settings(Arguments)
@@ -167,9 +161,10 @@ def main(argv: list[str] | None = None) -> int:
     options = tyro.cli(
         Options, args=argv, prog="python -m experiments.distill", description=getdoc(Arguments)
     )
-    return run_all(options, make_runs, folder_name)
+    from experiments import runner  # after --help and the mistakes in options, since it takes long
+
+    return runner.run_all(options, make_runs, folder_name)
 
 
 if __name__ == "__main__":
-    sys.unraisablehook = ignore_closed_loop
-    sys.exit(main())
+    console.run(main)

@@ -323,8 +323,8 @@ from 0 on into the key that they get: from one key, weights and epochs would dra
 
 
 def initial_key(seed: int) -> jax.Array:
-    """The key of a seed's initial weights."""
-    return jax.random.fold_in(jax.random.key(seed), _INITIAL)
+    """The key of a seed's initial weights, of one generator whatever JAX's default is."""
+    return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), _INITIAL)
 
 
 def _training_key(layouts: EpochLayouts, epoch: int) -> jax.Array:

@@ -1,34 +1,21 @@
-"""A run's folder: what it holds, whose it is, and its checkpoints.
-
-The newest two checkpoints are kept, each with the checksums of its files: where the newest one is
-damaged, the one before is taken, and what came after it is computed again, to the same bits.
-"""
+"""A run's folder: what it holds, and whose it is."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
-import logging
 import os
-import sys
-import textwrap
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import jax
-import orbax.checkpoint as ocp
-
-from experiments import processes
 from experiments.configs import MODELS, Hyperparameters
-from experiments.data import Interactions
-from experiments.epochs import TrainState
 from experiments.errors import UserError
 from experiments.files import read_json, read_lines, write_json
 
-CHECKSUMS = "checksums.json"
+if TYPE_CHECKING:  # commands read their options, and name runs, before anything large is imported
+    from experiments.data import Interactions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +50,23 @@ def changes(config: dict[str, Any]) -> dict[str, Any]:
     return {k: config[k] for k, v in published.items() if config.get(k, v) != v}
 
 
+def folder_name(run: Run) -> str:
+    """The name of a run's folder: model, optimiser, settings that are not published ones, seed.
+
+    Epochs are left out: a run that goes on for longer stays where it is.
+
+    Examples:
+        >>> from dataclasses import replace
+        >>> from experiments.configs import MODELS
+        >>> settings = replace(MODELS["sasrec"]("beauty", "adamw"), beta=0.5, epochs=60)
+        >>> folder_name(Run("sasrec", "beauty", "adamw", 3, settings))
+        'sasrec-adamw-beta=0.5-seed3'
+    """
+    changed = changes(run.to_json())
+    words = [f"{name}={value}" for name, value in changed.items() if name != "epochs"]
+    return "-".join([run.model, run.optimizer, *words, f"seed{run.seed}"])
+
+
 def settings_of(config: dict[str, Any]) -> Hyperparameters:
     """The settings in a run's ``config.json``, with defaults for those younger than the run."""
     names = {f.name for f in dataclasses.fields(Hyperparameters)}
@@ -80,18 +84,6 @@ def differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
         else f"{name} was {held.get(name)!r} and is now {wanted.get(name)!r}"
         for name in changed
     ]
-
-
-class Checkpoint(NamedTuple):
-    """What a run needs to go on."""
-
-    state: TrainState | Any  # None while the run is trained: an epoch takes its memory
-    best_params: Any
-    best_carried: Any
-    epoch: int
-    best_epoch: int
-    best_score: float
-    seconds: float
 
 
 def _config(run: Run, data: Interactions) -> dict[str, Any]:
@@ -190,158 +182,6 @@ def claim_folder(run: Run, data: Interactions, folder: Path) -> None:
     if data.renumbered:
         write_json(folder / "item_ids.json", data.item_ids.tolist())
     write_json(folder / "config.json", _config(run, data))
-
-
-def open_checkpoints(folder: Path, *, clean: bool = False) -> ocp.CheckpointManager:
-    """The checkpoints of a run's folder, of which the newest two are kept.
-
-    Args:
-        folder: of the run.
-        clean: removes what writes that were killed have left; for who has locked the folder.
-    """
-    # The error that Orbax raises says it all; its tasks would log a traceback each besides.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=clean
-    )
-    try:
-        return ocp.CheckpointManager((folder / "checkpoints").absolute(), options=options)
-    except OSError as error:
-        raise UserError(f"{folder / 'checkpoints'}: cannot be used ({error.strerror})") from error
-
-
-def _stored(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What is on disk.
-
-    Of a model that carries nothing, no empty trees: checkpoints made before any did can be read.
-    """
-    stored = checkpoint._asdict() | {"state": checkpoint.state._asdict()}
-    if not jax.tree.leaves(checkpoint.best_carried):
-        del stored["best_carried"], stored["state"]["carried"]
-    return stored
-
-
-def save_checkpoint(saved: ocp.CheckpointManager, checkpoint: Checkpoint, folder: Path) -> None:
-    """Saves a checkpoint; a `UserError` if it cannot be written."""
-    log = logging.getLogger("absl")
-    level = log.level
-    log.setLevel(logging.CRITICAL)  # Orbax logs a traceback of every thread that fails
-    try:
-        done = saved.save(checkpoint.epoch, args=ocp.args.StandardSave(_stored(checkpoint)))
-    except Exception as error:  # each storage layer below has its own
-        processes.await_news()
-        raise UserError(
-            f"{folder}: the checkpoint of epoch {checkpoint.epoch} could not be written "
-            f"({_brief(error)}); any before it is intact, so make room and go "
-            "on with --resume"
-        ) from error
-    finally:
-        log.setLevel(level)
-    if not done:
-        raise UserError(f"{folder}: holds a checkpoint of a later epoch than {checkpoint.epoch}")
-    if processes.is_first():
-        step = _step_folder(saved, checkpoint.epoch)
-        write_json(step / CHECKSUMS, _checksums(step))
-
-
-def resume_checkpoint(saved: ocp.CheckpointManager, start: Checkpoint) -> Checkpoint:
-    """As `restore_checkpoint`; removes newer ones that cannot be read, to be written again."""
-    checkpoint = restore_checkpoint(saved, start)
-    for step in saved.all_steps():
-        if step > checkpoint.epoch:
-            saved.delete(step)
-    return checkpoint
-
-
-def restore_checkpoint(saved: ocp.CheckpointManager, start: Checkpoint) -> Checkpoint:
-    """The newest checkpoint that can be read; ``start``, whose shapes it must have, if none is."""
-    stored = _restore_newest(saved, ocp.args.StandardRestore(_stored(start)))
-    if stored is None:
-        return start
-    state = start.state._replace(**stored.pop("state"))
-    return start._replace(**stored, state=state)
-
-
-def restore_best_params(folder: Path, params: Any) -> Any:
-    """The parameters of a run's best epoch; of the shapes of ``params``, which it must have.
-
-    Raises:
-        UserError: there is no checkpoint, or not one of these parameters.
-    """
-    target = {"best_params": params}
-    restore_args = ocp.checkpoint_utils.construct_restore_args(target)
-    with open_checkpoints(folder) as saved:
-        stored = _restore_newest(
-            saved,
-            ocp.args.PyTreeRestore(target, restore_args=restore_args, partial_restore=True),
-        )
-    if stored is None:
-        raise UserError(
-            f"{folder}: holds no checkpoint (results that are shared often do not); train the "
-            "run again, in another folder"
-        )
-    return stored["best_params"]
-
-
-def _restore_newest(saved: ocp.CheckpointManager, args: ocp.args.CheckpointArgs) -> Any:
-    """What the newest checkpoint that can be read holds, or None if there is none.
-
-    Raises:
-        UserError: there are checkpoints, and none of them can be read.
-    """
-    reasons: list[str] = []
-    for step in sorted(saved.all_steps(), reverse=True):
-        try:
-            _verify(_step_folder(saved, step))
-            stored: Any = saved.restore(step, args=args)
-        except Exception as error:  # each storage layer below has its own
-            reasons.append(f"the checkpoint of epoch {step} cannot be read ({_brief(error)})")
-            continue
-        for reason in reasons:
-            note = f"{saved.directory}: {reason}; that of epoch {step} is taken instead"
-            if processes.is_first():
-                print(note, file=sys.stderr)
-        return stored
-    if reasons:
-        raise UserError(
-            f"{saved.directory}: {'; '.join(reasons)}; expected one of this run, on the same data; "
-            "to start over, remove the folder"
-        )
-    return None
-
-
-def _step_folder(saved: ocp.CheckpointManager, epoch: int) -> Path:
-    return Path(saved.directory) / str(epoch)
-
-
-def _checksums(step: Path) -> dict[str, str]:
-    """Of each file of a checkpoint; Orbax has some of its own, but none of arrays."""
-    sums: dict[str, str] = {}
-    for path in sorted(step.rglob("*")):
-        if path.is_file() and path.name != CHECKSUMS:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "blake2b").hexdigest()
-            sums[path.relative_to(step).as_posix()] = digest
-    return sums
-
-
-def _verify(step: Path) -> None:
-    """A `UserError` that names a file of a checkpoint that is not as it was written.
-
-    A checkpoint without checksums passes: it is older than they are, or its process was killed
-    before it wrote them.
-    """
-    if not (step / CHECKSUMS).exists():
-        return
-    found = _checksums(step)
-    for name, digest in read_json(step / CHECKSUMS).items():
-        if found.get(name) != digest:
-            raise UserError(f"{name} is {'damaged' if name in found else 'missing'}")
-
-
-def _brief(error: Exception) -> str:
-    """What is wrong, without the pages of TensorStore's context."""
-    return textwrap.shorten(str(error).partition(" [")[0], 1000)
 
 
 def read_records(path: Path, epoch: int) -> list[dict[str, Any]]:

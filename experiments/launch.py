@@ -12,6 +12,8 @@ from typing import Any
 
 import tyro
 
+from experiments import console
+
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
@@ -49,9 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     for i, status in enumerate(statuses):
         if status < 0:
             name = signal.Signals(-status).name
-            print(f"process {i} was ended by {name}; go on with --resume", file=sys.stderr)
+            console.say(f"process {i} was ended by {name}; go on with --resume")
     return max(map(abs, statuses))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.run(main)

@@ -22,6 +22,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from experiments.console import say
 from experiments.errors import UserError
 
 MEETING_SECONDS = 60
@@ -246,11 +247,9 @@ def _stop(ended: int, failed: bool) -> None:
     _ended.add(ended)
     if failed:  # with an error that others may have, too
         time.sleep(GRACE_SECONDS)
-    print(
+    say(
         f"error: process {jax.process_index()} stops, for process {ended} has ended; start all of "
-        "them again, with --resume",
-        file=sys.stderr,
-        flush=True,
+        "them again, with --resume"
     )
     _tell_all(f"{ended:04}".encode())
     _exit(1)
@@ -265,8 +264,9 @@ def _tell_all(message: bytes) -> None:
 def _exit(status: int) -> None:
     """Process 0 waits for the others, whom JAX would abort without it; JAX's farewell is no use."""
     _ending.acquire()  # either thread, and never both
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # nobody may read on
+            stream.flush()
     if jax.process_index() == 0:
         deadline = time.monotonic() + 2 * GRACE_SECONDS
         for link in _links.values():

@@ -10,12 +10,11 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from rich.box import SIMPLE
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from experiments.console import cell, markdown_text, plain, show
 from experiments.errors import UserError
-from experiments.files import read_json
+from experiments.files import read_json, replaced, write_text
 from experiments.folders import changes, read_records, read_result
 from experiments.paper import METRICS, MODELS, TABLE_2
 from experiments.trainer import CRITERION
@@ -38,7 +37,7 @@ Curves = dict[Key, list[list[dict[str, Any]]]]
 
 
 def write(out: Path) -> None:
-    """Prints the table of the runs finished in ``out``; writes ``summary.md``, ``curves.png``.
+    """Writes ``summary.md`` and ``curves.png`` of the runs finished in ``out``; prints the table.
 
     Nothing is written where no run is finished.
 
@@ -58,20 +57,20 @@ def write(out: Path) -> None:
         return
     rows = _rows(results)
     datasets = ", ".join(sorted({dataset for dataset, _, _ in results}))
-    table = Table(
-        *HEADER, title=f"{datasets}: test metrics at the best validation {CRITERION}", box=SIMPLE
-    )
-    for row in rows:
-        table.add_row(*map(escape, row), style=None if row[-1] else "dim")
-    console = Console()
-    console.print(table)
+    write_text(out / "summary.md", _markdown(rows, results, datasets))
     try:
-        (out / "summary.md").write_text(_markdown(rows, results, datasets), encoding="utf-8")
-        _draw(curves, out / "curves.png")
+        with replaced(out / "curves.png") as draft:
+            _draw(curves, draft)
     except OSError as error:
-        raise UserError(f"{out}: the summary cannot be written ({error.strerror})") from error
+        raise UserError(f"{out / 'curves.png'}: cannot be written ({error.strerror})") from error
+    # Words last: whoever reads them may leave.
+    title = cell(f"{datasets}: test metrics at the best validation {CRITERION}")
+    table = Table(*HEADER, title=title, box=SIMPLE)
+    for row in rows:
+        table.add_row(*map(cell, row), style=None if row[-1] else "dim")
+    show(table)
     for what, name in (("table", "summary.md"), ("curves", "curves.png")):
-        console.print(f"{what}: {out / name}", markup=False, soft_wrap=True)
+        show(f"{what}: {out / name}")
 
 
 def _label(config: dict[str, Any]) -> str:
@@ -106,36 +105,42 @@ def _rows(results: Results) -> list[list[str]]:
 
 
 def _markdown(rows: list[list[str]], results: Results, datasets: str) -> str:
-    lines = [list(HEADER), ["---"] * len(HEADER), *([c.strip() for c in row] for row in rows)]
+    cells = [[markdown_text(name), *(c.strip() for c in row)] for name, *row in rows]
+    lines = [list(HEADER), ["---"] * len(HEADER), *cells]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     runs = [run for group in results.values() for run in group]
     devices = ", ".join(sorted({run["device"] for run in runs}))
     epochs = ", ".join(sorted({str(run["epochs"]) for run in runs}))
     return (
-        f"{datasets}: test metrics at the epoch of the best validation {CRITERION}; full ranking, "
-        f"leave-one-out.\nRuns of {epochs} epochs on: {devices}.\n\n{table}\n\n"
+        f"{markdown_text(datasets)}: test metrics at the epoch of the best validation {CRITERION}; "
+        f"full ranking, leave-one-out.\nRuns of {epochs} epochs on: {devices}.\n\n{table}\n\n"
         "![Learning curves](curves.png)\n"
     )
 
 
+@mpl.rc_context({"text.parse_math": False})  # names of files may have dollars
 def _draw(curves: Curves, path: Path) -> None:
     mpl.use("agg")
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     varied = [len({key[i] for key in curves}) > 1 for i in range(2)]
+    lines: list[tuple[Any, str]] = []
     for key, color in zip(curves, mpl.color_sequences["tab10"] * len(curves), strict=False):
-        names = (Path(key[0]).name, key[1])
+        names = (plain(Path(key[0]).name), key[1])
         label = ", ".join([n for n, v in zip(names, varied, strict=True) if v] + [key[2]])
         for i, records in enumerate(curves[key]):
             epochs = [r["epoch"] for r in records]
-            style = {"color": color, "lw": 1.5, "label": None if i else label}
+            style = {"color": color, "lw": 1.5}
             left.plot(epochs, [r["train_loss"] for r in records], **style)
-            right.plot(epochs, [r["valid"][CRITERION] for r in records], **style)
+            (line,) = right.plot(epochs, [r["valid"][CRITERION] for r in records], **style)
+            lines += [(line, label)] if i == 0 else []
     left.set(xlabel="epoch", ylabel="training loss")
     right.set(xlabel="epoch", ylabel=f"validation {CRITERION}", ylim=(0, None))
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    # Below, where labels of any length leave the curves their room.
-    figure.legend(*right.get_legend_handles_labels(), frameon=False, loc="outside lower center")
-    figure.savefig(path, dpi=150)
+    # Below, where labels of any length leave the curves their room. As lists of their own, since
+    # the label of a line is not shown if it begins with an underscore.
+    handles, labels = zip(*lines, strict=True)
+    figure.legend(handles, labels, frameon=False, loc="outside lower center")
+    figure.savefig(path, dpi=150, format="png")
     plt.close(figure)

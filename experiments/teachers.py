@@ -7,11 +7,12 @@ from pathlib import Path
 
 from flax import nnx
 
+from experiments.checkpoints import restore_best_params
 from experiments.configs import Hyperparameters
 from experiments.data import Interactions
 from experiments.errors import UserError
 from experiments.files import read_json
-from experiments.folders import read_result, restore_best_params, settings_of
+from experiments.folders import read_result, settings_of
 from models import SASRec
 
 Builder = Callable[[Hyperparameters, Interactions, nnx.Rngs], SASRec]

@@ -23,6 +23,12 @@ from flax import nnx
 
 from experiments import processes
 from experiments.backbones import BUILDERS
+from experiments.checkpoints import (
+    Checkpoint,
+    open_checkpoints,
+    resume_checkpoint,
+    save_checkpoint,
+)
 from experiments.configs import Hyperparameters
 from experiments.corpus import make_corpus
 from experiments.data import Interactions
@@ -43,17 +49,7 @@ from experiments.evaluate import (
     metrics_of,
 )
 from experiments.files import write_json, write_text
-from experiments.folders import (
-    Checkpoint,
-    Run,
-    check_folder,
-    claim_folder,
-    lock_folder,
-    open_checkpoints,
-    read_records,
-    resume_checkpoint,
-    save_checkpoint,
-)
+from experiments.folders import Run, check_folder, claim_folder, lock_folder, read_records
 from experiments.mesh import ONE_DEVICE, Placement
 from experiments.optimizers import make_optimizer
 from models import Backbone, Task

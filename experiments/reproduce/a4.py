@@ -86,7 +86,8 @@ def make_batches(data: Interactions, settings: Hyperparameters, seed: int) -> Ba
     layouts = EpochLayouts(data, settings, seed, "pair")
     epochs = [layouts(i) for i in range(-(-STEPS // layouts.sequences_per_step.size))]
     rows = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:STEPS], *epochs)
-    keys, corpus = jax.random.split(jax.random.key(seed), STEPS), make_corpus(data)
+    corpus = make_corpus(data)
+    keys = jax.random.split(jax.random.key(seed, impl="threefry2x32"), STEPS)
     return jax.lax.map(lambda batch: make_batch("pair", settings, corpus, *batch), (rows, keys))
 
 

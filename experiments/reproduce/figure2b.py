@@ -19,7 +19,8 @@ import numpy as np
 import optax
 
 import sevo_jax
-from experiments import paper, train
+from experiments import paper
+from experiments.bars import progress_bar
 from experiments.configs import MODELS, Hyperparameters
 from experiments.data import Interactions
 from experiments.epochs import Epochs, TrainState
@@ -84,7 +85,7 @@ def make(options: Options) -> int:
     todo = [beta for beta in BETAS if beta not in found] if options.train else []
     if todo:
         data = load_one(dataset, options.data_dir)
-        with train.progress_bar() as bar:
+        with progress_bar() as bar:
             for beta in todo:
                 own = dataclasses.replace(run, settings=dataclasses.replace(settings, beta=beta))
                 task = bar.add_task(f"β = {beta:g}", total=settings.epochs, status="compiling")

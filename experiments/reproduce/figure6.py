@@ -22,10 +22,11 @@ from matplotlib.lines import Line2D
 
 import sevo_jax
 from experiments import paper
+from experiments.checkpoints import restore_best_params
 from experiments.configs import MODELS
 from experiments.data import Categories, Interactions, at_hand, load_categories
 from experiments.errors import UserError
-from experiments.folders import Run, restore_best_params
+from experiments.folders import Run
 from experiments.graphs import category_graph, item_graph
 from experiments.paper import SEVO
 from experiments.reproduce import table4
@@ -277,6 +278,7 @@ def _cells(own: Map | None, result: dict[str, Any], published: int) -> list[str]
     ]
 
 
+@mpl.rc_context({"text.parse_math": False})  # names of categories may have dollars
 def draw(held: Sequence[tuple[Row, Run, Map | None]], side: Side, path: Path) -> None:
     """A row of panels for each graph, with more smoothing to the right; β = 0 is of both."""
     mpl.use("agg")

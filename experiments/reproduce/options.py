@@ -11,9 +11,8 @@ from typing import Annotated, Any
 import tyro
 
 from experiments.configs import reads
-from experiments.data.registry import NAMES, at_hand
 from experiments.errors import UserError, check_name
-from experiments.train import check_seeds, check_values
+from experiments.options import check_seeds, check_values
 
 # Longer than a line, where tyro would keep the breaks of a docstring.
 TABLE_HELP = (
@@ -68,6 +67,8 @@ class Options:
     train: bool = True
     """Whether to run what is missing, or write the table from what there is."""
     quick: Annotated[bool, tyro.conf.arg(help=QUICK_HELP)] = False
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder for later runs."""
 
 
 def chosen(
@@ -100,6 +101,8 @@ def chosen_one(options: Options, default: str) -> tuple[str, int]:
     Raises:
         UserError: several are given, or one that is unknown or out of range.
     """
+    from experiments.data import NAMES  # after --help, since it takes long
+
     datasets = chosen("dataset", options.datasets, NAMES, (default,))
     seeds = chosen_seeds(options.seeds, (0,))
     for option, values in (("datasets", datasets), ("seeds", seeds)):
@@ -139,6 +142,8 @@ def quick_look(options: Options) -> Options:
     """
     if not options.quick:
         return options
+    from experiments.data import at_hand  # after --help, since it takes long
+
     changed: dict[str, Any] = {"epochs": QUICK_EPOCHS, "seeds": (0,)}
     if not at_hand("beauty", options.data_dir):
         changed["datasets"] = ("synthetic",)

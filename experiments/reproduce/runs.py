@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import train
+from experiments import runner
+from experiments.bars import progress_bar
+from experiments.console import say
 from experiments.data import Interactions, load
 from experiments.errors import UserError
 from experiments.files import read_json
-from experiments.folders import Run, changes, differences, read_result
+from experiments.folders import Run, differences, folder_name, read_result
 from experiments.reproduce import documents
 from experiments.reproduce.options import QUICK_NOTE, Options
 
@@ -26,28 +28,6 @@ class Outcome(NamedTuple):
 
 
 Outcomes = Mapping[Run, Outcome]
-
-
-def say(message: str) -> None:
-    """Prints a line beside the progress bar."""
-    train.console.print(message, markup=False, soft_wrap=True, highlight=False)
-
-
-def folder_name(run: Run) -> str:
-    """The name of a run's folder: model, optimiser, settings that are not published ones, seed.
-
-    Epochs are left out: a run that goes on for longer stays where it is.
-
-    Examples:
-        >>> from dataclasses import replace
-        >>> from experiments.configs import MODELS
-        >>> settings = replace(MODELS["sasrec"]("beauty", "adamw"), beta=0.5, epochs=60)
-        >>> folder_name(Run("sasrec", "beauty", "adamw", 3, settings))
-        'sasrec-adamw-beta=0.5-seed3'
-    """
-    changed = changes(run.to_json())
-    words = [f"{name}={value}" for name, value in changed.items() if name != "epochs"]
-    return "-".join([run.model, run.optimizer, *words, f"seed{run.seed}"])
 
 
 def folder_of(run: Run, runs: Path) -> Path:
@@ -172,15 +152,15 @@ def carry_out(
     write()
     if todo:
         say(f"{finished()}, {len(todo)} to do")
-        with train.progress_bar() as bar, train.stop_on_signal(bar) as stop:
-            for group in train.make_groups(todo, None):
+        with progress_bar() as bar, runner.stop_on_signal(bar) as stop:
+            for group in runner.make_groups(todo, None):
                 places = [folders[run] for run in group]
                 for run, place in zip(group, places, strict=True):
                     _tell_of_lost_checkpoint(outcomes[run], place)
                 error = ""
                 try:
                     dataset = data[group[0].dataset]
-                    train.train_group(group, dataset, places, resume=True, bar=bar, stop=stop)
+                    runner.train_group(group, dataset, places, resume=True, bar=bar, stop=stop)
                 except UserError as caught:
                     error, failed = str(caught), True
                     say(f"error: {error}")

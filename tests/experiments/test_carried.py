@@ -15,10 +15,11 @@ from flax import nnx
 
 from experiments import recommend, trainer
 from experiments.backbones import BUILDERS
+from experiments.checkpoints import Checkpoint, open_checkpoints, restore_checkpoint
 from experiments.configs import MODELS
 from experiments.data import load
 from experiments.epochs import TrainState
-from experiments.folders import Checkpoint, Run, open_checkpoints, restore_checkpoint
+from experiments.folders import Run
 from experiments.graphs import neighbour_graph
 from experiments.optimizers import make_optimizer
 from models.edges import edges_of

@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.epochs import TrainState
-from experiments.errors import UserError
-from experiments.folders import (
+from experiments.checkpoints import (
     Checkpoint,
     open_checkpoints,
     restore_best_params,
@@ -21,6 +19,8 @@ from experiments.folders import (
     resume_checkpoint,
     save_checkpoint,
 )
+from experiments.epochs import TrainState
+from experiments.errors import UserError
 
 
 def checkpoint(epoch: int) -> Checkpoint:

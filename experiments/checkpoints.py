@@ -1,0 +1,254 @@
+"""The checkpoints of a run.
+
+The newest two are kept, each with the checksums of its files: where the newest one is damaged, the
+one before is taken, and what came after it is computed again, to the same bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import tempfile
+import textwrap
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from experiments import processes
+from experiments.console import say
+from experiments.epochs import TrainState
+from experiments.errors import UserError
+from experiments.files import read_json, write_json
+
+CHECKSUMS = "checksums.json"
+
+
+class Checkpoint(NamedTuple):
+    """What a run needs to go on."""
+
+    state: TrainState | Any  # None while the run is trained: an epoch takes its memory
+    best_params: Any
+    best_carried: Any
+    epoch: int
+    best_epoch: int
+    best_score: float
+    seconds: float
+
+
+@contextlib.contextmanager
+def open_checkpoints(folder: Path, *, clean: bool = False) -> Generator[ocp.CheckpointManager]:
+    """The checkpoints of a run's folder, of which the newest two are kept.
+
+    Args:
+        folder: of the run.
+        clean: removes what writes that were killed have left; for who has locked the folder.
+
+    Raises:
+        UserError: the folder cannot be used.
+    """
+    # The error that Orbax raises says it all; its tasks would log a traceback each besides.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=clean
+    )
+    path = (folder / "checkpoints").absolute()
+    with contextlib.ExitStack() as stack:
+        try:
+            plain = stack.enter_context(_plain_path(path)) if _misread(path) else path
+            saved = stack.enter_context(ocp.CheckpointManager(plain, options=options))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be used ({error.strerror})") from error
+        yield saved
+
+
+def _misread(path: Path) -> list[str]:
+    """Characters of a path that are more than themselves.
+
+    Orbax searches by a pattern that begins with the whole path; TensorStore takes no backslash, and
+    no name that is not UTF-8.
+    """
+    return [c for c in dict.fromkeys(str(path)) if c in "*?[]\\" or "\ud800" <= c <= "\udfff"]
+
+
+@contextlib.contextmanager
+def _plain_path(path: Path) -> Generator[Path]:
+    """A link to a folder, by a path that Orbax reads as it stands."""
+    if jax.process_count() > 1:  # which must agree on the path, and may have no folder in common
+        raise UserError(
+            f"--out: several processes cannot write to {path}, for Orbax takes "
+            f"{' '.join(_misread(path))} in it for a pattern; name a folder without it"
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="sevo-") as place:
+        if wrong := _misread(Path(place)):
+            raise UserError(
+                f"TMPDIR: {place} has {' '.join(wrong)} in it, which Orbax takes for a pattern; "
+                "set it to a folder without"
+            )
+        link = Path(place) / path.name
+        link.symlink_to(path, target_is_directory=True)
+        yield link
+
+
+def _stored(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What is on disk.
+
+    Of a model that carries nothing, no empty trees: checkpoints made before any did can be read.
+    """
+    stored = checkpoint._asdict() | {"state": checkpoint.state._asdict()}
+    if not jax.tree.leaves(checkpoint.best_carried):
+        del stored["best_carried"], stored["state"]["carried"]
+    return stored
+
+
+def save_checkpoint(saved: ocp.CheckpointManager, checkpoint: Checkpoint, folder: Path) -> None:
+    """Saves a checkpoint; the first one of a run is read back, or all might be in vain.
+
+    Raises:
+        UserError: it cannot be written, or not be read again.
+    """
+    first = not saved.all_steps()
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # Orbax logs a traceback of every thread that fails
+    try:
+        done = saved.save(checkpoint.epoch, args=ocp.args.StandardSave(_stored(checkpoint)))
+    except Exception as error:  # each storage layer below has its own
+        processes.await_news()
+        raise UserError(
+            f"{folder}: the checkpoint of epoch {checkpoint.epoch} could not be written "
+            f"({_brief(error)}); any before it is intact, so make room and go "
+            "on with --resume"
+        ) from error
+    finally:
+        log.setLevel(level)
+    if not done:
+        raise UserError(f"{folder}: holds a checkpoint of a later epoch than {checkpoint.epoch}")
+    if first:
+        _read_back(saved, checkpoint, folder)
+    if processes.is_first():
+        step = _step_folder(saved, checkpoint.epoch)
+        write_json(step / CHECKSUMS, _checksums(step))
+
+
+def _read_back(saved: ocp.CheckpointManager, checkpoint: Checkpoint, folder: Path) -> None:
+    """A `UserError` unless a checkpoint can be read again, on the host: the device may be full."""
+    target = _stored(checkpoint)
+    on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
+    try:
+        saved.restore(checkpoint.epoch, args=ocp.args.PyTreeRestore(target, on_host))
+    except Exception as error:  # each storage layer below has its own
+        processes.await_news()
+        raise UserError(
+            f"{folder}: the checkpoint of epoch {checkpoint.epoch} was written and cannot be read "
+            f"again ({_brief(error)}); write to another folder by --out"
+        ) from error
+
+
+def resume_checkpoint(saved: ocp.CheckpointManager, start: Checkpoint) -> Checkpoint:
+    """As `restore_checkpoint`; removes newer ones that cannot be read, to be written again."""
+    checkpoint = restore_checkpoint(saved, start)
+    for step in saved.all_steps():
+        if step > checkpoint.epoch:
+            saved.delete(step)
+    return checkpoint
+
+
+def restore_checkpoint(saved: ocp.CheckpointManager, start: Checkpoint) -> Checkpoint:
+    """The newest checkpoint that can be read; ``start``, whose shapes it must have, if none is."""
+    stored = _restore_newest(saved, ocp.args.StandardRestore(_stored(start)))
+    if stored is None:
+        return start
+    state = start.state._replace(**stored.pop("state"))
+    return start._replace(**stored, state=state)
+
+
+def restore_best_params(folder: Path, params: Any) -> Any:
+    """The parameters of a run's best epoch; of the shapes of ``params``, which it must have.
+
+    Raises:
+        UserError: there is no checkpoint, or not one of these parameters.
+    """
+    target = {"best_params": params}
+    restore_args = ocp.checkpoint_utils.construct_restore_args(target)
+    with open_checkpoints(folder) as saved:
+        stored = _restore_newest(
+            saved,
+            ocp.args.PyTreeRestore(target, restore_args=restore_args, partial_restore=True),
+        )
+    if stored is None:
+        raise UserError(
+            f"{folder}: holds no checkpoint (results that are shared often do not); train the "
+            "run again, in another folder"
+        )
+    return stored["best_params"]
+
+
+def _restore_newest(saved: ocp.CheckpointManager, args: ocp.args.CheckpointArgs) -> Any:
+    """What the newest checkpoint that can be read holds, or None if there is none.
+
+    Raises:
+        UserError: there are checkpoints, and none of them can be read.
+    """
+    reasons: list[str] = []
+    for step in sorted(saved.all_steps(), reverse=True):
+        try:
+            _verify(_step_folder(saved, step))
+            stored: Any = saved.restore(step, args=args)
+        except Exception as error:  # each storage layer below has its own
+            reasons.append(f"the checkpoint of epoch {step} cannot be read ({_brief(error)})")
+            continue
+        for reason in reasons:
+            if processes.is_first():
+                say(f"{_folder(saved)}: {reason}; that of epoch {step} is taken instead")
+        return stored
+    if reasons:
+        raise UserError(
+            f"{_folder(saved)}: {'; '.join(reasons)}; expected one of this run, on the same data; "
+            "to start over, remove the folder"
+        )
+    return None
+
+
+def _step_folder(saved: ocp.CheckpointManager, epoch: int) -> Path:
+    return Path(saved.directory) / str(epoch)
+
+
+def _folder(saved: ocp.CheckpointManager) -> Path:
+    """The folder itself, where Orbax has a link to it."""
+    return Path(saved.directory).resolve()
+
+
+def _checksums(step: Path) -> dict[str, str]:
+    """Of each file of a checkpoint; Orbax has some of its own, but none of arrays."""
+    sums: dict[str, str] = {}
+    for path in sorted(step.rglob("*")):
+        if path.is_file() and path.name != CHECKSUMS:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "blake2b").hexdigest()
+            sums[path.relative_to(step).as_posix()] = digest
+    return sums
+
+
+def _verify(step: Path) -> None:
+    """A `UserError` that names a file of a checkpoint that is not as it was written.
+
+    A checkpoint without checksums passes: it is older than they are, or its process was killed
+    before it wrote them.
+    """
+    if not (step / CHECKSUMS).exists():
+        return
+    found = _checksums(step)
+    for name, digest in read_json(step / CHECKSUMS).items():
+        if found.get(name) != digest:
+            raise UserError(f"{name} is {'damaged' if name in found else 'missing'}")
+
+
+def _brief(error: Exception) -> str:
+    """What is wrong, without the pages of TensorStore's context."""
+    return textwrap.shorten(str(error).partition(" [")[0], 1000)

@@ -1,0 +1,133 @@
+"""Words for people: text of foreign origin is printed as it is, and a closed pipe is no error."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+CLOSED_PIPE = 141
+"""The exit status when nobody reads on: 128 and the number of SIGPIPE, as of other programs."""
+
+_SPELLED = str.maketrans({"±": "+/-", "…": "...", "–": "-", "β": "beta"})
+"""Characters of our own, where the output knows ASCII alone."""
+
+
+class _Console(Console):
+    """A console of which the reader may leave."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        if not self.stderr:  # words beside the work may be lost, its result may not
+            raise
+
+
+error_console = _Console(stderr=True)
+"""Where progress, notes and errors go."""
+
+
+def plain(text: str, encoding: str = "utf-8", keep: str = "") -> str:
+    r"""The text with all that would not be shown as it is escaped, as Python writes it.
+
+    Args:
+        text: of any origin: ids, names of files, messages.
+        encoding: the output's.
+        keep: characters to leave alone, such as line breaks.
+
+    Examples:
+        >>> plain("[red]\x1b[31m"), plain("a\nb"), plain("naïve ±", "ascii")
+        ('[red]\\x1b[31m', 'a\\nb', 'na\\xefve +/-')
+    """
+    shown = (c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
+    joined = "".join(shown)
+    if encoding.lower().replace("-", "") in ("ascii", "usascii", "ansi_x3.41968"):
+        joined = joined.translate(_SPELLED)
+    return joined.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def markdown_text(text: str) -> str:
+    r"""The text for Markdown, in a table too, which interprets nothing in it.
+
+    Examples:
+        >>> print(markdown_text("a|b *c*"))
+        a\|b \*c\*
+    """
+    return re.sub(r"([\\`*_\[\]<>|&$#~])", r"\\\1", plain(text))
+
+
+def cell(text: str, console: Console | None = None) -> Text:
+    """The text for a table of Rich, which interprets nothing in it."""
+    return Text(plain(text, (console or output()).encoding))
+
+
+def say(message: str, style: str = "") -> None:
+    """Prints a message beside the work: a note, progress or an error. A closed pipe is ignored."""
+    with contextlib.suppress(OSError):
+        text = Text(plain(message, error_console.encoding, keep="\n"), style)
+        error_console.print(text, soft_wrap=True)
+
+
+def output() -> Console:
+    """The console of results."""
+    return _Console()
+
+
+def show(content: str | RenderableType) -> None:
+    """Prints a result: a table of Rich, or a text as it is.
+
+    Raises:
+        BrokenPipeError: nobody reads on; `run` ends the command quietly.
+    """
+    console = output()
+    if isinstance(content, str):
+        content = Text(plain(content, console.encoding, keep="\n"))
+    console.print(content, soft_wrap=isinstance(content, Text))
+
+
+def run(main: Callable[[], int]) -> NoReturn:
+    """Runs a command as a program of its own, and ends it with its status."""
+    sys.unraisablehook = ignore_closed_loop
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # --help, of tyro, has its own characters
+            stream.reconfigure(errors="backslashreplace")
+    status: Any = 1
+    try:
+        try:
+            status = main()
+        except SystemExit as ended:  # --help, or options that cannot be read
+            status = ended.code
+        sys.stdout.flush()
+    except BrokenPipeError:
+        status = CLOSED_PIPE
+        _discard(sys.stdout)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        say(f"error: standard output cannot be written ({error.strerror})", "bold red")
+        status = 1
+        _discard(sys.stdout)
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _discard(sys.stderr)
+    sys.exit(status)
+
+
+def _discard(stream: Any) -> None:
+    """Sends what a stream still holds nowhere, or Python would fail at the end in writing it."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def ignore_closed_loop(unraisable: Any) -> None:
+    """Storage threads that outlive a failed checkpoint find their event loop closed."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)

@@ -1,0 +1,212 @@
+"""The best items for users, from a trained run."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+from flax import nnx
+from jaxtyping import Array, Float, Int
+from polars.io.plugins import register_io_source
+
+from experiments.backbones import BUILDERS
+from experiments.checkpoints import open_checkpoints, restore_checkpoint
+from experiments.configs import OPTIMIZERS
+from experiments.corpus import Corpus
+from experiments.data import Interactions, load
+from experiments.errors import UserError, check_name
+from experiments.evaluate import EvaluationSet, make_evaluation_set, score_block
+from experiments.files import read_json, replaced
+from experiments.folders import Run, settings_of
+from experiments.trainer import initial_checkpoint, make_setup, used_users
+from models import Backbone
+
+
+def recommend(
+    folder: Path | str,
+    users: Iterable[Any] | None = None,
+    top_k: int = 10,
+    data_dir: Path | None = None,
+) -> pl.DataFrame:
+    """The best unseen items of users, by the best checkpoint of a run.
+
+    The input is everything that the data set has of a user, validation and test items included.
+
+    Args:
+        folder: of the run.
+        users: the data set's own ids; all users if ``None``.
+        top_k: items for each user; fewer where a user has met almost all.
+        data_dir: where to look for the files of named data sets.
+
+    Returns:
+        Columns ``user`` and ``item``, with the data set's own ids, ``rank`` from 1 and ``score``.
+
+    Raises:
+        UserError: no run or no checkpoint, other data than the run's, an unknown user.
+    """
+    return pl.concat(recommendations(folder, users, top_k, data_dir))
+
+
+def recommendations(
+    folder: Path | str,
+    users: Iterable[Any] | None = None,
+    top_k: int = 10,
+    data_dir: Path | None = None,
+) -> Generator[pl.DataFrame]:
+    """`recommend`, some hundred users at a time, so that all of them need little memory.
+
+    An unknown user is an error at once, not only when the first of them are asked for.
+    """
+    folder = Path(folder)
+    if top_k < 1:
+        raise UserError(f"--top-k: must be at least 1, got {top_k}")
+    run, data = read_run(folder, data_dir)
+    chosen = np.arange(data.num_users) if users is None else find_users(data, list(users))
+    return _recommendations(folder, run, data, chosen, min(top_k, data.num_items))
+
+
+def read_run(folder: Path, data_dir: Path | None = None) -> tuple[Run, Interactions]:
+    """The run that a folder holds, and its data.
+
+    Raises:
+        UserError: there is none, it has no checkpoint, or the data have changed.
+    """
+    file = folder / "config.json"
+    if not file.exists():
+        raise UserError(f"{folder}: holds no config.json; expected the folder of a run")
+    if not any((folder / "checkpoints").glob("*")):
+        raise UserError(
+            f"{folder}: holds no checkpoint (results that are shared often do not); train the run "
+            "again, in another folder"
+        )
+    held = read_json(file)
+    lacking = [
+        name for name in ("model", "dataset", "optimizer", "seed", "data") if name not in held
+    ]
+    if lacking:
+        raise UserError(f"{file}: is no run's configuration; it lacks {', '.join(lacking)}")
+    check_name("model", held["model"], BUILDERS)
+    check_name("optimizer", held["optimizer"], OPTIMIZERS)
+    run = Run(held["model"], held["dataset"], held["optimizer"], held["seed"], settings_of(held))
+    run.settings.check()
+    data = load(run.dataset, data_dir)
+    if data.fingerprint != held["data"]:
+        raise UserError(
+            f"{folder}: was trained on other data than {run.dataset} now holds "
+            f"(fingerprint {held['data']}, found {data.fingerprint})"
+        )
+    return run, used_users(run, data)
+
+
+def find_users(data: Interactions, users: Sequence[Any]) -> np.ndarray:
+    """``int[users]``: the rows of users, by the data set's own ids.
+
+    Raises:
+        UserError: an unknown user, or one named twice.
+    """
+    rows = {str(user): row for row, user in enumerate(data.user_ids.tolist())}
+    names = [str(user) for user in users]
+    unknown = [name for name in names if name not in rows]
+    if unknown:
+        more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+        raise UserError(
+            f"--users: the run knows no user {', '.join(unknown[:10])}{more}; expected ids of "
+            f"{data.name}, such as {', '.join(list(rows)[:3])}"
+        )
+    if not names or len(set(names)) < len(names):
+        raise UserError("--users: expected one or more different ids")
+    return np.array([rows[name] for name in names])
+
+
+def _recommendations(
+    folder: Path, run: Run, data: Interactions, users: np.ndarray, top_k: int
+) -> Generator[pl.DataFrame]:
+    setup = make_setup(run, data)
+    with open_checkpoints(folder) as saved:
+        checkpoint = restore_checkpoint(saved, initial_checkpoint(run, setup, data))
+    if checkpoint.best_epoch == 0:
+        raise UserError(
+            f"{folder}: was interrupted before its first validation; go on with it by --resume"
+        )
+    params = checkpoint.best_params, checkpoint.best_carried, setup.inputs.constants
+    max_len = run.settings.max_len
+
+    @jax.jit
+    def best(
+        model: Backbone, corpus: Corpus, block: EvaluationSet
+    ) -> tuple[Float[Array, "users k"], Int[Array, "users k"]]:
+        scores = score_block(model, corpus, block, max_len)
+        column = jnp.where(block.seen_items > 0, block.seen_items - 1, data.num_items)
+        scores = scores.at[block.seen_users, column].set(-jnp.inf, mode="drop")
+        return jax.lax.top_k(scores, top_k)
+
+    blocks = make_evaluation_set(
+        data,
+        "next",
+        max_len,
+        task=setup.task,
+        packed=setup.settings.packed,
+        grouped=not setup.packs,
+        users=users,
+    )
+    model = nnx.merge(setup.graphdef, *params).prepared()
+    per_block = blocks.last.shape[1]
+    for i, begin in enumerate(range(0, users.size, per_block)):
+        block = jax.tree.map(lambda leaf, i=i: leaf[i], blocks)
+        some = users[begin : begin + per_block]
+        scores, items = (
+            np.asarray(a)[: some.size] for a in best(model, setup.inputs.corpus, block)
+        )
+        kept = np.isfinite(scores)  # a user may have fewer unseen items
+        yield pl.DataFrame(
+            {
+                "user": np.repeat(data.user_ids[some], kept.sum(axis=1)).tolist(),
+                "rank": np.broadcast_to(np.arange(1, top_k + 1), kept.shape)[kept],
+                "item": data.item_ids[items[kept]].tolist(),
+                "score": scores[kept],
+            },
+            # By name: a block of users who have met everything tells nothing of the ids' types.
+            schema={
+                "user": _type_of(data.user_ids),
+                "rank": pl.Int32,
+                "item": _type_of(data.item_ids),
+                "score": pl.Float32,
+            },
+        )
+
+
+def _type_of(ids: np.ndarray) -> type[pl.DataType]:
+    return pl.Int64 if np.issubdtype(ids.dtype, np.integer) else pl.String
+
+
+def write(frames: Iterable[pl.DataFrame], out: Path) -> None:
+    """Streams recommendations into a file, whole or not at all.
+
+    Raises:
+        UserError: neither .parquet nor .csv, or the file cannot be written.
+    """
+    frames = iter(frames)
+    first = next(frames)
+
+    def source(
+        with_columns: list[str] | None, predicate: Any, n_rows: int | None, batch_size: int | None
+    ) -> Generator[pl.DataFrame]:
+        yield first
+        yield from frames
+
+    stream = register_io_source(source, schema=first.schema)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with replaced(out) as draft:
+            if out.suffix == ".parquet":
+                stream.sink_parquet(draft)
+            else:
+                stream.sink_csv(draft)
+    except (OSError, pl.exceptions.PolarsError) as error:  # Polars has errors of its own for disks
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--out: {out} cannot be written ({reason})") from error
