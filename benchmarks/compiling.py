@@ -15,10 +15,10 @@ import numpy as np
 import sevo_jax
 from benchmarks import report
 from benchmarks.graphs import random_graph
-from experiments.configs import MODELS
 from experiments.data import load
 from experiments.epochs import EpochLayouts, Epochs
-from experiments.folders import Run
+from experiments.run import Run
+from experiments.settings.published import published
 from experiments.trainer import initial_checkpoint, make_setup
 
 FEW, MANY = 200_000, 15_000_000
@@ -28,12 +28,12 @@ NODES = 400_000
 def compiler(graph: sevo_jax.Graph) -> Callable[[], float]:
     """A call that compiles an epoch of SASRec on a table of the graph's nodes; its seconds."""
     data = dataclasses.replace(load("synthetic"), item_ids=np.arange(1, graph.num_nodes))
-    settings = MODELS["sasrec"]("beauty", "sevo-adamw")
+    settings = published("sasrec", "beauty", "sevo-adamw")
     run = Run("sasrec", data.name, "adamw", 0, settings)  # which builds no graph of its own
     optimizer = sevo_jax.sevo_adamw(1e-3, graph, tables="item_embedding")
     setup = dataclasses.replace(make_setup(run, data), optimizer=optimizer)
     state = initial_checkpoint(run, setup, data).state
-    layouts = EpochLayouts(data, settings, 0)
+    layouts = EpochLayouts(data, settings.training, 0)
     cells = layouts(0)
     key = jax.random.key(0)
 

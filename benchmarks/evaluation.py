@@ -5,23 +5,24 @@ from __future__ import annotations
 from flax import nnx
 
 from benchmarks import report, workload
-from experiments.configs import MODELS
 from experiments.corpus import make_corpus
 from experiments.evaluate import make_evaluation_set, make_evaluator
+from experiments.run import Run
+from experiments.settings.published import published
 from experiments.timing import in_turn
-from experiments.trainer import Run, make_model
+from experiments.trainer import make_model
 
 
 def measure(quick: bool) -> list[report.Case]:
     """One evaluation in seconds."""
     data = workload.dataset(quick)
-    settings = MODELS["sasrec"]("beauty", "sevo-adamw")
+    settings = published("sasrec", "beauty", "sevo-adamw")
     model = make_model(Run("sasrec", data.name, "adamw", 0, settings), data)
     graphdef, params = nnx.split(model, nnx.Param)
-    evaluate = make_evaluator(lambda p: nnx.merge(graphdef, p), settings.max_len)
+    evaluate = make_evaluator(lambda p: nnx.merge(graphdef, p), settings.training.max_len)
     corpus = make_corpus(data)
-    packed = make_evaluation_set(data, "test", settings.max_len)
-    padded = make_evaluation_set(data, "test", settings.max_len, packed=False)
+    packed = make_evaluation_set(data, "test", settings.training.max_len)
+    padded = make_evaluation_set(data, "test", settings.training.max_len, packed=False)
     calls = {
         "packed": lambda: evaluate(params, corpus, packed),
         "padded": lambda: evaluate(params, corpus, padded),

@@ -20,18 +20,19 @@ from flax import nnx
 
 from benchmarks import report, workload
 from experiments.batches import Batch, make_batch
-from experiments.configs import Hyperparameters
 from experiments.corpus import make_corpus
 from experiments.data import Interactions
-from experiments.epochs import EpochLayouts, training_sequences
+from experiments.layout import EpochLayouts, training_sequences
 from experiments.packing import Layout
+from experiments.settings import TrainingSettings
 from experiments.timing import in_turn
 from models import LESSR, SRGNN, Backbone
 from models.groups import by_group, flatten
 from models.lessr import SessionGraph, take_nodes
 from models.losses import Loss
 
-SETTINGS = Hyperparameters(batch_size=512, dim=64, packed=False)
+SETTINGS = TrainingSettings(batch_size=512, packed=False)
+DIM = 64
 
 
 class SRGNNGraphs:
@@ -123,7 +124,7 @@ def make_training(model: Backbone, hidden: Callable[..., jax.Array]) -> tuple[An
 
 
 def first_steps(
-    data: Interactions, settings: Hyperparameters, steps: int, *, grouped: bool
+    data: Interactions, settings: TrainingSettings, steps: int, *, grouped: bool
 ) -> Layout:
     """The first batches of an epoch of prefixes: the same ones in either layout."""
     layouts = EpochLayouts(data, settings, 0, "prefix", grouped=grouped)
@@ -131,7 +132,7 @@ def first_steps(
 
 
 def on_the_device(
-    model: Backbone, data: Interactions, settings: Hyperparameters, layout: Layout
+    model: Backbone, data: Interactions, settings: TrainingSettings, layout: Layout
 ) -> Callable[[], Any]:
     """A call that trains the steps, their rows looked up and their graphs built on the device."""
     step, state = make_training(model, lambda model, tokens, key: model(*tokens, key))
@@ -157,7 +158,7 @@ def in_python(
     graphs: type[SRGNNGraphs] | type[LESSRGraphs],
     model: Backbone,
     data: Interactions,
-    settings: Hyperparameters,
+    settings: TrainingSettings,
     layout: Layout,
 ) -> tuple[Callable[[], Any], Callable[[], None]]:
     """A call that builds the graphs of every step and trains it; and one that only builds them.
@@ -206,8 +207,7 @@ def measure(quick: bool) -> list[report.Case]:
     cases: list[report.Case] = []
     for (kind, graphs), loss in product(MODELS, LOSSES):
         settings = dataclasses.replace(settings, loss=loss)
-        model = kind(data.num_items, dim=SETTINGS.dim, rngs=nnx.Rngs(0))
-        model.loss_name = loss
+        model = kind(data.num_items, dim=DIM, loss=loss, rngs=nnx.Rngs(0))
         ours = on_the_device(model, data, settings, grouped)
         in_groups, _ = in_python(graphs, model, data, settings, grouped)
         to_longest, build = in_python(graphs, model, data, settings, padded)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +10,10 @@ import jax
 import numpy as np
 
 from experiments import timing
-from experiments.configs import MODELS
 from experiments.data import Interactions, load
 from experiments.errors import UserError
-from experiments.folders import Run
+from experiments.run import Run
+from experiments.settings.published import published
 from experiments.trainer import make_setup
 
 
@@ -65,6 +64,6 @@ def epoch_runner(
 
     More than one seed is trained in one program.
     """
-    settings = dataclasses.replace(MODELS["sasrec"]("beauty", optimizer), **changes)
+    settings = published("sasrec", "beauty", optimizer).replace(**changes)
     runs = [Run("sasrec", data.name, optimizer, seed, settings) for seed in range(seeds)]
     return timing.epoch_runner(runs, make_setup(runs[0], data), data)

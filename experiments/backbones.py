@@ -1,20 +1,18 @@
-"""From a run's settings to its model: a function for each name that ``--model`` takes.
-
-They do not set the loss, whoever calls them does.
-"""
+"""From a run's settings to its model: a function for each name that ``--model`` takes."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 from flax import nnx
 
-from experiments.configs import Hyperparameters
 from experiments.data import Interactions
-from experiments.epochs import training_sequences
-from experiments.errors import UserError
+from experiments.errors import ArgumentError
 from experiments.graphs import neighbour_graph, user_item_graph
+from experiments.layout import training_sequences
+from experiments.settings import Settings
 from experiments.teachers import load_teacher
 from models import (
     LESSR,
@@ -32,164 +30,110 @@ from models import (
 from models.student import DKD, HTD, KD, RKD, Method
 
 
-def gru4rec(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
-    """A state as wide as the embeddings."""
-    return GRU4Rec(
-        data.num_items,
-        dim=s.dim,
-        hidden_dim=s.dim,
-        dropout_rate=s.dropout_rate,
-        rngs=rngs,
-    )
+def gru4rec(s: Settings, data: Interactions, rngs: nnx.Rngs) -> Backbone:
+    """Builds a GRU4Rec whose state is as wide as the embeddings."""
+    return GRU4Rec(data.num_items, hidden_dim=s.model.dim, **_own(s), rngs=rngs)
 
 
-def sasrec(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> SASRec:
-    """SASRec, with padding masked or attended to."""
-    return SASRec(data.num_items, **_sasrec_options(s), rngs=rngs)
+def sasrec(s: Settings, data: Interactions, rngs: nnx.Rngs) -> SASRec:
+    """Builds a SASRec, or the student of a teacher."""
+    options: dict[str, Any] = {"max_len": s.training.max_len, **_own(s)}
+    if s.distillation.method == "none":
+        return SASRec(data.num_items, **options, rngs=rngs)
+    teacher = load_teacher(s, data)
+    method = METHODS[s.distillation.method](s, data, teacher, rngs)
+    return Student(data.num_items, teacher, method, **options, rngs=rngs)
 
 
-def _sasrec_options(s: Hyperparameters) -> dict[str, Any]:
-    return {
-        "max_len": s.max_len,
-        "dim": s.dim,
-        "num_heads": s.num_heads,
-        "num_blocks": s.num_blocks,
-        "dropout_rate": s.dropout_rate,
-        "attend_padding": s.attend_padding,
-    }
+def bert4rec(s: Settings, data: Interactions, rngs: nnx.Rngs) -> Backbone:
+    """Builds a BERT4Rec."""
+    return BERT4Rec(data.num_items, max_len=s.training.max_len, **_own(s), rngs=rngs)
 
 
-def bert4rec(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
-    """BERT4Rec."""
-    return BERT4Rec(
-        data.num_items,
-        max_len=s.max_len,
-        dim=s.dim,
-        num_heads=s.num_heads,
-        num_blocks=s.num_blocks,
-        dropout_rate=s.dropout_rate,
-        rngs=rngs,
-    )
+def stosa(s: Settings, data: Interactions, rngs: nnx.Rngs) -> Backbone:
+    """Builds a STOSA, as its paper defines it or as its published code behaves."""
+    return STOSA(data.num_items, max_len=s.training.max_len, **_own(s), rngs=rngs)
 
 
-def stosa(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
-    """STOSA, as its paper defines it or as its published code behaves."""
-    return STOSA(
-        data.num_items,
-        max_len=s.max_len,
-        dim=s.dim,
-        num_heads=s.num_heads,
-        num_blocks=s.num_blocks,
-        dropout_rate=s.dropout_rate,
-        attention_dropout_rate=s.attention_dropout_rate,
-        pvn_weight=s.pvn_weight,
-        published=s.published,
-        rngs=rngs,
-    )
+def mf_bpr(s: Settings, data: Interactions, rngs: nnx.Rngs) -> Backbone:
+    """Builds an MF-BPR; the optimiser decides whether users are smoothed too."""
+    return MFBPR(data.num_users, data.num_items, **_own(s), rngs=rngs)
 
 
-def mf_bpr(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
-    """MF-BPR; whether users are smoothed too is the optimiser's business."""
-    return MFBPR(data.num_users, data.num_items, dim=s.dim, rngs=rngs)
+def lightgcn(s: Settings, data: Interactions, rngs: nnx.Rngs) -> Backbone:
+    """Builds a LightGCN on users and their training items."""
+    if s.training.loss not in ("bpr", "bce"):
+        raise ArgumentError("loss", f"lightgcn is trained by bpr or bce, got {s.training.loss}")
+    return LightGCN(user_item_graph(data), data.num_users, data.num_items, **_own(s), rngs=rngs)
 
 
-def lightgcn(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
-    """LightGCN on users and their training items, from the authors' initial embeddings."""
-    if s.loss not in ("bpr", "bce"):
-        raise UserError(f"--loss: lightgcn is trained by bpr or bce, got {s.loss}")
-    return LightGCN(
-        user_item_graph(data),
-        data.num_users,
-        data.num_items,
-        dim=s.dim,
-        num_layers=s.num_blocks,
-        l2=s.l2,
-        rngs=rngs,
-    )
+def sr_gnn(s: Settings, data: Interactions, rngs: nnx.Rngs) -> Backbone:
+    """Builds an SR-GNN."""
+    return SRGNN(data.num_items, **_own(s), rngs=rngs)
 
 
-def sr_gnn(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
-    """SR-GNN, with cross-entropy or, as ``--loss bpr``, as the paper's runs probably were."""
-    return SRGNN(data.num_items, dim=s.dim, rngs=rngs)
+def lessr(s: Settings, data: Interactions, rngs: nnx.Rngs) -> Backbone:
+    """Builds a LESSR as its authors define it."""
+    return LESSR(data.num_items, **_own(s), rngs=rngs)
 
 
-def lessr(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
-    """LESSR as its authors define it."""
-    return LESSR(
-        data.num_items,
-        dim=s.dim,
-        num_layers=s.num_blocks,
-        dropout_rate=s.dropout_rate,
-        rngs=rngs,
-    )
+def maerec(s: Settings, data: Interactions, rngs: nnx.Rngs) -> Backbone:
+    """Builds a MAERec on the items that stand near each other in training."""
+    graph = neighbour_graph(data)
+    return MAERec(data.num_items, graph, max_len=s.training.max_len, **_own(s), rngs=rngs)
 
 
-def maerec(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
-    """MAERec on the items that stand near each other in training; its masks as published."""
-    return MAERec(
-        data.num_items,
-        neighbour_graph(data),
-        max_len=s.max_len,
-        dim=s.dim,
-        num_heads=s.num_heads,
-        num_blocks=s.num_blocks,
-        dropout_rate=s.dropout_rate,
-        attention_dropout_rate=s.attention_dropout_rate,
-        recon_weight=s.recon_weight,
-        l2=s.l2,
-        rngs=rngs,
-    )
+def _own(s: Settings) -> dict[str, Any]:
+    """The model's own settings and the loss, as its constructor takes them."""
+    return {**dataclasses.asdict(s.model), "loss": s.training.loss}
 
 
-def sasrec_kd(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
-    """A student of a teacher's scores."""
-    method = KD(weight=s.kd_weight, temperature=s.temperature)
-    return _student(load_teacher(s, data, sasrec), method, s, rngs)
+def kd(s: Settings, data: Interactions, teacher: SASRec, rngs: nnx.Rngs) -> Method:
+    """Builds the distillation of a teacher's scores."""
+    d = s.distillation
+    return KD(weight=d.kd_weight, temperature=d.temperature)
 
 
-def sasrec_rkd(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
-    """A student of a teacher's distances and angles."""
-    method = RKD(distance_weight=s.distance_weight, angle_weight=s.angle_weight)
-    return _student(load_teacher(s, data, sasrec), method, s, rngs)
+def rkd(s: Settings, data: Interactions, teacher: SASRec, rngs: nnx.Rngs) -> Method:
+    """Builds the distillation of a teacher's distances and angles."""
+    d = s.distillation
+    return RKD(distance_weight=d.distance_weight, angle_weight=d.angle_weight)
 
 
-def sasrec_htd(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
-    """A student of a teacher's topology, whose groups harden over the epochs of the run."""
-    teacher = load_teacher(s, data, sasrec)
-    sequences = training_sequences(data, s.max_len, "next")[0].size
-    method = HTD(
-        s.dim,
+def htd(s: Settings, data: Interactions, teacher: SASRec, rngs: nnx.Rngs) -> Method:
+    """Builds the distillation of a teacher's topology, whose groups harden over the run."""
+    d = s.distillation
+    sequences = training_sequences(data, s.training.max_len, "next")[0].size
+    return HTD(
+        s.model.dim,
         teacher.item_embedding.features,
-        num_groups=s.num_groups,
-        weight=s.htd_weight,
-        topology=s.topology,
-        num_steps=s.epochs * -(-sequences // s.batch_size),
+        num_groups=d.num_groups,
+        weight=d.htd_weight,
+        topology=d.topology,
+        num_steps=s.training.epochs * -(-sequences // s.training.batch_size),
         rngs=rngs,
     )
-    return _student(teacher, method, s, rngs)
 
 
-def sasrec_dkd(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
-    """A student of a teacher's scores, the target's and the others' apart."""
-    method = DKD(
-        target_weight=s.target_weight, others_weight=s.others_weight, temperature=s.temperature
+def dkd(s: Settings, data: Interactions, teacher: SASRec, rngs: nnx.Rngs) -> Method:
+    """Builds the distillation of a teacher's scores, the target's and the others' apart."""
+    d = s.distillation
+    return DKD(
+        target_weight=d.target_weight, others_weight=d.others_weight, temperature=d.temperature
     )
-    return _student(load_teacher(s, data, sasrec), method, s, rngs)
 
 
-def _student(teacher: SASRec, method: Method, s: Hyperparameters, rngs: nnx.Rngs) -> Backbone:
-    return Student(teacher.num_items, teacher, method, **_sasrec_options(s), rngs=rngs)
+METHODS: dict[str, Callable[[Settings, Interactions, SASRec, nnx.Rngs], Method]] = {
+    "kd": kd,
+    "rkd": rkd,
+    "htd": htd,
+    "dkd": dkd,
+}
 
-
-BUILDERS: dict[str, Callable[[Hyperparameters, Interactions, nnx.Rngs], Backbone]] = {
+BUILDERS: dict[str, Callable[[Settings, Interactions, nnx.Rngs], Backbone]] = {
     "mf-bpr": mf_bpr,
-    "mf-bpr-user-item": mf_bpr,
     "gru4rec": gru4rec,
     "sasrec": sasrec,
-    "sasrec-kd": sasrec_kd,
-    "sasrec-rkd": sasrec_rkd,
-    "sasrec-htd": sasrec_htd,
-    "sasrec-dkd": sasrec_dkd,
     "bert4rec": bert4rec,
     "stosa": stosa,
     "lightgcn": lightgcn,

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
-from experiments.configs import Hyperparameters
 from experiments.corpus import Corpus, Unseen
 from experiments.packing import EMPTY, Layout, Rows
+from experiments.settings import TrainingSettings
 from models import Backbone, Task
 
 
@@ -107,21 +107,23 @@ def newest(groups: list[Rows]) -> Rows:
 
 def make_batch(
     task: Task,
-    settings: Hyperparameters,
+    training: TrainingSettings,
     corpus: Corpus,
     rows: Layout,
     key: PRNGKeyArray,
+    mask_rate: float = 0.5,
 ) -> Batch:
     """Looks up a batch of training and draws its negatives and, for the task ``masked``, its mask.
 
     Args:
         task: what to predict; see `models.Task`.
-        settings: of the run.
+        training: the settings of the run.
         corpus: the data.
         rows: the layout; in groups, only the last token of each row predicts.
         key: of the draws.
+        mask_rate: the share of the tokens to mask, for the task ``masked``.
     """
-    tokens = read_tokens(task, corpus, rows, settings.max_len)
+    tokens = read_tokens(task, corpus, rows, training.max_len)
     cells, ends = newest(rows) if isinstance(rows, list) else rows
     real, ahead = cells != EMPTY, 1
     if task == "prefix":
@@ -131,14 +133,14 @@ def make_batch(
     elif task == "masked":
         ahead = 0
         mask_key, key = jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)
-        real &= jax.random.bernoulli(mask_key, settings.mask_rate, cells.shape)
+        real &= jax.random.bernoulli(mask_key, mask_rate, cells.shape)
         tokens = mask_tokens(tokens, real, corpus)
     positives = jnp.where(real, corpus.items[cells + ahead], 0)
-    if settings.loss == "sampled-softmax":
-        shape = (settings.num_negatives,)
+    if training.loss == "sampled-softmax":
+        shape = (training.num_negatives,)
         negatives = jax.random.randint(key, shape, 1, corpus.num_items + 1)
     else:
-        shape = (*cells.shape, settings.num_negatives)
+        shape = (*cells.shape, training.num_negatives)
         owners = jnp.broadcast_to(corpus.owners[cells][..., None], shape)
         negatives = sample_negatives(corpus.unseen, owners, key)
     return Batch(tokens, positives, negatives, real)

@@ -13,7 +13,7 @@ import tempfile
 import textwrap
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,23 +21,11 @@ import orbax.checkpoint as ocp
 
 from experiments import processes
 from experiments.console import say
-from experiments.epochs import TrainState
 from experiments.errors import UserError
 from experiments.files import read_json, write_json
+from experiments.state import Checkpoint
 
 CHECKSUMS = "checksums.json"
-
-
-class Checkpoint(NamedTuple):
-    """What a run needs to go on."""
-
-    state: TrainState | Any  # None while the run is trained: an epoch takes its memory
-    best_params: Any
-    best_carried: Any
-    epoch: int
-    best_epoch: int
-    best_score: float
-    seconds: float
 
 
 @contextlib.contextmanager

@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from experiments.errors import ArgumentError, UserError
+
 CLOSED_PIPE = 141
 """The exit status when nobody reads on: 128 and the number of SIGPIPE, as of other programs."""
 
@@ -72,6 +74,11 @@ def say(message: str, style: str = "") -> None:
     with contextlib.suppress(OSError):
         text = Text(plain(message, error_console.encoding, keep="\n"), style)
         error_console.print(text, soft_wrap=True)
+
+
+def in_words(error: UserError) -> str:
+    """An error as a command prints it: an argument by the name of its option."""
+    return error.as_option() if isinstance(error, ArgumentError) else str(error)
 
 
 def output() -> Console:

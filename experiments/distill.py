@@ -3,49 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from inspect import getdoc
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated
 
 import tyro
 
 from experiments import console
-from experiments.configs import MODELS, Hyperparameters, reads
-from experiments.configs.base import option
-from experiments.errors import UserError, check_name
-from experiments.folders import Run, folder_name
-from experiments.options import check_seeds, check_values, given_settings, with_settings
-from experiments.paper import PLAIN, SEVO
+from experiments.errors import ArgumentError, check_name
+from experiments.options import Given, check_seeds, check_values, parse
+from experiments.paper import PLAIN
+from experiments.run import Run, folder_name, make_run
+from experiments.settings.published import reads
+from experiments.students import (
+    METHODS,
+    STUDENT_DIM,
+    TEACHER_DIM,
+    TEACHER_SEED,
+    student_settings,
+    teacher_settings,
+)
 
-TEACHER_DIM, STUDENT_DIM = 200, 20
-TEACHER_SEED = 0
-"""All students have one teacher, so that seeds can be trained together."""
-
-
-class Method(NamedTuple):
-    """How a student learns: what is trained, with which optimiser, and over which graph."""
-
-    label: str
-    model: str
-    optimizer: str
-    graph: str = "item-item"
-
-    @property
-    def has_teacher(self) -> bool:
-        """Whether the student is not on its own."""
-        return self.model != "sasrec" or self.graph == "teacher"
-
-
-METHODS = {
-    "plain": Method("Student", "sasrec", PLAIN),
-    "kd": Method("+ KD", "sasrec-kd", PLAIN),
-    "rkd": Method("+ RKD", "sasrec-rkd", PLAIN),
-    "htd": Method("+ HTD", "sasrec-htd", PLAIN),
-    "dkd": Method("+ DKD", "sasrec-dkd", PLAIN),
-    "sevo": Method("+ SEvo", "sasrec", SEVO, "teacher"),
-    "sevo+dkd": Method("+ SEvo + DKD", "sasrec-dkd", SEVO, "teacher"),
-}
 METHODS_HELP = (
     "One or more of plain (a student on its own), kd, rkd, htd, dkd, sevo (smoothed over the "
     "teacher's nearest neighbours) and sevo+dkd."
@@ -84,86 +61,58 @@ class Arguments:
     """Keep compiled programs in the user's cache folder for later runs."""
 
 
-Options = with_settings(Arguments)
-
-
-def teacher_settings(
-    dataset: str, dim: int = TEACHER_DIM, epochs: int | None = None
-) -> dict[str, Any]:
-    """What a teacher has otherwise than SASRec's published plain run."""
-    published = MODELS["sasrec"](dataset, PLAIN).epochs
-    return {"dim": dim, "epochs": published if epochs is None else epochs}
-
-
-def student_settings(method: str, dataset: str, teacher: Path | str, epochs: int) -> dict[str, Any]:
-    """What a student has otherwise than its model's published settings.
+def make_student_runs(arguments: Arguments, given: Given, out: Path) -> list[Run]:
+    """The runs that the options ask for, the teacher first if it is to be trained.
 
     Args:
-        method: of `METHODS`.
-        dataset: a name or a path.
-        teacher: the folder of the teacher's run.
-        epochs: the teacher's.
-    """
-    own, sasrec = METHODS[method], MODELS["sasrec"](dataset, PLAIN)
-    settings: dict[str, Any] = {
-        "dim": STUDENT_DIM,
-        "max_len": sasrec.max_len,
-        "attend_padding": sasrec.attend_padding,
-    }
-    if own.has_teacher:
-        settings |= {"teacher": str(teacher), "teacher_epochs": epochs}
-    return settings | {"graph": own.graph}
-
-
-def make_runs(options: Any) -> list[Run]:
-    """The runs that the options ask for, the teacher first if it is to be trained.
+        arguments: the command's own.
+        given: settings of the students that are not the published ones.
+        out: the folder of the runs.
 
     Raises:
         UserError: an unknown method, a setting that no student reads, or one out of its range.
     """
-    check_values("--methods", options.methods)
-    check_seeds(options.seeds)
-    for method in options.methods:
+    check_values("methods", arguments.methods)
+    check_seeds(arguments.seeds)
+    for method in arguments.methods:
         check_name("method", method, METHODS)
-    given = given_settings(options)
-    for name in ("teacher", "teacher_epochs"):
-        given.pop(name, None)
-    if "graph" in given:
-        raise UserError("--graph: follows from --methods; leave it out")
+    for name in ("graph", "distill"):
+        if name in given:
+            raise ArgumentError(name, "follows from the methods; leave it out")
+    chosen = [METHODS[method] for method in arguments.methods]
     for name in given:
-        if not any(reads(METHODS[m].model, METHODS[m].optimizer, name) for m in options.methods):
-            raise UserError(f"{option(name)}: no student of {', '.join(options.methods)} reads it")
+        if not any(reads("sasrec", own.optimizer, own.distill, name) for own in chosen):
+            raise ArgumentError(name, f"no student of {', '.join(arguments.methods)} reads it")
 
-    changed = teacher_settings(options.dataset, options.teacher_dim, options.teacher_epochs)
-    changed |= {name: given[name] for name in ("max_len", "user_share") if name in given}
-    teacher = _run("sasrec", options.dataset, PLAIN, TEACHER_SEED, changed)
-    needs_one = any(METHODS[method].has_teacher for method in options.methods)
-    runs = [teacher] if needs_one and options.teacher is None else []
-    place = options.teacher or options.out / folder_name(teacher)
-    for seed in options.seeds:
-        for method in options.methods:
-            own = METHODS[method]
-            settings = student_settings(method, options.dataset, place, teacher.settings.epochs)
-            read = {k: v for k, v in given.items() if reads(own.model, own.optimizer, k)}
-            runs.append(_run(own.model, options.dataset, own.optimizer, seed, settings | read))
+    shared = {name: given[name] for name in ("max_len", "user_share") if name in given}
+    wide = teacher_settings(arguments.dataset, arguments.teacher_dim, arguments.teacher_epochs)
+    teacher = make_run("sasrec", arguments.dataset, PLAIN, TEACHER_SEED, **wide | shared)
+    needs_one = any(own.has_teacher for own in chosen)
+    runs = [teacher] if needs_one and arguments.teacher is None else []
+    place = arguments.teacher or out / folder_name(teacher)
+    for seed in arguments.seeds:
+        for method, own in zip(arguments.methods, chosen, strict=True):
+            values = student_settings(
+                method, arguments.dataset, place, teacher.settings.training.epochs
+            )
+            values |= {"dim": arguments.dim}
+            values |= {
+                k: v for k, v in given.items() if reads("sasrec", own.optimizer, own.distill, k)
+            }
+            runs.append(make_run("sasrec", arguments.dataset, own.optimizer, seed, **values))
+    for run in runs:
+        run.settings.check()
     return runs
-
-
-def _run(model: str, dataset: str, optimizer: str, seed: int, settings: Mapping[str, Any]) -> Run:
-    published: Hyperparameters = MODELS[model](dataset, optimizer)
-    changed = dataclasses.replace(published, **settings)
-    changed.check()
-    return Run(model, dataset, optimizer, seed, changed)
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
-    options = tyro.cli(
-        Options, args=argv, prog="python -m experiments.distill", description=getdoc(Arguments)
-    )
+    arguments, given = parse(Arguments, argv, "python -m experiments.distill")
     from experiments import runner  # after --help and the mistakes in options, since it takes long
 
-    return runner.run_all(options, make_runs, folder_name)
+    return runner.run_all(
+        arguments, lambda out: make_student_runs(arguments, given, out), folder_name
+    )
 
 
 if __name__ == "__main__":

@@ -17,36 +17,13 @@ from flax import nnx
 
 import sevo_jax
 from experiments.batches import check_layout, make_batch
-from experiments.configs import Hyperparameters
 from experiments.corpus import Corpus
-from experiments.data import Interactions
-from experiments.errors import UserError
+from experiments.layout import EpochLayouts, round_up
 from experiments.mesh import DATA, ONE_DEVICE, Placement
-from experiments.packing import (
-    EMPTY,
-    ROWS_MULTIPLE,
-    Layout,
-    Rows,
-    choose_groups,
-    group_rows,
-    layout,
-    longer_of_random,
-)
-from models import Backbone, Constant, Task
-
-
-class TrainState(NamedTuple):
-    """What an epoch changes.
-
-    Attributes:
-        params: the model's parameters.
-        opt_state: the optimiser's state.
-        carried: what else a step of the model leaves to the next, such as running statistics.
-    """
-
-    params: Any
-    opt_state: Any
-    carried: Any
+from experiments.packing import EMPTY, Layout
+from experiments.settings import TrainingSettings
+from experiments.state import TrainState, split_model
+from models import Backbone
 
 
 class Inputs(NamedTuple):
@@ -61,16 +38,10 @@ class Inputs(NamedTuple):
     constants: Any
 
 
-def split_model(model: Backbone) -> tuple[nnx.GraphDef[Backbone], Any, Any, Any]:
-    """A model's structure, its parameters, what else training changes, and its constants."""
-    graphdef, params, constants, carried = nnx.split(model, nnx.Param, Constant, ...)
-    return graphdef, params, carried, constants
-
-
 def make_step(
     graphdef: nnx.GraphDef[Backbone],
     optimizer: optax.GradientTransformation,
-    settings: Hyperparameters,
+    training: TrainingSettings,
     few_rows: int | None = None,
 ) -> Callable[[Inputs, TrainState, Layout, jax.Array], tuple[TrainState, jax.Array]]:
     """A training step: of what does not change, a state, a batch of rows and a key.
@@ -86,7 +57,9 @@ def make_step(
         draw_key, dropout_key = jax.random.split(key)
         reader = nnx.merge(graphdef, state.params, state.carried, inputs.constants)
         check_layout(reader, laid_out)
-        batch = make_batch(reader.task, settings, inputs.corpus, laid_out, draw_key)
+        batch = make_batch(
+            reader.task, training, inputs.corpus, laid_out, draw_key, reader.mask_rate
+        )
 
         def loss(params: Any, rows: int) -> tuple[jax.Array, Any]:
             # Copied, since a model may write to what it carries.
@@ -133,101 +106,6 @@ def make_epoch(
     return jax.jit(epoch, donate_argnums=0, out_shardings=shardings)
 
 
-class EpochLayouts:
-    """The layout of every epoch, a function of the data, the seed and the epoch alone."""
-
-    def __init__(
-        self,
-        data: Interactions,
-        settings: Hyperparameters,
-        seed: int,
-        task: Task = "next",
-        *,
-        grouped: bool = False,
-    ) -> None:
-        self._ends, self._counts = training_sequences(data, settings.max_len, task)
-        if not self._ends.size:
-            raise UserError(f"{data.name}: no user has two training items; nothing to learn from")
-        # Users and their runs of sequences, from which pairs are drawn.
-        users = np.searchsorted(data.starts, self._ends, side="right")
-        _, self._starts, self._lengths = np.unique(users, return_index=True, return_counts=True)
-        self.settings, self.seed = settings, seed
-        self.task: Task = task
-        self.groups = None
-        if grouped:
-            self.groups = choose_groups(longer_of_random(self._counts, settings.batch_size))
-        # Epochs pack into about as many rows each. Epoch 0 sets the least for all, so that few
-        # epochs differ in shape and compile anew.
-        self.rows = self.few_rows = 0
-        first = self(0)
-        if isinstance(first, Rows):
-            used = (np.asarray(first.cells) != EMPTY).any(axis=-1)
-            self.rows = used.shape[1]
-            self.few_rows = _few_rows(used.sum(axis=-1), self.rows)
-
-    def __call__(self, epoch: int) -> Layout:
-        """Sequences shuffled and dealt into batches; for pairs, drawn anew."""
-        rng = np.random.default_rng([self.seed, epoch])
-        pairs = self.task == "pair"
-        order = self._draw_pairs(rng) if pairs else rng.permutation(self._ends.size)
-        s, counts = self.settings, self._counts[order]
-        first = self._ends[order] - counts + 1
-        if self.groups is not None:
-            return group_rows(first, counts, s.batch_size, self.groups)[0]
-        rows, _ = layout(
-            first,
-            counts,
-            s.batch_size,
-            1 if pairs else s.max_len,
-            packed=s.packed and not pairs,
-            rows=self.rows,
-        )
-        return rows
-
-    def _draw_pairs(self, rng: np.random.Generator) -> np.ndarray:
-        """As many users as there are training items, uniformly, and one of the items of each."""
-        user = rng.integers(self._starts.size, size=self._ends.size)
-        return self._starts[user] + rng.integers(self._lengths[user])
-
-    @property
-    def sequences_per_step(self) -> np.ndarray:
-        """``int64[steps]``: the weights of the steps' losses in an epoch's mean."""
-        steps = np.arange(0, self._ends.size, self.settings.batch_size)
-        return np.minimum(self._ends.size - steps, self.settings.batch_size)
-
-
-def training_sequences(
-    data: Interactions, max_len: int, task: Task
-) -> tuple[np.ndarray, np.ndarray]:
-    """What is read in training: where in the flat array each sequence ends, and how long it is.
-
-    A user's training items are all but the last two. For ``next`` and ``prefix`` the newest of them
-    is a target only; for ``prefix`` a sequence ends at each of the others, and for ``pair`` each is
-    one.
-    """
-    held_back = 3 if task in ("next", "prefix") else 2
-    stops = data.starts + data.lengths - held_back
-    if task in ("next", "masked"):
-        starts, ends = data.starts, stops - 1
-    else:
-        each = np.maximum(stops - data.starts, 0)
-        starts = np.repeat(data.starts, each)
-        ends = starts + np.arange(starts.size) - np.repeat(np.cumsum(each) - each, each)
-    counts = np.minimum(ends - starts + 1, 1 if task == "pair" else max_len)
-    return ends[counts > 0], counts[counts > 0]
-
-
-def _multiple(rows: float) -> int:
-    return -(-int(np.ceil(rows)) // ROWS_MULTIPLE) * ROWS_MULTIPLE
-
-
-def _few_rows(needed: np.ndarray, rows: int) -> int:
-    """The number of rows that saves most if steps which need no more compute no more."""
-    choices = np.append(np.arange(ROWS_MULTIPLE, rows, ROWS_MULTIPLE), rows)
-    saved = (rows - choices) * (needed[:, None] <= choices).mean(axis=0)
-    return int(choices[saved.argmax()]) if saved.any() else rows
-
-
 class Epochs:
     """Compiled epochs of one seed, or of several in one program that shares what they can.
 
@@ -258,15 +136,15 @@ class Epochs:
         shared = layouts[0]
         on_cpu = jax.default_backend() == "cpu"
         choosing = (
-            not self._together and on_cpu and shared.settings.packed and placement.mesh is None
+            not self._together and on_cpu and shared.training.packed and placement.mesh is None
         )
         # Epochs differ by some rows. An accelerator hardly notices a few more, but compiles for
         # seconds for each other number of them.
-        packs = shared.settings.packed and shared.task != "pair"
+        packs = shared.training.packed and shared.task != "pair"
         most = max(each.rows for each in layouts)
-        self._least_rows = _multiple(1.05 * most) if packs and not on_cpu else 0
+        self._least_rows = round_up(1.05 * most) if packs and not on_cpu else 0
         few_rows = shared.few_rows if choosing and shared.task != "pair" else None
-        step = make_step(graphdef, optimizer, shared.settings, few_rows)
+        step = make_step(graphdef, optimizer, shared.training, few_rows)
 
         def split_step(inputs: Inputs, state: TrainState, rows: Layout, key: jax.Array) -> Any:
             return step(inputs, state, placement.split(rows, DATA), key)
@@ -328,5 +206,5 @@ def initial_key(seed: int) -> jax.Array:
 
 
 def _training_key(layouts: EpochLayouts, epoch: int) -> jax.Array:
-    seed = jax.random.key(layouts.seed, impl=layouts.settings.rng)
+    seed = jax.random.key(layouts.seed, impl=layouts.training.rng)
     return jax.random.fold_in(jax.random.fold_in(seed, _TRAINING), epoch)

@@ -10,24 +10,23 @@ import optax
 from flax import nnx
 
 import sevo_jax
-from experiments.backbones import sasrec
-from experiments.configs import Hyperparameters
 from experiments.data import Interactions
-from experiments.epochs import training_sequences
 from experiments.graphs import category_graph, item_graph, teacher_graph, user_item_graph
+from experiments.layout import training_sequences
+from experiments.settings import Settings
 from experiments.teachers import load_teacher
 from models import Backbone
 from models.backbone import Task
 
 
 def make_optimizer(
-    name: str, settings: Hyperparameters, data: Interactions, model: Backbone
+    name: str, settings: Settings, data: Interactions, model: Backbone
 ) -> optax.GradientTransformation:
     """The optimiser called ``name``, one of `configs.OPTIMIZERS`, for a model.
 
     The graph ``user-item`` needs a model with a table ``user_embedding``.
     """
-    s, mask, rate = settings, decay_mask(model), learning_rate(settings, data, model.task)
+    s, mask, rate = settings.optimizer, decay_mask(model), learning_rate(settings, data, model.task)
     if name == "adam":
         return optax.chain(
             optax.add_decayed_weights(s.weight_decay, mask), optax.adam(rate, s.b1, s.b2)
@@ -37,14 +36,15 @@ def make_optimizer(
         if s.smoothness_weight == 0:
             return adamw
         return optax.chain(
-            add_smoothness_gradient(s.smoothness_weight, *smoothed_tables(s, data, model)), adamw
+            add_smoothness_gradient(s.smoothness_weight, *smoothed_tables(settings, data, model)),
+            adamw,
         )
     if name == "sgd":
         return optax.chain(
             optax.add_decayed_weights(s.weight_decay, mask),
             optax.sgd(rate, s.b1 or None),
         )
-    graph, tables = smoothed_tables(s, data, model)
+    graph, tables = smoothed_tables(settings, data, model)
     smoothing: dict[str, Any] = {
         "tables": tables,
         "beta": s.beta,
@@ -65,30 +65,28 @@ def make_optimizer(
     return make(rate, graph, b1=s.b1, b2=s.b2, **smoothing)
 
 
-def learning_rate(
-    settings: Hyperparameters, data: Interactions, task: Task
-) -> optax.ScalarOrSchedule:
+def learning_rate(settings: Settings, data: Interactions, task: Task) -> optax.ScalarOrSchedule:
     """The step size, or its schedule over steps where it is divided by ten every few epochs."""
-    s = settings
+    s, training = settings.optimizer, settings.training
     if not s.decay_every:
         return s.learning_rate
-    sequences, _ = training_sequences(data, s.max_len, task)
-    steps = -(-sequences.size // s.batch_size)
+    sequences, _ = training_sequences(data, training.max_len, task)
+    steps = -(-sequences.size // training.batch_size)
     return optax.exponential_decay(s.learning_rate, s.decay_every * steps, 0.1, staircase=True)
 
 
 def smoothed_tables(
-    settings: Hyperparameters, data: Interactions, model: Backbone
+    settings: Settings, data: Interactions, model: Backbone
 ) -> tuple[sevo_jax.Graph, list[list[str]]]:
     """The graph that the settings name, and the tables of the model that are smoothed over it."""
-    s, own = settings, [[table] for table in model.tables]
-    if s.graph == "teacher":
-        table = load_teacher(s, data, sasrec).item_embedding.embedding[...]
+    s, own = settings.graph, [[table] for table in model.tables]
+    if s.kind == "teacher":
+        table = load_teacher(settings, data).item_embedding.embedding[...]
         return teacher_graph(table, s.num_neighbours, s.tau), own
-    if s.graph == "user-item":
+    if s.kind == "user-item":
         return user_item_graph(data), [["user_embedding", *model.tables]]
     num_nodes = data.num_items + (2 if model.task == "masked" else 1)
-    if s.graph == "category":
+    if s.kind == "category":
         return category_graph(data, num_nodes), own
     graph = item_graph(
         data,

@@ -3,76 +3,149 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Annotated, Any, get_type_hints
+from collections.abc import Mapping, Sequence
+from inspect import getdoc
+from pathlib import Path
+from typing import Annotated, Any, Protocol, TypeVar, get_type_hints
 
 import tyro
 
-from experiments.configs import MODELS, OPTIMIZERS, Hyperparameters, check_read, reads
-from experiments.errors import UserError, check_name
-from experiments.folders import Run
+from experiments.errors import ArgumentError, check_name
+from experiments.run import Run, make_run
+from experiments.settings import OPTIMIZERS, Settings, fields_of
+from experiments.settings.published import MODELS, check_read, reads
 
-HINTS = get_type_hints(Hyperparameters)
-"""The type of each hyper-parameter."""
+T = TypeVar("T")
+Given = Mapping[str, Any]
+"""The settings that are given on the command line, by their flat names."""
+
+FORMER_MODELS = {
+    "mf-bpr-user-item": "--model mf-bpr --graph user-item",
+    **{f"sasrec-{m}": f"--model sasrec --distill {m}" for m in ("kd", "rkd", "htd", "dkd")},
+}
 
 
-def with_settings(arguments: type) -> type:
-    """Arguments, and every hyper-parameter: None stands for the value of the configuration."""
-    own = {f.name for f in dataclasses.fields(arguments)}
-    settings = [
-        (
-            f.name,
-            Annotated[
-                HINTS[f.name] | None,
-                tyro.conf.arg(help=f.metadata["help"], help_behavior_hint="(default: published)"),
-            ],
-            None,
-        )
-        for f in dataclasses.fields(Hyperparameters)
-        if f.name not in own
+class TrainingOptions(Protocol):
+    """The options of all commands that train runs and compare them."""
+
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def together(self) -> bool | None: ...
+    @property
+    def out(self) -> Path | None: ...
+    @property
+    def data_dir(self) -> Path | None: ...
+    @property
+    def resume(self) -> bool: ...
+    @property
+    def compilation_cache(self) -> bool: ...
+
+
+def parse(arguments: type[T], argv: Sequence[str] | None, prog: str) -> tuple[T, dict[str, Any]]:
+    """Reads a command's own arguments and the settings of the model that they name.
+
+    The settings of other models are understood, so that a message can say that they are not read;
+    ``--help`` does not show them.
+
+    Args:
+        arguments: a dataclass; where it has a field ``model``, that chooses the settings.
+        argv: the words of the command line; those of this process if ``None``.
+        prog: the command's name, for ``--help``.
+
+    Returns:
+        The arguments, and the settings that are given.
+    """
+    own = {f.name for f in dataclasses.fields(arguments)}  # pyright: ignore[reportArgumentType]
+    shown = _settings(_chosen_model(argv) if "model" in own else "sasrec")
+    hidden = {name: kind for model in MODELS for name, kind in _settings(model).items()}
+    fields = [
+        (name, kind if name in shown else tyro.conf.Suppress[kind], None)
+        for name, kind in (hidden | shown).items()
+        if name not in own
     ]
-    return dataclasses.make_dataclass("Options", settings, bases=(arguments,), frozen=True)
+    both = dataclasses.make_dataclass("Options", fields, bases=(arguments,), frozen=True)
+    options: Any = tyro.cli(both, args=argv, prog=prog, description=getdoc(arguments))
+    values = {name: getattr(options, name) for name in own}
+    given = {name: getattr(options, name) for name, _, _ in fields}
+    return arguments(**values), {k: v for k, v in given.items() if v is not None}
 
 
-def given_settings(options: Any) -> dict[str, Any]:
-    """The hyper-parameters that are given."""
-    given = {f.name: getattr(options, f.name) for f in dataclasses.fields(Hyperparameters)}
-    return {name: value for name, value in given.items() if value is not None}
+@dataclasses.dataclass(frozen=True)
+class _Model:
+    model: str = "sasrec"
 
 
-def check_values(option: str, values: Sequence[Any]) -> None:
-    """A `UserError` that names the option, unless there are values, all different."""
+def _chosen_model(argv: Sequence[str] | None) -> str:
+    """The model that the command line names; the default for a name that is none."""
+    found, _ = tyro.cli(_Model, args=argv, add_help=False, return_unknown_args=True)
+    return found.model if found.model in MODELS else _Model.model
+
+
+def _settings(model: str) -> dict[str, Any]:
+    """An option for each setting that runs of a model read: None stands for the published value."""
+    entry = MODELS[model]
+    options: dict[str, Any] = {}
+    for part in vars(Settings(entry.settings())).values():
+        hints = get_type_hints(type(part))
+        for name, field in fields_of(type(part)).items():
+            if name not in entry.ignores:
+                shown = tyro.conf.arg(
+                    help=field.metadata["help"], help_behavior_hint="(default: published)"
+                )
+                options[name] = Annotated[hints[field.name] | None, shown]
+    return options
+
+
+def check_values(argument: str, values: Sequence[Any]) -> None:
+    """An `ArgumentError` unless there are values, all different."""
     if not values or len(set(values)) < len(values):
-        raise UserError(f"{option}: expected one or more different values, got {list(values)}")
+        raise ArgumentError(argument, f"expected one or more different values, got {list(values)}")
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
-    """A `UserError` unless there are seeds, all different and in range."""
-    check_values("--seeds", seeds)
+    """An `ArgumentError` unless there are seeds, all different and in range."""
+    check_values("seeds", seeds)
     if not 0 <= min(seeds) <= max(seeds) < 2**32:
-        raise UserError(f"--seeds: must be in [0, 2^32), got {list(seeds)}")
+        raise ArgumentError("seeds", f"must be in [0, 2^32), got {list(seeds)}")
 
 
-def make_runs(options: Any) -> list[Run]:
-    """The runs that the options ask for.
+def make_runs(
+    model: str,
+    dataset: str,
+    optimizers: Sequence[str],
+    seeds: Sequence[int],
+    given: Given,
+) -> list[Run]:
+    """Runs of a model with several optimisers and seeds.
+
+    Args:
+        model: its name.
+        dataset: a registered name or a path.
+        optimizers: of `OPTIMIZERS`, all different.
+        seeds: all different.
+        given: settings that are not the published ones; each run gets those that it reads.
 
     Raises:
         UserError: an unknown model or optimiser, a setting that no run reads, or one out of its
             range.
     """
-    check_name("model", options.model, MODELS)
-    check_values("--optimizer", options.optimizer)
-    check_seeds(options.seeds)
-    for optimizer in options.optimizer:
+    if model in FORMER_MODELS:
+        raise ArgumentError("model", f"{model} is now {FORMER_MODELS[model]}")
+    check_name("model", model, MODELS)
+    check_values("optimizer", optimizers)
+    check_seeds(seeds)
+    for optimizer in optimizers:
         check_name("optimizer", optimizer, OPTIMIZERS)
-    given = given_settings(options)
-    check_read(options.model, options.optimizer, given)
+    distill = given.get("distill", "none")
+    if distill != "none" and model != "sasrec":
+        raise ArgumentError("distill", f"students are models of sasrec, got {model}")
+    check_read(model, optimizers, distill, given)
     runs: list[Run] = []
-    for seed in options.seeds:
-        for optimizer in options.optimizer:
-            settings = MODELS[options.model](options.dataset, optimizer)
-            own = {k: v for k, v in given.items() if reads(options.model, optimizer, k)}
-            settings = dataclasses.replace(settings, **own)
-            settings.check()
-            runs.append(Run(options.model, options.dataset, optimizer, seed, settings))
+    for seed in seeds:
+        for optimizer in optimizers:
+            read = {k: v for k, v in given.items() if reads(model, optimizer, distill, k)}
+            run = make_run(model, dataset, optimizer, seed, **read)
+            run.settings.check()
+            runs.append(run)
     return runs

@@ -16,13 +16,13 @@ from polars.io.plugins import register_io_source
 
 from experiments.backbones import BUILDERS
 from experiments.checkpoints import open_checkpoints, restore_checkpoint
-from experiments.configs import OPTIMIZERS
 from experiments.corpus import Corpus
 from experiments.data import Interactions, load
 from experiments.errors import UserError, check_name
 from experiments.evaluate import EvaluationSet, make_evaluation_set, score_block
 from experiments.files import read_json, replaced
-from experiments.folders import Run, settings_of
+from experiments.run import Run, settings_of
+from experiments.settings import OPTIMIZERS
 from experiments.trainer import initial_checkpoint, make_setup, used_users
 from models import Backbone
 
@@ -134,7 +134,7 @@ def _recommendations(
             f"{folder}: was interrupted before its first validation; go on with it by --resume"
         )
     params = checkpoint.best_params, checkpoint.best_carried, setup.inputs.constants
-    max_len = run.settings.max_len
+    max_len = run.settings.training.max_len
 
     @jax.jit
     def best(
@@ -150,7 +150,7 @@ def _recommendations(
         "next",
         max_len,
         task=setup.task,
-        packed=setup.settings.packed,
+        packed=setup.settings.training.packed,
         grouped=not setup.packs,
         users=users,
     )

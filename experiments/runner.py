@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from rich.progress import Progress
@@ -18,20 +17,22 @@ from rich.progress import Progress
 from experiments import processes, summary, trainer
 from experiments.bars import progress_bar
 from experiments.compilation import keep_programs
-from experiments.console import say
-from experiments.data import Interactions, load_categories, load_part
-from experiments.errors import UserError
+from experiments.console import in_words, say
+from experiments.data import Interactions, load, load_categories
+from experiments.errors import ArgumentError, UserError
 from experiments.graphs import check_neighbours
 from experiments.mesh import DATA, MODEL, ONE_DEVICE, Placement, make_mesh
+from experiments.options import TrainingOptions
+from experiments.run import Run
 
 
-def make_groups(runs: list[trainer.Run], together: bool | None) -> list[list[trainer.Run]]:
+def make_groups(runs: list[Run], together: bool | None) -> list[list[Run]]:
     """The runs that differ in their seeds alone together, or every run on its own."""
     if together is None:
         together = jax.default_backend() != "cpu"
     if not together:
         return [[run] for run in runs]
-    groups: dict[trainer.Run, list[trainer.Run]] = {}
+    groups: dict[Run, list[Run]] = {}
     for run in runs:
         groups.setdefault(dataclasses.replace(run, seed=0), []).append(run)
     return list(groups.values())
@@ -62,7 +63,7 @@ def stop_on_signal(progress: Progress) -> Generator[threading.Event]:
 
 
 def train_group(
-    runs: list[trainer.Run],
+    runs: list[Run],
     data: Interactions,
     folders: list[Path],
     resume: bool,
@@ -78,7 +79,7 @@ def train_group(
     """
     if processes.any_process(stop.is_set()):
         raise trainer.Interrupted(f"{', '.join(folder.name for folder in folders)}: not begun")
-    epochs = runs[0].settings.epochs
+    epochs = runs[0].settings.training.epochs
     tasks = {
         run.name: bar.add_task(folder.name, total=epochs, status="compiling")
         for run, folder in zip(runs, folders, strict=True)
@@ -102,9 +103,9 @@ def train_group(
 
 
 def train_all(
-    groups: list[list[trainer.Run]],
+    groups: list[list[Run]],
     data: Interactions,
-    folders: Mapping[trainer.Run, Path],
+    folders: Mapping[Run, Path],
     resume: bool,
     placement: Placement,
 ) -> None:
@@ -120,80 +121,87 @@ def train_all(
             train_group(runs, data, held, resume, bar, stop, placement)
 
 
-def place_runs(options: Any, runs: list[trainer.Run]) -> Placement:
-    """The devices that options ask for.
+class Devices(NamedTuple):
+    """The devices that a command asks for.
+
+    Attributes:
+        mesh: the sizes of its axes, such as ``data=2,model=2``; one device if ``None``.
+        coordinator: ``host:port`` of process 0, where there are several processes.
+        num_processes: how many there are.
+        process_id: the number of this one.
+    """
+
+    mesh: str | None = None
+    coordinator: str | None = None
+    num_processes: int = 1
+    process_id: int = 0
+
+
+def place_runs(devices: Devices, options: TrainingOptions, runs: list[Run]) -> Placement:
+    """Joins the other processes, and finds the devices to train on.
 
     Raises:
         UserError: as `processes.join` and `make_mesh`; options that do not go with a mesh.
     """
-    several = options.num_processes > 1
-    if several != (options.coordinator is not None):
-        raise UserError("--coordinator: goes with --num-processes of 2 and more, and they with it")
-    if options.mesh is None and not several:
+    several = devices.num_processes > 1
+    if several != (devices.coordinator is not None):
+        raise ArgumentError("coordinator", "goes with 2 processes and more, and they with it")
+    if devices.mesh is None and not several:
         return ONE_DEVICE
     if options.together:
-        raise UserError("--together: seeds are trained one after the other on a --mesh")
-    if runs[0].settings.rng != "threefry2x32":
-        raise UserError(
-            f"--rng: {runs[0].settings.rng} draws other numbers on a --mesh than on one device; "
-            "expected threefry2x32"
+        raise ArgumentError("together", "seeds are trained one after the other on a mesh")
+    rng = runs[0].settings.training.rng
+    if rng != "threefry2x32":
+        raise ArgumentError(
+            "rng", f"{rng} draws other numbers on a mesh than on one device; expected threefry2x32"
         )
-    if several:
+    if several and devices.coordinator is not None:
         if options.out is None:
-            raise UserError("--out: several processes write to one folder; name it")
-        processes.join(options.coordinator, options.num_processes, options.process_id)
-    mesh = make_mesh(options.mesh or f"{DATA}={jax.device_count()}")
-    if options.model == "lessr" and mesh.shape[MODEL] > 1:
-        raise UserError(
-            f"--mesh: {MODEL} must be 1 for lessr, whose vectors start at a kink of its loss, "
-            "where the last bit of a sum decides the gradient"
+            raise ArgumentError("out", "several processes write to one folder; name it")
+        processes.join(devices.coordinator, devices.num_processes, devices.process_id)
+    mesh = make_mesh(devices.mesh or f"{DATA}={jax.device_count()}")
+    if runs[0].model == "lessr" and mesh.shape[MODEL] > 1:
+        raise ArgumentError(
+            "mesh",
+            f"{MODEL} must be 1 for lessr, whose vectors start at a kink of its loss, where the "
+            "last bit of a sum decides the gradient",
         )
     return Placement(mesh)
 
 
-def check_processes(options: Any, runs: list[trainer.Run]) -> None:
+def check_processes(devices: Devices, options: TrainingOptions, runs: list[Run]) -> None:
     """A `UserError` unless all processes are asked for the same."""
-    facts: dict[str, Any] = {"--mesh": options.mesh, "--resume": options.resume}
+    facts: dict[str, Any] = {"mesh": devices.mesh, "resume": options.resume}
     facts |= {"the runs": [run.name for run in runs]}
     for run in runs:
         facts |= {f"{name} of {run.name}": value for name, value in run.to_json().items()}
     processes.agree(facts | {"JAX": jax.__version__})
 
 
-def check_users(runs: list[trainer.Run], data: Interactions) -> None:
-    """A `UserError` if there are more processes than users."""
-    users = min(trainer.used_users(run, data).num_users for run in runs)
-    if jax.process_count() > users:
-        raise UserError(
-            f"--num-processes: {jax.process_count()} are more than the {users} users to train on"
-        )
-
-
 def run_all(
-    options: Any,
-    make_runs: Callable[[Any], list[trainer.Run]],
-    name_of: Callable[[trainer.Run], str],
-    place: Callable[[Any, list[trainer.Run]], Placement] = lambda options, runs: ONE_DEVICE,
+    options: TrainingOptions,
+    make_runs: Callable[[Path], list[Run]],
+    name_of: Callable[[Run], str],
+    devices: Devices = Devices(),  # noqa: B008, a tuple
 ) -> int:
     """Trains the runs that options ask for, compares them, and returns the exit status.
 
     Args:
-        options: of a command; `train.Arguments` says what is read of them here.
-        make_runs: the runs, in the order in which they are to be done; given the options, with the
-            folder that runs go to in ``out``.
+        options: the command's.
+        make_runs: the runs of a folder, in the order in which they are to be done.
         name_of: the name of a run's folder.
-        place: the devices to train on, given the options and the runs.
+        devices: the devices to train on.
     """
-    status = _run_all(options, make_runs, name_of, place)
+    status = _run_all(options, make_runs, name_of, devices)
     processes.leave(status)
     return status
 
 
 def _run_all(
-    options: Any,
-    make_runs: Callable[[Any], list[trainer.Run]],
-    name_of: Callable[[trainer.Run], str],
-    place: Callable[[Any, list[trainer.Run]], Placement],
+    options: TrainingOptions,
+    make_runs: Callable[[Path], list[Run]],
+    name_of: Callable[[Run], str],
+    devices: Devices,
 ) -> int:
     keep_programs(options.compilation_cache)
     stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -209,30 +217,26 @@ def _run_all(
 
     try:
         if options.resume and options.out is None:
-            raise UserError("--resume: name the folder to go on with by --out")
-        runs = make_runs(dataclasses.replace(options, out=out))
-        placement = place(options, runs)
+            raise ArgumentError("out", "name the folder to resume")
+        runs = make_runs(out)
+        placement = place_runs(devices, options, runs)
         folders = {run: out / name_of(run) for run in runs}
         if jax.process_count() > 1:
-            check_processes(options, runs)
-        data = load_part(options.dataset, options.data_dir)
-        if jax.process_count() > 1:
-            check_users(runs, data)
+            check_processes(devices, options, runs)
+        data = processes.first_then_all(lambda: load(options.dataset, options.data_dir))
+        processes.agree({"the data's fingerprint": data.fingerprint})
         note(
             f"{data.name}: {data.num_users:,} users, {data.num_items:,} items, "
             f"{data.num_interactions:,} interactions; results go to {out}"
         )
-        if data.cuts is not None:
-            sizes = [int(data.lengths[i:j].sum()) for i, j in itertools.pairwise(data.cuts)]
-            note(f"interactions of each process: {', '.join(f'{size:,}' for size in sizes)}")
         for line in trainer.used_users(runs[0], data).notes:
             note(line)
         if data.renumbered:
             note("items are renumbered from 1: see item_ids.json in each run's folder")
         for run in runs:  # before the first of them trains for hours
-            if run.settings.graph == "teacher":
-                check_neighbours(run.settings.num_neighbours, data.num_items)
-            if run.settings.graph == "category":
+            if run.settings.graph.kind == "teacher":
+                check_neighbours(run.settings.graph.num_neighbours, data.num_items)
+            if run.settings.graph.kind == "category":
                 load_categories(data)
             finished = trainer.check_folder(run, data, folders[run], options.resume)
             if options.resume and not finished and not (folders[run] / "config.json").exists():
@@ -253,7 +257,7 @@ def _run_all(
         note(f"interrupted; what {out} holds is kept: go on with --resume --out {out}")
         return 130
     except UserError as error:
-        say(f"error: {error}", "bold red")
+        say(f"error: {in_words(error)}", "bold red")
         return 1
     except Exception:
         processes.await_news()

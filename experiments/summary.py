@@ -15,8 +15,8 @@ from rich.table import Table
 from experiments.console import cell, markdown_text, plain, show
 from experiments.errors import UserError
 from experiments.files import read_json, replaced, write_text
-from experiments.folders import changes, read_records, read_result
 from experiments.paper import METRICS, MODELS, TABLE_2
+from experiments.run import changes, read_records, read_result
 from experiments.trainer import CRITERION
 
 HEADER = ("Model", "Optimiser", *METRICS, "Seeds")

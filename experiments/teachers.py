@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
 from pathlib import Path
 
 from flax import nnx
 
 from experiments.checkpoints import restore_best_params
-from experiments.configs import Hyperparameters
 from experiments.data import Interactions
 from experiments.errors import UserError
 from experiments.files import read_json
-from experiments.folders import read_result, settings_of
+from experiments.run import read_result, settings_of
+from experiments.settings import Settings
 from models import SASRec
 
-Builder = Callable[[Hyperparameters, Interactions, nnx.Rngs], SASRec]
 
-
-def load_teacher(settings: Hyperparameters, data: Interactions, build: Builder) -> SASRec:
+def load_teacher(settings: Settings, data: Interactions) -> SASRec:
     """The model of the best epoch of the run that a student's settings name.
 
     Args:
         settings: of the student.
         data: of the student.
-        build: makes a SASRec of the teacher's settings.
 
     Raises:
         UserError: no teacher is named, or its folder holds no finished run of SASRec on as many
             items, that reads as many of a user, for as many epochs as the student expects.
     """
-    if not settings.teacher:
+    if not settings.distillation.teacher:
         raise UserError(
             "--teacher: expected the folder of a finished run of sasrec; "
             "python -m experiments.distill trains one first"
         )
-    folder = Path(settings.teacher)
+    folder = Path(settings.distillation.teacher)
     if not (folder / "result.json").exists():
         raise UserError(
             f"--teacher: {folder} holds no finished run; python -m experiments.distill trains a "
@@ -49,16 +46,23 @@ def load_teacher(settings: Hyperparameters, data: Interactions, build: Builder) 
             f"--teacher: {folder} knows {result.get('num_items')} items and {data.name} has "
             f"{data.num_items}; expected a teacher of the same items"
         )
-    if held.get("max_len") != settings.max_len:
+    if held.get("max_len") != settings.training.max_len:
         raise UserError(
             f"--max-len: {folder} reads {held.get('max_len')} items and its student "
-            f"{settings.max_len}; expected as many"
+            f"{settings.training.max_len}; expected as many"
         )
-    if result.get("epochs") != settings.teacher_epochs:
+    if result.get("epochs") != settings.distillation.teacher_epochs:
         raise UserError(
             f"--teacher-epochs: {folder} was trained for {result.get('epochs')} epochs, expected "
-            f"{settings.teacher_epochs}"
+            f"{settings.distillation.teacher_epochs}"
         )
-    model = build(settings_of(held), data, nnx.Rngs(0))
+    own = settings_of(held)
+    model = SASRec(
+        data.num_items,
+        max_len=own.training.max_len,
+        **dataclasses.asdict(own.model),
+        loss=own.training.loss,
+        rngs=nnx.Rngs(0),
+    )
     nnx.update(model, restore_best_params(folder, nnx.state(model, nnx.Param)))
     return model

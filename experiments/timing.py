@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.data import Interactions
 from experiments.epochs import Epochs, TrainState
-from experiments.folders import Run
+from experiments.run import Run
 from experiments.trainer import Setup, initial_checkpoint
 
 QUICK_CALL, SLOW_CALL = 0.2, 30.0

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-from inspect import getdoc
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from experiments.console import run
-from experiments.options import make_runs, with_settings
+from experiments.options import make_runs, parse
 
 # Longer than a line, where tyro would keep the breaks of a docstring.
 MODEL_HELP = (
-    "mf-bpr, mf-bpr-user-item (users smoothed too), gru4rec, sasrec, bert4rec, stosa, lightgcn, "
-    "sr-gnn, lessr or maerec; or, with --teacher, sasrec-kd, sasrec-rkd, sasrec-htd or sasrec-dkd "
-    "(experiments.distill trains the teacher, too)."
+    "mf-bpr, gru4rec, sasrec, bert4rec, stosa, lightgcn, sr-gnn, lessr or maerec; --help with "
+    "another one shows its settings."
 )
 DATASET_HELP = (
     "synthetic, beauty, toys, tools, ml-1m, electronics, clothing; or the path of a .txt file of "
@@ -67,28 +64,19 @@ class Arguments:
     """Keep compiled programs in the user's cache folder for later runs."""
 
 
-Options = with_settings(Arguments)
-
-
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
-    options = tyro.cli(
-        Options, args=argv, prog="python -m experiments.train", description=getdoc(Arguments)
-    )
+    arguments, given = parse(Arguments, argv, "python -m experiments.train")
     from experiments import runner  # after --help and the mistakes in options, since it takes long
 
-    return runner.run_all(options, make_runs, lambda run: run.name, runner.place_runs)
-
-
-def __getattr__(name: str) -> Any:
-    """What was here before it moved to the modules below."""
-    if name == "console":
-        name = "error_console"
-    for module in ("options", "console", "runner"):
-        held = vars(importlib.import_module(f"experiments.{module}"))
-        if name in held:
-            return held[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    a = arguments
+    devices = runner.Devices(a.mesh, a.coordinator, a.num_processes, a.process_id)
+    return runner.run_all(
+        a,
+        lambda out: make_runs(a.model, a.dataset, a.optimizer, a.seeds, given),
+        lambda run: run.name,
+        devices,
+    )
 
 
 if __name__ == "__main__":

@@ -24,21 +24,16 @@ from flax import nnx
 from experiments import processes
 from experiments.backbones import BUILDERS
 from experiments.checkpoints import (
-    Checkpoint,
     open_checkpoints,
     resume_checkpoint,
     save_checkpoint,
 )
-from experiments.configs import Hyperparameters
 from experiments.corpus import make_corpus
 from experiments.data import Interactions
 from experiments.epochs import (
-    EpochLayouts,
     Epochs,
     Inputs,
-    TrainState,
     initial_key,
-    split_model,
 )
 from experiments.errors import UserError
 from experiments.evaluate import (
@@ -49,9 +44,12 @@ from experiments.evaluate import (
     metrics_of,
 )
 from experiments.files import write_json, write_text
-from experiments.folders import Run, check_folder, claim_folder, lock_folder, read_records
+from experiments.layout import EpochLayouts
 from experiments.mesh import ONE_DEVICE, Placement
 from experiments.optimizers import make_optimizer
+from experiments.run import Run, check_folder, claim_folder, lock_folder, read_records
+from experiments.settings import Settings
+from experiments.state import Checkpoint, TrainState, split_model
 from models import Backbone, Task
 
 CRITERION = "NDCG@10"
@@ -77,15 +75,13 @@ class Interrupted(Exception):  # noqa: N818, like KeyboardInterrupt
 
 def used_users(run: Run, data: Interactions) -> Interactions:
     """The users that a run is trained and tested on: the same ones whatever its seed."""
-    share = run.settings.user_share
+    share = run.settings.training.user_share
     return data if share == 1 else data.sample_users(share)
 
 
 def make_model(run: Run, data: Interactions) -> Backbone:
     """The model of a run, its weights initialised from the run's seed."""
-    model = BUILDERS[run.model](run.settings, data, nnx.Rngs(initial_key(run.seed)))
-    model.loss_name = run.settings.loss
-    return model
+    return BUILDERS[run.model](run.settings, data, nnx.Rngs(initial_key(run.seed)))
 
 
 def train(
@@ -164,11 +160,11 @@ def train_together(
             lanes[i] = _open_lane(run, start, layouts[i], folder, saved, resume)
         while epochs := sorted({lane.epoch for lane in lanes.values()}):
             group = {i: lane for i, lane in lanes.items() if lane.epoch == epochs[0]}
-            until = epochs[1] if len(epochs) > 1 else setup.settings.epochs
+            until = epochs[1] if len(epochs) > 1 else setup.settings.training.epochs
             errors = _train_lanes(list(group.values()), until, setup, stop, report)
             failures += [error for error in errors if error is not None]
             for (i, lane), error in zip(group.items(), errors, strict=True):
-                if error is None and lane.epoch == setup.settings.epochs:
+                if error is None and lane.epoch == setup.settings.training.epochs:
                     results[i] = _finish(lane, setup, used)
                 if error is not None or i in results:
                     del lanes[i]
@@ -186,13 +182,13 @@ class Setup:
     packs: bool
     optimizer: optax.GradientTransformation
     inputs: Inputs
-    settings: Hyperparameters
+    settings: Settings
     rank: Callable[[Split, Any, Any], np.ndarray]
     placement: Placement
 
     def layouts(self, data: Interactions, seed: int) -> EpochLayouts:
         """The layouts of a run's epochs."""
-        return EpochLayouts(data, self.settings, seed, self.task, grouped=not self.packs)
+        return EpochLayouts(data, self.settings.training, seed, self.task, grouped=not self.packs)
 
     def evaluate(self, split: Split, params: Any, carried: Any) -> dict[str, float]:
         """The metrics of a split."""
@@ -269,8 +265,8 @@ def make_setup(run: Run, data: Interactions, placement: Placement = ONE_DEVICE) 
     """Builds what the run shares with those of other seeds."""
     settings = run.settings
     model = make_model(run, data)
-    task, max_len = model.task, settings.max_len
-    if settings.graph == "user-item" and task != "pair":
+    task, max_len = model.task, settings.training.max_len
+    if settings.graph.kind == "user-item" and task != "pair":
         raise UserError("--graph: user-item needs a model with a table of users, such as mf-bpr")
     optimizer = make_optimizer(run.optimizer, settings, data, model)
     if not model.packs:
@@ -278,7 +274,7 @@ def make_setup(run: Run, data: Interactions, placement: Placement = ONE_DEVICE) 
             # Some groups of rows do not divide, and lie whole on every device. XLA (of JAX 0.10.2,
             # on CPUs) then adds up the gradient of a table split by its features wrongly.
             raise UserError(f"--mesh: data or model must be 1 for {run.model}, which does not pack")
-        settings = dataclasses.replace(settings, packed=False)
+        settings = settings.replace(packed=False)
     graphdef, _, _, constants = split_model(model)
     corpus = make_corpus(data, placement)
     inputs = Inputs(corpus, placement.put_whole(constants))
@@ -376,7 +372,7 @@ def _train_lanes(
             epoch += 1
             seconds = (time.perf_counter() - clock) / len(lanes)
 
-            due = epoch % settings.eval_every == 0 or epoch == settings.epochs
+            due = epoch % settings.training.eval_every == 0 or epoch == settings.training.epochs
             stopping = processes.any_process(stop is not None and stop.is_set())
             saving = due or stopping or epoch == until or not np.isfinite(losses).all()
             for i, lane in enumerate(lanes):
@@ -385,7 +381,7 @@ def _train_lanes(
                     finish_epoch(i, losses[i], saving, due)
                 except UserError as error:
                     errors[i] = error
-            if stopping and epoch < settings.epochs and not any(errors):
+            if stopping and epoch < settings.training.epochs and not any(errors):
                 names = ", ".join(lane.run.name for lane in lanes)
                 where = lanes[0].folder.parent if together else lanes[0].folder
                 raise Interrupted(f"{names}: saved after epoch {epoch} in {where}")
@@ -405,7 +401,7 @@ def _finish(lane: _Lane, setup: Setup, data: Interactions) -> dict[str, Any]:
         "dataset": run.dataset,
         "optimizer": run.optimizer,
         "seed": run.seed,
-        "epochs": setup.settings.epochs,
+        "epochs": setup.settings.training.epochs,
         "best_epoch": checkpoint.best_epoch,
         "valid": best["valid"] if best else setup.evaluate("valid", *best_model),
         "test": metrics_of(ranks),

@@ -58,6 +58,7 @@ class Backbone(nnx.Module):
             is to be predicted, are of the newest items only, ``[rows, 1, …]``, one group after the
             other.
         undecayed: the names of parameters, anywhere in the model, that no optimiser decays.
+        mask_rate: the share of the tokens that training masks, for the task ``masked``.
         loss_name: which of `models.losses` the default `loss` is.
         num_items: how many items there are.
     """
@@ -66,6 +67,7 @@ class Backbone(nnx.Module):
     tables: ClassVar[tuple[str, ...]] = ("item_embedding",)
     packs: ClassVar[bool] = True
     undecayed: ClassVar[tuple[str, ...]] = ()
+    mask_rate: float = 0.5
     loss_name: Loss = "bce"
     num_items: int
     item_embedding: nnx.Embed

@@ -44,6 +44,7 @@ class BERT4Rec(Backbone):
         num_heads: attention heads; divides ``dim``.
         num_blocks: transformer blocks.
         dropout_rate: of embeddings, attention probabilities and both sublayers.
+        mask_rate: the share of the items that training masks.
         loss: see `models.losses`; all but ``softmax`` are over the items alone.
         rngs: the stream ``params`` initialises the weights.
 
@@ -73,11 +74,14 @@ class BERT4Rec(Backbone):
         num_heads: int = 4,
         num_blocks: int = 2,
         dropout_rate: float = 0.2,
+        mask_rate: float = 0.5,
         loss: Loss = "softmax",
         rngs: nnx.Rngs,
     ) -> None:
         check_heads(dim, num_heads)
         check_rates(dropout_rate=dropout_rate)
+        if not 0 < mask_rate <= 1:
+            raise ValueError(f"mask_rate must be in (0, 1], got {mask_rate}")
 
         def table(rows: int) -> nnx.Embed:
             return nnx.Embed(rows, dim, embedding_init=clipped_normal, rngs=rngs)
@@ -92,6 +96,7 @@ class BERT4Rec(Backbone):
         self.num_items = num_items
         self.dropout_rate = dropout_rate
         self.loss_name = loss
+        self.mask_rate = mask_rate
 
     def __call__(
         self,

@@ -93,7 +93,9 @@ class STOSASettings:
     num_blocks: int = setting(1, _BLOCKS, COUNT)
     dropout_rate: float = setting(0.2, _LAYERS_DROPOUT, RATE)
     attention_dropout_rate: float = setting(0.5, _ATTENTION_DROPOUT, RATE)
-    pvn_weight: float = setting(0.005, "Weight of the distance between positive and negative item.", FROM_0)
+    pvn_weight: float = setting(
+        0.005, "Weight of the distance between positive and negative item.", FROM_0
+    )
     published: bool = setting(
         False, "Let the means pass the blocks unchanged, as the published code does."
     )
@@ -133,5 +135,7 @@ class MAERecSettings:
     num_blocks: int = setting(2, _BLOCKS, COUNT)
     dropout_rate: float = setting(0.2, _LAYERS_DROPOUT, RATE)
     attention_dropout_rate: float = setting(0.3, _ATTENTION_DROPOUT, RATE)
-    recon_weight: float = setting(5e-3, "Weight of the loss of restoring masked edges, in [0, 1].", MIXTURE)
+    recon_weight: float = setting(
+        5e-3, "Weight of the loss of restoring masked edges, in [0, 1].", MIXTURE
+    )
     l2: float = setting(1e-8, "Weight in the loss of the squares of all weights.", FROM_0)

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import sevo_jax
-from experiments.configs import MODELS
 from experiments.reproduce.__main__ import TABLES
+from experiments.settings.published import MODELS
 
 DOCS = Path(__file__).parents[1] / "docs"
 

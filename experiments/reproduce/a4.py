@@ -20,7 +20,6 @@ import optax
 from flax import nnx
 
 from experiments.batches import Batch, make_batch
-from experiments.configs import MODELS, Hyperparameters
 from experiments.corpus import make_corpus
 from experiments.data import Interactions
 from experiments.epochs import EpochLayouts, initial_key
@@ -30,6 +29,8 @@ from experiments.reproduce import documents
 from experiments.reproduce.documents import Document, Table
 from experiments.reproduce.options import Options, chosen_one, refuse
 from experiments.reproduce.runs import load_one, say
+from experiments.settings import Settings
+from experiments.settings.published import published
 from models import MFBPR, Backbone, Constant, LightGCN
 from sevo_jax import sevo_smooth
 
@@ -68,7 +69,7 @@ def make(options: Options) -> int:
         raise UserError("--no-train: a4 keeps no runs to write its page from; leave it out")
     dataset, seed = chosen_one(options, "synthetic")
     interactions = load_one(dataset, options.data_dir)
-    settings = MODELS[MODEL](dataset, "sgd")
+    settings = published(MODEL, dataset, "sgd")
     batches = make_batches(interactions, settings, seed)
     found = {
         precision: follow(interactions, batches, settings, seed, precision) for precision in BOUNDS
@@ -81,20 +82,22 @@ def make(options: Options) -> int:
     return 1 if apart else 0
 
 
-def make_batches(data: Interactions, settings: Hyperparameters, seed: int) -> Batch:
+def make_batches(data: Interactions, settings: Settings, seed: int) -> Batch:
     """The first batches of a training, each leaf with a leading axis of `STEPS`."""
-    layouts = EpochLayouts(data, settings, seed, "pair")
+    layouts = EpochLayouts(data, settings.training, seed, "pair")
     epochs = [layouts(i) for i in range(-(-STEPS // layouts.sequences_per_step.size))]
     rows = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:STEPS], *epochs)
     corpus = make_corpus(data)
     keys = jax.random.split(jax.random.key(seed, impl="threefry2x32"), STEPS)
-    return jax.lax.map(lambda batch: make_batch("pair", settings, corpus, *batch), (rows, keys))
+    return jax.lax.map(
+        lambda batch: make_batch("pair", settings.training, corpus, *batch), (rows, keys)
+    )
 
 
 def follow(
     data: Interactions,
     batches: Batch,
-    settings: Hyperparameters,
+    settings: Settings,
     seed: int,
     precision: str,
     *,
@@ -115,7 +118,7 @@ def follow(
         scale = (1 - BETA) / (1 - BETA ** (NUM_LAYERS + 1))
         weights = [scale * BETA**layer for layer in range(NUM_LAYERS + 1)]
         counts, rngs = (data.num_users, data.num_items), nnx.Rngs(initial_key(seed))
-        shape: dict[str, Any] = {"dim": settings.dim, "rngs": rngs}
+        shape: dict[str, Any] = {"dim": settings.model.dim, "rngs": rngs}
         lightgcn = LightGCN(
             graph, *counts, num_layers=NUM_LAYERS, layer_weights=weights, l2=0.0, **shape
         )
@@ -191,7 +194,7 @@ def _train_both(
 
 def compose(
     name: str,
-    settings: Hyperparameters,
+    settings: Settings,
     seed: int,
     found: Mapping[str, Trajectory],
     control: Trajectory,
@@ -214,7 +217,7 @@ def compose(
         f"{LEARNING_RATE:g}, no L2 term, layer weights (1-β)β^l/(1-β^(L+1)) with β {BETA}), beside "
         "MF-BPR that starts from LightGCN's final embeddings and smooths its gradient twice over "
         f"the graph of users and items. Both are trained on the same {STEPS} batches of "
-        f"{settings.batch_size} pairs; embeddings have width {settings.dim}; seed {seed}.",
+        f"{settings.training.batch_size} pairs; embeddings have width {settings.model.dim}; seed {seed}.",
         "A difference is the largest of any entry of the final embeddings, relative to the largest "
         "entry. *Moved* is how far LightGCN's embeddings are from their start, measured alike. "
         f"Smoothed once instead of twice, the two are {control.difference.max():.1e} apart.",

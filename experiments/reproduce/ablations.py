@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import paper
-from experiments.configs import MODELS
 from experiments.data import NAMES
 from experiments.files import read_lines
-from experiments.folders import Run
 from experiments.paper import METRICS, SEVO, TABLE_2, TABLE_7, Scores
 from experiments.reproduce import ablation_pictures
 from experiments.reproduce.ablation_pictures import Drawn
@@ -39,6 +37,8 @@ from experiments.reproduce.rows import (
     trained_on,
 )
 from experiments.reproduce.runs import Outcomes, carry_out, folder_of, missing
+from experiments.run import Run
+from experiments.settings.published import MODELS, published
 from experiments.trainer import CRITERION
 
 MODEL, DATASET = "sasrec", "beauty"
@@ -92,8 +92,8 @@ def papers_value(
     model: str, dataset: str, optimizer: str, settings: Mapping[str, Any]
 ) -> Scores | None:
     """What the paper's tables have of a run: with its published settings, or of L layers."""
-    published = MODELS[model](dataset, optimizer)
-    changed = {k: v for k, v in settings.items() if getattr(published, k) != v}
+    usual = published(model, dataset, optimizer).flat()
+    changed = {k: v for k, v in settings.items() if usual[k] != v}
     if not changed:
         return TABLE_2.get((model, dataset, optimizer))
     if changed.keys() == {"num_layers"} and (model, optimizer) == (MODEL, SEVO):

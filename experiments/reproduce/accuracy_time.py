@@ -15,7 +15,6 @@ import numpy as np
 from matplotlib.lines import Line2D
 
 from experiments import paper
-from experiments.configs import MODELS
 from experiments.data import NAMES
 from experiments.files import read_json
 from experiments.paper import SEVO
@@ -35,6 +34,7 @@ from experiments.reproduce.runs import look_at_all, missing, say
 from experiments.reproduce.table2 import DATASETS
 from experiments.reproduce.table6 import TABLE_MODELS
 from experiments.reproduce.table8 import ours_of
+from experiments.settings.published import MODELS
 from experiments.trainer import CRITERION
 
 QUIET, BESIDE = "quiet", "beside other jobs"

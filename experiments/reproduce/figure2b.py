@@ -21,12 +21,10 @@ import optax
 import sevo_jax
 from experiments import paper
 from experiments.bars import progress_bar
-from experiments.configs import MODELS, Hyperparameters
 from experiments.data import Interactions
 from experiments.epochs import Epochs, TrainState
 from experiments.errors import UserError
 from experiments.files import read_json
-from experiments.folders import Run, differences
 from experiments.reproduce import documents
 from experiments.reproduce.documents import Document, Table
 from experiments.reproduce.options import (
@@ -37,6 +35,9 @@ from experiments.reproduce.options import (
     refuse,
 )
 from experiments.reproduce.runs import load_one, marked, say
+from experiments.run import Run, differences, make_run
+from experiments.settings import OptimizerSettings
+from experiments.settings.published import published
 from experiments.trainer import device, initial_checkpoint, make_setup, used_users
 
 MODEL, OPTIMIZER = "sasrec", "sevo-adamw"
@@ -68,13 +69,14 @@ def make(options: Options) -> int:
     refuse(options, "models", "optimizers")
     options = quick_look(options)
     dataset, seed = chosen_one(options, "beauty")
-    settings = MODELS[MODEL](dataset, OPTIMIZER)
+    run = make_run(MODEL, dataset, OPTIMIZER, seed)
+    settings = run.settings
     if options.quick:
-        settings = dataclasses.replace(settings, **quick_settings(MODEL, OPTIMIZER))
+        settings = settings.replace(**quick_settings(MODEL, OPTIMIZER))
     if options.epochs is not None:
-        settings = dataclasses.replace(settings, epochs=options.epochs)
+        settings = settings.replace(epochs=options.epochs)
     settings.check()
-    run = Run(MODEL, dataset, OPTIMIZER, seed, settings)
+    run = dataclasses.replace(run, settings=settings)
     found = kept(options.out / "figure2b.json", run)
 
     def write() -> str:
@@ -87,8 +89,10 @@ def make(options: Options) -> int:
         data = load_one(dataset, options.data_dir)
         with progress_bar() as bar:
             for beta in todo:
-                own = dataclasses.replace(run, settings=dataclasses.replace(settings, beta=beta))
-                task = bar.add_task(f"β = {beta:g}", total=settings.epochs, status="compiling")
+                own = dataclasses.replace(run, settings=settings.replace(beta=beta))
+                task = bar.add_task(
+                    f"β = {beta:g}", total=settings.training.epochs, status="compiling"
+                )
 
                 def report(epoch: int, loss: float, task: Any = task) -> None:
                     bar.update(task, completed=epoch, status=f"loss {loss:.4f}")
@@ -131,15 +135,15 @@ def follow(
     state = initial_checkpoint(run, setup, used).state
     epochs = Epochs(setup.graphdef, setup.optimizer, setup.inputs, [layouts], state)
     weights = layouts.sequences_per_step
-    measure = jax.jit(lambda state, step: measured(state, step, run.settings))
+    measure = jax.jit(lambda state, step: measured(state, step, run.settings.optimizer))
     series: Series = {name: [] for name in ("epoch", "train_loss", "total", "relative")}
     series["devices"] = [device()]
-    for epoch in range(1, run.settings.epochs + 1):
+    for epoch in range(1, run.settings.training.epochs + 1):
         state, losses = epochs(state, epochs.lay_out(epoch - 1), epoch - 1)
         own: Smoothness = jax.tree.map(np.asarray, measure(state, epoch * weights.size))
         loss = float(np.average(np.asarray(losses[0], np.float64), weights=weights))
         if not np.isfinite(loss):
-            raise UserError(f"{run.name}, β = {run.settings.beta:g}: the loss is {loss}")
+            raise UserError(f"{run.name}, β = {run.settings.optimizer.beta:g}: the loss is {loss}")
         series["epoch"].append(epoch)
         series["train_loss"].append(loss)
         series["total"].append(own.total.tolist())
@@ -148,7 +152,7 @@ def follow(
     return series
 
 
-def measured(state: TrainState, step: Any, settings: Hyperparameters) -> Smoothness:
+def measured(state: TrainState, step: Any, settings: OptimizerSettings) -> Smoothness:
     """The smoothness of the last step's variations, and of the embeddings after it.
 
     Args:
@@ -176,10 +180,10 @@ def compose(run: Run, found: dict[float, Series]) -> Document:
     """The page: the values of the last epoch, and the picture of all of them."""
     name = paper.DATASETS.get(run.dataset, run.dataset)
     betas = [beta for beta in BETAS if beta in found]
-    s, published = run.settings, MODELS[MODEL](run.dataset, OPTIMIZER).epochs
+    s, usual = run.settings.training, published(MODEL, run.dataset, OPTIMIZER).training.epochs
     absent = [f"β = {beta:g}: not trained" for beta in BETAS if beta not in found]
-    if betas and s.epochs < published:
-        absent.append(f"every β stopped early: {s.epochs} of {published} epochs")
+    if betas and s.epochs < usual:
+        absent.append(f"every β stopped early: {s.epochs} of {usual} epochs")
     header = ("β", *STAGES, "training loss")
     relative, total = (
         [
@@ -199,7 +203,7 @@ def compose(run: Run, found: dict[float, Series]) -> Document:
         title="Figure 2b: smoothness during training",
         text=[
             f"SASRec on {name}, trained by SEvo-AdamW under each β, seed {run.seed}, for "
-            f"{s.epochs} of {published} epochs. After each epoch: the original variation, which is "
+            f"{s.epochs} of {usual} epochs. After each epoch: the original variation, which is "
             "the optimiser's step before smoothing, learning rate and weight decay, of the epoch's "
             "last batch; the smoothed variation; and the embeddings.",
             "The paper's text defines J(X) = Tr(X' L~ X) (Eq. 2) and does not say whether its "

@@ -23,10 +23,8 @@ from matplotlib.lines import Line2D
 import sevo_jax
 from experiments import paper
 from experiments.checkpoints import restore_best_params
-from experiments.configs import MODELS
 from experiments.data import Categories, Interactions, at_hand, load_categories
 from experiments.errors import UserError
-from experiments.folders import Run
 from experiments.graphs import category_graph, item_graph
 from experiments.paper import SEVO
 from experiments.reproduce import table4
@@ -46,6 +44,8 @@ from experiments.reproduce.runs import (
     load_one,
     missing,
 )
+from experiments.run import Run
+from experiments.settings.published import published
 from experiments.trainer import make_model, used_users
 
 NEIGHBOURS = 10
@@ -152,7 +152,7 @@ def make_side(data: Interactions, categories: Categories) -> Side:
     for colour, category in enumerate(largest):  # smaller ones later
         colours[categories.members[category] - 1] = colour
     names = [f"{categories.names[i]} ({sizes[i]:,} items)" for i in largest]
-    interactions = item_graph(data, MODELS[table4.MODEL](data.name, SEVO).max_len_graph)
+    interactions = item_graph(data, published(table4.MODEL, data.name, SEVO).graph.max_len_graph)
     return Side(category_graph(data), interactions, colours, names)
 
 
@@ -218,11 +218,11 @@ def compose(
         *(f"{row.label}: {lost[run]}" for row, run, _ in held if run in lost),
     ]
     results = {run: outcomes[run].result or {} for run in runs}
-    published = MODELS[table4.MODEL](runs[0].dataset, SEVO).epochs
+    usual = published(table4.MODEL, runs[0].dataset, SEVO).training.epochs
     for epochs, count in sorted(Counter(results[run]["epochs"] for run in maps).items()):
-        if epochs < published:
-            absent.append(f"{count} maps stopped early: {epochs} of {published} epochs")
-    lines = [[row.label, *_cells(own, results[run], published)] for row, run, own in held]
+        if epochs < usual:
+            absent.append(f"{count} maps stopped early: {epochs} of {usual} epochs")
+    lines = [[row.label, *_cells(own, results[run], usual)] for row, run, own in held]
     return Document(
         name="figure6",
         title="Figure 6: item embeddings by category",

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments.configs import reads
-from experiments.errors import UserError, check_name
+from experiments.errors import ArgumentError, check_name
 from experiments.options import check_seeds, check_values
+from experiments.settings.published import reads
 
 # Longer than a line, where tyro would keep the breaks of a docstring.
 TABLE_HELP = (
@@ -82,7 +82,7 @@ def chosen(
     known = tuple(known)
     if not names:
         return known if default is None else tuple(default)
-    check_values(f"--{option}s", names)
+    check_values(f"{option}s", names)
     for name in names:
         check_name(option, name, known)
     return names
@@ -107,7 +107,7 @@ def chosen_one(options: Options, default: str) -> tuple[str, int]:
     seeds = chosen_seeds(options.seeds, (0,))
     for option, values in (("datasets", datasets), ("seeds", seeds)):
         if len(values) != 1:
-            raise UserError(f"--{option}: {options.table} takes one, got {len(values)}")
+            raise ArgumentError(option, f"{options.table} takes one, got {len(values)}")
     return datasets[0], seeds[0]
 
 
@@ -116,7 +116,7 @@ def refuse(options: Options, *names: str) -> None:
     for name in names:
         value = getattr(options, name)
         if value not in (None, ()) and value is not False:
-            raise UserError(f"--{name}: {options.table} does not have it; leave it out")
+            raise ArgumentError(name, f"{options.table} does not have it; leave it out")
 
 
 QUICK_EPOCHS = 8
@@ -156,6 +156,6 @@ def quick_look(options: Options) -> Options:
     return dataclasses.replace(options, **changed)
 
 
-def quick_settings(model: str, optimizer: str) -> dict[str, Any]:
+def quick_settings(model: str, optimizer: str, distill: str = "none") -> dict[str, Any]:
     """The settings of a quick look's runs, but for their epochs: those that the run reads."""
-    return {name: value for name, value in _QUICK.items() if reads(model, optimizer, name)}
+    return {name: value for name, value in _QUICK.items() if reads(model, optimizer, distill, name)}

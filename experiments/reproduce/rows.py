@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments.configs import MODELS
-from experiments.folders import Run
 from experiments.paper import DATASETS, METRICS, PLAIN, Scores
 from experiments.reproduce.cells import (
     Cell,
@@ -27,6 +24,8 @@ from experiments.reproduce.cells import (
 from experiments.reproduce.documents import Table
 from experiments.reproduce.options import quick_settings
 from experiments.reproduce.runs import Outcomes
+from experiments.run import Run, make_run
+from experiments.settings.published import published
 from experiments.summary import LABELS
 
 UNSMOOTHED = "adamw"
@@ -81,18 +80,24 @@ def notes(models: Sequence[str]) -> list[str]:
 
 def run_of(row: Row, seed: int, epochs: int | None) -> Run:
     """A seed of a row, stopped early if ``epochs`` are given."""
-    settings = MODELS[row.model](row.dataset, row.optimizer)
-    settings = dataclasses.replace(settings, **row.settings)
+    values = dict(row.settings)
     if epochs is not None:
-        settings = dataclasses.replace(settings, epochs=epochs)
-    return Run(row.model, row.dataset, row.optimizer, seed, settings)
+        values["epochs"] = epochs
+    return make_run(row.model, row.dataset, row.optimizer, seed, **values)
+
+
+def published_epochs(row: Row) -> int:
+    """The epochs of the row's published runs."""
+    kinds = {k: v for k, v in row.settings.items() if k in ("distill", "graph")}
+    return published(row.model, row.dataset, row.optimizer, **kinds).training.epochs
 
 
 def quick_row(row: Row, quick: bool) -> Row:
     """The row; of a quick look with its settings, and without the paper's value."""
     if not quick:
         return row
-    settings = {**row.settings, **quick_settings(row.model, row.optimizer)}
+    distill = row.settings.get("distill", "none")
+    settings = {**row.settings, **quick_settings(row.model, row.optimizer, distill)}
     return row._replace(settings=settings, paper=None)
 
 
@@ -113,7 +118,7 @@ def cells_of(
             row,
             make_cell(
                 [outcomes[run].result for run in seeds],
-                published=MODELS[row.model](row.dataset, row.optimizer).epochs,
+                published=published_epochs(row),
             ),
         )
         for row, seeds in zip(rows, runs, strict=True)

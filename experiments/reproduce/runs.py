@@ -13,9 +13,9 @@ from experiments.console import say
 from experiments.data import Interactions, load
 from experiments.errors import UserError
 from experiments.files import read_json
-from experiments.folders import Run, differences, folder_name, read_result
 from experiments.reproduce import documents
 from experiments.reproduce.options import QUICK_NOTE, Options
+from experiments.run import Run, differences, folder_name, read_result
 
 
 class Outcome(NamedTuple):
@@ -77,7 +77,7 @@ def look_at_all(runs: Iterable[Run], folder: Path) -> dict[Run, Outcome]:
 
 
 def _data_of(run: Run) -> tuple[str, float]:
-    return run.dataset, run.settings.user_share
+    return run.dataset, run.settings.training.user_share
 
 
 def _size(result: dict[str, Any]) -> tuple[int, ...]:
@@ -86,7 +86,7 @@ def _size(result: dict[str, Any]) -> tuple[int, ...]:
 
 def is_finished(run: Run, outcome: Outcome) -> bool:
     """Whether the run has the epochs that it was asked for."""
-    return outcome.result is not None and outcome.result["epochs"] >= run.settings.epochs
+    return outcome.result is not None and outcome.result["epochs"] >= run.settings.training.epochs
 
 
 def marked(document: documents.Document, options: Options) -> documents.Document:
@@ -217,7 +217,7 @@ def missing(runs: Iterable[Run], outcomes: Outcomes) -> list[str]:
         if is_finished(run, outcome):
             continue
         reached = outcome.result["epochs"] if outcome.result else 0
-        reason = outcome.reason or f"{reached} of {run.settings.epochs} epochs"
+        reason = outcome.reason or f"{reached} of {run.settings.training.epochs} epochs"
         name = folder_name(run).rpartition("-seed")[0]
         one_line = " ".join(reason.split())
         lines.setdefault((run.dataset, name, one_line), []).append(run.seed)

@@ -9,10 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments import paper
-from experiments.configs import MODELS, OPTIMIZERS
 from experiments.data import NAMES
 from experiments.errors import UserError
-from experiments.folders import Run
 from experiments.paper import METRICS, PLAIN, SEVO, TABLE_2, USER_ITEM_GRAPH, Scores
 from experiments.reproduce.cells import Cell, mean, percent
 from experiments.reproduce.documents import Document, Table
@@ -32,6 +30,9 @@ from experiments.reproduce.rows import (
     trained_on,
 )
 from experiments.reproduce.runs import Outcomes, carry_out, missing
+from experiments.run import Run
+from experiments.settings import OPTIMIZERS
+from experiments.settings.published import MODELS
 from experiments.summary import LABELS
 from experiments.trainer import CRITERION
 
@@ -58,7 +59,9 @@ class Variant(NamedTuple):
 
 VARIANTS = {
     "mf-bpr": (
-        Variant("MF-BPR, user-item graph", "mf-bpr-user-item", {}, (SEVO,), USER_ITEM_GRAPH),
+        Variant(
+            "MF-BPR, user-item graph", "mf-bpr", {"graph": "user-item"}, (SEVO,), USER_ITEM_GRAPH
+        ),
     ),
     "stosa": (Variant("STOSA, as published", "stosa", {"published": True}),),
 }

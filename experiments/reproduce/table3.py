@@ -6,7 +6,6 @@ named so, tells how much time and memory an epoch takes; it says nothing of accu
 
 from __future__ import annotations
 
-import dataclasses
 import multiprocessing
 import resource
 import sys
@@ -19,11 +18,9 @@ import jax
 import numpy as np
 
 from experiments import paper
-from experiments.configs import MODELS, OPTIMIZERS
 from experiments.data import at_hand, load
 from experiments.errors import UserError
 from experiments.files import read_json
-from experiments.folders import Run
 from experiments.paper import PLAIN, SEVO, TABLE_3
 from experiments.reproduce import documents
 from experiments.reproduce.cells import (
@@ -45,6 +42,9 @@ from experiments.reproduce.documents import NONE, Document, Table
 from experiments.reproduce.options import Options, chosen, chosen_seeds, refuse
 from experiments.reproduce.rows import SEEDS, UNSMOOTHED, differences
 from experiments.reproduce.runs import Outcomes, carry_out, load_all, look_at_all, missing, say
+from experiments.run import Run, make_run
+from experiments.settings import OPTIMIZERS
+from experiments.settings.published import published
 from experiments.summary import LABELS
 from experiments.timing import in_turn, steps_runner
 from experiments.trainer import CRITERION, device, make_setup
@@ -124,15 +124,14 @@ def make(options: Options) -> int:
 
 def make_row(dataset: str, optimizer: str) -> Row:
     """The row of an optimiser; the paper's epochs are not always those of its published runs."""
-    epochs = MODELS[MODEL](dataset, optimizer).epochs
+    epochs = published(MODEL, dataset, optimizer).training.epochs
     return Row(dataset, optimizer, epochs, TABLE_3.get((dataset, optimizer)))
 
 
 def run_of(row: Row, seed: int, epochs: int | None) -> Run:
     """A seed of a row, stopped early if ``epochs`` are given."""
-    settings = MODELS[MODEL](row.dataset, row.optimizer)
-    settings = dataclasses.replace(settings, epochs=row.published if epochs is None else epochs)
-    return Run(MODEL, row.dataset, row.optimizer, seed, settings)
+    epochs = row.published if epochs is None else epochs
+    return make_run(MODEL, row.dataset, row.optimizer, seed, epochs=epochs)
 
 
 def measure_apart(dataset: str, optimizer: str, data_dir: Path | None) -> dict[str, Any]:
@@ -152,7 +151,7 @@ def measure(dataset: str, optimizer: str, data_dir: Path | None) -> dict[str, An
         UserError: there is no synthetic data set of that size.
     """
     data = load(f"synthetic-{dataset}", data_dir)
-    run = Run(MODEL, dataset, optimizer, 0, MODELS[MODEL](dataset, optimizer))
+    run = make_run(MODEL, dataset, optimizer)
     call, steps, whole = steps_runner(run, make_setup(run, data), data, STEPS)
     seconds = in_turn({"steps": call}, ROUNDS)["steps"] / steps
     unit = 1 if sys.platform == "darwin" else 1024

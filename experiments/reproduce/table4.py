@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from experiments import paper
 from experiments.data import NAMES
 from experiments.data.categories import SOURCES
-from experiments.folders import Run
 from experiments.paper import METRICS, SEVO, TABLE_4
 from experiments.reproduce.cells import (
     Cell,
@@ -39,6 +38,7 @@ from experiments.reproduce.rows import (
     trained_on,
 )
 from experiments.reproduce.runs import Outcomes, carry_out, missing
+from experiments.run import Run
 from experiments.trainer import CRITERION
 
 MODEL = "sasrec"

@@ -8,8 +8,6 @@ from typing import Any
 
 from experiments import paper
 from experiments.data import NAMES
-from experiments.distill import METHODS, TEACHER_SEED, student_settings, teacher_settings
-from experiments.folders import Run
 from experiments.paper import METRICS, PLAIN, TABLE_5
 from experiments.reproduce.cells import gain, percent
 from experiments.reproduce.documents import Document, Table
@@ -33,6 +31,8 @@ from experiments.reproduce.rows import (
     trained_on,
 )
 from experiments.reproduce.runs import Outcomes, carry_out, folder_of, missing
+from experiments.run import Run
+from experiments.students import METHODS, TEACHER_SEED, student_settings, teacher_settings
 from experiments.trainer import CRITERION
 
 DATASETS = ("beauty",)
@@ -71,9 +71,9 @@ def teacher_row(dataset: str, epochs: int | None) -> Row:
 def student_row(method: str, dataset: str, folder: Path, teacher: Run) -> Row:
     """A student of the teacher's run in ``folder``, or on its own."""
     own = METHODS[method]
-    settings = student_settings(method, dataset, folder, teacher.settings.epochs)
+    settings = student_settings(method, dataset, folder, teacher.settings.training.epochs)
     return Row(
-        dataset, "sasrec", own.label, own.model, own.optimizer, settings, _paper(method, dataset)
+        dataset, "sasrec", own.label, "sasrec", own.optimizer, settings, _paper(method, dataset)
     )
 
 
@@ -117,8 +117,8 @@ def compose(
             "it. Rows of fewer epochs than configured were stopped early and cannot be held "
             f"against the paper. All students learn from the teacher of seed {TEACHER_SEED}.",
             "The paper gives neither the losses nor their weights, nor τ and β of the rows with "
-            "SEvo: ours are in `models/distillation.py` and in the settings of `sasrec-kd`, "
-            "`sasrec-rkd`, `sasrec-htd` and `sasrec-dkd`. Rows with SEvo smooth over the ten "
+            "SEvo: ours are in `models/distillation.py` and in the variants of "
+            "`experiments/settings/sasrec.toml`. Rows with SEvo smooth over the ten "
             "nearest neighbours in the teacher's table.",
             trained_on(lines),
         ],

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from experiments import paper
-from experiments.configs import MODELS
 from experiments.data import NAMES
-from experiments.folders import Run
 from experiments.paper import METRICS, PLAIN, SEVO, TABLE_6
 from experiments.reproduce.documents import Document
 from experiments.reproduce.options import Options, chosen, chosen_seeds, refuse
@@ -25,6 +23,8 @@ from experiments.reproduce.rows import (
     trained_on,
 )
 from experiments.reproduce.runs import Outcomes, carry_out, missing
+from experiments.run import Run
+from experiments.settings.published import MODELS
 from experiments.trainer import CRITERION
 
 TABLE_MODELS = tuple(dict.fromkeys(model for model, _, _ in TABLE_6))

@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 
 from experiments import paper
-from experiments.configs import MODELS
 from experiments.data import NAMES, Interactions
 from experiments.errors import UserError
 from experiments.files import read_json
-from experiments.folders import Run
 from experiments.paper import PLAIN, SEVO, TABLE_8
 from experiments.reproduce import documents
 from experiments.reproduce.cells import percent, relative
@@ -25,6 +23,8 @@ from experiments.reproduce.options import Options, chosen, refuse
 from experiments.reproduce.rows import UNSMOOTHED, notes, plain_optimizer
 from experiments.reproduce.runs import load_all, say
 from experiments.reproduce.table2 import DATASETS
+from experiments.run import make_run
+from experiments.settings.published import MODELS
 from experiments.timing import epoch_runner, in_turn
 from experiments.trainer import device, initial_checkpoint, make_setup
 
@@ -105,7 +105,7 @@ def measure(model: str, dataset: str, data: Interactions) -> dict[str, Any]:
         UserError: the model cannot be trained on the data.
     """
     optimizers = compared(model)
-    runs = [Run(model, dataset, name, 0, MODELS[model](dataset, name)) for name in optimizers]
+    runs = [make_run(model, dataset, name) for name in optimizers]
     setups = [make_setup(run, data) for run in runs]
     calls = {
         run.optimizer: epoch_runner([run], setup, data)[0]
@@ -120,7 +120,7 @@ def measure(model: str, dataset: str, data: Interactions) -> dict[str, Any]:
     found = {
         "plain": epochs[optimizers[0]].tolist(),
         "inference": evaluations["inference"].tolist(),
-        "epochs": run.settings.epochs,
+        "epochs": run.settings.training.epochs,
     }
     return found | ({"sevo": epochs[SEVO].tolist()} if SEVO in epochs else {})
 

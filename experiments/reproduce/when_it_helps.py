@@ -6,7 +6,6 @@ smoothing and otherwise alike. Not from the paper.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +14,6 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.configs import MODELS
-from experiments.folders import Run
 from experiments.paper import METRICS, SEVO
 from experiments.reproduce.cells import (
     Cell,
@@ -32,6 +29,7 @@ from experiments.reproduce.documents import Document, Table
 from experiments.reproduce.options import Options, chosen_seeds, refuse
 from experiments.reproduce.rows import UNSMOOTHED
 from experiments.reproduce.runs import Outcomes, carry_out, missing
+from experiments.run import Run, make_run
 from experiments.trainer import CRITERION
 
 MODEL, DATASET = "sasrec", "beauty"
@@ -104,9 +102,8 @@ def make(options: Options) -> int:
 
 def run_of(condition: Condition, optimizer: str, seed: int, epochs: int) -> Run:
     """A run under a condition."""
-    settings = MODELS[MODEL](DATASET, optimizer)
-    settings = dataclasses.replace(settings, **condition.settings, epochs=epochs)
-    return Run(MODEL, DATASET, optimizer, seed, settings)
+    values = {**condition.settings, "epochs": epochs}
+    return make_run(MODEL, DATASET, optimizer, seed, **values)
 
 
 def by_popularity(cell: Cell, metric: str) -> list[float | None]:

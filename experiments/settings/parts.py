@@ -128,9 +128,7 @@ class DistillationSettings:
     method: Literal["none", "kd", "rkd", "htd", "dkd"] = setting(
         "none", "How a sasrec learns from a teacher.", name="distill"
     )
-    teacher: str = setting(
-        "", "Folder of the teacher's finished run.", readers=(*METHODS, *SEVO)
-    )
+    teacher: str = setting("", "Folder of the teacher's finished run.", readers=(*METHODS, *SEVO))
     teacher_epochs: int = setting(
         200, "Epochs that the teacher must have been trained for.", COUNT, (*METHODS, *SEVO)
     )

@@ -3,21 +3,20 @@
 A section holds the values of the run with SEvo, which ``adamw`` shares, and in a table ``adam`` what
 the plain run, which was tuned on its own and decays weights by an L2 term, has otherwise; so do the
 other optimisers with an L2 term, for want of published values. The section ``default`` comes first,
-and is all there is for a data set without a section. Under ``variants``, a kind of graph or a method
-of distillation has sections of its own, in place of those of the data sets.
+and is all there is for a data set without a section. A kind of graph or a method of distillation that
+stands under ``variants`` has sections of its own, in place of those of the data sets.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from experiments.errors import ArgumentError, UserError
-from experiments.settings import METHODS, Settings, fields_of
+from experiments.errors import ArgumentError
+from experiments.settings import DistillationSettings, Settings, fields_of
 from models.settings import (
     BERT4RecSettings,
     GRU4RecSettings,
@@ -34,71 +33,52 @@ FOLDER = Path(__file__).parent
 DECOUPLED = ("adamw", "sevo-adamw")
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelEntry:
-    """What a command knows of a model before it is built.
+class ModelEntry(NamedTuple):
+    """What is known of a model before it is built.
 
     Attributes:
         settings: the dataclass of its own settings.
+        published: its settings, by data set, optimiser and variant, which may be ignored.
         ignores: the settings of training that it does not read.
-        values: settings of a model without a TOML file that are not the defaults.
     """
 
     settings: type
+    published: Callable[[str, str, str], Settings]
     ignores: tuple[str, ...] = ()
-    values: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
-
-
-_ONE_ITEM = ("max_len", "packed")
-MODELS: dict[str, ModelEntry] = {
-    "mf-bpr": ModelEntry(MFBPRSettings, _ONE_ITEM),
-    "gru4rec": ModelEntry(GRU4RecSettings),
-    "sasrec": ModelEntry(SASRecSettings),
-    "bert4rec": ModelEntry(BERT4RecSettings),
-    "stosa": ModelEntry(STOSASettings),
-    "lightgcn": ModelEntry(LightGCNSettings, _ONE_ITEM),
-    "sr-gnn": ModelEntry(SRGNNSettings, ("packed",)),
-    "lessr": ModelEntry(LESSRSettings, ("packed",)),
-    "maerec": ModelEntry(MAERecSettings),
-}
 
 
 def published(
-    model: str, dataset: str, optimizer: str, variant: Mapping[str, Any] | None = None
+    model: str, dataset: str, optimizer: str, *, distill: str = "none", graph: str = "item-item"
 ) -> Settings:
-    """The settings of a model on a data set.
+    """The published settings of a run.
 
     Args:
         model: one of `MODELS`.
         dataset: a registered name or a path.
         optimizer: one of `OPTIMIZERS`.
-        variant: values that select other published settings, the rest being ignored: ``graph``
-            and ``distill``.
+        distill: a method of distillation or ``"none"``.
+        graph: a kind of graph.
+
+    Examples:
+        >>> published("mf-bpr", "toys", "sevo-adamw").optimizer.beta
+        0.99
+        >>> published("mf-bpr", "toys", "sevo-adamw", graph="user-item").optimizer.beta
+        0.7
     """
-    chosen = [(variant or {}).get(name, "") for name in ("distill", "graph")]
-    name = next((v for v in chosen if v in _variants(model)), "")
-    values = _values(model, dataset.removeprefix("synthetic-"), optimizer in DECOUPLED, name)
-    settings = Settings(MODELS[model].settings())
-    return settings.replace(**values)
+    variant = graph if distill == "none" else distill
+    found = MODELS[model].published(dataset, optimizer, variant)
+    return found.replace(distill=distill, graph=graph)
 
 
 def reads(model: str, optimizer: str, distill: str, setting: str) -> bool:
     """Whether a run reads a setting."""
-    if setting in MODELS[model].ignores:
-        return False
-    settings = Settings(MODELS[model].settings())
-    field = next(
-        (
-            fields_of(type(part))[setting]
-            for part in vars(settings).values()
-            if setting in fields_of(type(part))
-        ),
-        None,
-    )
-    if field is None:
-        return False
-    readers = field.metadata.get("readers", ())
-    return not readers or optimizer in readers or distill in readers
+    entry = MODELS[model]
+    for part in vars(Settings(entry.settings())).values():
+        if setting in fields_of(type(part)):
+            readers = fields_of(type(part))[setting].metadata.get("readers", ())
+            read = not readers or optimizer in readers or distill in readers
+            return read and setting not in entry.ignores
+    return False
 
 
 def check_read(
@@ -110,28 +90,45 @@ def check_read(
             raise ArgumentError(setting, f"{model} with {' and '.join(optimizers)} ignores it")
 
 
-@cache
-def _file(model: str) -> dict[str, Any]:
-    path = FOLDER / f"{model}.toml"
-    return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def from_toml(model: str, settings: type) -> Callable[[str, str, str], Settings]:
+    """The settings that the model's TOML file holds, as a function of `ModelEntry`."""
+
+    @cache
+    def read(dataset: str, optimizer: str, variant: str) -> Settings:
+        content: dict[str, Any] = tomllib.loads((FOLDER / f"{model}.toml").read_text("utf-8"))
+        special = content.get("variants", {}).get(variant)
+        sections = content if special is None else special
+        used = [content["default"], sections.get(dataset.removeprefix("synthetic-"), {})]
+        if special is not None:
+            used.insert(1, special["default"])
+        values: dict[str, Any] = {}
+        for section in used:  # later ones over earlier ones
+            plain = {} if optimizer in DECOUPLED else section.get("adam", {})
+            values |= {k: v for k, v in section.items() if k != "adam"} | plain
+        return Settings(settings()).replace(**values)
+
+    return read
 
 
-def _variants(model: str) -> dict[str, Any]:
-    return _file(model).get("variants", {})
+_OF_STUDENTS = tuple(
+    name for name in fields_of(DistillationSettings) if not name.startswith("teacher")
+)
 
 
-def _values(model: str, dataset: str, decoupled: bool, variant: str) -> dict[str, Any]:
-    """The values of the sections that concern a run, later ones over earlier ones."""
-    content = _file(model)
-    special = _variants(model).get(variant)
-    sections = [content.get("default", {}), (special or content).get(dataset, {})]
-    if special is not None:
-        sections.insert(1, special.get("default", {}))
-    values = dict(MODELS[model].values)
-    for section in sections:
-        plain = {} if decoupled else section.get("adam", {})
-        values |= {k: v for k, v in section.items() if k != "adam"} | plain
-    return values
+def _entry(model: str, settings: type, *ignores: str) -> ModelEntry:
+    if model != "sasrec":
+        ignores += _OF_STUDENTS
+    return ModelEntry(settings, from_toml(model, settings), ignores)
 
 
-__all__ = ["METHODS", "MODELS", "ModelEntry", "UserError", "check_read", "published", "reads"]
+MODELS: dict[str, ModelEntry] = {
+    "mf-bpr": _entry("mf-bpr", MFBPRSettings, "max_len", "packed"),
+    "gru4rec": _entry("gru4rec", GRU4RecSettings),
+    "sasrec": _entry("sasrec", SASRecSettings),
+    "bert4rec": _entry("bert4rec", BERT4RecSettings),
+    "stosa": _entry("stosa", STOSASettings),
+    "lightgcn": _entry("lightgcn", LightGCNSettings, "max_len", "packed"),
+    "sr-gnn": _entry("sr-gnn", SRGNNSettings, "packed"),
+    "lessr": _entry("lessr", LESSRSettings, "packed"),
+    "maerec": _entry("maerec", MAERecSettings),
+}

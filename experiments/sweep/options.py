@@ -12,7 +12,7 @@ import tyro
 from experiments import train
 from experiments.configs.base import option
 from experiments.errors import UserError, check_name
-from experiments.folders import Run
+from experiments.run import Run
 from experiments.sweep.space import Field, grid_cells
 from experiments.sweep.study import Sampler
 

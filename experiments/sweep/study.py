@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from experiments.errors import UserError
-from experiments.folders import differences
+from experiments.run import differences
 from experiments.sweep.space import Field, grid_cells
 
 Sampler = Literal["grid", "random", "tpe"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import threading
 from pathlib import Path
@@ -11,12 +10,12 @@ import jax
 import pytest
 
 from experiments import trainer
-from experiments.configs import MODELS
 from experiments.data import Interactions, load
 from experiments.epochs import TrainState
 from experiments.errors import UserError
-from experiments.folders import Run
 from experiments.mesh import ONE_DEVICE, Placement, make_mesh
+from experiments.run import Run, make_run
+from experiments.settings.published import published
 from tests.runs import records_of
 
 TINY = {"epochs": 4, "batch_size": 16, "eval_every": 2, "max_len": 12, "dim": 8, "num_blocks": 1}
@@ -27,8 +26,8 @@ def placement(mesh: str | None) -> Placement:
 
 
 def make_run(data: Interactions, model: str = "sasrec", **changes) -> Run:
-    settings = MODELS[model](data.name, "sevo-adamw")
-    settings = dataclasses.replace(settings, **TINY | changes)
+    settings = published(model, data.name, "sevo-adamw")
+    settings = settings.replace(**TINY | changes)
     return Run(model, data.name, "sevo-adamw", 0, settings)
 
 

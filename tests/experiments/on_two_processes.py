@@ -14,13 +14,13 @@ from jax.experimental import multihost_utils
 
 from experiments import processes
 from experiments.batches import make_batch
-from experiments.configs import MODELS
 from experiments.corpus import make_corpus
 from experiments.data import load
 from experiments.epochs import EpochLayouts
 from experiments.errors import UserError
 from experiments.evaluate import make_evaluation_set
 from experiments.mesh import DATA, Placement, make_mesh
+from experiments.settings.published import published
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,7 +48,7 @@ def test_interactions_are_whole_and_batches_are_split(users_file, place):
     for leaf in jax.tree.leaves(corpus):
         assert leaf.is_fully_replicated
         assert len(leaf.devices()) == 2
-    settings = MODELS["sasrec"]("beauty", "sevo-adamw")
+    settings = published("sasrec", "beauty", "sevo-adamw")
     rows = jax.tree.map(lambda a: a[0], EpochLayouts(data, settings, seed=0)(1))
     draw = partial(make_batch, "next", settings)
     expected = draw(make_corpus(data), rows, jax.random.key(0))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from experiments.configs import MODELS
 from experiments.reproduce import a4
 from experiments.reproduce.__main__ import main
+from experiments.settings.published import MODELS, published
 
-SETTINGS = dataclasses.replace(MODELS["lightgcn"]("synthetic", "sgd"), dim=8, batch_size=64)
+SETTINGS = published("lightgcn", "synthetic", "sgd").replace(dim=8, batch_size=64)
 
 
 @pytest.fixture

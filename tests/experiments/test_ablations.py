@@ -12,14 +12,14 @@ import pytest
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
-from experiments import configs, paper, trainer
+from experiments import paper, trainer
 from experiments.data import registry
 from experiments.files import read_json, write_json
-from experiments.folders import claim_folder
 from experiments.reproduce.__main__ import TABLES, main
 from experiments.reproduce.ablation_pictures import Drawn, draw_bars, draw_curves, draw_lines
 from experiments.reproduce.ablation_points import ABLATIONS, RATES
 from experiments.reproduce.ablations import papers_value
+from experiments.run import claim_folder
 
 PUBLISHED = configs.MODELS["sasrec"]
 PNG = b"\x89PNG"
@@ -45,7 +45,7 @@ def data_dir(users_file, tmp_path_factory) -> Path:
 
 def score_of(run) -> float:
     """A made-up score, that of validation: the higher the rate, the better."""
-    return 0.01 + run.settings.learning_rate / 1000 + 0.001 * run.seed
+    return 0.01 + run.settings.optimizer.learning_rate / 1000 + 0.001 * run.seed
 
 
 @pytest.fixture
@@ -58,10 +58,10 @@ def trained(monkeypatch) -> list:
             claim_folder(run, data, folder)
             valid = dict.fromkeys(paper.METRICS, score_of(run))
             test = dict.fromkeys(paper.METRICS, 0.05 - score_of(run))
-            epochs = range(2, run.settings.epochs + 1, 2)
+            epochs = range(2, run.settings.training.epochs + 1, 2)
             lines = [{"epoch": e, "train_loss": 1 / e, "valid": valid} for e in epochs]
             (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
-            result = {"seed": run.seed, "epochs": run.settings.epochs, "best_epoch": 2}
+            result = {"seed": run.seed, "epochs": run.settings.training.epochs, "best_epoch": 2}
             result |= {"valid": valid, "test": test, "seconds_per_epoch": 1.5}
             result["num_users"] = data.num_users
             write_json(folder / "result.json", result | {"device": "abacus"})
@@ -94,7 +94,9 @@ def test_a_quick_look(name, data_dir, own_folders, trained, monkeypatch, tmp_pat
         f"{name}.{suffix}" for suffix in ("md", "json", "tex", "png")
     }
     assert len(trained) == len(set(trained)) == len(list(folder.glob("runs/*/*/result.json")))
-    assert {(r.dataset, r.seed, r.settings.user_share) for r in trained} == {("beauty", 0, 0.1)}
+    assert {(r.dataset, r.seed, r.settings.training.user_share) for r in trained} == {
+        ("beauty", 0, 0.1)
+    }
 
     text = (folder / f"{name}.md").read_text()
     assert text.startswith(f"# {ABLATIONS[name].title} (a quick look)\n\n**A quick look**")
@@ -113,7 +115,7 @@ def test_a_quick_look_without_beauty_and_with_places(own_folders, trained, tmp_p
     argv = ["--epochs", "4", "--seeds", "1", "2", "--datasets", "synthetic"]
     assert call("table7", tmp_path, tmp_path, "--quick", *argv[:-2]) == 0
     assert not list(own_folders.glob("sevo-*"))
-    assert {(r.dataset, r.seed, r.settings.epochs) for r in trained} == {
+    assert {(r.dataset, r.seed, r.settings.training.epochs) for r in trained} == {
         ("synthetic", 1, 4),
         ("synthetic", 2, 4),
     }
@@ -215,8 +217,8 @@ def test_the_best_rate_on_validation_is_shown(data_dir, trained, tmp_path):
 @pytest.mark.usefixtures("no_pictures")
 def test_no_layers_is_no_smoothing_with_the_correction(data_dir, trained, tmp_path):
     assert call("table7", tmp_path, data_dir) == 0
-    run = next(run for run in trained if run.settings.num_layers == 0)
-    assert (run.optimizer, run.settings.moment_correction) == ("sevo-adamw", True)
+    run = next(run for run in trained if run.settings.optimizer.num_layers == 0)
+    assert (run.optimizer, run.settings.optimizer.moment_correction) == ("sevo-adamw", True)
     row = next(p for p in read_json(tmp_path / "table7.json")["points"] if p["x"] == 0)
     assert [row["test"][m]["paper"] for m in paper.METRICS] == [0.0124, None, 0.0664, None, 0.0353]
     assert papers_value("sasrec", "ml-1m", "sevo-adamw", {"num_layers": 2})[-1] == 0.1389

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from experiments.configs import MODELS
 from experiments.files import read_json, write_json
-from experiments.folders import Run
 from experiments.paper import METRICS
 from experiments.reproduce.__main__ import main
 from experiments.reproduce.runs import folder_of
+from experiments.run import Run
+from experiments.settings.published import published
 
 
 def make_up(
     folder: Path, model: str, optimizer: str, score: float, best: int, epochs: int, seed: int = 0
 ) -> None:
-    run = Run(model, "beauty", optimizer, seed, MODELS[model]("beauty", optimizer))
+    run = Run(model, "beauty", optimizer, seed, published(model, "beauty", optimizer))
     place = folder_of(run, folder / "runs")
     place.mkdir(parents=True)
     write_json(place / "config.json", run.to_json() | {"epochs": epochs})

@@ -10,7 +10,7 @@ import pytest
 
 from experiments import train
 from experiments.backbones import BUILDERS
-from experiments.configs import MODELS
+from experiments.settings.published import MODELS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "add-a-backbone.md"
 

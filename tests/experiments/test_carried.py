@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from pathlib import Path
 
@@ -16,19 +15,19 @@ from flax import nnx
 from experiments import recommend, trainer
 from experiments.backbones import BUILDERS
 from experiments.checkpoints import Checkpoint, open_checkpoints, restore_checkpoint
-from experiments.configs import MODELS
 from experiments.data import load
 from experiments.epochs import TrainState
-from experiments.folders import Run
 from experiments.graphs import neighbour_graph
 from experiments.optimizers import make_optimizer
+from experiments.run import Run
+from experiments.settings.published import published
 from models.edges import edges_of
 
 TINY = {"dim": 4, "num_blocks": 1, "max_len": 3, "batch_size": 64, "eval_every": 1}
 
 
 def run_on(data: str, model: str, seed: int = 0, *, epochs: int = 2) -> Run:
-    settings = dataclasses.replace(MODELS[model](data, "adamw"), **TINY, epochs=epochs)
+    settings = published(model, data, "adamw").replace(**TINY, epochs=epochs)
     return Run(model, data, "adamw", seed, settings)
 
 
@@ -114,7 +113,7 @@ def test_a_checkpoint_from_before_models_carried_anything(tmp_path):
 @pytest.mark.parametrize("optimizer", ["adamw", "sevo-adamw"])
 def test_vectors_of_lessr_do_not_decay(small, optimizer):
     """Biases, scales and slopes: whatever is no matrix."""
-    settings = dataclasses.replace(MODELS["lessr"]("small", optimizer), dim=4, weight_decay=0.5)
+    settings = published("lessr", "small", optimizer).replace(dim=4, weight_decay=0.5)
     model = nnx.eval_shape(lambda: BUILDERS["lessr"](settings, small, nnx.Rngs(0)))
     made = make_optimizer(optimizer, settings, small, model)
 
@@ -126,7 +125,7 @@ def test_vectors_of_lessr_do_not_decay(small, optimizer):
     params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), nnx.state(model, nnx.Param))
     updates = updates_of(params)
     for leaf in jax.tree.leaves(updates):
-        want = -0.5 * settings.learning_rate if leaf.ndim > 1 else 0
+        want = -0.5 * settings.optimizer.learning_rate if leaf.ndim > 1 else 0
         np.testing.assert_allclose(leaf, want, rtol=1e-6)
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from experiments import trainer
-from experiments.configs import MODELS
 from experiments.data import load, registry
 from experiments.data.interactions import read_text
 from experiments.data.table1 import Size
 from experiments.errors import UserError
+from experiments.settings.published import published
 
 
 def write(path: Path, text: str) -> Path:
@@ -171,8 +171,8 @@ def test_smoothing_gains_on_the_synthetic_data(tmp_path):
     data = load("synthetic")
     scores = {}
     for optimizer in ("adamw", "sevo-adamw"):
-        settings = MODELS["sasrec"]("synthetic", optimizer)
-        runs = [trainer.Run("sasrec", "synthetic", optimizer, seed, settings) for seed in range(3)]
+        settings = published("sasrec", "synthetic", optimizer)
+        runs = [Run("sasrec", "synthetic", optimizer, seed, settings) for seed in range(3)]
         results = [trainer.train(run, data, tmp_path / run.name) for run in runs]
         scores[optimizer] = np.mean([result["test"]["NDCG@10"] for result in results])
     assert scores["sevo-adamw"] > 1.05 * scores["adamw"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from pathlib import Path
 
@@ -19,9 +18,9 @@ from experiments.distill import METHODS
 from experiments.epochs import split_model
 from experiments.errors import UserError
 from experiments.files import read_json, write_json
-from experiments.folders import Run, claim_folder
 from experiments.graphs import teacher_graph
 from experiments.reproduce import __main__ as reproduce
+from experiments.run import Run, claim_folder
 from experiments.teachers import load_teacher
 from models import Constant
 
@@ -119,7 +118,7 @@ def test_a_teacher_is_loaded_as_its_best_epoch(done, users_file):
 )
 def test_a_teacher_that_cannot_teach(done, users_file, change, message):
     *_, student = make_runs(users_file, done, "kd", teacher=str(folder_of(done, "sasrec-adam")))
-    settings = dataclasses.replace(student.settings, **change)
+    settings = student.settings.replace(**change)
     with pytest.raises(UserError, match=message):
         load_teacher(settings, load(str(users_file)), sasrec)
 
@@ -153,13 +152,13 @@ def test_a_teacher_without_checkpoint(done, users_file, tmp_path):
 def test_only_methods_that_need_a_teacher_have_one(tmp_path):
     assert [run.model for run in make_runs("synthetic", tmp_path, "plain")] == ["sasrec"]
     teacher, *students = make_runs("beauty", tmp_path, *METHODS, beta=0.5)
-    assert teacher.settings.dim == 12
+    assert teacher.settings.model.dim == 12
     for method, run in zip(METHODS, students, strict=True):
         smoothed = method.startswith("sevo")
-        assert run.settings.graph == ("teacher" if smoothed else "item-item")
-        assert run.settings.beta == (0.5 if smoothed else 0.99)
-        assert bool(run.settings.teacher) == (method != "plain")
-        assert run.settings.attend_padding
+        assert run.settings.graph.kind == ("teacher" if smoothed else "item-item")
+        assert run.settings.optimizer.beta == (0.5 if smoothed else 0.99)
+        assert bool(run.settings.distillation.teacher) == (method != "plain")
+        assert run.settings.model.attend_padding
 
 
 @pytest.mark.parametrize(
@@ -208,7 +207,7 @@ def test_table5(users_file, tmp_path, monkeypatch):
         for run, folder in zip(runs, folders, strict=True):
             claim_folder(run, data, folder)
             scores = dict.fromkeys(paper.METRICS, 0.02 + 0.001 * len(trained))
-            result = {"seed": run.seed, "epochs": run.settings.epochs, "best_epoch": 1}
+            result = {"seed": run.seed, "epochs": run.settings.training.epochs, "best_epoch": 1}
             result |= {"test": scores, "seconds_per_epoch": 1.5, "device": "abacus"}
             write_json(folder / "result.json", result)
             trained.append(run.model)

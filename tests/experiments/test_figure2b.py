@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from experiments.configs import MODELS
 from experiments.epochs import Epochs
-from experiments.folders import Run
 from experiments.graphs import item_graph
 from experiments.reproduce import figure2b
 from experiments.reproduce.__main__ import main
+from experiments.run import Run
+from experiments.settings.published import MODELS, published
 from experiments.trainer import initial_checkpoint, make_setup
 
-SETTINGS = dataclasses.replace(
-    MODELS["sasrec"]("synthetic", "sevo-adamw"), epochs=2, dim=8, num_blocks=1, max_len=10,
+SETTINGS = published("sasrec", "synthetic", "sevo-adamw").replace(epochs=2, dim=8, num_blocks=1, max_len=10,
     batch_size=128, dropout_rate=0.0, learning_rate=0.1, beta=0.7, packed=False,
 )  # fmt: skip
 
 
 def test_values_are_those_of_dense_linear_algebra(small):
     """The steps, one an epoch, are what the table moved by; inverting ψ gives the original ones."""
-    settings, beta = SETTINGS, SETTINGS.beta
+    settings, beta = SETTINGS, SETTINGS.optimizer.beta
     run = Run("sasrec", "small", "sevo-adamw", 0, settings)
     setup = make_setup(run, small)
     layouts = setup.layouts(small, 0)
@@ -38,12 +36,14 @@ def test_values_are_those_of_dense_linear_algebra(small):
             state, _ = epochs(state, epochs.lay_out(epoch), epoch)
     found = figure2b.measured(state, 2, settings)
 
-    graph = item_graph(small, settings.max_len_graph).to_scipy().toarray().astype(np.float64)
+    graph = item_graph(small, settings.graph.max_len_graph).to_scipy().toarray().astype(np.float64)
     identity = np.eye(len(graph))
-    rate, decay = settings.learning_rate, settings.weight_decay
+    rate, decay = settings.optimizer.learning_rate, settings.optimizer.weight_decay
     smoothed = ((1 - rate * decay) * tables[1] - tables[2]) / rate
-    powers = [beta**k * np.linalg.matrix_power(graph, k) for k in range(settings.num_layers + 1)]
-    psi = sum(powers) / sum(beta**k for k in range(settings.num_layers + 1))
+    powers = [
+        beta**k * np.linalg.matrix_power(graph, k) for k in range(settings.optimizer.num_layers + 1)
+    ]
+    psi = sum(powers) / sum(beta**k for k in range(settings.optimizer.num_layers + 1))
     original = np.linalg.solve(psi, smoothed)
     stages = original, smoothed, tables[2]
     total = [np.trace(x.T @ (identity - graph) @ x) for x in stages]
@@ -63,10 +63,10 @@ def few_users(small, monkeypatch) -> list[float]:
     followed: list[float] = []
 
     def made_up(run, data, report):
-        followed.append(run.settings.beta)
-        epochs = list(range(1, run.settings.epochs + 1))
-        total = [[3.0 * epoch, 1.0 - run.settings.beta, 2.0] for epoch in epochs]
-        relative = [[0.9, 1.0 - run.settings.beta, None] for _ in epochs]
+        followed.append(run.settings.optimizer.beta)
+        epochs = list(range(1, run.settings.training.epochs + 1))
+        total = [[3.0 * epoch, 1.0 - run.settings.optimizer.beta, 2.0] for epoch in epochs]
+        relative = [[0.9, 1.0 - run.settings.optimizer.beta, None] for _ in epochs]
         losses = [1.0 / epoch for epoch in epochs]
         found = {"epoch": epochs, "train_loss": losses, "total": total, "relative": relative}
         return found | {"devices": ["a machine"]}

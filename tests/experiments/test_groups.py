@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from experiments import packing
 from experiments.batches import make_batch
-from experiments.configs import Hyperparameters
 from experiments.corpus import make_corpus
 from experiments.epochs import (
     EpochLayouts,
@@ -33,10 +32,11 @@ from experiments.packing import (
     longer_of_blocks,
     longer_of_random,
 )
+from experiments.settings import TrainingSettings
 from models import SRGNN, BERT4Rec, SASRec
 
 MAX_LEN, BATCH = 12, 64
-SETTINGS = Hyperparameters(batch_size=BATCH, max_len=MAX_LEN, packed=False)
+SETTINGS = TrainingSettings(batch_size=BATCH, max_len=MAX_LEN, packed=False)
 lengths = st.lists(st.integers(1, 9), min_size=1, max_size=40)
 
 

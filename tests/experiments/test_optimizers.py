@@ -13,16 +13,16 @@ from flax import nnx
 
 import sevo_jax
 from experiments import train, trainer
-from experiments.configs import MODELS
 from experiments.errors import UserError
 from experiments.graphs import item_graph, user_item_graph
 from experiments.optimizers import add_smoothness_gradient, learning_rate, make_optimizer
+from experiments.settings.published import published
 
 TABLE = [["item_embedding"]]
 
 
 def settings_of(optimizer: str, model: str = "sasrec", **changed):
-    published = MODELS[model]("synthetic", optimizer)
+    published = published(model, "synthetic", optimizer)
     return dataclasses.replace(published, dim=4, max_len=5, num_heads=1, num_blocks=1, **changed)
 
 
@@ -44,7 +44,7 @@ def steps_of(optimizer: optax.GradientTransformation, params):
 def check_equal(small, optimizer, expected, **changed):
     """The optimiser of the settings takes the steps of the one expected, and not the usual ones."""
     usual, settings = settings_of(optimizer), settings_of(optimizer, **changed)
-    model = trainer.make_model(trainer.Run("sasrec", "small", optimizer, 0, settings), small)
+    model = trainer.make_model(Run("sasrec", "small", optimizer, 0, settings), small)
     params = nnx.state(model, nnx.Param)
     ours, others, before = (
         steps_of(tx, params)
@@ -65,12 +65,14 @@ def test_the_rate_is_divided_by_ten_every_few_epochs(small, optimizer):
     """By as many steps as an epoch has, the last of which may not be full."""
     steps = int(np.ceil((small.lengths > 3).sum() / 16))
     settings = settings_of(optimizer, batch_size=16, decay_every=2)
-    assert learning_rate(settings_of(optimizer), small, "next") == settings.learning_rate
+    assert learning_rate(settings_of(optimizer), small, "next") == settings.optimizer.learning_rate
     rate = learning_rate(settings, small, "next")
     for epoch, divisor in ((0, 1), (1, 1), (2, 10), (3, 10), (4, 100)):
         for step in (epoch * steps, (epoch + 1) * steps - 1):
-            np.testing.assert_allclose(rate(step), settings.learning_rate / divisor, rtol=1e-5)
-    model = trainer.make_model(trainer.Run("sasrec", "small", optimizer, 0, settings), small)
+            np.testing.assert_allclose(
+                rate(step), settings.optimizer.learning_rate / divisor, rtol=1e-5
+            )
+    model = trainer.make_model(Run("sasrec", "small", optimizer, 0, settings), small)
     params = nnx.state(model, nnx.Param)
     tx, state = make_optimizer(optimizer, settings, small, model), None
     gradient, sizes = jax.tree.map(jnp.ones_like, params), []
@@ -92,12 +94,16 @@ def test_the_rate_is_divided_by_ten_every_few_epochs(small, optimizer):
 )
 def test_methods(small, optimizer, method):
     def expected(s):
-        common = {"tables": TABLE, "method": method, "weight_decay": s.weight_decay}
+        common = {"tables": TABLE, "method": method, "weight_decay": s.optimizer.weight_decay}
         graph = item_graph(small, 50)
         if optimizer == "sevo-sgd":
-            return sevo_jax.sevo_sgd(s.learning_rate, graph, momentum=s.b1, **common)
+            return sevo_jax.sevo_sgd(
+                s.optimizer.learning_rate, graph, momentum=s.optimizer.b1, **common
+            )
         make = {"sevo-adamw": sevo_jax.sevo_adamw, "sevo-adam": sevo_jax.sevo_adam}[optimizer]
-        return make(s.learning_rate, graph, b1=s.b1, b2=s.b2, **common)
+        return make(
+            s.optimizer.learning_rate, graph, b1=s.optimizer.b1, b2=s.optimizer.b2, **common
+        )
 
     check_equal(small, optimizer, expected, method=method)
 
@@ -122,7 +128,12 @@ def test_graphs(small, changed):
             **ways,
         )
         return sevo_jax.sevo_adamw(
-            s.learning_rate, graph, tables=TABLE, b1=s.b1, b2=s.b2, weight_decay=s.weight_decay
+            s.optimizer.learning_rate,
+            graph,
+            tables=TABLE,
+            b1=s.optimizer.b1,
+            b2=s.optimizer.b2,
+            weight_decay=s.optimizer.weight_decay,
         )
 
     check_equal(small, "sevo-adamw", expected, **changed)
@@ -131,10 +142,10 @@ def test_graphs(small, changed):
 def test_no_moment_correction(small):
     def expected(s):
         return optax.chain(
-            optax.scale_by_adam(s.b1, s.b2),
+            optax.scale_by_adam(s.optimizer.b1, s.optimizer.b2),
             sevo_jax.sevo_smooth(item_graph(small, 50), tables=TABLE),
-            optax.add_decayed_weights(s.weight_decay),
-            optax.scale_by_learning_rate(s.learning_rate),
+            optax.add_decayed_weights(s.optimizer.weight_decay),
+            optax.scale_by_learning_rate(s.optimizer.learning_rate),
         )
 
     check_equal(small, "sevo-adamw", expected, moment_correction=False)
@@ -147,9 +158,14 @@ def test_smoothness_in_the_loss(small):
     def expected(s):
         def term(params):
             table = params["item_embedding"].embedding[...]
-            return s.smoothness_weight * sevo_jax.smoothness(graph, table)
+            return s.optimizer.smoothness_weight * sevo_jax.smoothness(graph, table)
 
-        adamw = optax.adamw(s.learning_rate, s.b1, s.b2, weight_decay=s.weight_decay)
+        adamw = optax.adamw(
+            s.optimizer.learning_rate,
+            s.optimizer.b1,
+            s.optimizer.b2,
+            weight_decay=s.optimizer.weight_decay,
+        )
 
         def update(updates, state, params):
             updates = jax.tree.map(jnp.add, updates, jax.grad(term)(params))

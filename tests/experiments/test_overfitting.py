@@ -11,12 +11,12 @@ import pytest
 from flax import nnx
 
 from experiments.backbones import BUILDERS
-from experiments.configs import MODELS
 from experiments.corpus import make_corpus
 from experiments.data import Interactions
 from experiments.data.interactions import from_sequences
 from experiments.epochs import EpochLayouts, Epochs, Inputs, TrainState, split_model
 from experiments.evaluate import make_evaluation_set, make_evaluator
+from experiments.settings.published import published
 
 MAX_LEN = 8
 TINY = {"max_len": MAX_LEN, "dim": 16, "num_blocks": 1, "num_heads": 2, "packed": False}
@@ -66,7 +66,7 @@ def test_a_dozen_users_are_learnt(dozen, name, changes, rate, epochs):
     The rate falls too: BERT4Rec reads other masks in every step, and at a constant rate its loss
     wavers between .08 and .2. Of 12 users, it could not come below 2 without context.
     """
-    settings = dataclasses.replace(MODELS[name]("dozen", "adamw"), **{**TINY, **changes})
+    settings = published(name, "dozen", "adamw").replace(**{**TINY, **changes})
     model = BUILDERS[name](settings, dozen, nnx.Rngs(0))
     if name == "maerec":
         # The published 200 seeds would be all nodes, and no edge would be left.

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.batches import read_tokens
-from experiments.configs import Hyperparameters
 from experiments.corpus import make_corpus
 from experiments.data import Interactions
 from experiments.data.interactions import read_text
 from experiments.epochs import EpochLayouts
 from experiments.packing import EMPTY, Rows, layout, pack_rows
+from experiments.settings import TrainingSettings
 from models import SASRec
 
 MAX_LEN, BATCH = 12, 32
@@ -73,7 +73,7 @@ def data(request, small) -> Interactions:
 
 
 def rows_of(data: Interactions, packed: bool, epoch: int) -> Rows:
-    hyper = Hyperparameters(batch_size=BATCH, max_len=MAX_LEN, packed=packed)
+    hyper = TrainingSettings(batch_size=BATCH, max_len=MAX_LEN, packed=packed)
     return EpochLayouts(data, hyper, seed=0)(epoch)
 
 

@@ -14,9 +14,9 @@ from flax import nnx
 
 from experiments import recommend, train, trainer
 from experiments.checkpoints import open_checkpoints, restore_checkpoint
-from experiments.configs import reads
 from experiments.data import load
 from experiments.errors import UserError
+from experiments.settings.published import reads
 from experiments.trainer import initial_checkpoint, make_setup
 
 TINY = ["--dim", "16", "--batch-size", "64", "--epochs", "2"]

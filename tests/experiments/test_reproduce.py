@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import configs, paper, trainer
+from experiments import paper, trainer
 from experiments.data import registry
 from experiments.errors import UserError
 from experiments.files import read_json, write_json
-from experiments.folders import Run, claim_folder
 from experiments.reproduce import cells, table2, table3, table8, when_it_helps
 from experiments.reproduce.__main__ import main
 from experiments.reproduce.documents import Document, Table, latex, markdown
 from experiments.reproduce.runs import folder_name
+from experiments.run import Run, claim_folder
 
 EPOCHS = 2
 ONE = ["--datasets", "beauty", "--optimizers", "sevo-adamw", "--seeds", "0"]
@@ -99,7 +99,7 @@ def make_up_results(monkeypatch) -> list[str]:
                     metric: 1.1 * value + 0.001 * rng.random() for metric, value in scores.items()
                 }
             quintiles = {m: [None, *(scores[m] * np.arange(2, 6) / 3).tolist()] for m in scores}
-            result = {"seed": run.seed, "epochs": run.settings.epochs, "best_epoch": 1}
+            result = {"seed": run.seed, "epochs": run.settings.training.epochs, "best_epoch": 1}
             result |= {"test": scores, "by_popularity": quintiles, "seconds_per_epoch": 1.5}
             result["num_users"] = data.num_users
             write_json(folder / "result.json", result | {"device": "abacus"})
@@ -400,11 +400,11 @@ def test_the_papers_values():
 
 def test_folder_names():
     settings = small_sasrec("beauty", "sevo-adamw")
-    longer = dataclasses.replace(settings, epochs=9)
+    longer = settings.replace(epochs=9)
     assert (
         folder_name(Run("sasrec", "beauty", "sevo-adamw", 1, longer)) == "sasrec-sevo-adamw-seed1"
     )
-    other = dataclasses.replace(settings, beta=0.5, rng="rbg")
+    other = settings.replace(beta=0.5, rng="rbg")
     name = folder_name(Run("sasrec", "beauty", "sevo-adamw", 1, other))
     assert name == "sasrec-sevo-adamw-beta=0.5-rng=rbg-seed1"
 

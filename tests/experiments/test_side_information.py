@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import configs, paper, trainer
+from experiments import paper, trainer
 from experiments.data import load, load_categories, registry
 from experiments.files import read_json, write_json
-from experiments.folders import Run, claim_folder
 from experiments.graphs import category_graph
 from experiments.reproduce import figure6, table4
 from experiments.reproduce.__main__ import main
 from experiments.reproduce.options import QUICK_EPOCHS
+from experiments.run import Run, claim_folder
 
 PUBLISHED = configs.MODELS["sasrec"]
 FILE = "Beauty_item2attributes.json"
@@ -65,9 +65,11 @@ def trained(monkeypatch) -> list[Run]:
     def fake(runs, data, folders, *, resume, stop, report, **_):
         for run, folder in zip(runs, folders, strict=True):
             claim_folder(run, data, folder)
-            noise = np.random.default_rng([run.seed, int(100 * run.settings.beta)]).random()
-            score = 0.04 + 0.01 * run.settings.beta + 0.001 * noise
-            result = {"seed": run.seed, "epochs": run.settings.epochs, "best_epoch": 1}
+            noise = np.random.default_rng(
+                [run.seed, int(100 * run.settings.optimizer.beta)]
+            ).random()
+            score = 0.04 + 0.01 * run.settings.optimizer.beta + 0.001 * noise
+            result = {"seed": run.seed, "epochs": run.settings.training.epochs, "best_epoch": 1}
             result |= {"test": dict.fromkeys(paper.METRICS, score), "seconds_per_epoch": 1.5}
             write_json(folder / "result.json", result | {"device": "abacus"})
             runs_made.append(run)
@@ -78,7 +80,7 @@ def trained(monkeypatch) -> list[Run]:
 
 def test_table4_has_one_run_without_smoothing(data_dir, tmp_path, trained):
     assert call("table4", tmp_path, data_dir, "--datasets", "beauty", "--seeds", "0", "1") == 0
-    found = [(r.settings.graph, r.settings.beta) for r in trained if r.seed == 0]
+    found = [(r.settings.graph.kind, r.settings.optimizer.beta) for r in trained if r.seed == 0]
     assert found == list(table4.CONDITIONS)
     assert [beta for _, beta in found].count(0) == 1
     assert {r.optimizer for r in trained} == {"sevo-adamw"}
@@ -118,7 +120,7 @@ def test_table4_without_categories(data_dir, tmp_path, trained, monkeypatch):
     fake = trainer.train_together
 
     def building(runs, data, folders, **more):
-        if runs[0].settings.graph == "category":
+        if runs[0].settings.graph.kind == "category":
             trainer.make_setup(runs[0], data)
         fake(runs, data, folders, **more)
 
@@ -134,8 +136,8 @@ def test_a_quick_look(data_dir, tmp_path, trained):
     assert call("table4", tmp_path, data_dir, "--quick") == 0
     assert len(trained) == 5
     assert {(r.dataset, r.seed) for r in trained} == {("beauty", 0)}
-    assert {r.settings.epochs for r in trained} == {QUICK_EPOCHS}
-    assert {r.settings.user_share for r in trained} == {0.1}
+    assert {r.settings.training.epochs for r in trained} == {QUICK_EPOCHS}
+    assert {r.settings.training.user_share for r in trained} == {0.1}
     title = (tmp_path / "table4.md").read_text().splitlines()[0]
     assert title.endswith(" (a quick look)")
 
@@ -148,7 +150,7 @@ def tables(monkeypatch) -> None:
         rng = np.random.default_rng(0)
         table = rng.normal(size=(data.num_items + 1, 8))
         for i, members in enumerate(load_categories(data).members):
-            table[members, i % 8] += 20 * run.settings.beta
+            table[members, i % 8] += 20 * run.settings.optimizer.beta
         return table.astype(np.float32)
 
     monkeypatch.setattr(figure6, "load_table", load_table)

@@ -18,7 +18,7 @@ import pytest
 from experiments import paper, trainer
 from experiments.errors import UserError
 from experiments.files import read_json, write_json
-from experiments.folders import claim_folder
+from experiments.run import claim_folder
 from experiments.sweep import picture, report
 from experiments.sweep.__main__ import main
 from experiments.sweep.space import parse_field, parse_search
@@ -36,9 +36,9 @@ def make_up_results(runs, data, folders, *, resume, stop, report, **_):
             continue
         claim_folder(run, data, folder)
         s = run.settings
-        value = s.beta / 10 + s.num_layers / 1000 + run.seed / 100
+        value = s.optimizer.beta / 10 + s.optimizer.num_layers / 1000 + run.seed / 100
         metrics = dict.fromkeys(paper.METRICS, value)
-        result = {"epochs": s.epochs, "best_epoch": 1, "valid": metrics}
+        result = {"epochs": s.training.epochs, "best_epoch": 1, "valid": metrics}
         write_json(folder / "result.json", result | {"test": dict.fromkeys(metrics, value / 2)})
 
 

@@ -13,7 +13,6 @@ from flax import nnx
 from scipy import stats
 
 from experiments.batches import Batch, make_batch
-from experiments.configs import Hyperparameters
 from experiments.corpus import make_corpus
 from experiments.epochs import EpochLayouts, training_sequences
 from experiments.evaluate import make_evaluation_set, make_evaluator
@@ -79,7 +78,7 @@ def check_cells(batch: Batch) -> None:
 
 def check_negatives(batch: Batch, owners_of: dict[tuple[int, ...], set[int]], seen) -> None:
     """No negative is a training item of a user whose sequence this may be."""
-    assert batch.negatives.shape == (*batch.positives.shape, SETTINGS.num_negatives)
+    assert batch.negatives.shape == (*batch.positives.shape, SETTINGS.training.num_negatives)
     for cells in segments_of(batch):
         owners = owners_of[tuple(batch.tokens.items[cells].tolist())]
         assert any(not set(batch.negatives[cells].ravel().tolist()) & seen[u] for u in owners)
@@ -127,7 +126,7 @@ def test_masked_sequences_are_the_whole_training_part(small):
         masked, total = masked + mask.sum(), total + (items > 0).sum()
     assert found == want
     assert total == sum(min(len(cells), MAX_LEN) for cells in training(small))
-    assert stats.binomtest(int(masked), int(total), SETTINGS.mask_rate).pvalue > 1e-3
+    assert stats.binomtest(int(masked), int(total), SETTINGS.model.mask_rate).pvalue > 1e-3
 
 
 def test_masks_have_their_rate_everywhere_and_differ_between_keys(small):
@@ -135,9 +134,11 @@ def test_masks_have_their_rate_everywhere_and_differ_between_keys(small):
     make = partial(make_batch, "masked", SETTINGS, make_corpus(small), rows)
     real = jax.jit(jax.vmap(lambda key: make(key).real))(jax.random.split(jax.random.key(0), 400))
     counts = np.asarray(real).sum(0)[rows.cells >= 0]
-    p_values = stats.binom.cdf(counts, 400, SETTINGS.mask_rate)
+    p_values = stats.binom.cdf(counts, 400, SETTINGS.model.mask_rate)
     assert 1e-6 < p_values.min() < p_values.max() < 1 - 1e-6
-    assert abs(counts.mean() / 400 - SETTINGS.mask_rate) < 5 * (0.21 / 400 / counts.size) ** 0.5
+    assert (
+        abs(counts.mean() / 400 - SETTINGS.model.mask_rate) < 5 * (0.21 / 400 / counts.size) ** 0.5
+    )
 
 
 def test_pairs_are_users_and_one_of_their_training_items(small):
@@ -145,7 +146,7 @@ def test_pairs_are_users_and_one_of_their_training_items(small):
     made = batches(small, "pair")
     assert sum(batch.real.sum() for batch in made) == sum(map(len, training(small)))
     for batch in made:
-        assert batch.real.shape == (SETTINGS.batch_size, 1)
+        assert batch.real.shape == (SETTINGS.training.batch_size, 1)
         users, positives = batch.tokens.items[batch.real], batch.positives[batch.real]
         assert all(p in owned[u] for u, p in zip(users, positives, strict=True))
         negatives = batch.negatives[batch.real]

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from experiments import train, trainer
-from experiments.configs import MODELS
 from experiments.data import load
 from experiments.epochs import EpochLayouts, Epochs
 from experiments.errors import UserError
-from experiments.folders import Run
+from experiments.run import Run
+from experiments.settings.published import published
 from experiments.trainer import train_together
 
 SEEDS = (0, 3, 7)
@@ -26,7 +26,7 @@ TINY = {"dim": 16, "num_blocks": 1, "max_len": 20, "batch_size": 16, "eval_every
 
 def runs_on(file: Path, optimizer: str = "sevo-adamw", **changes) -> list[Run]:
     settings = dataclasses.replace(
-        MODELS["sasrec"](str(file), optimizer), **TINY, epochs=4, **changes
+        published("sasrec", str(file), optimizer), **TINY, epochs=4, **changes
     )
     return [Run("sasrec", str(file), optimizer, seed, settings) for seed in SEEDS]
 

@@ -18,7 +18,7 @@ import pytest
 from experiments import summary, train, trainer
 from experiments.data import load
 from experiments.errors import UserError
-from experiments.folders import lock_folder
+from experiments.run import lock_folder
 from experiments.trainer import Interrupted
 from tests.runs import (
     NAME,

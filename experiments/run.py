@@ -1,4 +1,4 @@
-"""A run's folder: what it holds, and whose it is."""
+"""A run: its settings, its name, its folder and the files in it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.configs import MODELS, Hyperparameters
 from experiments.errors import UserError
 from experiments.files import read_json, read_lines, write_json
+from experiments.settings import Settings
+from experiments.settings.published import MODELS, published
 
 if TYPE_CHECKING:  # commands read their options, and name runs, before anything large is imported
     from experiments.data import Interactions
@@ -20,13 +21,13 @@ if TYPE_CHECKING:  # commands read their options, and name runs, before anything
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What determines a run's result, and what ``config.json`` holds."""
+    """All that determines a run's result, and what ``config.json`` holds."""
 
     model: str
     dataset: str
     optimizer: str
     seed: int
-    settings: Hyperparameters
+    settings: Settings
 
     @property
     def name(self) -> str:
@@ -36,18 +37,38 @@ class Run:
     def to_json(self) -> dict[str, Any]:
         """A flat mapping of names to values."""
         own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {k: v for k, v in own.items() if k != "settings"} | dataclasses.asdict(self.settings)
+        return {k: v for k, v in own.items() if k != "settings"} | self.settings.flat()
+
+
+def make_run(model: str, dataset: str, optimizer: str, seed: int = 0, **values: Any) -> Run:
+    """A run with the published settings but for ``values``, by their flat names.
+
+    Examples:
+        >>> make_run("sasrec", "beauty", "adamw", beta=0.5).settings.optimizer.beta
+        0.5
+    """
+    kinds = {name: values[name] for name in _USUAL if name in values}
+    settings = published(model, dataset, optimizer, **kinds).replace(**values)
+    return Run(model, dataset, optimizer, seed, settings)
+
+
+_USUAL = {"distill": "none", "graph": "item-item"}
 
 
 def changes(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings in a run's ``config.json`` that are not the published ones."""
+    """The settings in a run's ``config.json`` that are not the published ones.
+
+    A kind of graph and a method of distillation count as changes; the settings published for them
+    do not.
+    """
     if config["model"] not in MODELS:  # one of the user's own, which this command does not know
         return {}
-    settings = MODELS[config["model"]](config["dataset"], config["optimizer"])
-    published = dataclasses.asdict(settings)
-    del published["teacher"]  # where it lies
+    kinds = {name: config.get(name, usual) for name, usual in _USUAL.items()}
+    base = published(config["model"], config["dataset"], config["optimizer"], **kinds).flat()
+    del base["teacher"]  # where it lies
+    own = {name: kind for name, kind in kinds.items() if kind != _USUAL[name]}
     # A run that is older than a setting was made with what is now its default.
-    return {k: config[k] for k, v in published.items() if config.get(k, v) != v}
+    return own | {k: config[k] for k, v in base.items() if config.get(k, v) != v}
 
 
 def folder_name(run: Run) -> str:
@@ -56,10 +77,7 @@ def folder_name(run: Run) -> str:
     Epochs are left out: a run that goes on for longer stays where it is.
 
     Examples:
-        >>> from dataclasses import replace
-        >>> from experiments.configs import MODELS
-        >>> settings = replace(MODELS["sasrec"]("beauty", "adamw"), beta=0.5, epochs=60)
-        >>> folder_name(Run("sasrec", "beauty", "adamw", 3, settings))
+        >>> folder_name(make_run("sasrec", "beauty", "adamw", 3, beta=0.5, epochs=60))
         'sasrec-adamw-beta=0.5-seed3'
     """
     changed = changes(run.to_json())
@@ -67,15 +85,16 @@ def folder_name(run: Run) -> str:
     return "-".join([run.model, run.optimizer, *words, f"seed{run.seed}"])
 
 
-def settings_of(config: dict[str, Any]) -> Hyperparameters:
+def settings_of(config: dict[str, Any]) -> Settings:
     """The settings in a run's ``config.json``, with defaults for those younger than the run."""
-    names = {f.name for f in dataclasses.fields(Hyperparameters)}
-    return Hyperparameters(**{k: v for k, v in config.items() if k in names})
+    settings = Settings(MODELS[config["model"]].settings())
+    return settings.replace(**{k: v for k, v in config.items() if k in settings.flat()})
 
 
 def differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """What differs between the ``config.json`` of a folder and the one it should have."""
-    held = dataclasses.asdict(Hyperparameters()) | held  # a setting that is younger than the run
+    """The differences between the ``config.json`` of a folder and the one it should have."""
+    if wanted["model"] == held.get("model"):  # a setting may be younger than the run
+        held = Settings(MODELS[wanted["model"]].settings()).flat() | held
     names = sorted(held.keys() | wanted.keys())
     changed = [name for name in names if held.get(name) != wanted.get(name)]
     return [
@@ -118,12 +137,12 @@ def check_folder(run: Run, data: Interactions, folder: Path, resume: bool) -> di
     held, wanted = read_json(config_file), _config(run, data)
     epochs = held.get("epochs")
     if isinstance(epochs, int):  # a run may go on for longer
-        epochs = max(epochs, run.settings.epochs)
+        epochs = max(epochs, run.settings.training.epochs)
     changed = differences(held | {"epochs": epochs}, wanted)
     if changed:
         raise UserError(f"--resume: {folder} holds a run in which {'; '.join(changed)}")
     result = read_result(result_file) if result_file.exists() else None
-    return result if result and result["epochs"] == run.settings.epochs else None
+    return result if result and result["epochs"] == run.settings.training.epochs else None
 
 
 def read_result(path: Path) -> dict[str, Any]:

@@ -1,0 +1,115 @@
+"""The layout of every epoch: which interactions are read, and in which cell of which batch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from experiments.data import Interactions
+from experiments.errors import UserError
+from experiments.packing import (
+    EMPTY,
+    ROWS_MULTIPLE,
+    Layout,
+    Rows,
+    choose_groups,
+    group_rows,
+    layout,
+    longer_of_random,
+)
+from experiments.settings import TrainingSettings
+from models.backbone import Task
+
+
+def training_sequences(
+    data: Interactions, max_len: int, task: Task
+) -> tuple[np.ndarray, np.ndarray]:
+    """What is read in training: where in the flat array each sequence ends, and how long it is.
+
+    A user's training items are all but the last two. For ``next`` and ``prefix`` the newest of them
+    is a target only; for ``prefix`` a sequence ends at each of the others, and for ``pair`` each is
+    one.
+    """
+    held_back = 3 if task in ("next", "prefix") else 2
+    stops = data.starts + data.lengths - held_back
+    if task in ("next", "masked"):
+        starts, ends = data.starts, stops - 1
+    else:
+        each = np.maximum(stops - data.starts, 0)
+        starts = np.repeat(data.starts, each)
+        ends = starts + np.arange(starts.size) - np.repeat(np.cumsum(each) - each, each)
+    counts = np.minimum(ends - starts + 1, 1 if task == "pair" else max_len)
+    return ends[counts > 0], counts[counts > 0]
+
+
+class EpochLayouts:
+    """The layout of every epoch, a function of the data, the seed and the epoch alone."""
+
+    def __init__(
+        self,
+        data: Interactions,
+        training: TrainingSettings,
+        seed: int,
+        task: Task = "next",
+        *,
+        grouped: bool = False,
+    ) -> None:
+        self._ends, self._counts = training_sequences(data, training.max_len, task)
+        if not self._ends.size:
+            raise UserError(f"{data.name}: no user has two training items; nothing to learn from")
+        # Users and their runs of sequences, from which pairs are drawn.
+        users = np.searchsorted(data.starts, self._ends, side="right")
+        _, self._starts, self._lengths = np.unique(users, return_index=True, return_counts=True)
+        self.training, self.seed = training, seed
+        self.task: Task = task
+        self.groups = None
+        if grouped:
+            self.groups = choose_groups(longer_of_random(self._counts, training.batch_size))
+        # Epochs pack into about as many rows each. Epoch 0 sets the least for all, so that few
+        # epochs differ in shape and compile anew.
+        self.rows = self.few_rows = 0
+        first = self(0)
+        if isinstance(first, Rows):
+            used = (np.asarray(first.cells) != EMPTY).any(axis=-1)
+            self.rows = used.shape[1]
+            self.few_rows = _few_rows(used.sum(axis=-1), self.rows)
+
+    def __call__(self, epoch: int) -> Layout:
+        """Sequences shuffled and dealt into batches; for pairs, drawn anew."""
+        rng = np.random.default_rng([self.seed, epoch])
+        pairs = self.task == "pair"
+        order = self._draw_pairs(rng) if pairs else rng.permutation(self._ends.size)
+        s, counts = self.training, self._counts[order]
+        first = self._ends[order] - counts + 1
+        if self.groups is not None:
+            return group_rows(first, counts, s.batch_size, self.groups)[0]
+        rows, _ = layout(
+            first,
+            counts,
+            s.batch_size,
+            1 if pairs else s.max_len,
+            packed=s.packed and not pairs,
+            rows=self.rows,
+        )
+        return rows
+
+    def _draw_pairs(self, rng: np.random.Generator) -> np.ndarray:
+        """As many users as there are training items, uniformly, and one of the items of each."""
+        user = rng.integers(self._starts.size, size=self._ends.size)
+        return self._starts[user] + rng.integers(self._lengths[user])
+
+    @property
+    def sequences_per_step(self) -> np.ndarray:
+        """``int64[steps]``: the weights of the steps' losses in an epoch's mean."""
+        steps = np.arange(0, self._ends.size, self.training.batch_size)
+        return np.minimum(self._ends.size - steps, self.training.batch_size)
+
+
+def round_up(rows: float) -> int:
+    return -(-int(np.ceil(rows)) // ROWS_MULTIPLE) * ROWS_MULTIPLE
+
+
+def _few_rows(needed: np.ndarray, rows: int) -> int:
+    """The number of rows that saves most if steps which need no more compute no more."""
+    choices = np.append(np.arange(ROWS_MULTIPLE, rows, ROWS_MULTIPLE), rows)
+    saved = (rows - choices) * (needed[:, None] <= choices).mean(axis=0)
+    return int(choices[saved.argmax()]) if saved.any() else rows
