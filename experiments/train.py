@@ -9,7 +9,8 @@ from typing import Annotated
 import tyro
 
 from experiments.console import run
-from experiments.options import make_runs, parse
+from experiments.options import Given, make_runs, parse
+from experiments.run import Run
 
 # Longer than a line, where tyro would keep the breaks of a docstring.
 MODEL_HELP = (
@@ -64,6 +65,12 @@ class Arguments:
     """Keep compiled programs in the user's cache folder for later runs."""
 
 
+def runs_of(arguments: Arguments, given: Given) -> list[Run]:
+    """The runs that the command's options ask for; see `make_runs`."""
+    a = arguments
+    return make_runs(a.model, a.dataset, a.optimizer, a.seeds, given)
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
     arguments, given = parse(Arguments, argv, "python -m experiments.train")
@@ -72,10 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     a = arguments
     devices = runner.Devices(a.mesh, a.coordinator, a.num_processes, a.process_id)
     return runner.run_all(
-        a,
-        lambda out: make_runs(a.model, a.dataset, a.optimizer, a.seeds, given),
-        lambda run: run.name,
-        devices,
+        arguments, lambda out: runs_of(arguments, given), lambda run: run.name, devices
     )
 
 

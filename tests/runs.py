@@ -22,6 +22,8 @@ import pytest
 
 from experiments import train
 from experiments.data.synthetic import synthetic
+from experiments.options import parse
+from experiments.run import Run
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TINY = ["--dim=16", "--num-blocks=1", "--max-len=20", "--batch-size=64", "--eval-every=2"]
@@ -35,6 +37,11 @@ def users_of_built_in_data(folder: Path) -> Path:
     file = folder / "users.txt"
     file.write_text("".join(f"{i} {' '.join(map(str, u))}\n" for i, u in enumerate(users, 1)))
     return file
+
+
+def runs_of(options: list[str]) -> list[Run]:
+    """The runs that ``python -m experiments.train`` would do."""
+    return train.runs_of(*parse(train.Arguments, options, "train"))
 
 
 def records_of(folder: Path) -> list[dict]:

@@ -72,13 +72,18 @@ def published(
 
 def reads(model: str, optimizer: str, distill: str, setting: str) -> bool:
     """Whether a run reads a setting."""
+    readers = _readers(model, setting)
+    return readers is not None and (not readers or optimizer in readers or distill in readers)
+
+
+def _readers(model: str, setting: str) -> tuple[str, ...] | None:
+    """The optimisers and methods that read a setting, none for all; None if the model does not."""
     entry = MODELS[model]
     for part in vars(Settings(entry.settings())).values():
-        if setting in fields_of(type(part)):
-            readers = fields_of(type(part))[setting].metadata.get("readers", ())
-            read = not readers or optimizer in readers or distill in readers
-            return read and setting not in entry.ignores
-    return False
+        fields = fields_of(type(part))
+        if setting in fields and setting not in entry.ignores:
+            return fields[setting].metadata.get("readers", ())
+    return None
 
 
 def check_read(
@@ -87,7 +92,14 @@ def check_read(
     """An `ArgumentError` that names the setting, unless some optimiser's run reads each."""
     for setting in settings:
         if not any(reads(model, optimizer, distill, setting) for optimizer in optimizers):
-            raise ArgumentError(setting, f"{model} with {' and '.join(optimizers)} ignores it")
+            readers = _readers(model, setting)
+            if readers is None:
+                readers = tuple(m for m in MODELS if _readers(m, setting) is not None)
+            raise ArgumentError(
+                setting,
+                f"read by {', '.join(readers)} alone; {model} with {' and '.join(optimizers)} "
+                "ignores it",
+            )
 
 
 def from_toml(model: str, settings: type) -> Callable[[str, str, str], Settings]:

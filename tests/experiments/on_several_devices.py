@@ -14,7 +14,7 @@ from experiments.data import Interactions, load
 from experiments.epochs import TrainState
 from experiments.errors import UserError
 from experiments.mesh import ONE_DEVICE, Placement, make_mesh
-from experiments.run import Run, make_run
+from experiments.run import Run
 from experiments.settings.published import published
 from tests.runs import records_of
 

@@ -49,8 +49,8 @@ def test_interactions_are_whole_and_batches_are_split(users_file, place):
         assert leaf.is_fully_replicated
         assert len(leaf.devices()) == 2
     settings = published("sasrec", "beauty", "sevo-adamw")
-    rows = jax.tree.map(lambda a: a[0], EpochLayouts(data, settings, seed=0)(1))
-    draw = partial(make_batch, "next", settings)
+    rows = jax.tree.map(lambda a: a[0], EpochLayouts(data, settings.training, seed=0)(1))
+    draw = partial(make_batch, "next", settings.training)
     expected = draw(make_corpus(data), rows, jax.random.key(0))
 
     @jax.jit

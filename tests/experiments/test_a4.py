@@ -18,7 +18,8 @@ SETTINGS = published("lightgcn", "synthetic", "sgd").replace(dim=8, batch_size=6
 def few_users(small, monkeypatch):
     """A small data set passes for the built-in one."""
     monkeypatch.setattr(a4, "load_one", lambda *_: small)
-    monkeypatch.setitem(MODELS, "lightgcn", lambda *_: SETTINGS)
+    entry = MODELS["lightgcn"]._replace(published=lambda *_: SETTINGS)
+    monkeypatch.setitem(MODELS, "lightgcn", entry)
 
 
 def test_both_precisions_hold_and_one_smoothing_does_not(few_users, tmp_path):

@@ -21,7 +21,6 @@ from experiments.reproduce.ablation_points import ABLATIONS, RATES
 from experiments.reproduce.ablations import papers_value
 from experiments.run import claim_folder
 
-PUBLISHED = configs.MODELS["sasrec"]
 PNG = b"\x89PNG"
 
 
@@ -185,8 +184,8 @@ def test_the_runs_and_those_that_come_with_the_project(name, count, tmp_path):
 
 def changed_by(point: dict) -> dict:
     """The settings of a point that are not the published ones."""
-    published = PUBLISHED("beauty", point["optimizer"])
-    return {k: v for k, v in point["settings"].items() if getattr(published, k) != v}
+    usual = published("sasrec", "beauty", point["optimizer"]).flat()
+    return {k: v for k, v in point["settings"].items() if usual[k] != v}
 
 
 @pytest.mark.usefixtures("no_pictures")

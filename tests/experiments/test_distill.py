@@ -11,7 +11,6 @@ import pytest
 from flax import nnx
 
 from experiments import distill, paper, recommend, trainer
-from experiments.backbones import sasrec
 from experiments.data import load, registry
 from experiments.data.interactions import from_sequences
 from experiments.distill import METHODS
@@ -36,11 +35,11 @@ def call(users_file, out: Path, *more: str) -> int:
 
 
 def make_runs(dataset, out: Path, *methods: str, **options) -> list[Run]:
-    given = {"dim": 8, "teacher_dim": 12, "teacher_epochs": 1, "epochs": 1, "max_len": 20}
-    options = given | {"batch_size": 64, "num_blocks": 1, "packed": False} | options
-    return distill.make_runs(
-        distill.Options(dataset=str(dataset), methods=methods, out=out, **options)
-    )
+    own = {"dim": 8, "teacher_dim": 12, "teacher_epochs": 1, "teacher": None}
+    own |= {name: options.pop(name) for name in own.keys() & options.keys()}
+    arguments = distill.Arguments(dataset=str(dataset), methods=methods, **own)
+    given = {"epochs": 1, "max_len": 20, "batch_size": 64, "num_blocks": 1, "packed": False}
+    return distill.make_student_runs(arguments, given | options, out)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +96,7 @@ def test_resuming_keeps_what_is_finished(done, users_file, monkeypatch):
 def test_a_teacher_is_loaded_as_its_best_epoch(done, users_file):
     folder, data = folder_of(done, "sasrec-adam"), load(str(users_file))
     *_, student = make_runs(users_file, done, "kd", teacher=str(folder))
-    teacher = load_teacher(student.settings, data, sasrec)
+    teacher = load_teacher(student.settings, data)
     run, _ = recommend.read_run(folder)
     setup = trainer.make_setup(run, data)
     _, params, carried, _ = split_model(teacher)
@@ -120,7 +119,7 @@ def test_a_teacher_that_cannot_teach(done, users_file, change, message):
     *_, student = make_runs(users_file, done, "kd", teacher=str(folder_of(done, "sasrec-adam")))
     settings = student.settings.replace(**change)
     with pytest.raises(UserError, match=message):
-        load_teacher(settings, load(str(users_file)), sasrec)
+        load_teacher(settings, load(str(users_file)))
 
 
 @pytest.mark.slow
@@ -128,14 +127,14 @@ def test_a_teacher_of_other_items(done, users_file):
     *_, student = make_runs(users_file, done, "kd", teacher=str(folder_of(done, "sasrec-adam")))
     other = from_sequences("other", np.arange(12), np.full(4, 3))
     with pytest.raises(UserError, match="items and other has 12; expected a teacher of the same"):
-        load_teacher(student.settings, other, sasrec)
+        load_teacher(student.settings, other)
 
 
 @pytest.mark.slow
 def test_a_student_is_no_teacher(done, users_file):
     *_, student = make_runs(users_file, done, "kd", teacher=str(folder_of(done, "sasrec-htd")))
     with pytest.raises(UserError, match="holds a run of sasrec-htd, expected sasrec"):
-        load_teacher(student.settings, load(str(users_file)), sasrec)
+        load_teacher(student.settings, load(str(users_file)))
 
 
 @pytest.mark.slow
@@ -146,7 +145,7 @@ def test_a_teacher_without_checkpoint(done, users_file, tmp_path):
     )
     *_, student = make_runs(users_file, done, "kd", teacher=str(copy))
     with pytest.raises(UserError, match="holds no checkpoint"):
-        load_teacher(student.settings, load(str(users_file)), sasrec)
+        load_teacher(student.settings, load(str(users_file)))
 
 
 def test_only_methods_that_need_a_teacher_have_one(tmp_path):

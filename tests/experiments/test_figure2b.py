@@ -34,7 +34,7 @@ def test_values_are_those_of_dense_linear_algebra(small):
         tables.append(np.array(state.params["item_embedding"]["embedding"][...], np.float64))
         if epoch < 2:
             state, _ = epochs(state, epochs.lay_out(epoch), epoch)
-    found = figure2b.measured(state, 2, settings)
+    found = figure2b.measured(state, 2, settings.optimizer)
 
     graph = item_graph(small, settings.graph.max_len_graph).to_scipy().toarray().astype(np.float64)
     identity = np.eye(len(graph))
@@ -74,7 +74,8 @@ def few_users(small, monkeypatch) -> list[float]:
     monkeypatch.setattr(figure2b, "load_one", lambda *_: small)
     monkeypatch.setattr(figure2b, "follow", made_up)
     monkeypatch.setattr(figure2b, "BETAS", (0.5, 0.99))
-    monkeypatch.setitem(MODELS, "sasrec", lambda *_: SETTINGS)
+    entry = MODELS["sasrec"]._replace(published=lambda *_: SETTINGS)
+    monkeypatch.setitem(MODELS, "sasrec", entry)
     return followed
 
 

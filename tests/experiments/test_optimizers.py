@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,18 +10,19 @@ import pytest
 from flax import nnx
 
 import sevo_jax
-from experiments import train, trainer
+from experiments import trainer
 from experiments.errors import UserError
 from experiments.graphs import item_graph, user_item_graph
 from experiments.optimizers import add_smoothness_gradient, learning_rate, make_optimizer
+from experiments.options import make_runs
 from experiments.settings.published import published
 
 TABLE = [["item_embedding"]]
 
 
 def settings_of(optimizer: str, model: str = "sasrec", **changed):
-    published = published(model, "synthetic", optimizer)
-    return dataclasses.replace(published, dim=4, max_len=5, num_heads=1, num_blocks=1, **changed)
+    settings = published(model, "synthetic", optimizer)
+    return settings.replace(dim=4, max_len=5, num_heads=1, num_blocks=1, **changed)
 
 
 def steps_of(optimizer: optax.GradientTransformation, params):
@@ -216,16 +215,16 @@ def test_gradient_of_smoothness(small, dtype, tolerance):
 )
 def test_settings_that_a_run_does_not_read(optimizer, changed, readers):
     with pytest.raises(UserError, match=f"read by {readers} alone; sasrec with {optimizer}"):
-        train.make_runs(train.Options(optimizer=(optimizer,), **changed))
+        make_runs("sasrec", "synthetic", [optimizer], [0], changed)
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"walk_length": 0}, "--walk-length: must be at least 1, got 0"),
-        ({"smoothness_weight": -1.0}, "--smoothness-weight: must be at least 0, got -1.0"),
+        ({"walk_length": 0}, "walk_length: must be at least 1, got 0"),
+        ({"smoothness_weight": -1.0}, "smoothness_weight: must be at least 0, got -1.0"),
     ],
 )
 def test_settings_out_of_their_range(changed, message):
     with pytest.raises(UserError, match=message):
-        train.make_runs(train.Options(**changed))
+        make_runs("sasrec", "synthetic", ["adamw", "sevo-adamw"], [0], changed)

@@ -73,7 +73,7 @@ def test_a_dozen_users_are_learnt(dozen, name, changes, rate, epochs):
         model.num_seeds, model.num_edges = 1, 64
     graphdef, params, carried, constants = split_model(model)
     inputs = Inputs(make_corpus(dozen), constants)
-    layouts = EpochLayouts(dozen, settings, 0, model.task, grouped=not model.packs)
+    layouts = EpochLayouts(dozen, settings.training, 0, model.task, grouped=not model.packs)
     steps = epochs * layouts.sequences_per_step.size
     optimizer = optax.adam(optax.cosine_decay_schedule(rate, steps))
     state = TrainState(params, optimizer.init(params), carried)

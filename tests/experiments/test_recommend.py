@@ -127,11 +127,11 @@ def test_bad_options(sasrec_run, capsys, options, message):
 
 def test_a_run_without_a_validation_has_nothing_to_recommend_by(users_file, tmp_path):
     options = ["--dataset", str(users_file), "--optimizer", "adamw", "--num-blocks", "1", *TINY]
-    parsed = train.tyro.cli(train.Options, args=options)
+    run = runs_of(options)[0]
     stop = threading.Event()
     stop.set()
     with pytest.raises(trainer.Interrupted):
-        trainer.train(train.make_runs(parsed)[0], load(str(users_file)), tmp_path, stop=stop)
+        trainer.train(run, load(str(users_file)), tmp_path, stop=stop)
     with pytest.raises(UserError, match="was interrupted before its first validation"):
         recommend.recommend(tmp_path)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -25,15 +24,18 @@ from experiments.run import Run, claim_folder
 EPOCHS = 2
 ONE = ["--datasets", "beauty", "--optimizers", "sevo-adamw", "--seeds", "0"]
 NAME = "runs/beauty/sasrec-sevo-adamw-seed0"
-PUBLISHED = configs.MODELS["sasrec"]
+SASREC = MODELS["sasrec"]
 
 
-def small_sasrec(dataset: str, optimizer: str) -> configs.Hyperparameters:
+def small_sasrec(dataset: str, optimizer: str, variant: str = "") -> Settings:
     """Not packed, so that all epochs have one shape, and compile once."""
-    return dataclasses.replace(
-        PUBLISHED(dataset, optimizer), epochs=EPOCHS, dim=16, num_blocks=1, max_len=20,
+    return SASREC.published(dataset, optimizer, variant).replace(
+        epochs=EPOCHS, dim=16, num_blocks=1, max_len=20,
         batch_size=64, eval_every=1, attend_padding=False, packed=False,
     )  # fmt: skip
+
+
+SMALL = SASREC._replace(published=small_sasrec)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,9 +49,9 @@ def small_models(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "download", no_network)
         patch.setattr(registry, "cache_folder", lambda: empty)
-        for name in configs.MODELS.keys() - {"sasrec"}:
-            patch.delitem(configs.MODELS, name)
-        patch.setitem(configs.MODELS, "sasrec", small_sasrec)
+        for name in MODELS.keys() - {"sasrec"}:
+            patch.delitem(MODELS, name)
+        patch.setitem(MODELS, "sasrec", SMALL)
         jax.config.update("jax_disable_most_optimizations", True)
         yield
     jax.config.update("jax_disable_most_optimizations", False)
@@ -276,7 +278,9 @@ def test_a_folder_of_other_settings_is_missing(done, data_dir, tmp_path, monkeyp
     folder = tmp_path / "copy"
     shutil.copytree(done, folder)
     monkeypatch.setitem(
-        configs.MODELS, "sasrec", lambda *a: dataclasses.replace(small_sasrec(*a), beta=0.5)
+        MODELS,
+        "sasrec",
+        SMALL._replace(published=lambda *a: small_sasrec(*a).replace(beta=0.5)),
     )
     assert call("table2", folder, data_dir, *ONE, "--no-train") == 0
     text = (folder / "table2.md").read_text()
@@ -316,7 +320,7 @@ def test_bad_options(tmp_path, capsys, argv, message):
 
 def test_optimizers_that_give_no_row(tmp_path, capsys, monkeypatch):
     """A graph model is trained by one optimiser."""
-    monkeypatch.setitem(configs.MODELS, "lessr", small_sasrec)
+    monkeypatch.setitem(MODELS, "lessr", SMALL)
     argv = ["table2", "--models", "lessr", "--optimizers", "sgd", "--out", str(tmp_path)]
     assert main(argv) == 1
     assert "--optimizers: table2 has no row of lessr with sgd" in capsys.readouterr().err
@@ -479,7 +483,7 @@ def test_table8_of_a_model_without_sevo():
 def graph_models(monkeypatch):
     """LESSR and MAERec of as few epochs as SASRec; what they are does not matter to a table."""
     for name in ("lessr", "maerec"):
-        monkeypatch.setitem(configs.MODELS, name, small_sasrec)
+        monkeypatch.setitem(MODELS, name, SMALL)
 
 
 def test_table6(graph_models, data_dir, tmp_path, monkeypatch):

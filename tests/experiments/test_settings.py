@@ -9,69 +9,105 @@ import pytest
 
 from experiments import train, trainer
 from experiments.errors import UserError
+from experiments.options import make_runs
 from experiments.reproduce.runs import folder_name, look
 from experiments.run import Run
-from experiments.settings.published import MODELS, published
+from experiments.settings.published import FOLDER, MODELS, published
 
-FILES = sorted(FOLDER.glob("*/*.toml"))
+SECTIONS = [
+    (file.stem, dataset, {})
+    for file in sorted(FOLDER.glob("*.toml"))
+    for dataset in tomllib.loads(file.read_text())
+    if dataset != "variants"
+]
+SECTIONS += [
+    (file.stem, dataset, {"graph" if variant == "user-item" else "distill": variant})
+    for file in sorted(FOLDER.glob("*.toml"))
+    for variant, sections in tomllib.loads(file.read_text()).get("variants", {}).items()
+    for dataset in sections
+]
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: f"{f.parent.name}/{f.stem}")
-def test_every_file_holds_settings_in_their_range(file):
+@pytest.mark.parametrize(("model", "dataset", "kind"), SECTIONS)
+def test_every_section_holds_settings_in_their_range(model, dataset, kind):
     for optimizer in ("sevo-adamw", "adam"):
-        published(file.parent.name, file.stem, optimizer).check()
-    assert set(tomllib.loads(file.read_text()).get("adam", {})) <= {
-        "epochs", "dropout_rate", "attention_dropout_rate", "mask_rate", "learning_rate",
-        "weight_decay",
-    }  # fmt: skip
+        settings = published(model, dataset, optimizer, **kind)
+        settings.check()
+        assert settings.flat().items() >= kind.items()
+    assert {model for model, _, _ in SECTIONS} == set(MODELS)
 
 
 def test_settings_of_a_data_set_and_of_an_optimiser():
     sevo, plain = (published("bert4rec", "tools", o) for o in ("sevo-adamw", "adam"))
-    assert (sevo.mask_rate, sevo.dropout_rate, sevo.weight_decay) == (0.4, 0.3, 0.1)
-    assert (plain.mask_rate, plain.dropout_rate, plain.weight_decay) == (0.5, 0.4, 1e-8)
+    assert (sevo.model.mask_rate, sevo.model.dropout_rate, sevo.optimizer.weight_decay) == (
+        0.4,
+        0.3,
+        0.1,
+    )
+    assert (plain.model.mask_rate, plain.model.dropout_rate, plain.optimizer.weight_decay) == (
+        0.5,
+        0.4,
+        1e-8,
+    )
     assert published("bert4rec", "tools", "adamw") == sevo
     assert published("bert4rec", "tools", "sevo-adam") == plain  # an L2 term, too
-    assert published("mf-bpr-user-item", "toys", "sevo-adamw").optimizer.beta == 0.7
+    assert published("mf-bpr", "toys", "sevo-adamw", graph="user-item").optimizer.beta == 0.7
     assert published("sasrec", "synthetic-clothing", "adamw").training.batch_size == 2048
     assert published("sasrec", "/data/beauty.txt", "adamw") == published("sasrec", "mine", "adamw")
 
 
 def test_a_run_is_given_the_options_that_it_reads(monkeypatch):
     """Another would only set it apart from runs that are the same."""
-    options = train.Options(optimizer=("adamw", "sevo-adamw"), beta=0.5, dim=8)
-    plain, sevo = (run.settings for run in train.make_runs(options))
-    assert (plain.dim, plain.beta) == (8, published("sasrec", "synthetic", "adamw").optimizer.beta)
-    assert (sevo.dim, sevo.beta) == (8, 0.5)
+    given = {"beta": 0.5, "dim": 8}
+    runs = make_runs("sasrec", "synthetic", ["adamw", "sevo-adamw"], [0], given)
+    plain, sevo = (run.settings for run in runs)
+    usual = published("sasrec", "synthetic", "adamw").optimizer.beta
+    assert (plain.model.dim, plain.optimizer.beta) == (8, usual)
+    assert (sevo.model.dim, sevo.optimizer.beta) == (8, 0.5)
 
-    # What a model reads that is not built in is not known.
-    monkeypatch.setitem(MODELS, "mine", MODELS["sasrec"])
-    options = train.Options(model="mine", optimizer=("adamw",), num_heads=2, mask_rate=0.25)
-    (run,) = train.make_runs(options)
-    assert (run.settings.model.num_heads, run.settings.model.mask_rate) == (2, 0.25)
-    with pytest.raises(UserError, match="--beta"):
-        train.make_runs(train.Options(model="mine", optimizer=("adamw",), beta=0.5))
+
+@pytest.mark.parametrize(
+    ("former", "now"),
+    [
+        ("mf-bpr-user-item", "--model mf-bpr --graph user-item"),
+        ("sasrec-htd", "--model sasrec --distill htd"),
+    ],
+)
+def test_former_names_of_models(former, now, tmp_path, capsys):
+    assert train.main(["--model", former, "--out", str(tmp_path)]) == 1
+    assert f"--model: {former} is now {now}" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("model", ["lightgcn", "bert4rec"])
+def test_help_shows_the_settings_of_the_model(model, capsys):
+    with pytest.raises(SystemExit):
+        train.main(["--model", model, "--help"])
+    shown = capsys.readouterr().out
+    assert ("--mask-rate" in shown) == (model == "bert4rec")
+    assert ("--l2" in shown) == (model == "lightgcn")
+    assert "--beta" in shown
+    assert "--kd-weight" not in shown
 
 
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        ("lightgcn", {"max_len": 20}, "--max-len: read by .* lightgcn with adamw ignores it"),
-        ("mf-bpr", {"packed": False}, "--packed: read by .* mf-bpr with adamw ignores it"),
-        ("lessr", {"packed": True}, "--packed: read by .* lessr with adamw ignores it"),
-        ("bert4rec", {"num_negatives": 4}, "--num-negatives: .*left out: --loss softmax has none"),
+        ("lightgcn", {"max_len": 20}, "max_len: read by .* lightgcn with adamw ignores it"),
+        ("mf-bpr", {"packed": False}, "packed: read by .* mf-bpr with adamw ignores it"),
+        ("lessr", {"packed": True}, "packed: read by .* lessr with adamw ignores it"),
+        ("bert4rec", {"num_negatives": 4}, "num_negatives: .*left out: softmax has none"),
     ],
 )
 def test_an_option_that_the_model_does_not_read_is_refused(model, options, message):
     with pytest.raises(UserError, match=message):
-        train.make_runs(train.Options(model=model, optimizer=("adamw",), **options))
+        make_runs(model, "synthetic", ["adamw"], [0], options)
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sampled-softmax"])
 def test_lightgcn_has_no_loss_over_all_items(small, loss):
     settings = published("lightgcn", "small", "adam").replace(loss=loss)
     run = Run("lightgcn", "small", "adam", 0, settings)
-    with pytest.raises(UserError, match=f"--loss: .* bpr or bce, got {loss}"):
+    with pytest.raises(UserError, match=f"loss: .* bpr or bce, got {loss}"):
         trainer.make_model(run, small)
 
 

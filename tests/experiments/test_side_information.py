@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -19,13 +18,13 @@ from experiments.reproduce.__main__ import main
 from experiments.reproduce.options import QUICK_EPOCHS
 from experiments.run import Run, claim_folder
 
-PUBLISHED = configs.MODELS["sasrec"]
+SASREC = MODELS["sasrec"]
 FILE = "Beauty_item2attributes.json"
 
 
-def small_sasrec(dataset: str, optimizer: str) -> configs.Hyperparameters:
-    return dataclasses.replace(
-        PUBLISHED(dataset, optimizer), epochs=2, dim=8, num_blocks=1, max_len=10,
+def small_sasrec(dataset: str, optimizer: str, variant: str = "") -> Settings:
+    return SASREC.published(dataset, optimizer, variant).replace(
+        epochs=2, dim=8, num_blocks=1, max_len=10,
         batch_size=256, eval_every=2, attend_padding=False, packed=False,
     )  # fmt: skip
 
@@ -37,7 +36,7 @@ def small_models(tmp_path, monkeypatch):
 
     monkeypatch.setattr(registry, "download", no_network)
     monkeypatch.setattr(registry, "cache_folder", lambda: tmp_path / "cache")
-    monkeypatch.setitem(configs.MODELS, "sasrec", small_sasrec)
+    monkeypatch.setitem(MODELS, "sasrec", SASREC._replace(published=small_sasrec))
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from functools import partial
 
@@ -14,15 +13,15 @@ from scipy import stats
 
 from experiments.batches import Batch, make_batch
 from experiments.corpus import make_corpus
-from experiments.epochs import EpochLayouts, training_sequences
 from experiments.evaluate import make_evaluation_set, make_evaluator
+from experiments.layout import EpochLayouts, training_sequences
+from experiments.settings import TrainingSettings
 from models import MFBPR, SRGNN, Backbone, BERT4Rec
 from tests.experiments.brute_force import brute_force_rank, inputs_and_targets
 
 MAX_LEN = 8
-SETTINGS = dataclasses.replace(
-    Hyperparameters(), max_len=MAX_LEN, batch_size=64, mask_rate=0.3, num_negatives=2
-)
+TRAINING = TrainingSettings(max_len=MAX_LEN, batch_size=64, num_negatives=2)
+MASK_RATE = 0.3
 
 
 def training(data) -> list[list[int]]:
@@ -33,8 +32,8 @@ def training(data) -> list[list[int]]:
 
 def batches(data, task: str, epoch: int = 0) -> list[Batch]:
     """The batches of an epoch, with keys 0, 1 and so on."""
-    make = jax.jit(partial(make_batch, task, SETTINGS))
-    rows = EpochLayouts(data, SETTINGS, 0, task)(epoch)
+    make = jax.jit(partial(make_batch, task, TRAINING, mask_rate=MASK_RATE))
+    rows = EpochLayouts(data, TRAINING, 0, task)(epoch)
     made = [
         make(make_corpus(data), jax.tree.map(lambda a, i=i: a[i], rows), jax.random.key(i))
         for i in range(len(rows.cells))
@@ -126,19 +125,17 @@ def test_masked_sequences_are_the_whole_training_part(small):
         masked, total = masked + mask.sum(), total + (items > 0).sum()
     assert found == want
     assert total == sum(min(len(cells), MAX_LEN) for cells in training(small))
-    assert stats.binomtest(int(masked), int(total), SETTINGS.model.mask_rate).pvalue > 1e-3
+    assert stats.binomtest(int(masked), int(total), MASK_RATE).pvalue > 1e-3
 
 
 def test_masks_have_their_rate_everywhere_and_differ_between_keys(small):
-    rows = jax.tree.map(lambda a: a[0], EpochLayouts(small, SETTINGS, 0, "masked")(0))
-    make = partial(make_batch, "masked", SETTINGS, make_corpus(small), rows)
+    rows = jax.tree.map(lambda a: a[0], EpochLayouts(small, TRAINING, 0, "masked")(0))
+    make = partial(make_batch, "masked", TRAINING, make_corpus(small), rows, mask_rate=MASK_RATE)
     real = jax.jit(jax.vmap(lambda key: make(key).real))(jax.random.split(jax.random.key(0), 400))
     counts = np.asarray(real).sum(0)[rows.cells >= 0]
-    p_values = stats.binom.cdf(counts, 400, SETTINGS.model.mask_rate)
+    p_values = stats.binom.cdf(counts, 400, MASK_RATE)
     assert 1e-6 < p_values.min() < p_values.max() < 1 - 1e-6
-    assert (
-        abs(counts.mean() / 400 - SETTINGS.model.mask_rate) < 5 * (0.21 / 400 / counts.size) ** 0.5
-    )
+    assert abs(counts.mean() / 400 - MASK_RATE) < 5 * (0.21 / 400 / counts.size) ** 0.5
 
 
 def test_pairs_are_users_and_one_of_their_training_items(small):
@@ -154,7 +151,7 @@ def test_pairs_are_users_and_one_of_their_training_items(small):
 
 
 def test_pairs_are_uniform_over_users_and_over_the_items_of_each(small):
-    layouts = EpochLayouts(small, SETTINGS, 0, "pair")
+    layouts = EpochLayouts(small, TRAINING, 0, "pair")
     cells = np.concatenate([layouts(epoch).cells.ravel() for epoch in range(150)])
     counts = np.bincount(cells[cells >= 0], minlength=small.items.size)
     drawn = [counts[own] for own in training(small)]

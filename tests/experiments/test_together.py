@@ -68,7 +68,7 @@ def test_seeds_share_one_graph(users_file):
         trainer.initial_checkpoint(dataclasses.replace(run, seed=s), setup, data).state
         for s in SEEDS
     ]
-    layouts = [EpochLayouts(data, run.settings, seed) for seed in SEEDS]
+    layouts = [EpochLayouts(data, run.settings.training, seed) for seed in SEEDS]
     epochs = Epochs(setup.graphdef, setup.optimizer, setup.inputs, layouts, states[0])
     stacked = epochs.stack(states)
     entries = states[0].opt_state[1].graph.operator.data.size

@@ -85,8 +85,8 @@ def test_files(straight, users_file):
 @pytest.mark.parametrize("epoch", [2, 3], ids=["at an evaluation", "between evaluations"])
 def test_resume_is_bit_identical(arguments, straight, tmp_path, epoch):
     options = ["--epochs", "4", "--out", str(tmp_path)]
-    parsed = train.tyro.cli(train.Options, args=[*arguments, *options])
-    run, data = train.make_runs(parsed)[0], load(parsed.dataset)
+    run = runs_of([*arguments, *options])[0]
+    data = load(run.dataset)
     stop = threading.Event()
 
     def report(progress: trainer.Progress) -> None:
@@ -392,10 +392,8 @@ def test_parameters_that_overflow_spare_the_last_checkpoint(arguments, tmp_path,
         return state._replace(params=jax.tree.map(lambda x: x * np.inf, state.params)), losses
 
     change_epoch_3(overflow)
-    parsed = train.tyro.cli(
-        train.Options, args=[*arguments, "--epochs", "4", "--out", str(tmp_path)]
-    )
-    run, data, stop = train.make_runs(parsed)[0], load(parsed.dataset), threading.Event()
+    run = runs_of([*arguments, "--epochs", "4", "--out", str(tmp_path)])[0]
+    data, stop = load(run.dataset), threading.Event()
 
     def report(progress: trainer.Progress) -> None:
         if progress.epoch == 2:  # a signal comes in epoch 3
@@ -437,11 +435,11 @@ def test_sigterm_saves_and_exits(arguments, straight, tmp_path, capsys, change_e
 def test_full_disk(arguments, straight, tmp_path, capsys):
     """Files of more than 64 kB cannot be written, from epoch 2 on."""
     options = [*arguments, "--epochs", "4", "--out", str(tmp_path)]
-    parsed = train.tyro.cli(train.Options, args=options)
+    run = runs_of(options)[0]
     stop = threading.Event()
     stop.set()
     with pytest.raises(Interrupted):
-        trainer.train(train.make_runs(parsed)[0], load(parsed.dataset), tmp_path / NAME, stop=stop)
+        trainer.train(run, load(run.dataset), tmp_path / NAME, stop=stop)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
     try:
