@@ -1,6 +1,7 @@
 """Documents of tables as plain data, and how they are written: Markdown, JSON and LaTeX.
 
-What all documents have in common is in the JSON too, under ``document``: `read` takes it back.
+What all documents have in common is in the JSON too, under ``document``, where the site's page of
+results finds it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.errors import UserError
-from experiments.files import read_json, write_json, write_text
+from experiments.files import write_json, write_text
 
 NONE = "–"
 """What stands in a cell that nothing was measured for."""
@@ -59,7 +60,7 @@ def write(document: Document, folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(paths[0], markdown(document))
-        write_json(paths[1], document.content | {PART: _part(document)})
+        write_json(paths[1], document.content | {"document": _part(document)})
         write_text(paths[2], latex(document))
         if document.draw is None:
             return paths[:3]
@@ -67,50 +68,6 @@ def write(document: Document, folder: Path) -> list[Path]:
     except OSError as error:
         raise UserError(f"--out: {folder} cannot be written to ({error.strerror})") from error
     return paths
-
-
-PART = "document"
-"""Under which key of the JSON file `read` looks."""
-
-
-class Found(NamedTuple):
-    """A document as it was written.
-
-    Attributes:
-        document: without ``draw``.
-        picture: where its picture was written, if it has one.
-    """
-
-    document: Document
-    picture: Path | None
-
-
-def read(path: Path) -> Found:
-    """What `write` has written into a JSON file.
-
-    Raises:
-        UserError: the file cannot be read, or was not written by `write`.
-    """
-    content = read_json(path)
-    part = content.pop(PART, None)
-    try:
-        if part is None:
-            raise TypeError(f"there is no {PART!r} in it")
-        picture = part["picture"]
-        document = Document(
-            name=path.stem,
-            title=_texts([part["title"]])[0],
-            text=_texts(part["text"]),
-            tables=[_table(**table) for table in part["tables"]],
-            missing=_texts(part["missing"]),
-            content=content,
-            alt="" if picture is None else _texts([picture["alt"]])[0],
-        )
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: not as experiments.reproduce writes it ({error!r}); make it anew"
-        ) from error
-    return Found(document, None if picture is None else path.with_suffix(".png"))
 
 
 def _part(document: Document) -> dict[str, Any]:
@@ -121,21 +78,6 @@ def _part(document: Document) -> dict[str, Any]:
         "missing": document.missing,
         "picture": None if document.draw is None else {"alt": _alt(document)},
     }
-
-
-def _table(title: str, header: Any, rows: Any, text_columns: int) -> Table:
-    table = Table(
-        _texts([title])[0], _texts(header), [_texts(row) for row in rows], int(text_columns)
-    )
-    if any(len(row) != len(table.header) for row in table.rows):
-        raise TypeError(f"rows of {title!r} are not as long as its header")
-    return table
-
-
-def _texts(values: Any) -> list[str]:
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise TypeError(f"expected a list of texts, found {str(values)[:40]!r}")
-    return values
 
 
 def _alt(document: Document) -> str:

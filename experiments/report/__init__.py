@@ -1,1 +1,0 @@
-"""All results on one page: ``python -m experiments.report``."""
