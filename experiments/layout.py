@@ -105,6 +105,7 @@ class EpochLayouts:
 
 
 def round_up(rows: float) -> int:
+    """The next multiple of `ROWS_MULTIPLE`, so that few epochs differ in shape."""
     return -(-int(np.ceil(rows)) // ROWS_MULTIPLE) * ROWS_MULTIPLE
 
 

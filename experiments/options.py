@@ -29,17 +29,34 @@ class TrainingOptions(Protocol):
     """The options of all commands that train runs and compare them."""
 
     @property
-    def dataset(self) -> str: ...
+    def dataset(self) -> str:
+        """A registered name or a path."""
+        ...
+
     @property
-    def together(self) -> bool | None: ...
+    def together(self) -> bool | None:
+        """Whether seeds are trained in one program; None for accelerators alone."""
+        ...
+
     @property
-    def out(self) -> Path | None: ...
+    def out(self) -> Path | None:
+        """The folder of the runs."""
+        ...
+
     @property
-    def data_dir(self) -> Path | None: ...
+    def data_dir(self) -> Path | None:
+        """The folder of the files of named data sets."""
+        ...
+
     @property
-    def resume(self) -> bool: ...
+    def resume(self) -> bool:
+        """Whether to go on with the runs in the folder."""
+        ...
+
     @property
-    def compilation_cache(self) -> bool: ...
+    def compilation_cache(self) -> bool:
+        """Whether to keep compiled programs."""
+        ...
 
 
 def parse(arguments: type[T], argv: Sequence[str] | None, prog: str) -> tuple[T, dict[str, Any]]:

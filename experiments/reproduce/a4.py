@@ -217,7 +217,8 @@ def compose(
         f"{LEARNING_RATE:g}, no L2 term, layer weights (1-β)β^l/(1-β^(L+1)) with β {BETA}), beside "
         "MF-BPR that starts from LightGCN's final embeddings and smooths its gradient twice over "
         f"the graph of users and items. Both are trained on the same {STEPS} batches of "
-        f"{settings.training.batch_size} pairs; embeddings have width {settings.model.dim}; seed {seed}.",
+        f"{settings.training.batch_size} pairs; embeddings have width {settings.model.dim}; "
+        f"seed {seed}.",
         "A difference is the largest of any entry of the final embeddings, relative to the largest "
         "entry. *Moved* is how far LightGCN's embeddings are from their start, measured alike. "
         f"Smoothed once instead of twice, the two are {control.difference.max():.1e} apart.",

@@ -31,10 +31,10 @@ class Settings:
     """
 
     model: Any
-    training: TrainingSettings = TrainingSettings()
-    optimizer: OptimizerSettings = OptimizerSettings()
-    graph: GraphSettings = GraphSettings()
-    distillation: DistillationSettings = DistillationSettings()
+    training: TrainingSettings = dataclasses.field(default_factory=TrainingSettings)
+    optimizer: OptimizerSettings = dataclasses.field(default_factory=OptimizerSettings)
+    graph: GraphSettings = dataclasses.field(default_factory=GraphSettings)
+    distillation: DistillationSettings = dataclasses.field(default_factory=DistillationSettings)
 
     def flat(self) -> dict[str, Any]:
         """Names and values of all settings, as ``config.json`` and the command line have them.

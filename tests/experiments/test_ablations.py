@@ -20,6 +20,7 @@ from experiments.reproduce.ablation_pictures import Drawn, draw_bars, draw_curve
 from experiments.reproduce.ablation_points import ABLATIONS, RATES
 from experiments.reproduce.ablations import papers_value
 from experiments.run import claim_folder
+from experiments.settings.published import published
 
 PNG = b"\x89PNG"
 

@@ -27,7 +27,8 @@ def registries(monkeypatch):
 def test_the_file_of_the_page_trains(users_file, tmp_path):
     code = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
     assert code is not None
-    exec(code.group(1), {"__name__": "mean"})
+    code = compile(code.group(1), "mean.py", "exec", dont_inherit=True)
+    exec(code, {"__name__": "mean"})
     options = ["--model", "mean", "--dataset", str(users_file), "--out", str(tmp_path)]
     options += ["--optimizer", "sevo-adamw", "--dim", "16", "--batch-size", "32"]
     assert train.main([*options, "--epochs", "40", "--eval-every", "20"]) == 0

@@ -12,6 +12,7 @@ from experiments.data import load, registry
 from experiments.data.interactions import read_text
 from experiments.data.table1 import Size
 from experiments.errors import UserError
+from experiments.run import Run
 from experiments.settings.published import published
 
 

@@ -15,7 +15,8 @@ from experiments.run import Run
 from experiments.settings.published import MODELS, published
 from experiments.trainer import initial_checkpoint, make_setup
 
-SETTINGS = published("sasrec", "synthetic", "sevo-adamw").replace(epochs=2, dim=8, num_blocks=1, max_len=10,
+SETTINGS = published("sasrec", "synthetic", "sevo-adamw").replace(
+    epochs=2, dim=8, num_blocks=1, max_len=10,
     batch_size=128, dropout_rate=0.0, learning_rate=0.1, beta=0.7, packed=False,
 )  # fmt: skip
 

@@ -15,6 +15,7 @@ from experiments.errors import UserError
 from experiments.graphs import item_graph, user_item_graph
 from experiments.optimizers import add_smoothness_gradient, learning_rate, make_optimizer
 from experiments.options import make_runs
+from experiments.run import Run
 from experiments.settings.published import published
 
 TABLE = [["item_embedding"]]

@@ -18,6 +18,7 @@ from experiments.data import load
 from experiments.errors import UserError
 from experiments.settings.published import reads
 from experiments.trainer import initial_checkpoint, make_setup
+from tests.runs import runs_of
 
 TINY = ["--dim", "16", "--batch-size", "64", "--epochs", "2"]
 

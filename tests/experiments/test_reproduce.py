@@ -20,6 +20,8 @@ from experiments.reproduce.__main__ import main
 from experiments.reproduce.documents import Document, Table, latex, markdown
 from experiments.reproduce.runs import folder_name
 from experiments.run import Run, claim_folder
+from experiments.settings import Settings
+from experiments.settings.published import MODELS
 
 EPOCHS = 2
 ONE = ["--datasets", "beauty", "--optimizers", "sevo-adamw", "--seeds", "0"]

@@ -17,6 +17,8 @@ from experiments.reproduce import figure6, table4
 from experiments.reproduce.__main__ import main
 from experiments.reproduce.options import QUICK_EPOCHS
 from experiments.run import Run, claim_folder
+from experiments.settings import Settings
+from experiments.settings.published import MODELS
 
 SASREC = MODELS["sasrec"]
 FILE = "Beauty_item2attributes.json"

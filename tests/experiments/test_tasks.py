@@ -77,7 +77,7 @@ def check_cells(batch: Batch) -> None:
 
 def check_negatives(batch: Batch, owners_of: dict[tuple[int, ...], set[int]], seen) -> None:
     """No negative is a training item of a user whose sequence this may be."""
-    assert batch.negatives.shape == (*batch.positives.shape, SETTINGS.training.num_negatives)
+    assert batch.negatives.shape == (*batch.positives.shape, TRAINING.num_negatives)
     for cells in segments_of(batch):
         owners = owners_of[tuple(batch.tokens.items[cells].tolist())]
         assert any(not set(batch.negatives[cells].ravel().tolist()) & seen[u] for u in owners)
@@ -143,7 +143,7 @@ def test_pairs_are_users_and_one_of_their_training_items(small):
     made = batches(small, "pair")
     assert sum(batch.real.sum() for batch in made) == sum(map(len, training(small)))
     for batch in made:
-        assert batch.real.shape == (SETTINGS.training.batch_size, 1)
+        assert batch.real.shape == (TRAINING.batch_size, 1)
         users, positives = batch.tokens.items[batch.real], batch.positives[batch.real]
         assert all(p in owned[u] for u, p in zip(users, positives, strict=True))
         negatives = batch.negatives[batch.real]

@@ -28,6 +28,7 @@ from tests.runs import (
     during_write,
     error_of,
     records_of,
+    runs_of,
     same_run,
     scores_of,
     start,
