@@ -27,9 +27,9 @@ from experiments.epochs import EpochLayouts, training_sequences
 from experiments.packing import Layout
 from experiments.timing import in_turn
 from models import LESSR, SRGNN, Backbone
-from models.groups import by_group, flatten
+from models.layers.groups import by_group, flatten
+from models.layers.losses import Loss
 from models.lessr import SessionGraph, take_nodes
-from models.losses import Loss
 
 SETTINGS = Hyperparameters(batch_size=512, dim=64, packed=False)
 
@@ -206,8 +206,7 @@ def measure(quick: bool) -> list[report.Case]:
     cases: list[report.Case] = []
     for (kind, graphs), loss in product(MODELS, LOSSES):
         settings = dataclasses.replace(settings, loss=loss)
-        model = kind(data.num_items, dim=SETTINGS.dim, rngs=nnx.Rngs(0))
-        model.loss_name = loss
+        model = kind(data.num_items, dim=SETTINGS.dim, loss=loss, rngs=nnx.Rngs(0))
         ours = on_the_device(model, data, settings, grouped)
         in_groups, _ = in_python(graphs, model, data, settings, grouped)
         to_longest, build = in_python(graphs, model, data, settings, padded)
