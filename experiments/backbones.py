@@ -1,7 +1,4 @@
-"""From a run's settings to its model: a function for each name that ``--model`` takes.
-
-They do not set the loss, whoever calls them does.
-"""
+"""From a run's settings to its model: a function for each name that ``--model`` takes."""
 
 from __future__ import annotations
 
@@ -39,6 +36,7 @@ def gru4rec(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
         dim=s.dim,
         hidden_dim=s.dim,
         dropout_rate=s.dropout_rate,
+        loss=s.loss,
         rngs=rngs,
     )
 
@@ -56,6 +54,7 @@ def _sasrec_options(s: Hyperparameters) -> dict[str, Any]:
         "num_blocks": s.num_blocks,
         "dropout_rate": s.dropout_rate,
         "attend_padding": s.attend_padding,
+        "loss": s.loss,
     }
 
 
@@ -68,6 +67,7 @@ def bert4rec(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone
         num_heads=s.num_heads,
         num_blocks=s.num_blocks,
         dropout_rate=s.dropout_rate,
+        loss=s.loss,
         rngs=rngs,
     )
 
@@ -84,13 +84,14 @@ def stosa(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
         attention_dropout_rate=s.attention_dropout_rate,
         pvn_weight=s.pvn_weight,
         published=s.published,
+        loss=s.loss,
         rngs=rngs,
     )
 
 
 def mf_bpr(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
     """MF-BPR; whether users are smoothed too is the optimiser's business."""
-    return MFBPR(data.num_users, data.num_items, dim=s.dim, rngs=rngs)
+    return MFBPR(data.num_users, data.num_items, dim=s.dim, loss=s.loss, rngs=rngs)
 
 
 def lightgcn(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
@@ -104,13 +105,14 @@ def lightgcn(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone
         dim=s.dim,
         num_layers=s.num_blocks,
         l2=s.l2,
+        loss=s.loss,
         rngs=rngs,
     )
 
 
 def sr_gnn(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
     """SR-GNN, with cross-entropy or, as ``--loss bpr``, as the paper's runs probably were."""
-    return SRGNN(data.num_items, dim=s.dim, rngs=rngs)
+    return SRGNN(data.num_items, dim=s.dim, loss=s.loss, rngs=rngs)
 
 
 def lessr(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
@@ -120,6 +122,7 @@ def lessr(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
         dim=s.dim,
         num_layers=s.num_blocks,
         dropout_rate=s.dropout_rate,
+        loss=s.loss,
         rngs=rngs,
     )
 
@@ -137,6 +140,7 @@ def maerec(s: Hyperparameters, data: Interactions, rngs: nnx.Rngs) -> Backbone:
         attention_dropout_rate=s.attention_dropout_rate,
         recon_weight=s.recon_weight,
         l2=s.l2,
+        loss=s.loss,
         rngs=rngs,
     )
 

@@ -87,9 +87,18 @@ def used_users(run: Run, data: Interactions) -> Interactions:
 
 
 def make_model(run: Run, data: Interactions) -> Backbone:
-    """The model of a run, its weights initialised from the run's seed."""
+    """Builds the model of a run, its weights initialised from the run's seed.
+
+    Raises:
+        UserError: the model was not built with the run's loss.
+    """
     model = BUILDERS[run.model](run.settings, data, nnx.Rngs(initial_key(run.seed)))
-    model.loss_name = run.settings.loss
+    if model.loss_name != run.settings.loss:
+        raise UserError(
+            f"the loss of {run.model} is {model.loss_name}, but the run's settings say "
+            f"{run.settings.loss}: in BUILDERS[{run.model!r}], pass loss=settings.loss to the "
+            "model's constructor, which keeps it as self.loss_name"
+        )
     return model
 
 
