@@ -251,7 +251,7 @@ class MAERec(Backbone):
     def squares(self) -> Float[Array, ""]:
         """Returns the sum of squares of all parameters."""
         leaves = jax.tree.leaves(nnx.state(self, nnx.Param))
-        return total([(leaf**2).sum() for leaf in leaves])
+        return sum(((leaf**2).sum() for leaf in leaves), jnp.zeros(()))
 
     def reward(self, ranking: Float[Array, ""], anew: Bool[Array, ""]) -> Float[Array, ""]:
         """Returns ``R`` of the class, and notes the loss for the next step.
@@ -263,11 +263,12 @@ class MAERec(Backbone):
         now = jax.lax.stop_gradient(ranking)
         first, last = self.losses[...]
         self.losses[...] = jnp.stack([jnp.where(anew, now, first), now])
+        whole = jnp.ones(())
         if self.mask_steps == 1:
-            return jnp.ones(())
+            return whole
         mean_fall = (first - last) / (self.mask_steps - 1)
         fell = (last - now > mean_fall) | (self.calls[...] == 1)
-        return jnp.where(fell, 1, SMALL_REWARD)
+        return jnp.where(fell, whole, SMALL_REWARD)
 
     def smoothed(self, mask: Float[Array, " entries"] | None = None) -> list[Array]:
         """Returns ``E_0, E_1, …`` over the masked graph, or over the whole graph for ``None``."""
