@@ -27,9 +27,9 @@ from experiments.packing import Layout
 from experiments.settings import TrainingSettings
 from experiments.timing import in_turn
 from models import LESSR, SRGNN, Backbone
-from models.groups import by_group, flatten
+from models.layers.groups import by_group, flatten
+from models.layers.losses import Loss
 from models.lessr import SessionGraph, take_nodes
-from models.losses import Loss
 
 SETTINGS = TrainingSettings(batch_size=512, packed=False)
 DIM = 64

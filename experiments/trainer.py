@@ -80,8 +80,19 @@ def used_users(run: Run, data: Interactions) -> Interactions:
 
 
 def make_model(run: Run, data: Interactions) -> Backbone:
-    """The model of a run, its weights initialised from the run's seed."""
-    return BUILDERS[run.model](run.settings, data, nnx.Rngs(initial_key(run.seed)))
+    """Builds the model of a run, its weights initialised from the run's seed.
+
+    Raises:
+        UserError: the model was not built with the run's loss.
+    """
+    model = BUILDERS[run.model](run.settings, data, nnx.Rngs(initial_key(run.seed)))
+    if model.loss_name != run.settings.training.loss:
+        raise UserError(
+            f"the loss of {run.model} is {model.loss_name}, but the run's settings say "
+            f"{run.settings.training.loss}: in BUILDERS[{run.model!r}], pass loss=settings.training.loss to the "
+            "model's constructor, which keeps it as self.loss_name"
+        )
+    return model
 
 
 def train(

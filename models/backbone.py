@@ -1,4 +1,4 @@
-"""What a model is to the training loop, and what all models share."""
+"""The interface between a model and the training loop, and the code that all models share."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from models import losses
-from models.losses import Loss
+from models.layers import losses
+from models.layers.losses import Loss
 
 Task = Literal["next", "prefix", "masked", "pair"]
-"""What a model reads and predicts in training.
+"""The training task: what a model reads, and what it predicts.
 
-- ``next``: a user's items; at each, the item after it.
-- ``prefix``: every beginning of a user's items, each a sequence of its own; the item after its end.
-- ``masked``: a user's items, some replaced by the mask; the replaced ones. In evaluation the mask
-  stands after the last item.
-- ``pair``: a user alone; one of the user's items.
+- ``next``: reads a user's items and predicts, after each, the next one.
+- ``prefix``: reads a beginning of a user's items, a sequence of its own, and predicts the item
+  after its end.
+- ``masked``: reads a user's items, some replaced by the mask, and predicts the replaced ones. In
+  evaluation the mask stands after the last item.
+- ``pair``: reads a user and predicts one of the user's items.
 """
 
 Tokens = tuple[Int[Array, "rows width"], Int[Array, "rows width"], Int[Array, "rows width"]]
@@ -28,8 +29,8 @@ Tokens = tuple[Int[Array, "rows width"], Int[Array, "rows width"], Int[Array, "r
 class Constant(nnx.Variable[Any]):
     """Arrays that a model reads and training does not change, such as a graph.
 
-    They belong to the model, but are neither parameters nor checkpointed state: a compiled step
-    takes them as an argument, so that they are no part of its program. The value may be any pytree;
+    They belong to the model, but are neither parameters nor checkpointed state. A compiled step
+    takes them as an argument, which keeps them out of its program. The value may be any pytree;
     ``get_value()`` returns it.
 
     Examples:
@@ -42,25 +43,26 @@ class Constant(nnx.Variable[Any]):
 
 
 class Backbone(nnx.Module):
-    """A recommender: from a user's items to a vector, and from the vector to scores of items.
+    """A recommender: turns a user's items into a vector, and scores items by the vector.
 
-    A subclass defines ``__call__`` and, unless its item vectors are the table ``item_embedding``,
-    `item_vectors`; where these smooth whole tables, also `prepared`. Items are numbered
-    ``1 … num_items``; 0 is padding.
+    Items are numbered ``1 … num_items``; 0 is padding. A subclass defines ``__call__``. It also
+    defines `item_vectors` if these are not the rows of ``item_embedding``, and `prepared` if its
+    vectors come from smoothing whole tables.
 
     Attributes:
-        task: what the model reads and predicts.
-        tables: the embedding tables that SEvo smooths over the graph of items, each on its own, by
-            their paths.
-        packs: whether a row may hold several sequences, told apart by segment. Otherwise it holds
-            one, the newest item in the last column and padding before it, or padding alone; rows
-            may then come in groups of a width each (see `models.groups`), and the outputs, and what
-            is to be predicted, are of the newest items only, ``[rows, 1, …]``, one group after the
-            other.
-        undecayed: the names of parameters, anywhere in the model, that no optimiser decays.
-        mask_rate: the share of the tokens that training masks, for the task ``masked``.
-        loss_name: which of `models.losses` the default `loss` is.
-        num_items: how many items there are.
+        task: the training task.
+        tables: paths of the embedding tables that SEvo smooths over the graph of items, each table
+            on its own.
+        packs: whether a row may hold several sequences, told apart by their segments. If not, a
+            row holds one sequence, its newest item in the last column and padding before it, or
+            padding alone. Such rows may come in groups of different widths
+            (`models.layers.groups`). Outputs and targets are then ``[rows, 1, …]``, at the newest
+            items only, one group after the other.
+        undecayed: names of parameters, anywhere in the model, that no optimiser decays.
+        mask_rate: share of the tokens that training masks, for the task ``masked``.
+        loss_name: the loss that `loss` computes, a name in `models.layers.losses`. Constructors
+            take it as their argument ``loss``.
+        num_items: the number of items.
     """
 
     task: ClassVar[Task] = "next"
@@ -79,35 +81,42 @@ class Backbone(nnx.Module):
         positions: Int[Array, "rows width"],
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "rows width dim"]:
-        """The output at every token, or with ``packs = False`` at the last one of each row.
+        """Returns the output at every token, or with ``packs = False`` at the last of each row.
 
         Args:
-            items: item ids, 0 for padding and ``num_items + 1`` for the mask; user ids, from 0,
-                for the task ``pair``.
-            segments: the sequence each token belongs to, 0 for padding.
-            positions: of the token, the newest of a sequence at ``max_len - 1``.
-            key: for dropout; ``None`` for evaluation.
+            items: item ids, 0 for padding and ``num_items + 1`` for the mask; for the task
+                ``pair`` user ids, from 0.
+            segments: the sequence that each token belongs to, 0 for padding.
+            positions: the newest token of a sequence has ``max_len - 1``, older ones count down.
+            key: random key for dropout; ``None`` for evaluation.
         """
         raise NotImplementedError
 
     def item_vectors(
         self, items: Int[Array, "*n"] | None = None
     ) -> tuple[Float[Array, "*n dim"], Float[Array, "*n"]]:
-        """What items are scored by: ``score = hidden · vector + bias``; of all rows if ``None``."""
-        table = self.item_embedding.embedding[...]
-        vectors = table if items is None else table[items]
-        return vectors, jnp.zeros(vectors.shape[:-1], table.dtype)
+        """Returns vectors and biases of items: ``score = hidden · vector + bias``.
+
+        Args:
+            items: item ids; ``None`` for all rows of the table, padding included.
+        """
+        return table_rows(self.item_embedding.embedding[...], items)
+
+    def all_items(self) -> tuple[Float[Array, "items dim"], Float[Array, " items"]]:
+        """Returns vectors and biases of the items ``1 … num_items``, without padding and mask."""
+        vectors, bias = self.item_vectors()
+        items = slice(1, self.num_items + 1)
+        return vectors[items], bias[items]
 
     def score(self, hidden: Float[Array, "*n dim"], items: Int[Array, "*n"]) -> Float[Array, "*n"]:
-        """The score of one item for each vector."""
+        """Returns the score of one item for each vector."""
         vectors, bias = self.item_vectors(items)
         return (hidden * vectors).sum(-1) + bias
 
     def scores(self, hidden: Float[Array, "users dim"]) -> Float[Array, "users items"]:
-        """Scores of the items ``1 … num_items``, in that order."""
-        vectors, bias = self.item_vectors()
-        items = slice(1, self.num_items + 1)
-        return hidden @ vectors[items].T + bias[items]
+        """Returns the scores of the items ``1 … num_items``, in that order."""
+        vectors, bias = self.all_items()
+        return hidden @ vectors.T + bias
 
     def loss(
         self,
@@ -116,21 +125,19 @@ class Backbone(nnx.Module):
         negatives: Int[Array, ...],
         real: Bool[Array, "rows width"],
     ) -> Float[Array, ""]:
-        """The loss called `loss_name`, averaged over the tokens that are ``real``.
+        """Returns the loss called `loss_name`, averaged over the tokens that are ``real``.
 
         Args:
             hidden: the outputs.
-            positives: the item to predict at each.
+            positives: the item to predict at each token.
             negatives: ``int[rows, width, k]``, items that the user has not met; for
                 ``sampled-softmax`` ``int[k]``, drawn from all items and shared by all tokens.
             real: where there is something to predict.
         """
         if self.loss_name == "softmax":
-            vectors, bias = self.item_vectors()
-            items = slice(1, self.num_items + 1)  # padding is no class
             flat = hidden.reshape(-1, hidden.shape[-1])
-            targets = jnp.maximum(positives.ravel() - 1, 0)
-            return losses.softmax(flat, vectors[items], bias[items], targets, real.ravel())
+            targets = jnp.maximum(positives.ravel() - 1, 0)  # padding is no class
+            return losses.softmax(flat, *self.all_items(), targets, real.ravel())
         if self.loss_name == "sampled-softmax":
             vectors, bias = self.item_vectors(positives)  # `score` may be shifted
             positive = (hidden * vectors).sum(-1) + bias
@@ -140,14 +147,14 @@ class Backbone(nnx.Module):
             values = losses.sampled_softmax(positive, negative, collides, self.num_items)
         else:
             positive = self.score(hidden, positives)
-            pairwise = {"bce": losses.bce, "bpr": losses.bpr}[self.loss_name]
+            pairwise = losses.PAIRWISE[self.loss_name]
             values = pairwise(positive, self.score(hidden[..., None, :], negatives))
         return mean_of_real(values, real)
 
     def prepared(self) -> Backbone:
-        """The model for evaluation, what is the same for all users computed.
+        """Returns the model that evaluation reads, with the work that all users share done.
 
-        Without a key, its outputs and item vectors are those of this model, up to rounding.
+        Without a key, its outputs and item vectors equal those of this model, up to rounding.
         """
         return self
 
@@ -159,23 +166,31 @@ class Backbone(nnx.Module):
         real: Bool[Array, "rows width"],
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, ""]:
-        """What a step minimises: the `loss` of the outputs.
+        """Returns the value that a step minimises: the `loss` of the outputs.
 
-        A model overrides it whose outputs and item vectors share costly work, or whose loss needs
-        to know what was read.
+        A model overrides it if outputs and item vectors share costly work, or if its loss has
+        further terms.
 
         Args:
             tokens: items, segments and positions, as `__call__` reads them.
             positives: as in `loss`.
             negatives: as in `loss`.
             real: as in `loss`.
-            key: for dropout.
+            key: random key for dropout.
         """
         return self.loss(self(*tokens, key), positives, negatives, real)
+
+
+def table_rows(
+    table: Float[Array, "rows dim"], items: Int[Array, "*n"] | None
+) -> tuple[Float[Array, "*n dim"], Float[Array, "*n"]]:
+    """Returns rows of a table, or all of them for ``None``, and biases of 0."""
+    vectors = table if items is None else table[items]
+    return vectors, jnp.zeros(vectors.shape[:-1], table.dtype)
 
 
 def mean_of_real(
     values: Float[Array, "rows width"], real: Bool[Array, "rows width"]
 ) -> Float[Array, ""]:
-    """The mean where ``real``, and 0 where nothing is."""
+    """Returns the mean of the values that are ``real``, and 0 if none is."""
     return jnp.where(real, values, 0).sum() / jnp.maximum(real.sum(), 1)

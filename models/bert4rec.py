@@ -9,17 +9,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from models import losses
-from models.attention import attention, check_heads, sequence_mask
 from models.backbone import Backbone, Task
-from models.dropout import check_rates, dropout, split_keys
-from models.losses import Loss
+from models.layers import losses
+from models.layers.attention import attention, check_heads, sequence_mask
+from models.layers.dropout import check_rates, dropout, split_keys
+from models.layers.losses import Loss
 
 LARGEST_INITIAL_WEIGHT = 0.02
 
 
 def clipped_normal(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
-    """Xavier-normal, clipped to ±0.02."""
+    """Draws from Xavier's normal distribution and clips to ±0.02."""
     normal = nnx.initializers.glorot_normal()(key, shape, dtype)
     return jnp.clip(normal, -LARGEST_INITIAL_WEIGHT, LARGEST_INITIAL_WEIGHT)
 
@@ -33,19 +33,19 @@ class BERT4Rec(Backbone):
     - ``x <- LayerNorm(x + dropout(Attention(x)))``, over all tokens of the sequence,
     - ``x <- LayerNorm(x + dropout(W2 dropout(GELU(W1 x + b1)) + b2))``, of width ``4d`` inside.
 
-    Logits are ``h Wᵀ + b`` with a table ``W`` of its own, whose rows are the padding, the items and
-    the mask, id ``num_items + 1``. The published loss is the cross-entropy over all of these rows
-    at the masked tokens.
+    Logits are ``h Wᵀ + b`` with a second table ``W``. Its rows are the padding, the items and the
+    mask, whose id is ``num_items + 1``. The published loss is the cross-entropy over all of these
+    rows at the masked tokens.
 
     Args:
         num_items: items are ``1 … num_items``.
         max_len: the longest sequence; a sequence's newest token stands at position ``max_len - 1``.
-        dim: ``d``, the width of everything.
-        num_heads: attention heads; divides ``dim``.
-        num_blocks: transformer blocks.
-        dropout_rate: of embeddings, attention probabilities and both sublayers.
-        mask_rate: the share of the items that training masks.
-        loss: see `models.losses`; all but ``softmax`` are over the items alone.
+        dim: ``d``, the width of embeddings and layers.
+        num_heads: number of attention heads; divides ``dim``.
+        num_blocks: number of transformer blocks.
+        dropout_rate: dropout rate of embeddings, attention probabilities and both sublayers.
+        mask_rate: share of the items that training masks.
+        loss: a name in `models.layers.losses`; all but ``softmax`` score the items alone.
         rngs: the stream ``params`` initialises the weights.
 
     Raises:
@@ -105,7 +105,7 @@ class BERT4Rec(Backbone):
         positions: Int[Array, "rows width"],
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "rows width dim"]:
-        """The output at every token, from all tokens of its segment."""
+        """Returns the output at every token, from all tokens of its segment."""
         keys = split_keys(key, 1 + len(self.blocks))
         mask = sequence_mask(segments, causal=False)
         x = self.norm(self.item_embedding(items) + self.position_embedding(positions))
@@ -117,7 +117,7 @@ class BERT4Rec(Backbone):
     def item_vectors(
         self, items: Int[Array, "*n"] | None = None
     ) -> tuple[Float[Array, "*n dim"], Float[Array, "*n"]]:
-        """Rows of the output layer."""
+        """Returns rows and biases of the output layer."""
         table, bias = self.output_embedding.embedding[...], self.output_bias[...]
         return (table, bias) if items is None else (table[items], bias[items])
 
@@ -128,7 +128,10 @@ class BERT4Rec(Backbone):
         negatives: Int[Array, ...],
         real: Bool[Array, "rows width"],
     ) -> Float[Array, ""]:
-        """The loss at the tokens that are ``real``: masked, with ``positives`` behind the mask."""
+        """Returns the loss at the ``real`` tokens, the masked ones; see `Backbone.loss`.
+
+        For ``softmax``, padding and mask are classes too.
+        """
         if self.loss_name != "softmax":
             return super().loss(hidden, positives, negatives, real)
         flat = hidden.reshape(-1, hidden.shape[-1])
@@ -157,7 +160,7 @@ class EncoderBlock(nnx.Module):
         mask: Bool[Array, "rows width width"],
         key: PRNGKeyArray | None,
     ) -> Float[Array, "rows width dim"]:
-        """The block's output: a query sees the keys of ``mask``."""
+        """Returns the block's output; a query sees the keys of ``mask``."""
         keys, rate = split_keys(key, 4), self.dropout_rate
         q, k, v = jnp.split(self.qkv(x), 3, axis=-1)
         mixed = attention(q, k, v, mask, num_heads=self.num_heads, dropout_rate=rate, key=keys[0])

@@ -1,7 +1,7 @@
-"""The edges of a graph that are masked and restored, for MAERec.
+"""A graph whose edges can be switched off, for the masks of MAERec.
 
-Edges are never taken out: they keep their places and are given the weight 0, so that every mask has
-the same shape.
+Edges are never taken out. They keep their places and get the weight 0, so that arrays have the same
+shape for every mask.
 """
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 import sevo_jax
 
 MASK_LEVELS = 3
-"""How often edges are removed: at the seeds, and twice at seeds drawn from their ends."""
+"""Rounds in which edges are removed: at the seeds, then twice at ends of edges just removed."""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Edges:
-    """A binary symmetric graph with self-edges, as entries that can be switched off.
+    """A binary symmetric graph with self-edges.
+
+    An entry is one direction of an edge. Methods take ``kept``, whether each entry is switched on.
 
     Attributes:
-        graph: normalised; its indices are the columns of the entries.
-        rows: of the entries, sorted.
-        mirror: where each entry's transpose stands.
+        graph: the normalised graph; its indices are the columns of the entries.
+        rows: the rows of the entries, sorted.
+        mirror: the index of each entry's transpose.
     """
 
     graph: sevo_jax.Graph
@@ -37,7 +39,7 @@ class Edges:
     mirror: Int[Array, " entries"]
 
     def degrees(self, kept: Bool[Array, " entries"]) -> Float[Array, " nodes"]:
-        """How many entries of each row are kept."""
+        """Counts the kept entries of each row."""
         return jax.ops.segment_sum(
             kept.astype(self.graph.dtype),
             self.rows,
@@ -46,7 +48,7 @@ class Edges:
         )
 
     def normalized(self, kept: Bool[Array, " entries"]) -> Float[Array, " entries"]:
-        """``D^-1/2 A D^-1/2`` of the entries that are kept, and 0 for the others."""
+        """Returns ``D^-1/2 A D^-1/2`` of the kept entries, and 0 for the others."""
         degrees = self.degrees(kept)
         scale = jnp.where(degrees > 0, jax.lax.rsqrt(jnp.maximum(degrees, 1)), 0)
         return jnp.where(kept, scale[self.rows] * scale[self.graph.operator.indices], 0)
@@ -54,20 +56,24 @@ class Edges:
     def product(
         self, kept: Bool[Array, " entries"], x: Float[Array, "nodes dim"]
     ) -> Float[Array, "nodes dim"]:
-        """Sums over the entries that are kept, which need not be symmetric."""
+        """Sums ``x`` over the kept entries of each row; they need not be symmetric."""
         values = kept.astype(x.dtype)
         return _directed_product(self.graph, values, values[self.mirror], x)
 
     def without_paths(
         self, seeds: Bool[Array, " nodes"], path_rate: float, key: PRNGKeyArray
     ) -> Bool[Array, " entries"]:
-        """What is left once the edges at seeds, and at seeds drawn from their ends, are removed."""
+        """Removes the edges at seeds, then twice the edges at new seeds; returns what is kept.
+
+        New seeds are drawn from the ends of the edges just removed: a share ``path_rate`` of them,
+        then ``path_rate²``.
+        """
         columns = self.graph.operator.indices
         kept = jnp.ones(self.rows.shape, bool)
         for k, level_key in enumerate(jax.random.split(key, MASK_LEVELS), start=1):
             removed = kept & (seeds[self.rows] | seeds[columns])
             kept &= ~removed
-            # An entry is removed along with its transpose: rows are the ends of all of them.
+            # An entry is removed along with its transpose, so that rows alone name both ends.
             ends = self.degrees(removed) > 0
             chances = jnp.where(ends, jax.random.uniform(level_key, ends.shape), -1)
             rank = jnp.zeros(ends.shape, int).at[jnp.argsort(-chances)].set(jnp.arange(ends.size))
@@ -76,21 +82,21 @@ class Edges:
 
 
 def edges_of(graph: sevo_jax.Graph) -> Edges:
-    """The pairs that a graph joins, and each node with itself."""
+    """Returns the edges of a graph, and an edge from each node to itself."""
     joined = graph.to_scipy().astype(bool) + sp.eye_array(graph.num_nodes, dtype=bool, format="csr")
     joined = joined.tocoo()
     binary = sp.csr_array((np.ones(joined.nnz, np.float32), joined.coords), shape=joined.shape)
     made = dataclasses.replace(sevo_jax.Graph.from_weights(binary), weights=None)
     matrix = made.to_scipy().tocoo()
     rows, columns = matrix.coords
-    # In the order of columns, then rows, the i-th entry is the transpose of the i-th of all.
+    # Sorted by column, then row, the i-th entry is the transpose of the i-th entry by row.
     mirror = np.lexsort((rows, columns))
     kernel = made.with_kernel(graph.kernel, precision=graph.precision)
     return Edges(kernel, jnp.asarray(rows, jnp.int32), jnp.asarray(mirror, jnp.int32))
 
 
 def with_values(graph: sevo_jax.Graph, values: Float[Array, " entries"]) -> sevo_jax.Graph:
-    """``graph`` with other values at the same entries."""
+    """Returns ``graph`` with other values at the same entries."""
     before = graph.operator
     operator = BCSR(
         (values, before.indices, before.indptr),
@@ -103,7 +109,7 @@ def with_values(graph: sevo_jax.Graph, values: Float[Array, " entries"]) -> sevo
 
 @jax.custom_vjp
 def _directed_product(graph: sevo_jax.Graph, values: Array, mirrored: Array, x: Array) -> Array:
-    """``A x``; `sevo_jax.spmm` takes ``A`` for symmetric, and would differentiate it as such."""
+    """Computes ``A x`` for any ``A``: the gradient of `sevo_jax.spmm` assumes symmetry."""
     return sevo_jax.spmm(with_values(graph, values), x)
 
 

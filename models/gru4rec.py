@@ -10,9 +10,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from models.backbone import Backbone, Task
-from models.dropout import check_rates, dropout
-from models.initializers import symmetric_uniform
-from models.losses import Loss
+from models.layers.dropout import check_rates, dropout
+from models.layers.initializers import uniform_linear
+from models.layers.losses import Loss
+from models.layers.recurrent import gru
 
 
 class GRU4Rec(Backbone):
@@ -23,19 +24,19 @@ class GRU4Rec(Backbone):
     - ``r = sigmoid(W_r x + U_r h)``, ``z = sigmoid(W_z x + U_z h)``,
     - ``n = tanh(W_n x + r * (U_n h))``, ``h <- (1 - z) * n + z * h``,
 
-    and the output is ``W h + b``. Weights start by Xavier's rule, but ``W`` and ``b`` from
-    ``U(±1/sqrt(hidden_dim))``: the training loss on Beauty is then the published one.
+    and the output is ``W h + b``. ``W`` and ``b`` start at ``U(±1/sqrt(hidden_dim))``, all other
+    weights by Xavier's rule: the training loss on Beauty is then the published one.
 
-    Every beginning of a user's items is a training row of its own, and its next item the target;
-    the published loss is BPR with one negative. Several sequences may stand in a row: the state is
+    Every beginning of a user's items is a training row of its own; the target is the item after it.
+    The published loss is BPR with one negative. Several sequences may stand in a row: the state is
     reset where a segment begins.
 
     Args:
         num_items: items are ``1 … num_items``.
         dim: ``d``, the width of the embeddings.
         hidden_dim: the width of the state.
-        dropout_rate: of the embeddings.
-        loss: see `models.losses`.
+        dropout_rate: dropout rate of the embeddings.
+        loss: a name in `models.layers.losses`.
         rngs: the stream ``params`` initialises the weights.
 
     Raises:
@@ -69,8 +70,7 @@ class GRU4Rec(Backbone):
         gates = 3 * hidden_dim
         self.input = nnx.Linear(dim, gates, use_bias=False, kernel_init=uniform, rngs=rngs)
         self.state = nnx.Linear(hidden_dim, gates, use_bias=False, kernel_init=uniform, rngs=rngs)
-        fan_in = symmetric_uniform(hidden_dim**-0.5)
-        self.out = nnx.Linear(hidden_dim, dim, kernel_init=fan_in, bias_init=fan_in, rngs=rngs)
+        self.out = uniform_linear(hidden_dim, dim, rngs=rngs)
         self.num_items = num_items
         self.dropout_rate = dropout_rate
         self.loss_name = loss
@@ -82,7 +82,7 @@ class GRU4Rec(Backbone):
         positions: Int[Array, "rows width"],
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "rows width dim"]:
-        """The output at every token, from the tokens of its segment up to itself."""
+        """Returns the output at every token, from the tokens of its segment up to itself."""
         x = dropout(self.item_embedding(items), self.dropout_rate, key)
         before = jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1]
         goes_on = (segments == before)[..., None]
@@ -91,11 +91,7 @@ class GRU4Rec(Backbone):
         def step(h: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
             gates, keep = inputs
             h = jnp.where(keep, h, 0)
-            from_input, from_state = jnp.split(gates, 3, -1), jnp.split(h @ recurrent, 3, -1)
-            r = jax.nn.sigmoid(from_input[0] + from_state[0])
-            z = jax.nn.sigmoid(from_input[1] + from_state[1])
-            n = jnp.tanh(from_input[2] + r * from_state[2])
-            h = (1 - z) * n + z * h
+            h = gru(gates, h @ recurrent, h)
             return h, h
 
         time_first = jax.tree.map(lambda a: a.swapaxes(0, 1), (self.input(x), goes_on))

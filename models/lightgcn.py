@@ -9,9 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from models import losses
-from models.backbone import Backbone, Constant, Task, Tokens, mean_of_real
-from models.losses import Loss
+from models.backbone import Backbone, Constant, Task, Tokens, mean_of_real, table_rows
+from models.layers.losses import PAIRWISE, Loss
 from sevo_jax import Graph, spmm
 
 
@@ -19,20 +18,21 @@ class LightGCN(Backbone):
     """Collaborative filtering by graph convolution without weights or nonlinearities.
 
     With ``E_0`` the embeddings of users and items and ``Ã = D^-1/2 A D^-1/2`` the normalised graph
-    of who interacted with what,
+    of interactions,
 
-    - ``E_{l+1} = Ã E_l``, ``F = Σ_l w_l E_l`` over the layers ``0 … num_layers``,
+    - ``E_{l+1} = Ã E_l``, ``F = Σ_l w_l E_l`` over the layers ``0 … num_blocks``,
 
-    where ``w_l = 1/(num_layers + 1)``, and the score of an item is ``F_user · F_item``. A node
+    where ``w_l = 1/(num_blocks + 1)``, and the score of an item is ``F_user · F_item``. A node
     without edges keeps ``w_0 E_0``.
 
-    Trained on pairs of a user and one of the user's items against an unseen one, by BPR and an L2
-    term over the rows of ``E_0`` that the batch names: ``l2 / 2B · Σ (|u|² + |p|² + |n|²)`` over
-    its ``B`` pairs. The optimiser's own decay belongs at zero.
+    Training reads pairs of a user and one of the user's items, with unseen items as negatives. It
+    adds to BPR an L2 term over the rows of ``E_0`` in the batch,
+    ``l2 / 2B · Σ (|u|² + |p|² + |n|²)`` over its ``B`` pairs. The optimiser's own decay should
+    then be zero.
 
-    Every step propagates over the whole graph, once: `training_loss` shares the result between
-    users and items. `__call__` and `item_vectors` each do it for themselves; those of the model
-    that `prepared` returns do not have to.
+    A step propagates over the whole graph once: `training_loss` shares the result between users and
+    items. `__call__` and `item_vectors` propagate each time; call those of `prepared`, which are
+    only looked up.
 
     Args:
         graph: over ``num_users + num_items + 1`` nodes: the users, then the padding, without edges,
@@ -40,16 +40,16 @@ class LightGCN(Backbone):
         num_users: users are ``0 … num_users - 1``.
         num_items: items are ``1 … num_items``.
         dim: ``d``, the width of the embeddings.
-        num_layers: how often embeddings are propagated.
-        layer_weights: ``w``, ``num_layers + 1`` numbers; their mean if ``None``.
+        num_blocks: how often embeddings are propagated.
+        layer_weights: ``w``, ``num_blocks + 1`` numbers; ``None`` for equal ones.
         l2: weight of the L2 term.
-        std: both tables start at ``N(0, std²)``. 0.1 is the authors'; 1e-4 is also in use.
+        std: both tables start at ``N(0, std²)``. The authors use 0.1; 1e-4 is also in use.
         loss: ``bpr`` or ``bce``.
         rngs: the stream ``params`` initialises the weights.
 
     Raises:
-        ValueError: the graph has another number of nodes, or there are more or fewer weights than
-            layers.
+        ValueError: the graph has another number of nodes, there are not ``num_blocks + 1`` weights,
+            or the loss is neither ``bpr`` nor ``bce``.
 
     Examples:
         >>> import jax.numpy as jnp, sevo_jax
@@ -71,7 +71,7 @@ class LightGCN(Backbone):
         num_items: int,
         *,
         dim: int = 64,
-        num_layers: int = 3,
+        num_blocks: int = 3,
         layer_weights: Sequence[float] | None = None,
         l2: float = 1e-4,
         std: float = 0.1,
@@ -83,11 +83,13 @@ class LightGCN(Backbone):
             raise ValueError(
                 f"graph must have num_users + num_items + 1 = {nodes} nodes, got {graph.num_nodes}"
             )
+        if loss not in PAIRWISE:
+            raise ValueError(f"loss of LightGCN must be bpr or bce, got {loss}")
         if layer_weights is None:
-            layer_weights = [1 / (num_layers + 1)] * (num_layers + 1)
-        if len(layer_weights) != num_layers + 1:
+            layer_weights = [1 / (num_blocks + 1)] * (num_blocks + 1)
+        if len(layer_weights) != num_blocks + 1:
             raise ValueError(
-                f"layer_weights must hold num_layers + 1 = {num_layers + 1} numbers, "
+                f"layer_weights must hold num_blocks + 1 = {num_blocks + 1} numbers, "
                 f"got {len(layer_weights)}"
             )
         normal = nnx.initializers.normal(std)
@@ -100,13 +102,13 @@ class LightGCN(Backbone):
         self.loss_name = loss
 
     def propagate(self) -> tuple[Float[Array, "users dim"], Float[Array, "all_items dim"]]:
-        """``F`` of the users and of the items, row 0 of which is padding."""
+        """Returns ``F`` of the users, and ``F`` of padding and items."""
         _, final = self._nodes()
         users = self.user_embedding.num_embeddings
         return final[:users], final[users:]
 
     def _nodes(self) -> tuple[Float[Array, "nodes dim"], Float[Array, "nodes dim"]]:
-        """``E_0`` and ``F`` of the users, then of the items."""
+        """Returns ``E_0`` and ``F`` of all nodes."""
         tables = self.user_embedding.embedding[...], self.item_embedding.embedding[...]
         graph: Graph = self.graph.get_value()
         layer = first = jnp.concatenate(tables)
@@ -117,7 +119,7 @@ class LightGCN(Backbone):
         return first, final
 
     def prepared(self) -> LightGCN:
-        """The model whose embeddings are ``F``, with no layers to propagate them through."""
+        """Returns a model whose embeddings are ``F`` and that propagates no more."""
         model = nnx.clone(self)
         model.user_embedding.embedding[...], model.item_embedding.embedding[...] = self.propagate()
         model.layer_weights = (1.0,)
@@ -130,16 +132,14 @@ class LightGCN(Backbone):
         positions: Int[Array, "rows width"],
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "rows width dim"]:
-        """The users' vectors; ``items`` holds users, and nothing else matters."""
+        """Returns the users' vectors; ``items`` holds users, the other arguments are not read."""
         return self.propagate()[0][items]
 
     def item_vectors(
         self, items: Int[Array, "*n"] | None = None
     ) -> tuple[Float[Array, "*n dim"], Float[Array, "*n"]]:
-        """``F`` of the items."""
-        vectors = self.propagate()[1]
-        vectors = vectors if items is None else vectors[items]
-        return vectors, jnp.zeros(vectors.shape[:-1], vectors.dtype)
+        """Returns ``F`` of the items."""
+        return table_rows(self.propagate()[1], items)
 
     def training_loss(
         self,
@@ -149,21 +149,15 @@ class LightGCN(Backbone):
         real: Bool[Array, "rows width"],
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, ""]:
-        """The loss called `loss_name` and the L2 term, averaged over the pairs that are ``real``.
-
-        Raises:
-            ValueError: the loss is neither ``bpr`` nor ``bce``.
-        """
-        pairwise = {"bpr": losses.bpr, "bce": losses.bce}.get(self.loss_name)
-        if pairwise is None:
-            raise ValueError(f"loss of LightGCN must be bpr or bce, got {self.loss_name}")
+        """Returns the loss and the L2 term, averaged over the pairs that are ``real``."""
         first, final = self._nodes()
         num_users = self.user_embedding.num_embeddings
         users, positives = tokens[0][..., None], num_users + positives[..., None]
-        # Looked up together: each gather would bring a gradient of the whole table.
+        # One lookup for all: the gradient of each would be as large as the table.
         nodes = jnp.concatenate([users, positives, num_users + negatives], axis=-1)
         rows = final[nodes]
         scores = (rows[..., :1, :] * rows[..., 1:, :]).sum(-1)
         squares = (first[nodes] ** 2).sum((-2, -1))
+        pairwise = PAIRWISE[self.loss_name]
         values = pairwise(scores[..., 0], scores[..., 1:]) + self.l2 / 2 * squares
         return mean_of_real(values, real)

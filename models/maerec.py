@@ -1,13 +1,14 @@
 """MAERec: a graph masked autoencoder beside a transformer (Ye, Xia and Huang, SIGIR 2023).
 
-Items that stand near each other in sequences are neighbours in a graph. Training hides paths of it
-and learns to restore them, while a causal transformer over the smoothed embeddings recommends.
+Items that stand near each other in sequences are neighbours in a graph. Training hides paths of the
+graph and learns to restore them. Beside it, a causal transformer over the smoothed embeddings
+recommends.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,51 +16,36 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 import sevo_jax
-from models.attention import attention, check_heads, sequence_mask
-from models.backbone import Backbone, Constant
-from models.dropout import check_rates, dropout, split_keys
+from models.backbone import Backbone, Constant, Tokens, table_rows
 from models.edges import MASK_LEVELS, edges_of, with_values
-from models.losses import Loss
+from models.layers.attention import attention, check_heads, sequence_mask
+from models.layers.dropout import check_rates, dropout, split_keys
+from models.layers.losses import Loss
 
 LAYER_NORM_EPS = 1e-5
 SMALL_REWARD = 0.2
 
 
 class Carried(nnx.Variable[Any]):
-    """What one step of training leaves to the next: the mask and the losses since it was drawn."""
-
-
-class Handed(NamedTuple):
-    """What ``__call__`` hands to `MAERec.loss` in training.
-
-    Attributes:
-        table: the embeddings, smoothed over the masked graph.
-        reconstruction: the loss of the autoencoder.
-        masked: whether the mask was drawn anew.
-        seed_score: then, the mean score of the nodes as seeds; otherwise 0.
-    """
-
-    table: Float[Array, "nodes dim"]
-    reconstruction: Float[Array, ""]
-    masked: Bool[Array, ""]
-    seed_score: Float[Array, ""]
+    """State that a step of training leaves to the next, such as the mask."""
 
 
 class MAERec(Backbone):
     """A masked autoencoder over the graph of items, and a transformer over their embeddings.
 
-    The graph joins items that stand at a distance of at most 3 in a training sequence; with an
-    edge from each node to itself it is ``A``, binary, and ``Ã = D^-1/2 A D^-1/2``. From a table
-    ``E_0``, ``E_(l+1) = Ã E_l``, and ``E = E_0 + E_1 + E_2`` are the vectors of the items, in the
-    sequences as well as in the scores. Training smooths over a masked graph, evaluation over all of
-    it.
+    The graph joins items that stand at a distance of at most 3 in a training sequence. ``A`` is its
+    binary adjacency, with an edge from each node to itself, and ``Ã = D^-1/2 A D^-1/2``. From a
+    table ``E_0``, ``E_(l+1) = Ã E_l``. The vectors of the items are ``E = E_0 + E_1 + E_2``, in the
+    sequences as well as in the scores. Training smooths over a masked graph, evaluation over the
+    whole graph.
 
-    **The mask** is drawn anew at the first of every ``mask_steps`` batches. The ``num_seeds`` nodes
-    of the highest score and noise (standard Gumbel) are seeds. Three times the edges at seeds are
-    removed, those from a seed to itself too, and the next seeds are ``floor(p^k n)`` of the ``n``
-    nodes at the edges just removed, ``k = 1, 2``. What is left is normalised by its own degrees; a
-    node without edges has the embedding ``E_0`` alone. A node's score is how well it agrees with
-    what is around it, ``cos(Σ m_k / Σ n_k, E_0)``, with ``m_0 = A E_0 - E_0``, ``n_0 = o_0``,
+    **The mask** is drawn anew at the first of every ``mask_steps`` batches. The seeds are the
+    ``num_seeds`` nodes whose sum of score and noise (standard Gumbel) is highest. All edges at
+    seeds are removed, those from a seed to itself too. Then ``floor(p^k n)`` of the ``n`` nodes at
+    the removed edges are the next seeds, and again, for ``k = 1, 2``. The edges that remain are
+    normalised by their own degrees; a node without edges has the embedding ``E_0`` alone. A node's
+    score is its agreement with its surroundings, ``cos(Σ m_k / Σ n_k, E_0)``, with
+    ``m_0 = A E_0 - E_0``, ``n_0 = o_0``,
 
     - ``m_k = A_k m_(k-1) - m_(k-1) - o_(k-1) m_(k-1)``,
     - ``n_k = A_k n_(k-1) - n_(k-1) - o_(k-1)``, ``k = 1, 2, 3``,
@@ -68,47 +54,48 @@ class MAERec(Backbone):
     own, and ``o_k`` are the sums of its rows.
 
     **The autoencoder** restores up to ``num_edges`` random removed edges ``(u, v)``, each against
-    ``num_negatives`` edges, half of them ``(u, v')`` and half ``(u', v)`` with random items. An
-    edge's ``s = exp(sigmoid(MLP([E_i[u] * E_j[v]])))``, ``i, j`` in 0, 1, with two hidden layers of
-    ``2d`` and ``d`` ReLUs; the loss is ``-Σ s⁺ / (s⁺ + Σ s⁻)``, summed over the edges.
+    ``num_negatives`` edges, half of them ``(u, v')`` and half ``(u', v)`` with random items. The
+    score of an edge is ``s = exp(sigmoid(MLP([E_i[u] * E_j[v]])))``, ``i, j`` in 0, 1, with two
+    hidden layers of ``2d`` and ``d`` ReLUs. The loss is ``-Σ s⁺ / (s⁺ + Σ s⁻)``, summed over the
+    edges.
 
     **The transformer** reads ``x_0 = dropout(LayerNorm(E[item] + P[position]))``. A block is
     ``a = LayerNorm(dropout(W Attention(x)) + x)``, ``LayerNorm(dropout(W_2 GELU(W_1 a)))``, of
-    width ``4d`` inside and without a second residual; the output is the sum of ``x_0`` and what
-    each block returns.
+    width ``4d`` inside and without a second residual. The output is the sum of ``x_0`` and the
+    outputs of all blocks.
 
-    **The loss** is that of the ranking, ``recon_weight`` times that of the autoencoder, and ``l2``
-    times the sum of squares of all parameters; where the mask was drawn anew also ``-R`` times the
-    mean score of all nodes. ``R`` is 1 if the ranking's loss fell more in the last step than it
-    did on average in those before it since the last mask, or if these are too few to tell; else
-    0.2. Between a call in training and `loss`, the model holds what the first hands to the second,
-    and `item_vectors` are those of the masked graph. A call without key changes nothing, and after
-    it `loss` is that of the ranking and the ``l2`` term.
+    **The training loss** is the sum of three terms: the loss of the ranking over the masked graph,
+    ``recon_weight`` times the loss of the autoencoder, and ``l2`` times the sum of squares of all
+    parameters. A step that draws a new mask also subtracts ``R`` times the mean score of all nodes.
+    ``R`` is 1 if the loss of the ranking fell more in this step than on average in the steps
+    before it that used the last mask, else 0.2. It is also 1 if there were too few steps to
+    compare.
 
     Differences from the published code: both ends of a removed edge are candidates for the next
-    seeds (it adds their two ids up instead); the steps between masks are counted over epochs; nodes
-    with nothing around them score 0 with no gradient; the last item, too, is drawn as a negative.
+    seeds (the published code adds their two ids up instead); steps between masks are counted across
+    epochs; nodes without neighbours score 0 with no gradient; the last item, too, is drawn as a
+    negative.
 
     Args:
         num_items: items are ``1 … num_items``.
-        graph: of ``num_items + 1`` nodes, such as
+        graph: a graph of ``num_items + 1`` nodes, such as
             ``sevo_jax.sequence_graph(sequences, num_items + 1, max_len=None, walk_length=3)``.
-            Which pairs are joined counts, weights do not.
+            Its weights are not read.
         max_len: the longest sequence; a sequence's newest item stands at position ``max_len - 1``.
         dim: ``d``, the width of the embeddings.
-        num_heads: attention heads; divides ``dim``.
-        num_blocks: transformer blocks.
-        num_layers: smoothings; the autoencoder uses all ``E_l`` but the last.
-        dropout_rate: of embeddings and of what layers return.
-        attention_dropout_rate: of the attention probabilities.
-        num_seeds: seeds of a mask; all nodes if these are fewer.
-        mask_steps: batches for which a mask is used.
+        num_heads: number of attention heads; divides ``dim``.
+        num_blocks: number of transformer blocks.
+        num_layers: number of smoothings; the autoencoder uses all ``E_l`` but the last.
+        dropout_rate: dropout rate of embeddings and of the outputs of layers.
+        attention_dropout_rate: dropout rate of the attention probabilities.
+        num_seeds: number of first seeds of a mask; all nodes if there are fewer.
+        mask_steps: number of batches for which a mask is used.
         path_rate: ``p``.
-        num_edges: removed edges, each in one direction, that are restored at a step.
-        num_negatives: of each, even.
-        recon_weight: in [0, 1].
-        l2: of the sum of squares.
-        loss: see `models.losses`; published: ``bce`` with one negative.
+        num_edges: number of removed edges, each in one direction, that a step restores.
+        num_negatives: number of negatives of each edge, even.
+        recon_weight: weight of the autoencoder's loss, in [0, 1].
+        l2: weight of the sum of squares.
+        loss: a name in `models.layers.losses`; published: ``bce`` with one negative.
         rngs: the stream ``params`` initialises the weights.
 
     Raises:
@@ -180,10 +167,9 @@ class MAERec(Backbone):
         self.decoder = nnx.List([linear(a, b, rngs=rngs) for a, b in pairwise(widths)])
         self.edges = Constant(edges_of(graph))
         values = self.edges.get_value().graph.operator.data
-        self.mask = Carried(jnp.array(values))  # Ã's values, and 0 where an edge is removed
-        self.calls = Carried(jnp.zeros((), jnp.int32))  # in training
-        self.losses = Carried(jnp.zeros(2))  # at the last new mask, and at the last step
-        self.handed: nnx.Intermediate[Handed] | None = nnx.data(None)
+        self.mask = Carried(jnp.array(values))  # entries of Ã, 0 for removed edges
+        self.calls = Carried(jnp.zeros((), jnp.int32))  # steps of training so far
+        self.losses = Carried(jnp.zeros(2))  # ranking's, at the last new mask and the last step
         self.num_items = num_items
         self.num_layers = num_layers
         self.dropout_rate = dropout_rate
@@ -203,82 +189,11 @@ class MAERec(Backbone):
         positions: Int[Array, "rows width"],
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "rows width dim"]:
-        """The output at every token, from the tokens of its segment up to itself.
+        """Returns the output at every token, from the tokens of its segment up to itself.
 
-        With a key, it may draw a new mask, and hands to `loss` what that needs.
+        Embeddings are smoothed over the whole graph, also with a key.
         """
-        if key is None:
-            table = total(self.smoothed())
-            return self.transform(table[items], segments, positions, None)
-        mask_key, edges_key, dropout_key = jax.random.split(key, 3)
-        anew = self.calls[...] % self.mask_steps == 0
-        seed_score, mask = jax.lax.cond(
-            anew, self.draw_mask, lambda _: (jnp.zeros(()), self.mask[...]), mask_key
-        )
-        self.mask[...], self.calls[...] = mask, self.calls[...] + 1
-        layers = self.smoothed(mask)
-        table = total(layers)
-        reconstruction = self.reconstruction(mask, layers[:-1], edges_key)
-        self.handed = nnx.Intermediate(Handed(table, reconstruction, anew, seed_score))
-        return self.transform(table[items], segments, positions, dropout_key)
-
-    def item_vectors(
-        self, items: Int[Array, "*n"] | None = None
-    ) -> tuple[Float[Array, "*n dim"], Float[Array, "*n"]]:
-        """Smoothed embeddings."""
-        handed = self.handed
-        table = total(self.smoothed()) if handed is None else handed.get_value().table
-        vectors = table if items is None else table[items]
-        return vectors, jnp.zeros(vectors.shape[:-1], vectors.dtype)
-
-    def prepared(self) -> MAERec:
-        """The model whose embeddings are ``E`` of the whole graph, not to be smoothed again."""
-        model = nnx.clone(self)
-        model.item_embedding.embedding[...] = total(self.smoothed())
-        model.num_layers = 0
-        return model
-
-    def loss(
-        self,
-        hidden: Float[Array, "rows width dim"],
-        positives: Int[Array, "rows width"],
-        negatives: Int[Array, ...],
-        real: Bool[Array, "rows width"],
-    ) -> Float[Array, ""]:
-        """The loss of the ranking and what is added to it; see the class."""
-        ranking = super().loss(hidden, positives, negatives, real)
-        squares = sum((leaf**2).sum() for leaf in jax.tree.leaves(nnx.state(self, nnx.Param)))
-        value = ranking + self.l2 * squares
-        if self.handed is None:
-            return value
-        handed, self.handed = self.handed.get_value(), None
-        now = jax.lax.stop_gradient(ranking)
-        first, last = self.losses[...]
-        self.losses[...] = jnp.stack([jnp.where(handed.masked, now, first), now])
-        reward = jnp.ones(())
-        if self.mask_steps > 1:
-            steps_before = self.mask_steps - 1
-            fell = (last - now > (first - last) / steps_before) | (self.calls[...] == 1)
-            reward = jnp.where(fell, reward, SMALL_REWARD)
-        return value + self.recon_weight * handed.reconstruction - reward * handed.seed_score
-
-    def smoothed(self, mask: Float[Array, " entries"] | None = None) -> list[Array]:
-        """``E_0, E_1, …`` over the masked graph, or over all of it."""
-        graph = self.edges.get_value().graph
-        graph = graph if mask is None else with_values(graph, mask)
-        layers = [self.item_embedding.embedding[...]]
-        for _ in range(self.num_layers):
-            layers.append(sevo_jax.spmm(graph, layers[-1]))
-        return layers
-
-    def transform(
-        self,
-        x: Float[Array, "rows width dim"],
-        segments: Int[Array, "rows width"],
-        positions: Int[Array, "rows width"],
-        key: PRNGKeyArray | None,
-    ) -> Float[Array, "rows width dim"]:
-        """The transformer, from the vectors of the items on."""
+        x = total(self.smoothed())[items]
         keys = split_keys(key, 1 + len(self.blocks))
         mask = sequence_mask(segments, causal=True)
         x = dropout(self.norm(x + self.position_embedding(positions)), self.dropout_rate, keys[0])
@@ -287,8 +202,85 @@ class MAERec(Backbone):
             outputs.append(block(outputs[-1], mask, block_key))
         return total(outputs)
 
+    def item_vectors(
+        self, items: Int[Array, "*n"] | None = None
+    ) -> tuple[Float[Array, "*n dim"], Float[Array, "*n"]]:
+        """Returns embeddings, smoothed over the whole graph."""
+        return table_rows(total(self.smoothed()), items)
+
+    def with_table(self, table: Float[Array, "nodes dim"]) -> MAERec:
+        """Returns a model whose embeddings are ``table`` and that smooths no more."""
+        model = nnx.clone(self)
+        model.item_embedding.embedding[...] = table
+        model.num_layers = 0
+        return model
+
+    def prepared(self) -> MAERec:
+        """Returns a model whose embeddings are ``E`` and that smooths no more."""
+        return self.with_table(total(self.smoothed()))
+
+    def training_loss(
+        self,
+        tokens: Tokens,
+        positives: Int[Array, "rows width"],
+        negatives: Int[Array, ...],
+        real: Bool[Array, "rows width"],
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, ""]:
+        """Returns the loss of the class, and writes what the next step needs to know.
+
+        Without a key nothing is masked or written: it is the loss of the ranking over the whole
+        graph and the ``l2`` term.
+        """
+        if key is None:
+            ranking = super().training_loss(tokens, positives, negatives, real)
+            return ranking + self.l2 * self.squares()
+        mask_key, edges_key, dropout_key = jax.random.split(key, 3)
+        anew = self.calls[...] % self.mask_steps == 0
+        seed_score, mask = jax.lax.cond(
+            anew, self.draw_mask, lambda _: (jnp.zeros(()), self.mask[...]), mask_key
+        )
+        self.mask[...], self.calls[...] = mask, self.calls[...] + 1
+        layers = self.smoothed(mask)
+        masked = self.with_table(total(layers))
+        reconstruction = self.reconstruction(mask, layers[:-1], edges_key)
+        ranking = masked.loss(masked(*tokens, dropout_key), positives, negatives, real)
+        value = ranking + self.l2 * self.squares() + self.recon_weight * reconstruction
+        return value - self.reward(ranking, anew) * seed_score
+
+    def squares(self) -> Float[Array, ""]:
+        """Returns the sum of squares of all parameters."""
+        leaves = jax.tree.leaves(nnx.state(self, nnx.Param))
+        return sum(((leaf**2).sum() for leaf in leaves), jnp.zeros(()))
+
+    def reward(self, ranking: Float[Array, ""], anew: Bool[Array, ""]) -> Float[Array, ""]:
+        """Returns ``R`` of the class, and notes the loss for the next step.
+
+        Args:
+            ranking: the loss of the ranking at this step.
+            anew: whether this step drew a new mask.
+        """
+        now = jax.lax.stop_gradient(ranking)
+        first, last = self.losses[...]
+        self.losses[...] = jnp.stack([jnp.where(anew, now, first), now])
+        whole = jnp.ones(())
+        if self.mask_steps == 1:
+            return whole
+        mean_fall = (first - last) / (self.mask_steps - 1)
+        fell = (last - now > mean_fall) | (self.calls[...] == 1)
+        return jnp.where(fell, whole, SMALL_REWARD)
+
+    def smoothed(self, mask: Float[Array, " entries"] | None = None) -> list[Array]:
+        """Returns ``E_0, E_1, …`` over the masked graph, or over the whole graph for ``None``."""
+        graph = self.edges.get_value().graph
+        graph = graph if mask is None else with_values(graph, mask)
+        layers = [self.item_embedding.embedding[...]]
+        for _ in range(self.num_layers):
+            layers.append(sevo_jax.spmm(graph, layers[-1]))
+        return layers
+
     def seed_scores(self, key: PRNGKeyArray) -> Float[Array, " nodes"]:
-        """How well each node's embedding agrees with what is around it."""
+        """Returns the score of every node: its embedding's agreement with its surroundings."""
         edges, x = self.edges.get_value(), self.item_embedding.embedding[...]
         kept = jnp.ones(edges.rows.shape, bool)
         order = edges.degrees(kept)
@@ -304,7 +296,7 @@ class MAERec(Backbone):
         return (unit(total_m / (total_n + 1e-8)) * unit(x)).sum(-1)
 
     def draw_mask(self, key: PRNGKeyArray) -> tuple[Float[Array, ""], Float[Array, " entries"]]:
-        """The mean score of all nodes as seeds, and the values of ``Ã`` with a new mask."""
+        """Returns the mean score of all nodes, and the entries of ``Ã`` with a new mask."""
         score_key, noise_key, path_key = jax.random.split(key, 3)
         scores = self.seed_scores(score_key)
         noisy = jax.lax.stop_gradient(scores) + jax.random.gumbel(noise_key, scores.shape)
@@ -320,7 +312,13 @@ class MAERec(Backbone):
         layers: list[Array],
         key: PRNGKeyArray,
     ) -> Float[Array, ""]:
-        """The loss of the autoencoder."""
+        """Returns the loss of the autoencoder.
+
+        Args:
+            mask: entries of ``Ã``, 0 for removed edges.
+            layers: ``E_0, E_1, …``, all but the last.
+            key: random key for the sample of edges and their negatives.
+        """
         edges = self.edges.get_value()
         sample_key, negative_key = jax.random.split(key)
         chances = jnp.where(mask == 0, jax.random.uniform(sample_key, mask.shape), -1)
@@ -339,7 +337,7 @@ class MAERec(Backbone):
         other_u: Int[Array, "edges half"],
         other_v: Int[Array, "edges half"],
     ) -> Float[Array, " edges"]:
-        """``s⁺ / (s⁺ + Σ s⁻)`` of edges ``(u, v)`` against ``(u, v')`` and ``(u', v)``."""
+        """Computes ``s⁺ / (s⁺ + Σ s⁻)`` of edges ``(u, v)`` against ``(u, v')`` and ``(u', v)``."""
         nodes = jnp.stack(layers, axis=1)
         of_u, of_v = (
             jnp.broadcast_to(nodes[x][:, None], (*other_u.shape, *nodes.shape[1:])) for x in (u, v)
@@ -355,17 +353,17 @@ class MAERec(Backbone):
 
 
 def linear(inputs: int, outputs: int, *, rngs: nnx.Rngs) -> nnx.Linear:
-    """A layer whose weights start at Xavier's uniform distribution."""
+    """Returns a linear layer whose weights start at Xavier's uniform distribution."""
     return nnx.Linear(inputs, outputs, kernel_init=nnx.initializers.glorot_uniform(), rngs=rngs)
 
 
 def total(layers: list[Array]) -> Array:
-    """Their sum."""
+    """Adds arrays up."""
     return sum(layers[1:], layers[0])
 
 
 def unit(x: Float[Array, "*n dim"]) -> Float[Array, "*n dim"]:
-    """``x / |x|``, and 0, with no gradient, for a vector of zeros."""
+    """Computes ``x / |x|``; a vector of zeros stays 0, with no gradient."""
     squares = (x**2).sum(-1, keepdims=True)
     some = squares > 1e-24
     return jnp.where(some, x * jax.lax.rsqrt(jnp.where(some, squares, 1)), 0)
@@ -398,7 +396,7 @@ class Block(nnx.Module):
         mask: Bool[Array, "rows width width"],
         key: PRNGKeyArray | None,
     ) -> Float[Array, "rows width dim"]:
-        """The block's output."""
+        """Returns the block's output; a query sees the keys of ``mask``."""
         attention_key, out_key, outer_key = split_keys(key, 3)
         mixed = attention(
             self.query(x),

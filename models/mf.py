@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from models.backbone import Backbone, Task
-from models.losses import Loss
+from models.layers.losses import Loss
 
 
 class MFBPR(Backbone):
@@ -21,8 +21,8 @@ class MFBPR(Backbone):
         num_users: users are ``0 … num_users - 1``.
         num_items: items are ``1 … num_items``.
         dim: ``d``, the width of the embeddings.
-        std: of the initial embeddings.
-        loss: see `models.losses`.
+        std: standard deviation of the initial embeddings.
+        loss: a name in `models.layers.losses`.
         rngs: the stream ``params`` initialises the weights.
 
     Examples:
@@ -60,5 +60,5 @@ class MFBPR(Backbone):
         positions: Int[Array, "rows width"],
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "rows width dim"]:
-        """The users' vectors; ``items`` holds users, and nothing else matters."""
+        """Returns the users' vectors; ``items`` holds users, the other arguments are not read."""
         return self.user_embedding.embedding[...][items]

@@ -1,7 +1,7 @@
 """SASRec: a causal transformer over a user's items (Kang and McAuley, ICDM 2018).
 
-Sequences come as rows of tokens in which several short sequences may stand side by side: a token
-attends only to tokens of its own segment, so that packed rows and padded rows give the same result.
+Several short sequences may stand side by side in a row of tokens. A token attends only to tokens of
+its own segment, so that packed rows and padded rows give the same result.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from models.attention import EqualKeys, attention, check_heads, sequence_mask
 from models.backbone import Backbone
-from models.dropout import check_rates, dropout, split_keys
-from models.initializers import symmetric_uniform
-from models.losses import Loss
+from models.layers.attention import EqualKeys, attention, check_heads, sequence_mask
+from models.layers.dropout import check_rates, dropout, split_keys
+from models.layers.initializers import uniform_linear
+from models.layers.losses import Loss
 
 LAYER_NORM_EPS = 1e-8
 PADDING = 0
@@ -35,21 +35,21 @@ class SASRec(Backbone):
     and a last LayerNorm. Item 0 is padding; its row of the table is never used. The score of an
     item is its dot product with the output at the newest position.
 
-    The published model pads a sequence of ``n`` items to ``max_len`` and does not mask the padding:
-    its keys all equal the key bias and its values the value bias, and they take probability. With
-    ``attend_padding`` every query gets one more key that stands for all of them, with the logit
-    ``query · key bias / sqrt(d) + log(max_len - n)``; no row has to be padded for it. That key
-    knows no dropout, else this is the published model.
+    The published model pads a sequence of ``n`` items to ``max_len`` and does not mask the padding.
+    All keys of padding equal the key bias, all values the value bias, and they take a share of the
+    probability. With ``attend_padding`` every query gets one more key that stands for all of them,
+    with the logit ``query · key bias / sqrt(d) + log(max_len - n)``; no row has to be padded for
+    it. This is the published model, but for dropout, which spares the one key.
 
     Args:
         num_items: items are ``1 … num_items``.
         max_len: the longest sequence; a sequence's newest item stands at position ``max_len - 1``.
-        dim: ``d``, the width of everything.
-        num_heads: attention heads; divides ``dim``.
-        num_blocks: transformer blocks.
-        dropout_rate: of embeddings, attention probabilities and the feed-forward layers.
+        dim: ``d``, the width of embeddings and layers.
+        num_heads: number of attention heads; divides ``dim``.
+        num_blocks: number of transformer blocks.
+        dropout_rate: dropout rate of embeddings, attention probabilities and feed-forward layers.
         attend_padding: whether padding takes part in attention, as published.
-        loss: of the next item; published: ``bce`` with one negative.
+        loss: a name in `models.layers.losses`; published: ``bce`` with one negative.
         rngs: the stream ``params`` initialises the weights.
 
     Raises:
@@ -100,12 +100,12 @@ class SASRec(Backbone):
         positions: Int[Array, "rows width"],
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "rows width dim"]:
-        """The output at every token, from the tokens of its segment up to itself."""
+        """Returns the output at every token, from the tokens of its segment up to itself."""
         keys = split_keys(key, 1 + len(self.blocks))
         real = (segments != PADDING)[..., None]
         mask = sequence_mask(segments, causal=True)
-        # A token's position, less the tokens before it, is the padding before its sequence; empty
-        # cells have none.
+        # A token's position minus the number of tokens before it is the padding before its
+        # sequence. For empty cells that may be negative.
         padding = jnp.maximum(positions + 1 - mask.sum(-1), 0) if self.attend_padding else None
 
         table = self.item_embedding.embedding[...]
@@ -120,18 +120,13 @@ class Block(nnx.Module):
     """Attention and feed-forward layer, each with a residual connection; see `SASRec`."""
 
     def __init__(self, dim: int, num_heads: int, dropout_rate: float, *, rngs: nnx.Rngs) -> None:
-        uniform = symmetric_uniform(dim**-0.5)
-
-        def feed_forward() -> nnx.Linear:
-            return nnx.Linear(dim, dim, kernel_init=uniform, bias_init=uniform, rngs=rngs)
-
         xavier = nnx.initializers
         self.attention_norm = nnx.LayerNorm(dim, epsilon=LAYER_NORM_EPS, rngs=rngs)
         self.qkv = nnx.Linear(dim, 3 * dim, kernel_init=xavier.glorot_uniform(), rngs=rngs)
         self.out = nnx.Linear(dim, dim, kernel_init=xavier.glorot_normal(), rngs=rngs)
         self.feed_forward_norm = nnx.LayerNorm(dim, epsilon=LAYER_NORM_EPS, rngs=rngs)
-        self.inner = feed_forward()
-        self.outer = feed_forward()
+        self.inner = uniform_linear(dim, dim, rngs=rngs)
+        self.outer = uniform_linear(dim, dim, rngs=rngs)
         self.num_heads = num_heads
         self.dropout_rate = dropout_rate
 
@@ -142,7 +137,14 @@ class Block(nnx.Module):
         padding: Int[Array, "rows width"] | None,
         key: PRNGKeyArray | None,
     ) -> Float[Array, "rows width dim"]:
-        """The block's output: a query sees the keys of ``mask`` and so much ``padding``."""
+        """Returns the block's output.
+
+        Args:
+            x: the input at every token.
+            mask: the keys that each query sees.
+            padding: the number of padding keys that each query also sees; ``None`` for none.
+            key: random key for dropout; ``None`` for evaluation.
+        """
         attention_key, inner_key, outer_key = split_keys(key, 3)
         x = x + self.attend(self.attention_norm(x), x, mask, padding, attention_key)
         y = self.feed_forward_norm(x)
@@ -157,13 +159,16 @@ class Block(nnx.Module):
         padding: Int[Array, "rows width"] | None,
         key: PRNGKeyArray | None,
     ) -> Float[Array, "rows width dim"]:
-        """Multi-head attention; queries are normalised, keys and values are not."""
+        """Computes multi-head attention.
+
+        Queries come from ``query``, which is normalised; keys and values from ``x``, which is not.
+        """
         dim = x.shape[-1]
         kernel, bias = self.qkv.kernel[...], cast("nnx.Param[Array]", self.qkv.bias)[...]
         q = query @ kernel[:, :dim] + bias[:dim]
         k, v = jnp.split(x @ kernel[:, dim:] + bias[dim:], 2, axis=-1)
         equal = None
-        if padding is not None:  # a row of zeros: its key and value are the biases
+        if padding is not None:  # padding is a vector of zeros: its key and value are the biases
             equal = EqualKeys(padding, *jnp.split(bias[dim:], 2))
         mixed = attention(
             q,

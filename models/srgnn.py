@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -11,17 +12,18 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from models.backbone import Backbone, Task
-from models.groups import Rows, as_groups, by_group, flatten
-from models.initializers import symmetric_uniform
-from models.losses import Loss
+from models.layers.groups import Rows, as_groups, by_group, flatten
+from models.layers.initializers import symmetric_uniform, uniform_linear
+from models.layers.losses import Loss
+from models.layers.recurrent import gru
 
 
 class SRGNN(Backbone):
     """Session-based recommendation with graph neural networks.
 
-    The nodes of a session's graph are its distinct items, with an edge ``u -> v`` where ``v``
-    follows ``u`` anywhere, once however often. ``In`` averages over a node's predecessors, ``Out``
-    over its successors, and both are zero where there are none. From ``h = E[item]``,
+    The nodes of a session's graph are its distinct items. There is one edge ``u -> v`` if ``v``
+    follows ``u`` anywhere, however often. ``In`` averages over a node's predecessors and ``Out``
+    over its successors; without any, they are zero. From ``h = E[item]``,
 
     - ``a = [In (h W1 + b1) + c1 ; Out (h W2 + b2) + c2]``,
     - ``r = sigmoid(W_r a + U_r h)``, ``z = sigmoid(W_z a + U_z h)``,
@@ -32,16 +34,16 @@ class SRGNN(Backbone):
     - ``α_t = q · sigmoid(W3 h_last + W4 h_t)``, ``s = Σ α_t h_t``,
 
     and the output is ``W5 [s ; h_last]``, all but ``q`` with a bias. Items are scored by ``E``.
-    Everything starts at ``U(±1/sqrt(dim))``.
+    All weights and biases start at ``U(±1/sqrt(dim))``.
 
-    Every beginning of a user's items is a training row of its own, and its next item the target;
-    the published loss is the cross-entropy over all items. Published training decays all weights
+    Every beginning of a user's items is a training row of its own; the target is the item after it.
+    The published loss is the cross-entropy over all items. Published training decays all weights
     through the gradient.
 
     Args:
         num_items: items are ``1 … num_items``.
-        dim: ``d``, the width of everything.
-        loss: see `models.losses`.
+        dim: ``d``, the width of embeddings and layers.
+        loss: a name in `models.layers.losses`.
         rngs: the stream ``params`` initialises the weights.
 
     Examples:
@@ -61,12 +63,7 @@ class SRGNN(Backbone):
         self, num_items: int, *, dim: int = 64, loss: Loss = "softmax", rngs: nnx.Rngs
     ) -> None:
         uniform = symmetric_uniform(dim**-0.5)
-
-        def linear(width: int, out: int, use_bias: bool = True) -> nnx.Linear:
-            return nnx.Linear(
-                width, out, use_bias=use_bias, kernel_init=uniform, bias_init=uniform, rngs=rngs
-            )
-
+        linear = functools.partial(uniform_linear, bound=dim**-0.5, rngs=rngs)
         self.item_embedding = nnx.Embed(num_items + 1, dim, embedding_init=uniform, rngs=rngs)
         self.before, self.after = linear(dim, dim), linear(dim, dim)
         self.neighbours_bias = nnx.Param(uniform(rngs.params(), (2 * dim,)))
@@ -84,7 +81,7 @@ class SRGNN(Backbone):
         positions: Rows,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "rows 1 dim"]:
-        """The output at the newest item of each row, from all items of the row."""
+        """Returns the output at the newest item of each row, from all items of the row."""
         groups = as_groups(items)
         real = [group > 0 for group in as_groups(segments)]
         before, after = zip(*map(session_graph, groups, real), strict=True)
@@ -98,17 +95,13 @@ class SRGNN(Backbone):
         before: Sequence[Float[Array, "rows width width"]],
         after: Sequence[Float[Array, "rows width width"]],
     ) -> Float[Array, "tokens dim"]:
-        """A step of the gated graph network: the state of every token, from its neighbours'."""
+        """Steps the gated graph network: updates each token's state from its neighbours' states."""
         neighbours = [
             by_group(jnp.matmul, before, self.before(h)),
             by_group(jnp.matmul, after, self.after(h)),
         ]
         from_input = self.input(jnp.concatenate(neighbours, -1) + self.neighbours_bias)
-        from_input, from_state = jnp.split(from_input, 3, -1), jnp.split(self.state(h), 3, -1)
-        r = jax.nn.sigmoid(from_input[0] + from_state[0])
-        z = jax.nn.sigmoid(from_input[1] + from_state[1])
-        n = jnp.tanh(from_input[2] + r * from_state[2])
-        return (1 - z) * n + z * h
+        return gru(from_input, self.state(h), h)
 
     def read_out(
         self,
@@ -116,7 +109,7 @@ class SRGNN(Backbone):
         h: Float[Array, "rows width dim"],
         keys: Float[Array, "rows width dim"],
     ) -> Float[Array, "rows 2*dim"]:
-        """The sum of what stands in a row, weighted by its newest item, and that item's state."""
+        """Returns ``[s ; h_last]``: the newest item weights the states, ``s`` is their sum."""
         last = h[:, -1:]
         weights = self.weight(jax.nn.sigmoid(self.query(last) + keys))
         summary = jnp.where(real[..., None], weights * h, 0).sum(1)
@@ -126,18 +119,18 @@ class SRGNN(Backbone):
 def session_graph(
     items: Int[Array, "rows width"], real: Bool[Array, "rows width"]
 ) -> tuple[Float[Array, "rows width width"], Float[Array, "rows width width"]]:
-    """The matrices that average over what stands before an item in its row, and over what follows.
+    """Builds the matrices that average over an item's predecessors and over its successors.
 
-    Shapes are static and nothing leaves the device: the first token of an item stands for its node.
-    Entry ``[t, s]`` is 0 unless ``s`` is such a token. Tokens of the same item have equal rows, so
-    that each carries its node's state.
+    Shapes are static and nothing leaves the device: an item's first token stands for its node. In
+    row ``t`` are the weights of the neighbours of token ``t``, at their first tokens. Tokens of the
+    same item have equal rows, so that each carries the state of its node.
 
     Args:
-        items: ids.
+        items: item ids.
         real: where there is an item.
 
     Returns:
-        ``In`` and ``Out`` of each row; they sum to 1 over its neighbours, or are 0 without any.
+        ``In`` and ``Out``. Each of their rows sums to 1, or is 0 without neighbours.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -155,7 +148,7 @@ def session_graph(
     adjacency = adjacency.at[row, node[:, :-1], node[:, 1:]].max(edges)
 
     def average(neighbours: Array) -> Array:
-        """Over the nodes that each token's node has an edge to."""
+        """Divides each row by its sum, and gives each token the row of its node."""
         own = jnp.take_along_axis(neighbours, node[..., None], axis=1)
         return own / jnp.maximum(own.sum(-1, keepdims=True), 1)
 

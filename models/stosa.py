@@ -9,27 +9,27 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from models.attention import check_heads, join_heads, sequence_mask, split_heads
 from models.backbone import Backbone, Task, mean_of_real
-from models.dropout import check_rates, dropout, split_keys
-from models.losses import Loss
+from models.layers.attention import check_heads, join_heads, sequence_mask, split_heads
+from models.layers.dropout import check_rates, dropout, split_keys
+from models.layers.losses import Loss
 
 LAYER_NORM_EPS = 1e-12
 SMALLEST_VARIANCE = 1e-24
 
 
 def normal(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
-    """``N(0.01, 0.02²)``, the initial weights of everything."""
+    """Draws from ``N(0.01, 0.02²)``, the start of all weights."""
     return 0.01 + 0.02 * jax.random.normal(key, shape, dtype)
 
 
 def positive(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """``ELU(x) + 1``: what makes a covariance of any number."""
+    """Computes ``ELU(x) + 1``, which turns any number into a covariance."""
     return jax.nn.elu(x) + 1
 
 
 def deviation(covariance: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """The square root, with a gradient at 0."""
+    """Computes the square root, with a finite gradient at 0."""
     return jnp.sqrt(jnp.maximum(covariance, SMALLEST_VARIANCE))
 
 
@@ -46,12 +46,13 @@ class STOSA(Backbone):
     with ``p = dropout(softmax(-W2²(query, key) / sqrt(d / heads)))``, and for each stream computes
 
     - ``a = LayerNorm(dropout(W Σ p v) + m)``, for covariances with ``p²`` in place of ``p``,
-    - ``LayerNorm(dropout(F2 ELU(F1 a)) + a)``, of width ``4d`` inside; of covariances the
+    - ``LayerNorm(dropout(F2 ELU(F1 a)) + a)``, of width ``4d`` inside, for covariances followed by
       ``ELU(·) + 1``,
 
     where ``W2²(a, b) = |m_a - m_b|² + |sqrt(c_a) - sqrt(c_b)|²`` is the squared 2-Wasserstein
-    distance. An item's score is minus its squared distance from the output; up to a constant of the
-    output it is a dot product, ``2 (m, sqrt c)·(m_i, sqrt c_i) - |m_i|² - |sqrt c_i|²``.
+    distance. An item's score is minus its squared distance from the output. Up to a term that
+    depends on the output alone, that is ``2 (m, sqrt c)·(m_i, sqrt c_i) - |m_i|² - |sqrt c_i|²``,
+    a dot product and a bias.
 
     The published loss is BPR plus ``pvn_weight`` times the mean of
     ``max(0, W2²(sequence, positive) - W2²(positive, negative))``.
@@ -60,14 +61,14 @@ class STOSA(Backbone):
         num_items: items are ``1 … num_items``.
         max_len: the longest sequence; a sequence's newest item stands at position ``max_len - 1``.
         dim: ``d``, the width of either stream.
-        num_heads: attention heads; divides ``dim``.
-        num_blocks: blocks.
-        dropout_rate: of everything but attention.
-        attention_dropout_rate: of the attention probabilities.
-        pvn_weight: of the distance between positive and negative item.
+        num_heads: number of attention heads; divides ``dim``.
+        num_blocks: number of blocks.
+        dropout_rate: dropout rate outside the attention.
+        attention_dropout_rate: dropout rate of the attention probabilities.
+        pvn_weight: weight of the distance between positive and negative item.
         published: whether the means leave the blocks as they entered them, as in the published
-            code: they decide on the attention, and only covariances pass through it.
-        loss: see `models.losses`; without ``bpr`` there is no second term.
+            code. Means and covariances then decide on the attention, but it mixes only covariances.
+        loss: a name in `models.layers.losses`; the second term is added to ``bpr`` alone.
         rngs: the stream ``params`` initialises the weights.
 
     Raises:
@@ -132,7 +133,7 @@ class STOSA(Backbone):
         positions: Int[Array, "rows width"],
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "rows width 2*dim"]:
-        """Mean and deviation at every token, from the tokens of its segment up to itself."""
+        """Returns mean and deviation at every token, from its segment's tokens up to itself."""
         keys, rate = split_keys(key, 2 + len(self.blocks)), self.dropout_rate
         mask = sequence_mask(segments, causal=True)
         mean = self.mean_embedding(items) + self.mean_position(positions)
@@ -144,7 +145,7 @@ class STOSA(Backbone):
         return jnp.concatenate([mean, deviation(covariance)], axis=-1)
 
     def gaussians(self, items: Int[Array, "*n"] | slice) -> Float[Array, "*n 2*dim"]:
-        """Means and deviations of items."""
+        """Returns means and deviations of items."""
         mean = self.mean_embedding.embedding[...][items]
         covariance = positive(self.covariance_embedding.embedding[...][items])
         return jnp.concatenate([mean, deviation(covariance)], axis=-1)
@@ -152,14 +153,14 @@ class STOSA(Backbone):
     def item_vectors(
         self, items: Int[Array, "*n"] | None = None
     ) -> tuple[Float[Array, "*n 2*dim"], Float[Array, "*n"]]:
-        """Twice an item's mean and deviation, and minus their squared norm."""
+        """Returns twice an item's mean and deviation, and as bias minus their squared norm."""
         gaussians = self.gaussians(slice(None) if items is None else items)
         return 2 * gaussians, -(gaussians**2).sum(-1)
 
     def score(
         self, hidden: Float[Array, "*n 2*dim"], items: Int[Array, "*n"]
     ) -> Float[Array, "*n"]:
-        """Minus the squared distance itself, which ``bce`` is not free to shift."""
+        """Returns minus the squared distance itself: a shift would change ``bce``."""
         return -((hidden - self.gaussians(items)) ** 2).sum(-1)
 
     def loss(
@@ -169,7 +170,7 @@ class STOSA(Backbone):
         negatives: Int[Array, ...],
         real: Bool[Array, "rows width"],
     ) -> Float[Array, ""]:
-        """The loss of the ranking, and the term between positive and negative items."""
+        """Returns the loss of the ranking plus the term between positive and negative items."""
         ranking = super().loss(hidden, positives, negatives, real)
         if self.loss_name != "bpr":
             return ranking
@@ -206,7 +207,7 @@ class StochasticBlock(nnx.Module):
         mask: Bool[Array, "rows width width"],
         key: PRNGKeyArray | None,
     ) -> tuple[Float[Array, "rows width dim"], Float[Array, "rows width dim"]]:
-        """Both streams after the block."""
+        """Returns both streams after the block."""
         keys = split_keys(key, 3)
         mean_q, mean_k = jnp.split(self.mean_query_key(mean), 2, axis=-1)
         projected = deviation(positive(self.covariance_query_key(covariance)))
@@ -216,7 +217,8 @@ class StochasticBlock(nnx.Module):
             jnp.concatenate([split_heads(m, heads), split_heads(s, heads)], axis=-1)
             for m, s in ((mean_q, deviation_q), (mean_k, deviation_k))
         )
-        # Minus the squared distance, less a term of the query, which softmax does not see.
+        # Minus the squared distance. Its term of the query alone is left out: a softmax over keys
+        # does not depend on it.
         logits = 2 * q @ k.swapaxes(1, 2) - (k**2).sum(-1)[:, None, :]
         logits *= (mean.shape[-1] // heads) ** -0.5
         p = jax.nn.softmax(jnp.where(jnp.repeat(mask, heads, axis=0), logits, -jnp.inf), axis=-1)
@@ -230,7 +232,7 @@ class StochasticBlock(nnx.Module):
 
 
 class Stream(nnx.Module):
-    """What a block does to means or to covariances once attention has mixed their values."""
+    """Layers of a block for one stream, means or covariances, after attention mixed its values."""
 
     def __init__(self, dim: int, dropout_rate: float, *, rngs: nnx.Rngs) -> None:
         def linear(width: int, out: int) -> nnx.Linear:
@@ -250,7 +252,7 @@ class Stream(nnx.Module):
         x: Float[Array, "rows width dim"],
         key: PRNGKeyArray | None,
     ) -> Float[Array, "rows width dim"]:
-        """The mixed values projected and added to ``x``; then the feed-forward layer."""
+        """Adds the projected mixed values to ``x``, then applies the feed-forward layer."""
         keys, rate = split_keys(key, 2), self.dropout_rate
         x = self.attention_norm(dropout(self.out(mixed), rate, keys[0]) + x)
         inner = self.outer(jax.nn.elu(self.inner(x)))

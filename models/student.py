@@ -1,4 +1,4 @@
-"""A SASRec that learns from a teacher, too: its loss and that of a method of distillation.
+"""A SASRec that also learns from a teacher, and the methods of distillation.
 
 The teacher's weights are constants: they are no parameters, and no checkpoint holds them.
 """
@@ -15,22 +15,22 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from models import distillation
 from models.backbone import Backbone, Constant, Tokens
 from models.distillation import Anchored, Experts
-from models.dropout import split_keys
-from models.initializers import symmetric_uniform
-from models.losses import Scored, mean_over_scores
+from models.layers.dropout import split_keys
+from models.layers.initializers import symmetric_uniform
+from models.layers.losses import Scored, Scorer, mean_over_scores
 from models.sasrec import SASRec
 
 LAST_TEMPERATURE = 1e-10
 
 
 class Lesson(NamedTuple):
-    """What a method compares: two models at the same tokens.
+    """Two models and their outputs at the same tokens, which a method compares.
 
     Attributes:
         student: the student.
         teacher: the teacher, frozen.
         output: the student's outputs.
-        wanted: the teacher's, without dropout.
+        wanted: the teacher's outputs, without dropout.
         positives: the item to predict at each token.
         negatives: ``int[rows, width, k]`` or ``int[k]``, items that are not to be predicted.
         real: where there is something to predict.
@@ -46,21 +46,21 @@ class Lesson(NamedTuple):
 
 
 class Method(nnx.Module):
-    """A method of distillation: what it adds to the student's loss."""
+    """A method of distillation: a term in the student's loss."""
 
     def __call__(self, lesson: Lesson, key: PRNGKeyArray | None = None) -> Float[Array, ""]:
-        """The weighted loss, a mean over the tokens that are real."""
+        """Returns the weighted loss, averaged over the real tokens."""
         raise NotImplementedError
 
 
 class KD(Method):
-    """``weight`` times `distillation.kd` of the scores of all items."""
+    """Compares the scores of all items: ``weight`` times `distillation.kd`."""
 
     def __init__(self, *, weight: float = 2.0, temperature: float = 2.0) -> None:
         self.weight, self.temperature = weight, temperature
 
     def __call__(self, lesson: Lesson, key: PRNGKeyArray | None = None) -> Float[Array, ""]:
-        """The mean over tokens, from the scores of both models."""
+        """Returns the weighted loss, averaged over the real tokens."""
 
         def loss(student: Array, teacher: Array, _: Array) -> Array:
             return self.weight * distillation.kd(student, teacher, self.temperature)
@@ -69,7 +69,7 @@ class KD(Method):
 
 
 class DKD(Method):
-    """The parts of `distillation.dkd` of the scores of all items, each with its weight."""
+    """Compares the scores of all items: the weighted parts of `distillation.dkd`."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class DKD(Method):
         self.temperature = temperature
 
     def __call__(self, lesson: Lesson, key: PRNGKeyArray | None = None) -> Float[Array, ""]:
-        """The mean over tokens, from the scores of both models."""
+        """Returns the weighted loss, averaged over the real tokens."""
 
         def loss(student: Array, teacher: Array, targets: Array) -> Array:
             parts = distillation.dkd(student, teacher, targets, self.temperature)
@@ -92,13 +92,13 @@ class DKD(Method):
 
 
 class RKD(Method):
-    """Distances and angles of outputs to the items that came next and that did not."""
+    """Compares distances and angles from outputs to the next item and to a negative."""
 
     def __init__(self, *, distance_weight: float = 0.1, angle_weight: float = 0.5) -> None:
         self.distance_weight, self.angle_weight = distance_weight, angle_weight
 
     def __call__(self, lesson: Lesson, key: PRNGKeyArray | None = None) -> Float[Array, ""]:
-        """From the outputs and the vectors of two items at each token."""
+        """Returns the weighted loss of distances and angles."""
         shape = *lesson.positives.shape, lesson.negatives.shape[-1]
         negatives = jnp.broadcast_to(lesson.negatives, shape)[..., 0]
 
@@ -114,11 +114,11 @@ class RKD(Method):
 
 
 class Steps(nnx.Variable[Any]):
-    """How many steps of training there have been."""
+    """The number of training steps so far."""
 
 
 class Groups(nnx.Module):
-    """The groups of users or of items: which of them an entity is in, and the network of each."""
+    """Groups of users or of items: a layer that assigns entities, and a network for each group."""
 
     def __init__(self, num_groups: int, dim: int, teacher_dim: int, *, rngs: nnx.Rngs) -> None:
         hidden = (dim + teacher_dim) // 2
@@ -134,32 +134,32 @@ class Groups(nnx.Module):
         self.outer_bias = uniform(hidden, num_groups, teacher_dim)
 
     def logits(self, teacher: Float[Array, "n width"]) -> Float[Array, "n groups"]:
-        """How much the teacher's vectors belong to each group."""
+        """Returns how strongly the teacher's vectors belong to each group."""
         return teacher @ self.choice[...] + self.choice_bias[...]
 
     def experts(self) -> Experts:
-        """The networks."""
+        """Returns the networks."""
         weights = self.inner, self.inner_bias, self.outer, self.outer_bias
         return Experts(*(weight[...] for weight in weights))
 
 
 class HTD(Method):
-    """Hierarchical topology distillation of a batch's users and its items.
+    """Hierarchical topology distillation of a batch's users and items.
 
-    A user is an output where there is something to predict; items are those to predict and the
-    negatives, each once. With ``M`` real tokens it adds
-    ``weight / M (topology (intra + inter) + (1 - topology) assignment)``, the parts being sums, as
-    in `models.distillation`. Users and items have groups of their own, but are in one topology. The
+    The users are the outputs at real tokens. The items are the positives and negatives of the
+    batch, each once. With ``M`` real tokens the loss is
+    ``weight / M (topology (intra + inter) + (1 - topology) assignment)``. The parts are sums, as in
+    `models.distillation`. Users and items have separate groups, but share one topology. The
     temperature of the groups falls from 1 to 1e-10 over ``num_steps``, by the same factor at every
     step.
 
     Args:
         dim: width of the student.
         teacher_dim: width of the teacher.
-        num_groups: of users, and again of items.
-        weight: of it all.
-        topology: the share of the topology in it.
-        num_steps: of the whole training.
+        num_groups: number of groups of users, and again of items.
+        weight: weight of the whole loss.
+        topology: the share of the topology in the loss.
+        num_steps: number of steps of the whole training.
         rngs: the stream ``params`` initialises the weights.
     """
 
@@ -181,7 +181,7 @@ class HTD(Method):
         self.weight, self.topology = weight, topology
 
     def __call__(self, lesson: Lesson, key: PRNGKeyArray | None = None) -> Float[Array, ""]:
-        """From the outputs and the vectors of the items; counts the step."""
+        """Returns the weighted loss, and counts the step."""
         done = jnp.minimum(self.steps[...] / self.num_steps, 1)
         self.steps[...] = self.steps[...] + 1
         temperature = jnp.exp(done * jnp.log(LAST_TEMPERATURE))
@@ -215,19 +215,19 @@ class HTD(Method):
 
 
 class Student(SASRec):
-    """`SASRec` with a teacher: its loss and what a method of distillation adds to it.
+    """`SASRec` with a teacher: a method of distillation adds to its training loss.
 
-    Evaluation is that of SASRec. The teacher reads the same tokens, without dropout.
+    In evaluation it is a SASRec. The teacher reads the same tokens, without dropout.
 
     Args:
         num_items: items are ``1 … num_items``.
-        teacher: of the same items; its parameters become constants.
-        method: of distillation.
-        options: of `SASRec`.
+        teacher: a model of the same items; its parameters become constants.
+        method: the method of distillation.
+        options: arguments of `SASRec`.
 
     Raises:
-        ValueError: the teacher knows other items, or cannot read the student's rows; or as
-            `SASRec`.
+        ValueError: the teacher knows another number of items or cannot read the student's rows, or
+            an argument of `SASRec` is wrong.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -262,7 +262,7 @@ class Student(SASRec):
         real: Bool[Array, "rows width"],
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, ""]:
-        """The loss of the next item and that of the method."""
+        """Returns the sum of the loss of the next item and the loss of the method."""
         own_key, method_key = split_keys(key, 2)
         output = self(*tokens, own_key)
         lesson = Lesson(
@@ -272,7 +272,7 @@ class Student(SASRec):
 
 
 def freeze(model: Backbone) -> Backbone:
-    """Makes the parameters of a model constants; returns the model.
+    """Turns the parameters of a model into constants; returns the same model.
 
     Examples:
         >>> from flax import nnx
@@ -290,20 +290,21 @@ def freeze(model: Backbone) -> Backbone:
 
 
 def _mean_over_scores(loss: Scored, lesson: Lesson) -> Float[Array, ""]:
-    """The mean where real of a function of the scores of all items."""
-    items = slice(1, lesson.student.num_items + 1)  # padding is no item
+    """Averages a loss of the scores of all items over the real tokens."""
 
-    def flat(model: Backbone, hidden: Array) -> tuple[Array, Array, Array]:
-        vectors, bias = model.item_vectors()
-        return hidden.reshape(-1, hidden.shape[-1]), vectors[items], bias[items]
+    def scorer(model: Backbone, hidden: Array) -> Scorer:
+        return hidden.reshape(-1, hidden.shape[-1]), *model.all_items()
 
-    student, teacher = flat(lesson.student, lesson.output), flat(lesson.teacher, lesson.wanted)
-    targets = jnp.maximum(lesson.positives.ravel() - 1, 0)
+    student, teacher = scorer(lesson.student, lesson.output), scorer(lesson.teacher, lesson.wanted)
+    targets = jnp.maximum(lesson.positives.ravel() - 1, 0)  # padding is no class
     return mean_over_scores(loss, student, teacher, targets, lesson.real.ravel())
 
 
 def _distinct_items(lesson: Lesson) -> tuple[Int[Array, " n"], Bool[Array, " n"]]:
-    """The items of a batch, each once, in as many places as fit any batch; and which are taken."""
+    """Returns the items of a batch, each once, filled up with 0, and where they are not 0.
+
+    The array is as long as all items of the batch, repeats included, so that its shape is static.
+    """
     real, negatives = lesson.real, lesson.negatives
     if negatives.ndim > 1:
         negatives = jnp.where(real[..., None], negatives, 0)

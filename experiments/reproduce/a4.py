@@ -120,7 +120,7 @@ def follow(
         counts, rngs = (data.num_users, data.num_items), nnx.Rngs(initial_key(seed))
         shape: dict[str, Any] = {"dim": settings.model.dim, "rngs": rngs}
         lightgcn = LightGCN(
-            graph, *counts, num_layers=NUM_LAYERS, layer_weights=weights, l2=0.0, **shape
+            graph, *counts, num_blocks=NUM_LAYERS, layer_weights=weights, l2=0.0, **shape
         )
         _in_precision(lightgcn, precision)
         mf = MFBPR(*counts, **shape)

@@ -6,11 +6,17 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments import train
 from experiments.backbones import BUILDERS
-from experiments.settings.published import MODELS
+from experiments.data import Interactions
+from experiments.errors import UserError
+from experiments.run import Run
+from experiments.settings.published import MODELS, published
+from experiments.trainer import make_model
+from models import SASRec
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "add-a-backbone.md"
 
@@ -35,3 +41,15 @@ def test_the_file_of_the_page_trains(users_file, tmp_path):
     lines = (tmp_path / "mean-sevo-adamw-seed0" / "metrics.jsonl").read_text().splitlines()
     first, last = map(json.loads, lines)
     assert last["train_loss"] < first["train_loss"] < 0.7
+
+
+def test_a_model_that_is_not_built_with_the_loss_of_its_run_is_refused(monkeypatch):
+    """It would be trained by another loss than the run's folder says."""
+    items, ids = np.array([1, 2, 3], np.int32), np.arange(3)
+    data = Interactions("ours", items, np.array([3]), item_ids=ids, user_ids=ids[:1])
+    monkeypatch.setitem(BUILDERS, "ours", lambda s, data, rngs: SASRec(data.num_items, rngs=rngs))
+    run = Run("ours", "ours", "adamw", 0, published("sasrec", "ours", "adamw").replace(loss="bpr"))
+    with pytest.raises(
+        UserError, match=r"loss of ours is bce, .* say bpr: .* loss=settings\.training\.loss"
+    ):
+        make_model(run, data)

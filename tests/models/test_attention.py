@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax as softmax_of
 
-from models.attention import EqualKeys, attention, join_heads, sequence_mask, split_heads
+from models.layers.attention import EqualKeys, attention, join_heads, sequence_mask, split_heads
 
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 0], [3, 0, 0, 4, 4, 4]])
 PADS = np.array([[2, 2, 2, 3, 3, 0], [5, 0, 0, 0, 0, 0]])

@@ -155,9 +155,9 @@ def real(sessions: list[list[int]]) -> np.ndarray:
 
 
 @both
-@pytest.mark.parametrize("num_layers", [3, 4])
-def test_evaluation(sessions, num_layers):
-    model = make(num_layers=num_layers)
+@pytest.mark.parametrize("num_blocks", [3, 4])
+def test_evaluation(sessions, num_blocks):
+    model = make(num_blocks=num_blocks)
     hidden, after = run(model, rows(sessions))
     assert hidden.shape == (len(sessions), 1, DIM)
     assert np.isfinite(hidden).all()
@@ -242,7 +242,7 @@ def targets(sessions: list[list[int]]) -> tuple[np.ndarray, ...]:
 
 
 def test_gradients_reach_every_parameter():
-    step = compile_gradients(make(num_layers=4))
+    step = compile_gradients(make(num_blocks=4))
     _, gradients, _ = step(rows(REPEATS), targets(REPEATS), jax.random.key(0))
     for path, gradient in gradients.items():
         assert np.isfinite(gradient).all(), path

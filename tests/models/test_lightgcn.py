@@ -49,9 +49,9 @@ every_weighting = pytest.mark.parametrize(
     ("options", "weights"),
     [
         ({}, [0.25] * 4),
-        ({"num_layers": 1}, [0.5, 0.5]),
-        ({"num_layers": 0}, [1]),
-        ({"num_layers": 2, "layer_weights": (0.5, -1.0, 2.0)}, [0.5, -1, 2]),
+        ({"num_blocks": 1}, [0.5, 0.5]),
+        ({"num_blocks": 0}, [1]),
+        ({"num_blocks": 2, "layer_weights": (0.5, -1.0, 2.0)}, [0.5, -1, 2]),
     ],
     ids=["default", "one-layer", "no-layer", "weights"],
 )
@@ -85,7 +85,7 @@ def test_prepared_without_propagating_scores_the_same(options, weights, monkeypa
 
 
 def test_nodes_without_edges_keep_their_share_of_their_own_embedding():
-    model = make(num_layers=2, layer_weights=(0.5, 0.3, 0.2))
+    model = make(num_blocks=2, layer_weights=(0.5, 0.3, 0.2))
     users, items = model.propagate()
     own_users, own_items = initial(model)
     np.testing.assert_allclose(users[ISOLATED_USER], 0.5 * own_users[ISOLATED_USER], rtol=1e-6)
@@ -239,7 +239,7 @@ def test_bad_settings():
     graph = bipartite_graph([0], [1], 2, 3)
     with pytest.raises(ValueError, match=r"num_users \+ num_items \+ 1 = 6 nodes, got 5"):
         LightGCN(graph, 2, 3, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match=r"num_layers \+ 1 = 4 numbers, got 2"):
+    with pytest.raises(ValueError, match=r"num_blocks \+ 1 = 4 numbers, got 2"):
         LightGCN(graph, 2, 2, layer_weights=(0.5, 0.5), rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="must be bpr or bce, got softmax"):
         loss_and_gradients(make(loss="softmax"))

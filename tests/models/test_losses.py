@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
-from models import losses
 from models.distillation import dkd
+from models.layers import losses
 from tests.models.helpers import CLASSES, DIM, NUM_ITEMS, array, make, softplus
 
 

@@ -16,9 +16,8 @@ from scipy.special import erf, expit
 from scipy.special import softmax as softmax_of
 
 import sevo_jax
-from models import Backbone, MAERec
+from models import MAERec
 from models.edges import MASK_LEVELS, edges_of
-from models.maerec import Handed
 from tests.models.helpers import (
     AMONG_OTHERS,
     DIM,
@@ -302,36 +301,43 @@ def test_evaluation_against_a_transformer_over_single_sequences(inputs):
 
 
 def test_training_smooths_over_the_masked_graph(monkeypatch):
-    """And drops by a mask that is known: it is seen what is dropped, and at which rate."""
-    fix_dropout(monkeypatch, "maerec", "attention")
+    """The loss is that of a transformer over the masked graph, and so are the scored vectors.
+
+    The mask of dropout is known, so that the test sees the places and rates of dropout.
+    """
+    fix_dropout(monkeypatch, "maerec", "layers.attention")
     rates = 0.2, 0.4
-    model = make(dropout_rate=rates[0], attention_dropout_rate=rates[1])
-    hidden = np.asarray(model(*PACKED.tokens, jax.random.key(0)))
+    options = {"recon_weight": 0.0, "l2": 0.0, "loss": "softmax", "mask_steps": 2}
+    model = make(dropout_rate=rates[0], attention_dropout_rate=rates[1], **options)
+    model.training_loss(PACKED.tokens, *PACKED.targets, jax.random.key(0))  # draws the mask
+    value = float(model.training_loss(PACKED.tokens, *PACKED.targets, jax.random.key(1)))
     operator = dense(model.mask[...])
     assert (operator == 0).sum() > (normalized(binary()) == 0).sum()
     table = sum(smoothed(model, operator))
+    losses = []
     for place, example in zip(PACKED.places, EXAMPLES, strict=True):
-        want = transformer(model, table, example.items, rates, place[1].start)
-        np.testing.assert_allclose(hidden[place], want, atol=1e-4)
-    np.testing.assert_allclose(model.item_vectors()[0], table, atol=1e-4)
-    assert model.handed is not None
+        hidden = transformer(model, table, example.items, rates, place[1].start)
+        chances = softmax_of(hidden @ table[1:].T, axis=-1)
+        chances = chances[np.arange(len(hidden)), example.positives - 1]
+        losses += list(-np.log(chances)[example.real])
+    assert value == pytest.approx(np.mean(losses), rel=1e-4)
 
 
 def test_the_loss_and_its_parts():
-    model = make(recon_weight=0.3, l2=0.01)
-    hidden = model(*PACKED.tokens, jax.random.key(0))
-    handed = model.handed.get_value()
-    assert handed.masked
-    ranking = Backbone.loss(model, hidden, *PACKED.targets)
-    value = model.loss(hidden, *PACKED.targets)
+    model, key = make(recon_weight=0.3, l2=0.01), jax.random.key(0)
+    mask_key, edges_key, dropout_key = jax.random.split(key, 3)
+    value = model.training_loss(PACKED.tokens, *PACKED.targets, key)
+    layers, seed_score = model.smoothed(model.mask[...]), model.draw_mask(mask_key)[0]
+    masked = model.with_table(sum(layers))
+    ranking = masked.loss(masked(*PACKED.tokens, dropout_key), *PACKED.targets)
+    reconstruction = model.reconstruction(model.mask[...], layers[:-1], edges_key)
     squares = sum((array(leaf) ** 2).sum() for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    want = ranking + 0.3 * handed.reconstruction + 0.01 * squares - handed.seed_score
+    want = ranking + 0.3 * reconstruction + 0.01 * squares - seed_score
     assert float(value) == pytest.approx(float(want), rel=1e-5)
-    assert model.handed is None
-    evaluated = model(*PACKED.tokens)
-    ranking = Backbone.loss(model, evaluated, *PACKED.targets)
+    ranking = model.loss(model(*PACKED.tokens), *PACKED.targets)
     want = float(ranking + 0.01 * squares)
-    assert float(model.loss(evaluated, *PACKED.targets)) == pytest.approx(want, rel=1e-5)
+    value = model.training_loss(PACKED.tokens, *PACKED.targets)
+    assert float(value) == pytest.approx(want, rel=1e-5)
 
 
 def test_the_reward_reaches_the_embeddings():
@@ -367,23 +373,17 @@ def reward_of(history: list[float]) -> float:
 
 @pytest.mark.parametrize("mask_steps", [1, 2, 3])
 def test_the_reward_of_a_mask(mask_steps):
-    model = make(mask_steps=mask_steps, recon_weight=0.0, l2=0.0)
-    table, history, rewards = model.item_vectors()[0], [], []
-    for step in range(10 * mask_steps):
-        masked = step % mask_steps == 0
-        model.handed = nnx.Intermediate(
-            Handed(table, jnp.zeros(()), jnp.array(masked), jnp.array(float(masked)))
-        )
+    model, history, rewards = make(mask_steps=mask_steps), [], []
+    rankings = np.random.default_rng(0).uniform(1, 2, 10 * mask_steps)
+    for step, ranking in enumerate(rankings):
+        anew = step % mask_steps == 0
         model.calls[...] = jnp.array(step + 1)
-        hidden = jax.random.normal(jax.random.key(step), (*PACKED.tokens[0].shape, DIM))
-        ranking = float(Backbone.loss(model, hidden, *PACKED.targets))
-        value = float(model.loss(hidden, *PACKED.targets))
-        history.append(ranking)
-        want = 0.0
-        if masked:
+        reward = model.reward(jnp.asarray(ranking, jnp.float32), jnp.array(anew))
+        history.append(float(ranking))
+        if anew:
             rewards.append(want := reward_of(history))
             history = history[-1:]
-        assert ranking - value == pytest.approx(want, abs=1e-5)
+            assert float(reward) == pytest.approx(want)
     assert set(rewards) == ({1.0} if mask_steps < 2 else {0.2, 1.0})
 
 
@@ -395,7 +395,7 @@ def test_masks_last_for_so_many_steps():
     @jax.jit
     def run(rest, key):
         model = nnx.merge(graphdef, params, rest, copy=True)
-        model.loss(model(*PACKED.tokens, key), *PACKED.targets)
+        model.training_loss(PACKED.tokens, *PACKED.targets, key)
         return nnx.split(model, nnx.Param, ...)[2]
 
     masks = []
@@ -420,7 +420,7 @@ def test_prepared_without_smoothing_scores_the_same(monkeypatch):
 def test_evaluation_changes_nothing():
     model = make()
     before = nnx.split(model)[1]
-    model.loss(model(*PACKED.tokens), *PACKED.targets)
+    model.training_loss(PACKED.tokens, *PACKED.targets)
     after = nnx.split(model)[1]
     assert jax.tree.structure(before) == jax.tree.structure(after)
     jax.tree.map(np.testing.assert_array_equal, before, after)

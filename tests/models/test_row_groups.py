@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from models import LESSR, SRGNN
-from models.groups import as_groups, by_group, flatten
+from models.layers.groups import as_groups, by_group, flatten
 from tests.models.training import compile_gradients, randomize
 
 NUM_ITEMS, DIM = 12, 4

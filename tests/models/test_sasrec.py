@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from models import SASRec
-from models.dropout import dropout
+from models.layers.dropout import dropout
 from tests.models.helpers import array, linear, norm
 
 MAX_LEN = 6

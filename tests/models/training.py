@@ -32,7 +32,7 @@ def make_loss(graphdef: nnx.GraphDef[Backbone], constants: Any) -> Callable[...,
 
     def loss(params, carried, tokens, targets, key):
         model = nnx.merge(graphdef, params, constants, carried, copy=True)
-        value = model.loss(model(*tokens, key), *targets)
+        value = model.training_loss(tokens, *targets, key)
         return value, nnx.split(model, nnx.Param, Constant, ...)[3]
 
     return loss

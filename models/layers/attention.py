@@ -8,16 +8,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from models.dropout import dropout
+from models.layers.dropout import dropout
 
 
 class EqualKeys(NamedTuple):
-    """Keys that are all alike, and so need be computed but once: padding that is not masked.
+    """Many keys that are all alike, such as padding that is not masked; computed once.
 
     Attributes:
-        counts: how many of them each query sees.
-        key: the key of each.
-        value: the value of each.
+        counts: how many of the keys each query sees.
+        key: the one key.
+        value: its value.
     """
 
     counts: Int[Array, "rows width"]
@@ -28,9 +28,16 @@ class EqualKeys(NamedTuple):
 def sequence_mask(
     segments: Int[Array, "rows width"], *, causal: bool
 ) -> Bool[Array, "rows width width"]:
-    """Which keys a query sees: those of its own sequence, up to itself if ``causal``.
+    """Lets a query see the keys of its own sequence; if ``causal``, only those up to itself.
 
-    Empty cells see each other, so that no query is left without a key.
+    Empty cells see each other, so that every query has a key.
+
+    Args:
+        segments: the sequence that each token belongs to, 0 for padding.
+        causal: whether later tokens are hidden.
+
+    Returns:
+        ``mask[row, query, key]``.
     """
     same = segments[:, :, None] == segments[:, None, :]
     if not causal:
@@ -50,21 +57,21 @@ def attention(
     key: PRNGKeyArray | None = None,
     padding: EqualKeys | None = None,
 ) -> Float[Array, "rows width dim"]:
-    """``softmax(q kᵀ / sqrt(dim / heads)) v`` in each head, over the keys of ``mask``.
+    """Computes ``softmax(q kᵀ / sqrt(dim / heads)) v`` in each head, over the keys of ``mask``.
 
     Args:
         query: projected queries; the heads split the last axis.
         keys: projected keys.
         values: projected values.
-        mask: which keys a query sees, at least one.
-        num_heads: divides ``dim``.
-        dropout_rate: of the probabilities.
-        key: for dropout; ``None`` for evaluation.
+        mask: the keys that each query sees, at least one.
+        num_heads: number of heads; divides ``dim``.
+        dropout_rate: dropout rate of the probabilities.
+        key: random key for dropout; ``None`` for evaluation.
         padding: more keys, to which dropout does not apply.
 
     Examples:
         >>> import jax.numpy as jnp
-        >>> from models.attention import attention, sequence_mask
+        >>> from models.layers.attention import attention, sequence_mask
         >>> x = jnp.array([[[1.0], [2.0], [5.0]]])
         >>> mask = sequence_mask(jnp.array([[1, 1, 2]]), causal=True)
         >>> attention(0 * x, x, x, mask)[0, :, 0].tolist()
@@ -74,7 +81,7 @@ def attention(
     size = dim // num_heads
     q, k, v = (split_heads(x, num_heads) for x in (query * size**-0.5, keys, values))
     logits = jnp.where(jnp.repeat(mask, num_heads, axis=0), q @ k.swapaxes(1, 2), -jnp.inf)
-    # A softmax whose sum divides the product: width^2 divisions fewer.
+    # The softmax is written out: its sum divides the product, not the larger matrix of weights.
     top = logits.max(-1, keepdims=True)
     pad = None
     if padding is not None:
@@ -89,8 +96,8 @@ def attention(
     total = weights.sum(-1, keepdims=True)
     mixed = dropout(weights, dropout_rate, key) @ v
     if pad is not None:
-        # Dropout would drop each of them on its own, and of many equal ones leave about the same
-        # share every time.
+        # No dropout here. It would drop each of the equal keys on its own, and what it keeps of
+        # many is nearly the same share every time.
         weight = jnp.exp(pad[0] - top)
         total, mixed = total + weight, mixed + weight * pad[1]
     return join_heads(mixed / total, num_heads)
@@ -104,13 +111,13 @@ def split_heads(x: Float[Array, "rows width dim"], heads: int) -> Float[Array, "
 
 
 def join_heads(x: Float[Array, "n width size"], heads: int) -> Float[Array, "rows width dim"]:
-    """The inverse of `split_heads`."""
+    """Moves heads back to the last axis: the inverse of `split_heads`."""
     n, width, size = x.shape
     x = x.reshape(n // heads, heads, width, size).swapaxes(1, 2)
     return x.reshape(n // heads, width, heads * size)
 
 
 def check_heads(dim: int, num_heads: int) -> None:
-    """A `ValueError` unless the heads split the width evenly."""
+    """Raises a `ValueError` unless the heads split the width evenly."""
     if dim % num_heads:
         raise ValueError(f"dim must be a multiple of num_heads, got {dim} and {num_heads}")

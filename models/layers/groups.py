@@ -1,9 +1,9 @@
-"""Rows of several widths: what is done token by token is done once for all of them.
+"""Rows in groups of one width each, whose tokens are computed together.
 
-Sequences of one batch differ in length. Padded to one width, a layer that looks at pairs of tokens
-does mostly needless work, so a model may read its rows in groups of a width each. Their tokens,
-one group after the other, make one array ``[tokens, …]``; what mixes the tokens of a row takes the
-groups out of it again.
+The sequences of a batch differ in length. Padded to one width, a layer that looks at pairs of
+tokens does mostly needless work, so a model may read its rows in groups of different widths.
+Token-wise layers read the tokens of all groups as one array ``[tokens, …]``, one group after the
+other. Layers that mix the tokens of a row are applied to each group by `by_group`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Rows = Int[Array, "rows width"] | Sequence[Int[Array, "rows width"]]
 
 
 def as_groups(rows: Rows) -> list[Array]:
-    """The arrays of rows, also where there is but one."""
+    """Returns a list of the arrays of rows, also when there is only one."""
     return jax.tree.leaves(rows)
 
 
 def flatten(groups: Sequence[Shaped[Array, "rows width ..."]]) -> Shaped[Array, "tokens ..."]:
-    """The tokens of all groups, one group after the other."""
+    """Joins the tokens of all groups, one group after the other."""
     return jnp.concatenate([group.reshape(-1, *group.shape[2:]) for group in groups])
 
 
@@ -36,17 +36,18 @@ def by_group(
     """Applies a function of rows to every group.
 
     Args:
-        function: of a group and, for each of ``tokens``, the ``[rows, width, …]`` that belong to
-            it; it returns ``[rows, width, dim]`` or ``[rows, dim]``.
-        groups: what is known of each group: an array ``[rows, width, …]`` or a tuple of such.
-        tokens: arrays as `flatten` returns them.
+        function: called with a group and, for each array in ``tokens``, the part
+            ``[rows, width, …]`` that belongs to the group; returns ``[rows, width, dim]`` or
+            ``[rows, dim]``.
+        groups: data of each group: an array ``[rows, width, …]`` or a tuple of such arrays.
+        tokens: arrays in the order of `flatten`.
 
     Returns:
-        What the function returned, one group after the other: ``n`` tokens or rows.
+        The function's results, one group after the other: ``n`` tokens or rows.
 
     Examples:
         >>> import jax.numpy as jnp
-        >>> from models.groups import by_group
+        >>> from models.layers.groups import by_group
         >>> real = [jnp.array([[0, 1], [1, 1]]), jnp.array([[1, 1, 1]])]
         >>> x = jnp.arange(7.0)[:, None]
         >>> by_group(lambda real, x: (real[..., None] * x).sum(1), real, x).tolist()

@@ -1,7 +1,8 @@
 """Dropout whose mask costs a few integer operations an element.
 
-Threefry bits took a third of a packed SASRec step on a CPU. A dropout mask needs no cryptographic
-mixing: here a threefry key seeds a counter-based hash, which XLA fuses into the multiplication.
+Random bits by threefry took a third of a packed SASRec step on a CPU. A dropout mask needs no
+cryptographic mixing. Here a threefry key seeds a hash of the element's index, and XLA fuses the
+hash into the multiplication.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ def dropout(x: Float[Array, ...], rate: float, key: PRNGKeyArray | None) -> Floa
     Args:
         x: any floating array of at most 2^32 entries.
         rate: in [0, 1), static.
-        key: a key of the mask; ``None`` returns ``x``, as evaluation wants it.
+        key: random key of the mask; with ``None``, for evaluation, ``x`` is returned as it is.
 
     Examples:
         >>> import jax, jax.numpy as jnp
-        >>> from models.dropout import dropout
+        >>> from models.layers.dropout import dropout
         >>> kept = dropout(jnp.ones(10_000), 0.25, jax.random.key(0))
         >>> bool(abs(kept.mean() - 1) < 0.02)
         True
@@ -35,19 +36,19 @@ def dropout(x: Float[Array, ...], rate: float, key: PRNGKeyArray | None) -> Floa
 
 
 def _mix(z: Array) -> Array:
-    """The finaliser of MurmurHash3: every input bit flips each output bit half of the time."""
+    """Mixes bits as MurmurHash3 does at its end: each bit flips every other half of the time."""
     z = (z ^ (z >> 16)) * jnp.uint32(0x85EBCA6B)
     z = (z ^ (z >> 13)) * jnp.uint32(0xC2B2AE35)
     return z ^ (z >> 16)
 
 
 def split_keys(key: PRNGKeyArray | None, count: int) -> list[PRNGKeyArray | None]:
-    """So many keys, or as often ``None`` where there is no dropout."""
+    """Splits a key into ``count`` keys; for ``None``, returns ``None`` as often."""
     return [None] * count if key is None else list(jax.random.split(key, count))
 
 
 def check_rates(**rates: float) -> None:
-    """A `ValueError` that names the argument, unless each rate lies in [0, 1)."""
+    """Raises a `ValueError` that names the argument unless each rate lies in [0, 1)."""
     for name, rate in rates.items():
         if not 0 <= rate < 1:
             raise ValueError(f"{name} must lie in [0, 1), got {rate}")

@@ -1,4 +1,4 @@
-"""Losses of a ranking: how far an item that was chosen is scored above those that were not."""
+"""Losses of a ranking: they fall as chosen items are scored higher than other items."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ Loss = Literal["bce", "bpr", "softmax", "sampled-softmax"]
 
 TOKENS_PER_CHUNK = 256
 TOKENS_PER_PAIR_OF_CHUNKS = 64
-"""Fewer: a loss of two models' scores passes over them more often, and they stay in a cache."""
+"""Tokens at a time when two models are compared. Their scores are read more often than those of
+one model, and so few of them stay in a CPU's cache."""
 
 
 def bce(positive: Float[Array, "*n"], negative: Float[Array, "*n k"]) -> Float[Array, "*n"]:
@@ -27,22 +28,26 @@ def bpr(positive: Float[Array, "*n"], negative: Float[Array, "*n k"]) -> Float[A
     return jax.nn.softplus(negative - positive[..., None]).mean(-1)
 
 
+PAIRWISE = {"bce": bce, "bpr": bpr}
+"""Losses of the score of one chosen item and the scores of ``k`` others, by name."""
+
+
 def sampled_softmax(
     positive: Float[Array, "*n"],
     negative: Float[Array, "*n k"],
     collides: Bool[Array, "*n k"],
     num_items: int,
 ) -> Float[Array, "*n"]:
-    """Cross-entropy over all items, estimated from ``k`` that were drawn uniformly.
+    """Estimates the cross-entropy over all items from ``k`` items that were drawn uniformly.
 
     ``-s⁺ + log(exp s⁺ + items / k * Σ exp s⁻)``, where the sum leaves out draws of the positive
     item itself (Jean et al., ACL 2015).
 
     Args:
         positive: the score of the chosen item.
-        negative: scores of the items drawn.
-        collides: where the item drawn is the chosen one.
-        num_items: how many items there are to draw from.
+        negative: scores of the drawn items.
+        collides: whether the drawn item is the chosen one.
+        num_items: number of items to draw from.
     """
     correction = jnp.log(num_items / negative.shape[-1])
     others = jnp.where(collides, -1e9, negative + correction)
@@ -57,11 +62,11 @@ def softmax(
     targets: Int[Array, " n"],
     real: Bool[Array, " n"],
 ) -> Float[Array, ""]:
-    """Cross-entropy over all classes: the mean of ``-s_target + log Σ_j exp s_j`` where ``real``.
+    """Computes the cross-entropy over all classes, averaged over the tokens that are ``real``.
 
-    ``s_j = hidden · vectors[j] + bias[j]``. The gradient is computed along with the value, chunk by
-    chunk of the real tokens alone, so that no matrix of all tokens by all classes is ever held, and
-    tokens that are not real cost no row of scores.
+    A token's loss is ``-s_target + log Σ_j exp s_j`` with ``s_j = hidden · vectors[j] + bias[j]``.
+    Value and gradient are computed together, for a chunk of tokens at a time: no matrix of all
+    tokens by all classes is ever held. Tokens that are not real cost nothing.
     """
     return _softmax(hidden, vectors, bias, targets, real)[0]
 
@@ -69,11 +74,12 @@ def softmax(
 def _softmax(
     hidden: Array, vectors: Array, bias: Array, targets: Array, real: Array
 ) -> tuple[Array, tuple[Array, Array, Array]]:
-    hidden = jnp.where(real[:, None], hidden, 0)  # whatever else is there, infinities too
+    hidden = jnp.where(real[:, None], hidden, 0)  # elsewhere there may be infinities
     chunks, take, scale = _chunks(real, TOKENS_PER_CHUNK)
 
-    # The matrix of scores is passed over as rarely as can be: what the targets take off the
-    # gradients is subtracted at the end, and factors of a token go to its row of the products.
+    # The matrix of scores costs most, so that it is passed over as rarely as possible. Factors of
+    # a token multiply its row of a product instead. The targets' part of the gradients is
+    # subtracted at the end.
     def add_chunk(i: Array, sums: tuple[Array, Array, Array, Array]) -> tuple[Array, ...]:
         value, d_hidden, d_vectors, d_bias = sums
         tokens, share = take(i)
@@ -85,7 +91,8 @@ def _softmax(
         value += (share * (jnp.log(total) + top)).sum()
         share /= total
         d_hidden = d_hidden.at[tokens].set(share[:, None] * (weights @ vectors), mode="drop")
-        # Transposed, for the product of a transposed matrix of scores takes twice as long.
+        # The gradient of the vectors is held transposed: otherwise the matrix of scores would have
+        # to be transposed, and its product takes twice as long.
         return (
             value,
             d_hidden,
@@ -93,7 +100,7 @@ def _softmax(
             d_bias + share @ weights,
         )
 
-    start = _nothing(hidden, vectors, bias)
+    start = _zeros(hidden, vectors, bias)
     value, d_hidden, d_vectors, d_bias = jax.lax.fori_loop(0, chunks, add_chunk, start)
     share, wanted = jnp.where(real, scale, 0), vectors[targets]
     value -= (share * ((hidden * wanted).sum(-1) + bias[targets])).sum()
@@ -110,10 +117,10 @@ softmax.defvjp(_softmax, _softmax_backward)
 
 
 Scored = Callable[[Float[Array, "n classes"], Float[Array, "n classes"], Int[Array, " n"]], Array]
-"""A loss of each token: of a student's scores, a teacher's, and the target."""
+"""A loss of each token, called with a student's scores, a teacher's scores and the targets."""
 
 Scorer = tuple[Float[Array, "n dim"], Float[Array, "classes dim"], Float[Array, " classes"]]
-"""Outputs, and the vectors and the bias by which they score all classes."""
+"""Outputs, and the vectors and biases of the classes that they score."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -124,15 +131,15 @@ def mean_over_scores(
     targets: Int[Array, " n"],
     real: Bool[Array, " n"],
 ) -> Float[Array, ""]:
-    """The mean where ``real`` of a loss of all scores of two models, a constant in the teacher's.
+    """Averages a loss that compares all scores of two models over the tokens that are ``real``.
 
-    As in `softmax`, the gradient is computed along with the value, chunk by chunk of the real
-    tokens: scores of all tokens are never held, and the teacher's are computed once.
+    The teacher's scores are constants. As in `softmax`, value and gradient are computed together,
+    for a chunk of tokens at a time, so that the scores of all tokens are never held.
 
     Examples:
         >>> import jax.numpy as jnp
         >>> from models.distillation import kd
-        >>> from models.losses import mean_over_scores
+        >>> from models.layers.losses import mean_over_scores
         >>> scorer = jnp.eye(2), jnp.array([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]]), jnp.zeros(3)
         >>> real = jnp.array([True, True])
         >>> loss = lambda student, teacher, targets: kd(student, teacher, 2.0)
@@ -169,7 +176,7 @@ def _mean_over_scores(
             d_bias + d_scores.sum(0),
         )
 
-    start = _nothing(hidden, vectors, bias)
+    start = _zeros(hidden, vectors, bias)
     value, d_hidden, d_vectors, d_bias = jax.lax.fori_loop(0, chunks, add_chunk, start)
     return value, (d_hidden, d_vectors.T, d_bias)
 
@@ -184,8 +191,8 @@ def _mean_over_scores_backward(
 mean_over_scores.defvjp(_mean_over_scores, _mean_over_scores_backward)
 
 
-def _nothing(hidden: Array, vectors: Array, bias: Array) -> tuple[Array, Array, Array, Array]:
-    """A loss and its gradients before any chunk; that of the vectors is transposed."""
+def _zeros(hidden: Array, vectors: Array, bias: Array) -> tuple[Array, Array, Array, Array]:
+    """Returns a loss of 0 and gradients of 0; the gradient of the vectors is transposed."""
     zero = jnp.zeros((), hidden.dtype)
     return zero, jnp.zeros_like(hidden), jnp.zeros_like(vectors.T), jnp.zeros_like(bias)
 
@@ -193,12 +200,12 @@ def _nothing(hidden: Array, vectors: Array, bias: Array) -> tuple[Array, Array, 
 def _chunks(
     real: Bool[Array, " n"], size: int
 ) -> tuple[Int[Array, ""], Callable[[Array], tuple[Array, Array]], Float[Array, ""]]:
-    """The real tokens, ``size`` at a time.
+    """Deals the real tokens into chunks of ``size``.
 
     Returns:
-        How many chunks they fill; what gives the positions of a chunk's tokens, past the end where
-        there are no more, and the share of each in the mean, 0 for those that are not real; and
-        the share of one that is.
+        The number of chunks; a function ``take``; and the share of a real token in the mean.
+        ``take(i)`` returns the positions of the tokens in chunk ``i`` and their shares in the mean.
+        The last chunk is filled up with other positions, some past the end, whose share is 0.
     """
     size = min(size, real.size)
     count = real.sum()

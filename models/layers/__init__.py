@@ -1,0 +1,1 @@
+"""Parts that several models share: a file for each idea."""
