@@ -153,13 +153,13 @@ def compose(
     if best and test:
         row = [str(best.number), *map(score_over_seeds, test.values())]
         tables.append(Table("Test metrics of the best trial", ["Trial", *test], [row]))
-    searched = "; ".join(f"{f.name} in {f.text}" for f in frame.fields)
+    searched = "; ".join(f"{f.name} in {literal(f.text)}" for f in frame.fields)
     unfinished = [to_json(t) for t in trials if state_of(t) != "done"]
     return Document(
         name="sweep",
         title=f"Sweep: {literal(frame.title)}",
         text=[
-            f"Searched: {literal(searched)}. Sampler: {frame.config['sampler']}. "
+            f"Searched: {searched}. Sampler: {frame.config['sampler']}. "
             f"{len(trials)} of {frame.limit} trials were begun.",
             f"The score is the {SCORE}{over}. {doubt}",
         ],
