@@ -99,6 +99,20 @@ def _chosen_model(argv: Sequence[str] | None) -> str:
     return found.model if found.model in MODELS else _Model.model
 
 
+def _types() -> dict[str, Any]:
+    """The type of each setting of any model."""
+    parts = {type(part) for e in MODELS.values() for part in vars(Settings(e.settings())).values()}
+    return {
+        name: get_type_hints(part)[field.name]
+        for part in parts
+        for name, field in fields_of(part).items()
+    }
+
+
+HINTS = _types()
+"""The type of each setting, by its flat name."""
+
+
 def _settings(model: str) -> dict[str, Any]:
     """An option for each setting that runs of a model read: None stands for the published value."""
     entry = MODELS[model]

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+import re
+import warnings
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from optuna.visualization.matplotlib import plot_contour, plot_slice
 from rich.box import SIMPLE
-from rich.markup import escape
 from rich.table import Table as Grid
+from rich.text import Text
 
+from experiments.files import replaced
 from experiments.paper import METRICS
 from experiments.reproduce.cells import score, score_over_seeds, span
 from experiments.reproduce.documents import NONE, Document, Table
-from experiments.sweep.picture import SCORE, draw, most_varied, written
 from experiments.sweep.space import Field
-from experiments.sweep.study import Tried
 from experiments.trainer import CRITERION
+
+SCORE = f"best validation {CRITERION}"
 
 
 class Frame(NamedTuple):
     """What all tables of a sweep have in common.
 
     Attributes:
-        config: what `study.Sweep` was made with.
+        config: as `study.open_study` takes it.
         fields: what is searched.
-        axes: the fields of the picture; the most varied ones if there are none.
+        axes: the fields of the picture; all are candidates if there are none.
         limit: trials of all processes together.
     """
 
@@ -36,109 +47,182 @@ class Frame(NamedTuple):
     @property
     def title(self) -> str:
         """Model, optimiser and data set."""
-        return "{model}, {optimizer}, {dataset}".format(**self.config)
+        title = "{model}, {optimizer}, {dataset}".format(**self.config)
+        return "".join(c if c.isprintable() else " " for c in title)
 
 
-def is_over(tried: Sequence[Tried], frame: Frame) -> bool:
+def state_of(trial: FrozenTrial) -> str:
+    """Whether a trial is done, failed or begun."""
+    if trial.state == TrialState.FAIL and "reason" in trial.user_attrs:
+        return "failed"
+    return "done" if trial.state == TrialState.COMPLETE else "begun"
+
+
+def is_over(trials: Sequence[FrozenTrial], frame: Frame) -> bool:
     """Whether all trials are done or failed."""
-    return len(tried) >= frame.limit and all(t.state != "begun" for t in tried)
+    return len(trials) >= frame.limit and all(state_of(t) != "begun" for t in trials)
 
 
-def table(tried: Sequence[Tried], frame: Frame) -> Table:
-    """The trials in their order, and the values of the fields that are searched."""
-    header = [
-        "Trial",
-        *(field.name for field in frame.fields),
-        f"Validation {CRITERION}",
-        "Best epoch",
-        "Seconds",
-        "State",
-    ]
+def _ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The best trial first, those without a score last."""
+    return sorted(trials, key=lambda t: (t.value is None, -(t.value or 0.0), t.number))
+
+
+def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """The trial with the best score, if any has one."""
+    return next((t for t in _ranked(trials) if t.value is not None), None)
+
+
+def to_json(trial: FrozenTrial) -> dict[str, Any]:
+    """A trial as ``sweep.json`` has it.
+
+    Its seconds are those of training, without interruptions and what a killed process had spent.
+    Its twin is the trial whose runs these are: another one, if that had the same settings before.
+    """
+    held = trial.user_attrs
+    return {
+        "number": trial.number,
+        "settings": trial.params,
+        "state": state_of(trial),
+        "score": trial.value,
+        "scores": held.get("scores", []),
+        "best_epochs": held.get("best_epochs", []),
+        "seconds": held.get("seconds", 0.0),
+        "twin": held.get("twin", trial.number),
+        "reason": held.get("reason", ""),
+    }
+
+
+def _written(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def in_words(trial: FrozenTrial, fields: Sequence[Field]) -> str:
+    """A trial's settings and score."""
+    settings = ", ".join(f"{f.name} {_written(trial.params[f.name])}" for f in fields)
+    return f"trial {trial.number} ({settings}): {SCORE} {score(trial.value)}"
+
+
+def make_table(trials: Sequence[FrozenTrial], frame: Frame) -> Table:
+    """The trials, the best first, and the values of the fields that are searched."""
+    names = [field.name for field in frame.fields]
+    header = ["Trial", *names, f"Validation {CRITERION}", "Best epoch", "Seconds", "State"]
     rows = [
         [
-            str(t.number),
-            *(written(t.settings.get(field.name, NONE)) for field in frame.fields),
-            score_over_seeds(t.scores) if t.score is not None else NONE,
-            span(t.best_epochs),
-            f"{t.seconds:.0f}",
-            t.state if t.twin == t.number else f"{t.state}, as trial {t.twin}",
+            str(t["number"]),
+            *(_written(t["settings"].get(name, NONE)) for name in names),
+            score_over_seeds(t["scores"]) if t["state"] == "done" else NONE,
+            span(t["best_epochs"]),
+            f"{t['seconds']:.0f}",
+            t["state"] if t["twin"] == t["number"] else f"{t['state']}, as trial {t['twin']}",
         ]
-        for t in tried
+        for t in map(to_json, _ranked(trials))
     ]
     return Table("Trials, the best first", header, rows)
 
 
-def grid(tried: Sequence[Tried], frame: Frame) -> Grid:
-    """The table for the screen, the best trial in bold."""
-    content = table(tried, frame)
-    counts = {state: sum(t.state == state for t in tried) for state in ("done", "failed", "begun")}
-    words = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
-    shown = Grid(
-        box=SIMPLE,
-        collapse_padding=True,
-        pad_edge=False,
-        title=f"{frame.title}: {words or 'none'} of {frame.limit} trials",
+def make_grid(trials: Sequence[FrozenTrial], frame: Frame) -> Grid:
+    """The table for the screen."""
+    table, counts = make_table(trials, frame), Counter(map(state_of, trials))
+    words = ", ".join(f"{counts[s]} {s}" for s in ("done", "failed", "begun") if counts[s])
+    title = Text(f"{frame.title}: {words or 'none'} of {frame.limit} trials")
+    grid = Grid(box=SIMPLE, collapse_padding=True, pad_edge=False, title=title)
+    for name in table.header:
+        grid.add_column(
+            Text(name.replace("_", " ")), justify="left" if name == "State" else "right"
+        )
+    for row in table.rows:
+        grid.add_row(*map(Text, row))
+    return grid
+
+
+def compose(
+    trials: Sequence[FrozenTrial], frame: Frame, tests: Sequence[dict[str, Any]]
+) -> Document:
+    """The document of the trials; ``tests`` are the results of the best one, if all are over."""
+    best, seeds = best_of(trials), frame.config["seeds"]
+    over = f", mean ± deviation over seeds {' '.join(map(str, seeds))}" if len(seeds) > 1 else ""
+    doubt = (
+        "Differences of less than the deviations over seeds may be chance."
+        if over
+        else "One seed a trial: differences of a few per cent may be chance; "
+        "--seeds 0 1 2 averages."
     )
-    for name in content.header:
-        words = name.replace("_", " ")  # which may stand below each other
-        shown.add_column(escape(words), justify="left" if name == "State" else "right")
-    for i, row in enumerate(content.rows):
-        best = i == 0 and tried[0].score is not None
-        shown.add_row(*map(escape, row), style="bold" if best else None)
-    return shown
-
-
-def compose(tried: Sequence[Tried], frame: Frame, tests: Sequence[dict[str, Any]]) -> Document:
-    """The document of the trials that there are.
-
-    Args:
-        tried: the best first.
-        frame: of the sweep.
-        tests: ``result.json`` of the best trial's runs, once the sweep is over.
-    """
-    scored = [t for t in tried if t.score is not None]
-    axes = list(frame.axes) or most_varied(tried, frame.fields)
-    seeds = frame.config["seeds"]
     test = {m: [result["test"][m] for result in tests] for m in METRICS} if tests else {}
-    text = [
-        "Searched: " + "; ".join(f"{f.name} in {f.text}" for f in frame.fields) + ". "
-        f"Sampler: {frame.config['sampler']}. {len(tried)} of {frame.limit} trials were begun.",
-        f"The score is the {SCORE}{_over(seeds)}. {_doubt(seeds)}",
-    ]
-    tables = [table(tried, frame)]
-    if test:
-        rows = [[str(scored[0].number), *map(score_over_seeds, test.values())]]
-        tables.append(Table("Test metrics of the best trial", ["Trial", *test], rows))
-    others = [field.name for field in frame.fields if field not in axes]
-    title = frame.title + (f"\nmean over {', '.join(others)}" if others else "")
+    tables = [make_table(trials, frame)]
+    if best and test:
+        row = [str(best.number), *map(score_over_seeds, test.values())]
+        tables.append(Table("Test metrics of the best trial", ["Trial", *test], [row]))
+    searched = "; ".join(f"{f.name} in {literal(f.text)}" for f in frame.fields)
+    unfinished = [to_json(t) for t in trials if state_of(t) != "done"]
     return Document(
         name="sweep",
-        title=f"Sweep: {frame.title}",
-        text=text,
+        title=f"Sweep: {literal(frame.title)}",
+        text=[
+            f"Searched: {searched}. Sampler: {frame.config['sampler']}. "
+            f"{len(trials)} of {frame.limit} trials were begun.",
+            f"The score is the {SCORE}{over}. {doubt}",
+        ],
         tables=tables,
-        missing=[f"trial {t.number}: {t.reason or 'not finished'}" for t in tried if not t.scores],
+        missing=[
+            f"trial {t['number']}: {literal(t['reason']) or 'not finished'}" for t in unfinished
+        ],
         content={
             "config": frame.config,
             "limit": frame.limit,
-            "over": is_over(tried, frame),
-            "trials": [t._asdict() for t in tried],
-            "best": scored[0]._asdict() | {"test": test} if scored else None,
+            "over": is_over(trials, frame),
+            "trials": [to_json(t) for t in _ranked(trials)],
+            "best": to_json(best) | {"test": test} if best else None,
         },
-        draw=(lambda path: draw(tried, axes, title, path)) if scored else None,
+        draw=(lambda path: draw(trials, frame, path)) if best else None,
     )
 
 
-def in_words(trial: Tried, fields: Sequence[Field]) -> str:
-    """A trial's settings and score."""
-    settings = ", ".join(f"{f.name} {written(trial.settings[f.name])}" for f in fields)
-    return f"trial {trial.number} ({settings}): {SCORE} {score(trial.score)}"
+def literal(text: str) -> str:
+    r"""Escapes what Markdown would take for markup.
+
+    Examples:
+        >>> print(literal("a_$b$.csv"))
+        a\_\$b\$.csv
+    """
+    return re.sub(r"([\\`*_\[\]<>#|$~&])", r"\\\1", text)
 
 
-def _over(seeds: Sequence[int]) -> str:
-    return f", mean ± deviation over seeds {' '.join(map(str, seeds))}" if len(seeds) > 1 else ""
+def _no_formula(value: Any) -> Any:
+    return value.replace("$", r"\$") if isinstance(value, str) else value
 
 
-def _doubt(seeds: Sequence[int]) -> str:
-    if len(seeds) > 1:
-        return "Differences of less than the deviations over seeds may be chance."
-    return "One seed a trial: differences of a few per cent may be chance; --seeds 0 1 2 averages."
+def draw(trials: Sequence[FrozenTrial], frame: Frame, path: Path) -> None:
+    """Draws the mean scores over two fields as a map, or over one field as dots, into a PNG file.
+
+    The fields are those of ``axes``, or else the two of which the most values have a score.
+    """
+    scored = [t for t in trials if t.value is not None]
+    values = {f: len({t.params[f.name] for t in scored}) for f in frame.axes or frame.fields}
+    axes = sorted(values, key=lambda f: values[f], reverse=True)[:2]
+    axes = [f for f in axes if values[f] > 1] or axes[:1]
+    others = [f.name for f in frame.fields if f not in axes]
+    title = frame.title + (f"\nmean over {', '.join(others)}" if others else "")
+
+    found: dict[tuple[Any, ...], list[float]] = defaultdict(list)
+    for t in scored:
+        found[tuple(_no_formula(t.params[f.name]) for f in axes)].append(t.value or 0.0)
+    names = [f.name for f in axes]
+    plain = [f._replace(values=tuple(map(_no_formula, f.values))) for f in axes]
+    distributions = {f.name: f.distribution for f in plain}
+    means = optuna.create_study(direction="maximize")
+    for cell, scores in found.items():
+        params = dict(zip(names, cell, strict=True))
+        mean = float(np.mean(scores))
+        means.add_trial(optuna.create_trial(params=params, distributions=distributions, value=mean))
+    mpl.use("agg")
+    # Optuna's plots change the global style, and warn of a flat map and of a single dot.
+    with mpl.rc_context(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plot = plot_contour if len(axes) == 2 else plot_slice
+        plot(means, names, target_name=SCORE)
+        figure = plt.gcf()
+        figure.axes[0].set_title(_no_formula(title), fontsize="medium")
+        with replaced(path) as draft:
+            figure.savefig(draft, format="png", dpi=150, bbox_inches="tight")
+        plt.close(figure)

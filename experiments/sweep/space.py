@@ -1,8 +1,7 @@
-"""What a sweep searches: fields of the configuration, and the values that each may take."""
+"""The space that a sweep searches: settings, and the values that each may take."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
@@ -15,72 +14,70 @@ from optuna.distributions import (
 from optuna.trial import Trial
 
 from experiments.errors import UserError, check_name
-from experiments.train import HINTS
+from experiments.options import HINTS
 
 EXPECTED = "expected FIELD=VALUE,VALUE,… or FIELD=LOW:HIGH[:log]"
 BOOLS = {"true": True, "false": False}
 
 
 class Field(NamedTuple):
-    """A field that is searched.
+    """A setting that is searched.
 
     Attributes:
-        name: of `Hyperparameters`.
-        text: its values as they are written on the command line, in one form for one meaning.
-        distribution: the values, as Optuna has them.
+        name: of `Settings.flat`.
+        text: its values as the command line has them, in one form for one meaning.
+        values: all values of a list, or the two ends of a range; if they are allowed, all are.
+        scale: of a range; None for a list.
     """
 
     name: str
     text: str
-    distribution: BaseDistribution
+    values: tuple[Any, ...]
+    scale: Literal["linear", "log"] | None = None
 
     @property
-    def is_choice(self) -> bool:
-        """Whether the field takes one of a few names."""
-        return get_origin(HINTS[self.name]) is Literal
+    def distribution(self) -> BaseDistribution:
+        """The values, as Optuna has them.
 
-    def suggest(self, trial: Trial) -> Any:
-        """The value of a trial: the one that it has, or else a new one."""
-        match self.distribution:
-            case CategoricalDistribution(choices=choices):
-                return trial.suggest_categorical(self.name, choices)
-            case IntDistribution(low=low, high=high, log=log):
-                return trial.suggest_int(self.name, low, high, log=log)
-            case FloatDistribution(low=low, high=high, log=log):
-                return trial.suggest_float(self.name, low, high, log=log)
-            case other:
-                raise TypeError(other)
+        Examples:
+            >>> parse_field("learning-rate=1e-4:1e-2:log").distribution
+            FloatDistribution(high=0.01, log=True, low=0.0001, step=None)
+        """
+        if self.scale is None:
+            return CategoricalDistribution(self.values)
+        shape = IntDistribution if HINTS[self.name] is int else FloatDistribution
+        return shape(*self.values, log=self.scale == "log")
 
-    def ends(self) -> Sequence[Any]:
-        """The values of a list, or the ends of a range: if they are allowed, all are."""
-        match self.distribution:
-            case CategoricalDistribution(choices=choices):
-                return choices
-            case IntDistribution(low=low, high=high) | FloatDistribution(low=low, high=high):
-                return low, high
-            case other:
-                raise TypeError(other)
+    def suggest(self, trial: Trial) -> None:
+        """Gives the trial a value, unless it has one."""
+        if self.scale is None:
+            trial.suggest_categorical(self.name, self.values)
+        else:
+            suggest = trial.suggest_int if HINTS[self.name] is int else trial.suggest_float
+            suggest(self.name, *self.values, log=self.scale == "log")
 
-    def listed(self) -> Sequence[Any] | None:
-        """All values, if they can be listed: those of a list, and whole numbers on a linear scale.
+    def listed(self) -> list[Any]:
+        """All values, for a grid.
+
+        Raises:
+            UserError: they cannot be listed.
 
         Examples:
             >>> parse_field("num_layers=1:5").listed()
-            range(1, 6)
-            >>> parse_field("beta=0.5:0.9").listed() is None
-            True
+            [1, 2, 3, 4, 5]
         """
-        match self.distribution:
-            case CategoricalDistribution(choices=choices):
-                return choices
-            case IntDistribution(low=low, high=high, log=False):
-                return range(low, high + 1)
-            case _:
-                return None
+        if self.scale is None:
+            return list(self.values)
+        if self.scale == "linear" and HINTS[self.name] is int:
+            return list(range(self.values[0], self.values[1] + 1))
+        raise UserError(
+            f"--search {self.name}={self.text}: a grid takes lists of values and LOW:HIGH of "
+            "whole numbers; list the values, or choose --sampler random or tpe"
+        )
 
 
 def parse_search(search: Sequence[str]) -> list[Field]:
-    """The fields of ``--search``.
+    """Reads the fields of ``--search``.
 
     Raises:
         UserError: none is given, one twice, or one that `parse_field` refuses.
@@ -88,23 +85,22 @@ def parse_search(search: Sequence[str]) -> list[Field]:
     if not search:
         raise UserError(f"--search: {EXPECTED}, once for each field to search; got none")
     fields = [parse_field(text) for text in search]
-    for field in fields:
-        if sum(field.name == other.name for other in fields) > 1:
-            raise UserError(f"--search: {field.name} is given more than once")
+    names = [field.name for field in fields]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"--search: {name} is given more than once")
     return fields
 
 
 def parse_field(text: str) -> Field:
-    """A field and its values.
+    """Reads a field and its values.
 
     Raises:
-        UserError: an unknown field, values that are none of its kind, or a range without an inside.
+        UserError: an unknown field, values of another kind than the field's, or an empty range.
 
     Examples:
         >>> parse_field("beta=.5,0.9").text
         '0.5,0.9'
-        >>> parse_field("learning-rate=1e-4:1e-2:log").distribution
-        FloatDistribution(high=0.01, log=True, low=0.0001, step=None)
     """
     name, equals, values = text.partition("=")
     name = name.strip().replace("-", "_")
@@ -127,24 +123,21 @@ def _parse_list(name: str, words: list[str]) -> Field:
     values = [_parse_value(name, word.strip()) for word in words]
     if len(set(values)) < len(values):
         raise UserError("expected different values")
-    return Field(name, ",".join(map(str, values)), CategoricalDistribution(values))
+    return Field(name, ",".join(map(str, values)), tuple(values))
 
 
 def _parse_range(name: str, words: list[str]) -> Field:
-    kind = HINTS[name]
-    if kind not in (int, float):
+    if HINTS[name] not in (int, float):
         raise UserError(f"{name} is no number, so it takes a list of values and no range")
     if len(words) > 3 or words[2:] not in ([], ["log"]):
         raise UserError("expected a range as LOW:HIGH or LOW:HIGH:log")
     low, high = (_parse_value(name, word.strip()) for word in words[:2])
-    log = len(words) == 3
     if not low < high:
         raise UserError(f"expected LOW below HIGH, got {low} and {high}")
-    if log and low <= 0:
+    if words[2:] and low <= 0:
         raise UserError(f"a logarithmic range begins above 0, got {low}")
-    shape = IntDistribution if kind is int else FloatDistribution
     text = ":".join([str(low), str(high), *words[2:]])
-    return Field(name, text, shape(low, high, log=log))
+    return Field(name, text, (low, high), "log" if words[2:] else "linear")
 
 
 def _parse_value(name: str, word: str) -> Any:
@@ -160,26 +153,3 @@ def _parse_value(name: str, word: str) -> Any:
     except ValueError as error:
         expected = "whole numbers" if kind is int else "numbers"
         raise UserError(f"{name} takes {expected}, got {word!r}") from error
-
-
-def grid_cells(fields: Sequence[Field]) -> list[dict[str, Any]]:
-    """All combinations of the fields' values, the last field's changing first.
-
-    Raises:
-        UserError: the values of a field cannot be listed.
-
-    Examples:
-        >>> grid_cells([parse_field("beta=0.5,0.9"), parse_field("num_layers=1:2")])[1]
-        {'beta': 0.5, 'num_layers': 2}
-    """
-    listed: list[Sequence[Any]] = []
-    for field in fields:
-        values = field.listed()
-        if values is None:
-            raise UserError(
-                f"--search {field.name}={field.text}: a grid takes lists of values and LOW:HIGH of "
-                "whole numbers; list the values, or choose --sampler random or tpe"
-            )
-        listed.append(values)
-    names = [field.name for field in fields]
-    return [dict(zip(names, cell, strict=True)) for cell in itertools.product(*listed)]

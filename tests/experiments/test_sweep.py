@@ -9,20 +9,21 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import optuna
 import pytest
 
 from experiments import paper, trainer
 from experiments.errors import UserError
 from experiments.files import read_json, write_json
 from experiments.run import claim_folder
-from experiments.sweep import picture, report
+from experiments.sweep import report, study, trials
 from experiments.sweep.__main__ import main
 from experiments.sweep.space import parse_field, parse_search
-from experiments.sweep.study import Tried
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GRID = ["--search", "beta=0.5,0.9", "num_layers=1:3", "--sampler", "grid"]
@@ -97,7 +98,7 @@ def test_a_grid_covers_its_cells_once_and_shows_the_best_first(tmp_path, trained
     assert [word.strip() for word in rows[0].split("|")][2:5] == ["0.9", "3", "0.0980 ± 0.0071"]
     assert len(rows) == len(CELLS)
     assert "0.0490 ± 0.0035" in table  # test
-    assert "best: trial 5 (beta 0.9, num_layers 3): " in capsys.readouterr().err
+    assert f"best: trial {best['number']} (beta 0.9, num_layers 3): " in capsys.readouterr().err
 
     assert call(tmp_path, *GRID, "--seeds", "0", "1") == 0
     assert len(trained) == 2 * len(CELLS), "what is done is kept"
@@ -107,7 +108,7 @@ def test_interrupted_by_a_signal_and_diverged(tmp_path, users_file, monkeypatch,
     """Really trained: the same command goes on; a learning rate that is absurd fails alone."""
     small = ["--model=mf-bpr", "--dim=8", "--batch-size=64", "--eval-every=1", "--epochs=3"]
     argv = ["--search", "learning_rate=1e30,1e-3", "--sampler", "grid", *small]
-    argv += ["--dataset", str(users_file)]
+    argv += ["--dataset", str(users_file), "--seed", "1"]  # a grid's order: 1e30 is the first
     train_together = trainer.train_together
     calls: list[str] = []
 
@@ -171,42 +172,66 @@ def test_an_interruption_changes_no_trial(tmp_path, trained, monkeypatch, sample
     assert len(trained) == before + 1
 
 
-HOLD = """
-import fcntl, sys
-with open(sys.argv[1], "r+b") as file:
-    fcntl.lockf(file, fcntl.LOCK_EX, 1, 1 + int(sys.argv[2]))
-    print("held", flush=True)
-    sys.stdin.read()
-"""
+def test_a_trial_in_other_hands_is_left_alone_while_they_live(tmp_path, trained, monkeypatch):
+    """A trial of which there are signs of life is nobody else's; once there are none, anybody's."""
+    assert call(tmp_path, *GRID, "--trials", "1") == 0
+    fields = [parse_field(text) for text in GRID[1:3]]
+    config = read_json(tmp_path / "sweep.json")["config"]
+    begun, over = threading.Event(), threading.Event()
 
-
-def test_a_trial_in_other_hands_is_left_alone(tmp_path, trained, monkeypatch):
-    """Until the process that has it ends, however it ends."""
-
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
+    def hold(trial):
+        for field in fields:
+            field.suggest(trial)
+        begun.set()
+        over.wait(60)
+        raise SystemExit  # as a process that is killed: Optuna hears no more of it
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "train_together", interrupt)
-        assert call(tmp_path, *GRID) == 130
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path / "sweep.lock"), "0"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    with holder:
-        assert holder.stdout.readline() == "held\n"
+        patch.setattr(study, "HEARTBEAT", 1)
+        patch.setattr(trials, "PATIENCE", 1)
+        other = study.open_study(tmp_path, config, study.make_sampler("grid", fields, 0))
+        holder = threading.Thread(target=lambda: other.optimize(hold, n_trials=1))
+        holder.start()
+        assert begun.wait(60)
         assert call(tmp_path, *GRID) == 0
-        assert trained == [f"trial{i}-seed0" for i in range(1, 6)]
-        assert trials_of(tmp_path)[-1]["state"] == "begun"
-        holder.kill()
+    assert trained == [f"trial{i}-seed0" for i in (0, 2, 3, 4, 5)]
+    assert trials_of(tmp_path)[-1]["state"] == "begun"
+    assert not read_json(tmp_path / "sweep.json")["over"]
+
+    over.set()
+    holder.join()
+    monkeypatch.setattr(study, "HEARTBEAT", 1)
+    monkeypatch.setattr(study, "GRACE", 1)
     assert call(tmp_path, *GRID) == 0
-    assert trained[5:] == ["trial0-seed0"]
+    assert trained[5:] == ["trial1-seed0"]
     assert cells_of(tmp_path) == Counter(CELLS)
+
+
+def test_a_trial_that_another_process_went_on_with(tmp_path, trained, monkeypatch):
+    """As when a machine sleeps in the middle of a trial, and wakes once others have taken it."""
+    fake, slept = trainer.train_together, []
+
+    def sleep(runs, data, folders, **options):
+        fake(runs, data, folders, **options)
+        if folders[0].name == "trial1-seed0" and not slept:
+            slept.append(True)
+            with sqlite3.connect(tmp_path / "sweep.db") as database:
+                database.execute("UPDATE trial_heartbeats SET heartbeat = '2001-01-01 00:00:00'")
+            database.close()
+            config = read_json(tmp_path / "sweep.json")["config"]
+            optuna.storages.fail_stale_trials(study.open_study(tmp_path, config, None))
+
+    monkeypatch.setattr(trainer, "train_together", sleep)
+    assert call(tmp_path, *GRID, "--trials", "3") == 0
+    assert trained == [f"trial{i}-seed0" for i in range(3)]
+    assert sorted(t["number"] for t in trials_of(tmp_path)) == [0, 1, 2]
+    assert {t["state"] for t in trials_of(tmp_path)} == {"done"}
 
 
 SHARED = """
 import os, sys, time
 from experiments import trainer
+from experiments.sweep import study
 from experiments.sweep.__main__ import main
 from tests.experiments.test_sweep import make_up_results
 
@@ -221,6 +246,7 @@ def train(runs, data, folders, **options):
     time.sleep(0.2)
     make_up_results(runs, data, folders, **options)
 
+study.HEARTBEAT, study.GRACE = 1, 5
 trainer.train_together = train
 sys.exit(main(sys.argv[1:]))
 """
@@ -367,8 +393,17 @@ def test_databases_of_others(tmp_path, trained, capsys):
     )
 
 
-def tried(number: int, score: float | None, **settings) -> Tried:
-    return Tried(number, settings, "done", score, [score], [1], 1.0, number, "")
+def made(number: int, score: float | None, fields, **settings) -> optuna.trial.FrozenTrial:
+    """A trial with its score, or one that has failed."""
+    trial = optuna.create_trial(
+        state=optuna.trial.TrialState.FAIL if score is None else optuna.trial.TrialState.COMPLETE,
+        params=settings,
+        distributions={field.name: field.distribution for field in fields},
+        value=score,
+        user_attrs={"reason": "it diverged"} if score is None else {"scores": [score]},
+    )
+    trial.number = number
+    return trial
 
 
 @pytest.fixture
@@ -376,8 +411,9 @@ def figure(monkeypatch):
     """The figure that `draw` made, before it is closed."""
     monkeypatch.setattr(plt, "close", lambda figure: None)
 
-    def drawing(trials, fields, path):
-        picture.draw(trials, fields, "title", path)
+    def drawing(trials, fields, path, dataset="beauty"):
+        config = {"model": "sasrec", "optimizer": "adamw", "dataset": dataset}
+        report.draw(trials, report.Frame(config, fields, [], len(trials)), path)
         assert path.read_bytes().startswith(b"\x89PNG")
         return plt.gcf()
 
@@ -387,31 +423,61 @@ def figure(monkeypatch):
 
 
 def test_heat_map(tmp_path, figure):
-    """Means over a third field; a value between two edges of a range is in their cell."""
+    """Means over a third field, and a failed trial left out."""
     fields = parse_search(["learning_rate=1e-4:1e-2:log", "loss=bpr,bce", "dim=8,16"])
     trials = [
-        tried(0, 0.02, learning_rate=1e-4, loss="bpr", dim=8),
-        tried(1, 0.04, learning_rate=1.1e-4, loss="bpr", dim=16),
-        tried(2, 0.05, learning_rate=1e-2, loss="bce", dim=16),
-        tried(3, None, learning_rate=1e-3, loss="bce", dim=16),
+        made(0, 0.02, fields, learning_rate=1e-4, loss="bpr", dim=8),
+        made(1, 0.04, fields, learning_rate=1e-4, loss="bpr", dim=16),
+        made(2, 0.05, fields, learning_rate=1e-2, loss="bce", dim=16),
+        made(3, 0.06, fields, learning_rate=2e-3, loss="bce", dim=16),
+        made(4, None, fields, learning_rate=1e-3, loss="bce", dim=16),
     ]
-    drawn = figure(trials, picture.most_varied(trials, fields), tmp_path / "a.png")
+    before = dict(plt.rcParams)
+    drawn = figure(trials, fields, tmp_path / "a.png")
+    assert dict(plt.rcParams) == before
     axes, bar = drawn.axes
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("learning_rate", "loss")
-    assert bar.get_ylabel() == "best validation NDCG@10,\nmean of (n) trials"
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["bpr", "bce"]
-    assert [label.get_text() for label in axes.get_xticklabels()][::4] == [
-        "0.0001", "0.001", "0.01",
-    ]  # fmt: skip
-    cells = {text.get_position(): text.get_text() for text in axes.texts}
-    assert cells == {(0.5, 0.5): "0.0300\n(2)", (7.5, 1.5): "0.0500\n(1)"}
+    assert (axes.get_xscale(), bar.get_ylabel()) == ("log", "best validation NDCG@10")
+    assert axes.get_title() == "sasrec, adamw, beauty\nmean over dim"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["bce", "bpr"]
+    (dots,) = (c.get_offsets() for c in axes.collections if len(c.get_offsets()) > 1)
+    assert {tuple(map(float, dot)) for dot in dots} == {(1e-4, 1), (1e-2, 0), (2e-3, 0)}
+    (least, greatest) = bar.get_ylim()
+    assert least == pytest.approx(0.03, abs=2e-3)
+    assert greatest == pytest.approx(0.06, abs=2e-3)
 
 
-def test_line_plot(tmp_path, figure):
-    trials = [tried(i, 0.01 * i + 0.01, beta=beta) for i, beta in enumerate([0.9, 0.5, 0.9])]
-    (axes,) = figure(trials, [parse_field("beta=0.9,0.5")], tmp_path / "a.png").axes
+def test_dots(tmp_path, figure):
+    fields = [parse_field("beta=0.9,0.5")]
+    trials = [made(i, 0.01 * i, fields, beta=beta) for i, beta in enumerate([0.9, 0.5, 0.9, 0.9])]
+    axes, _ = figure(trials, fields, tmp_path / "a.png").axes
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("beta", "best validation NDCG@10")
-    x, y = axes.lines[0].get_data()
-    assert list(x) == [0, 1]
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["0.5", "0.9"]
-    assert list(y) == pytest.approx([0.02, 0.02])
+    values = [float(label.get_text()) for label in axes.get_xticklabels()]
+    dots = [map(float, dot) for c in axes.collections for dot in c.get_offsets()]
+    found = {values[int(x)]: y for x, y in dots}
+    assert found == pytest.approx({0.5: 0.01, 0.9: 0.05 / 3})
+
+
+def test_a_field_that_has_one_value_so_far_is_no_axis(tmp_path, figure):
+    fields = parse_search(["beta=0.5,0.9", "dim=8,16"])
+    trials = [made(i, 0.01, fields, beta=beta, dim=8) for i, beta in enumerate([0.5, 0.9])]
+    axes, _ = figure(trials, fields, tmp_path / "a.png").axes
+    assert axes.get_xlabel() == "beta"
+
+
+def test_names_that_are_markup_elsewhere(tmp_path, monkeypatch, capsys, users_file):
+    """In the path of the database, in the title of the picture, in Markdown and on the screen."""
+    monkeypatch.setattr(trainer, "train_together", make_up_results)
+    data = tmp_path / "50%[x]{0}$y_1$|:z:.txt"
+    data.write_bytes(users_file.read_bytes())
+    out = tmp_path / "out?mode=ro#1%41{2}$|[b]"
+    argv = [*GRID, "--dataset", str(data), "--trials"]
+    assert call(out, *argv, "1") == 0
+    assert call(out, *argv, "2") == 0, "the database is found again"
+    assert sum(cells_of(out).values()) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {data.name, out.name}
+    assert (out / "sweep.db").read_bytes().startswith(b"SQLite")
+    assert (out / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    title = (out / "sweep.md").read_text().splitlines()[0]
+    assert title.endswith(r"50%\[x\]{0}\$y\_1\$\|:z:.txt")
+    assert data.name in "".join(capsys.readouterr().out.split())
