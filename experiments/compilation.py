@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import platform
@@ -29,8 +30,9 @@ def keep_programs(wanted: bool = True) -> None:
     folder = cache_folder() / "programs" / _machine()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(13, "Permission denied")
+        owned = folder.stat().st_uid == os.getuid()  # programs of others are not to be run
+        if not (owned and os.access(folder, os.W_OK | os.X_OK)):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         say(f"{folder}: programs are compiled anew each time ({error.strerror})")
         return

@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from experiments import train
+from experiments import console, train
 from experiments.data.synthetic import synthetic
 from experiments.options import parse
 from experiments.run import Run
@@ -147,5 +147,5 @@ def _command(arguments: list[str], printed: Path, limit: int) -> None:
     os.dup2(file, 2)
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    sys.unraisablehook = train.ignore_closed_loop  # as where it is the main module
+    sys.unraisablehook = console.ignore_closed_loop  # as where it is the main module
     sys.exit(train.main(arguments))

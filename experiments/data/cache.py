@@ -24,8 +24,16 @@ DAY = 86400  # seconds
 
 
 def cache_folder() -> Path:
-    """``$SEVO_CACHE``, or the folder that the operating system has for caches."""
-    return Path(os.environ.get("SEVO_CACHE") or pooch.os_cache("sevo-jax"))
+    """``$SEVO_CACHE``, or the folder that the operating system has for caches.
+
+    A user without a home, as containers have, gets one among temporary files.
+    """
+    if named := os.environ.get("SEVO_CACHE"):
+        return Path(named)
+    try:
+        return Path(pooch.os_cache("sevo-jax"))
+    except RuntimeError:  # neither $HOME nor a known user
+        return Path(tempfile.gettempdir()) / f"sevo-jax-{os.getuid()}"
 
 
 def cached(name: str, raw: Path, make: Callable[[], Interactions]) -> Interactions:

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 
@@ -111,3 +112,33 @@ def test_none_can_be_read(folder):
     shutil.rmtree(folder / "checkpoints")
     with pytest.raises(UserError, match="holds no checkpoint"):
         restore_best_params(folder, checkpoint(0).best_params)
+
+
+@pytest.mark.parametrize("name", ["runs [v2]", "w*", "which?", "c:\\runs", "\udcfe", "x{1,2}"])
+def test_a_folder_may_have_any_name(tmp_path, name):
+    """Beside one that a pattern of that name would find, too."""
+    others = tmp_path / "runs v"
+    for folder in (others, tmp_path / name):
+        with open_checkpoints(folder) as saved:
+            save_checkpoint(saved, checkpoint(1 if folder == others else 2), folder)
+    with open_checkpoints(tmp_path / name) as saved:
+        assert equal(restore_checkpoint(saved, checkpoint(0)), checkpoint(2))
+        assert saved.all_steps() == [2]
+    best = restore_best_params(tmp_path / name, checkpoint(0).best_params)
+    assert equal(best, checkpoint(2).best_params)
+    assert steps(tmp_path / name) == {"2"}
+
+
+def test_a_checkpoint_that_cannot_be_read_again_is_none(tmp_path, monkeypatch):
+    """It gets no checksums, and the run ends after its first save, not after its last."""
+
+    def restore(*_, **__):
+        raise ValueError("manifest not found")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", restore)
+    with (
+        open_checkpoints(tmp_path) as saved,
+        pytest.raises(UserError, match=r"epoch 1 was written and cannot be read again \(manifest"),
+    ):
+        save_checkpoint(saved, checkpoint(1), tmp_path)
+    assert not list(tmp_path.rglob("checksums.json"))
