@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 from jax.experimental.sparse import BCSR
 from jax.typing import ArrayLike
 
@@ -310,7 +311,9 @@ def _placed_as(held: Graph, graph: Graph) -> Graph:
     """``graph`` on the devices of the graph that it replaces, where that lies whole on each."""
     own: Any = held.operator.data
     split = held.exchange is not None or graph.exchange is not None
-    if split or not getattr(own, "committed", False) or not own.sharding.is_fully_replicated:
+    if split or isinstance(own, Tracer) or not getattr(own, "committed", False):
+        return graph
+    if not own.sharding.is_fully_replicated:
         return graph
     return jax.device_put(graph, own.sharding)
 
