@@ -491,12 +491,12 @@ class _Meta:
             raise ValueError(
                 f"its entry {_META!r} must be an object of {', '.join(sorted(fields))}, got {meta}"
             )
-        meta = cls(**meta)
-        if meta.dtype is not None and not _is_floating(meta.dtype):
-            raise ValueError(f"dtype must name a floating-point type, got {meta.dtype!r}")
-        if not isinstance(meta.normalized, bool):
-            raise ValueError(f"normalized must be true or false, got {meta.normalized!r}")
-        return meta
+        dtype, normalized = meta.get("dtype"), meta.get("normalized", False)
+        if dtype is not None and not _is_floating(dtype):
+            raise ValueError(f"dtype must name a floating-point type, got {dtype!r}")
+        if not isinstance(normalized, bool):
+            raise ValueError(f"normalized must be true or false, got {normalized!r}")
+        return cls(**meta)  # the others are checked where they are used
 
 
 def _is_floating(name: Any) -> bool:

@@ -97,13 +97,13 @@ def to_scipy(matrix: Operator) -> Any:
     # Before anything is converted: memory for a shape, or a loop over indices, may end the process.
     _check_kind(matrix.shape, matrix.dtype)
     if isinstance(matrix, BCSR):
-        parts = (np.asarray(a) for a in (matrix.data, matrix.indices, matrix.indptr))
-        csr = _checked_csr(*parts, matrix.shape)
+        data, indices, indptr = map(np.asarray, (matrix.data, matrix.indices, matrix.indptr))
+        csr = _checked_csr(data, indices, indptr, matrix.shape)
     elif isinstance(matrix, BCOO):
         data, indices = np.asarray(matrix.data), np.asarray(matrix.indices)
         # BCOO marks padding by both indices one past the end.
         kept = (indices != np.array(matrix.shape)).any(axis=1)
-        csr = _checked_coo(data[kept], *indices[kept].T, matrix.shape)
+        csr = _checked_coo(data[kept], indices[kept, 0], indices[kept, 1], matrix.shape)
     elif sp.issparse(matrix):
         csr = _from_scipy(matrix)
     else:
@@ -142,8 +142,9 @@ def _from_scipy(matrix: Any) -> Any:
         )
         check_compressed(matrix.indices, matrix.indptr, matrix.data.shape[0], rows, columns)
     # Of the other formats, NumPy and Python make coordinates.
-    coordinates = matrix.tocoo()
-    return _checked_coo(coordinates.data, *coordinates.coords, matrix.shape)
+    matrix = matrix.tocoo()
+    rows, columns = matrix.coords
+    return _checked_coo(matrix.data, rows, columns, matrix.shape)
 
 
 def _checked_csr(

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.experimental.sparse import BCSR
 
 from sevo_jax.graph import Graph
@@ -54,7 +55,7 @@ def from_state_dict(target: Graph, state: dict[str, Any]) -> Graph:
     if target.exchange is not None and target.exchange.send is not None:
         if np.shape(state["send"]) != np.shape(target.exchange.send):
             raise ValueError("the state dict holds a graph that is split in another way")
-        send = jax.numpy.asarray(state["send"])
+        send = jnp.asarray(state["send"])
         restored["exchange"] = dataclasses.replace(target.exchange, send=send)
     return dataclasses.replace(target, **restored)
 
@@ -70,7 +71,7 @@ def _matrix(target: BCSR, state: dict[str, Any]) -> BCSR:
         raise ValueError(
             f"a graph's pointers must be of shape {(*parts, rows + 1)}, got {np.shape(indptr)}"
         )
-    if not any(isinstance(a, jax.core.Tracer) for a in (data, indices, indptr)):
+    if not any(isinstance(a, Tracer) for a in (data, indices, indptr)):
         capacity = np.shape(data)[-1]
         part_indices = np.asarray(indices).reshape(-1, capacity)
         part_pointers = np.asarray(indptr).reshape(-1, rows + 1)

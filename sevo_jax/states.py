@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -131,6 +131,7 @@ def grow(
     Without it, the moments and traces of Optax's usual optimisers get zeros, and the graph isolated
     nodes (then `set_graph`). What else belongs to a table, such as the parameters that
     `optax.contrib.schedule_free` keeps or RMSProp's moments, which may start anywhere, is refused.
+    (`optax.scale_by_yogi` has Adam's state and cannot be told apart: give ``tx``.)
 
     Shapes change, so the step compiles anew. The count of steps goes on: a new row's first step
     is that of any row which meets its first gradient late.
@@ -181,7 +182,6 @@ def grow(
     present = rows[0]
     if num_nodes < present:
         raise ValueError(f"num_nodes must be at least the present {present}, got {num_nodes}")
-
     if num_nodes == present and tx is None:
         return state, params
 
@@ -193,8 +193,8 @@ def grow(
     grown_params = jax.tree.unflatten(jax.tree.structure(params), leaves)
     shapes = {path: _shape(leaf) for path, leaf in entries}
 
-    def refuse(path: tuple[str, ...], leaf: Any, why: str) -> NoReturn:
-        raise ValueError(
+    def error(path: tuple[str, ...], leaf: Any, why: str) -> ValueError:
+        return ValueError(
             f"state: {'/'.join(path)} of shape {_shape(leaf)} belongs to the table "
             f"{'/'.join(_owner(path, shapes) or ())!r} of {present} rows and {why}"
         )
@@ -205,24 +205,29 @@ def grow(
         if _is_graph(leaf):
             return _with_isolated(leaf, num_nodes) if leaf.num_nodes == present else leaf
         if owner is None and _shape(leaf) in [shapes[table] for table in growing]:
-            refuse(path, leaf, unknown)
+            raise error(path, leaf, unknown)
         if owner not in growing:
             return leaf
         if _shape(leaf) == shapes[owner]:
-            return with_rows(leaf, 0.0) if from_zero else refuse(path, leaf, unknown)
-        return refuse(path, leaf, cannot) if present in _shape(leaf) else leaf
+            if not from_zero:
+                raise error(path, leaf, unknown)
+            return with_rows(leaf, 0.0)
+        if present in _shape(leaf):
+            raise error(path, leaf, cannot)
+        return leaf
 
     def made_anew(path: tuple[str, ...], leaf: Any, fresh: Any) -> Any:
         """With ``tx``: what grows has another shape in its state."""
         if _is_graph(leaf):
             return fresh if leaf.num_nodes == present else leaf
         shape = _shape(leaf)
-        if _shape(fresh) == shape:
-            factor = present in shape and _owner(path, shapes) in growing  # of rows, or of columns
-            return refuse(path, leaf, cannot) if factor and num_nodes != present else leaf
         if shape[:1] == (present,) and _shape(fresh) == (num_nodes, *shape[1:]):
             return with_rows(leaf, fresh[present:])
-        return refuse(path, leaf, cannot)
+        # As many columns as rows: a factored moment of either may have changed its place.
+        doubtful = present in shape and _owner(path, shapes) in growing
+        if doubtful or _shape(fresh) != shape:
+            raise error(path, leaf, cannot)
+        return leaf
 
     cannot = "cannot grow; make the state anew"
     held, structure = tree_entries(state, _is_graph), jax.tree.structure(state, is_leaf=_is_graph)

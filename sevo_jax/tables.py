@@ -182,10 +182,10 @@ def _only_candidate(entries: Entries, num_nodes: int) -> tuple[int, ...]:
 def _cure(path: tuple[str, ...], shape: tuple[int, ...], num_nodes: int) -> str | None:
     """What to write if a leaf of this shape is the table, where it nearly looks like one."""
     name = "/".join(path) or "the array"
-    if shape == (num_nodes,):
+    excess = shape[0] - num_nodes if shape else 0
+    if len(shape) == 1 and excess == 0:
         return f"if {name!r} is a table of one feature, write tables={name!r}"
-    excess = shape[0] - num_nodes if len(shape) > 1 else 0
-    if 1 <= abs(excess) <= 2:
+    if len(shape) > 1 and 1 <= abs(excess) <= 2:
         rows = f"{abs(excess)} row{'s' if abs(excess) > 1 else ''}"
         return (
             f"if {name!r} is the table, it has {rows} too {'many' if excess > 0 else 'few'}: build "
