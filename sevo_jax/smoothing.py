@@ -20,6 +20,8 @@ from sevo_jax.sparse import operator_rows, product
 from sevo_jax.validation import check_beta, check_choice, check_num_layers, check_positive
 
 Method = Literal["neumann", "neumann_unscaled", "iterative", "exact"]
+"""The ways to smooth; see `smooth`."""
+
 METHODS: tuple[Method, ...] = ("neumann", "neumann_unscaled", "iterative", "exact")
 
 
