@@ -19,7 +19,7 @@ from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
 from sevo_jax.validation import STATIC_ARGS_HINT, check_count, check_ids, check_weights
 
-Operator = Any
+Operator = sp.sparray | sp.spmatrix | BCOO | BCSR | np.ndarray | jax.Array
 """An n x n matrix: SciPy sparse, `BCOO`, `BCSR`, or a dense NumPy or JAX array."""
 
 SPECTRAL_TOLERANCE = 1e-5
@@ -74,7 +74,7 @@ def normalize(weights: Any, dtype: Any) -> Any:
     return sp.csr_array((data, indices, indptr), shape=weights.shape)
 
 
-def to_scipy(matrix: Operator) -> Any:
+def to_scipy(matrix: Any) -> Any:
     """Any supported matrix as canonical CSR on the host, in a dtype that SciPy can compute in."""
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(matrix)):
         raise TypeError(
@@ -205,7 +205,7 @@ def _check_indices(name: str, indices: np.ndarray, size: int) -> None:
             raise ValueError(f"the matrix's {name} indices must lie in [0, {size}), got {extreme}")
 
 
-def floating_dtype(matrix: Operator) -> Any:
+def floating_dtype(matrix: Any) -> Any:
     """The dtype of ``matrix`` if it is a floating one, else JAX's default float."""
     floating = jnp.issubdtype(matrix.dtype, jnp.floating)
     return matrix.dtype if floating else jax.dtypes.canonicalize_dtype(float)

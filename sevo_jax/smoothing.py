@@ -27,6 +27,8 @@ from sevo_jax.validation import (
 )
 
 Method = Literal["neumann", "neumann_unscaled", "iterative", "exact"]
+"""The ways to smooth; see `smooth`."""
+
 METHODS: tuple[Method, ...] = ("neumann", "neumann_unscaled", "iterative", "exact")
 
 

@@ -7,8 +7,8 @@ variables or Equinox modules. Everything here runs on structures and shapes, so 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,16 @@ from jax.core import Tracer
 
 from sevo_jax.validation import STATIC_ARGS_HINT
 
-Tables = None | str | Sequence[str] | Sequence[Sequence[str]] | Callable[[Any], Any] | Any
-"""How a user names tables; see `sevo_smooth`."""
+
+class DataclassLike(Protocol):
+    """A tree that is no container, such as an Equinox module."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+Mask = bool | Mapping[Any, Any] | Sequence[bool] | DataclassLike
+Tables = None | str | Sequence[str] | Sequence[Sequence[str]] | Mask | Callable[[Any], Any]
+"""The ways to name tables; see `sevo_smooth`."""
 
 
 Entries = list[tuple[tuple[str, ...], Any]]

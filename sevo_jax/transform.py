@@ -45,7 +45,7 @@ class SevoSmoothState(NamedTuple):
 def sevo_smooth(
     graph: Graph | Operator,
     *,
-    beta: ArrayLike | Callable[[jax.Array], jax.Array] = 0.99,
+    beta: ArrayLike | Callable[[jax.Array], ArrayLike] = 0.99,
     num_layers: int = 3,
     method: Method = "neumann",
     tol: float = 1e-6,
