@@ -46,8 +46,8 @@ def arrow_columns(frame: Any, named: Mapping[str, str]) -> Any:
     by_name = hasattr(frame, "column_names")  # pyarrow, where `columns` holds the data
     check_columns(named, list(frame.column_names if by_name else frame.columns))
     taken = list(dict.fromkeys(named.values()))
+    chosen = frame[taken] if hasattr(frame, "iloc") or hasattr(frame, "lazy") else frame
     try:
-        chosen = frame.select(taken) if by_name else frame[taken]
         table = chosen.to_arrow() if hasattr(chosen, "to_arrow") else pa.table(chosen)
         columns = {role: _plain(pa, table[name]) for role, name in named.items()}
     except pa.ArrowException as error:

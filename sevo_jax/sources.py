@@ -21,7 +21,7 @@ import numpy as np
 from sevo_jax.frames import arrow_columns, check_columns, is_frame
 
 PARQUET, CSV = (".parquet", ".pq"), (".csv", ".tsv", ".csv.gz", ".tsv.gz")
-_LONGEST_HEADER = 2**20
+_LONGEST_HEADER, _BLOCK = 2**20, 2**24  # bytes
 
 
 class Source(NamedTuple):
@@ -160,9 +160,10 @@ def _duckdb_csv(connection: Any, name: str, named: Mapping[str, str]) -> Source:
             return columns, _separators(name)[0]
         return _header(_unescaped(file), named)
 
-    columns, separator = header(files[0])
+    headers = {file: header(file) for file in files}
+    columns, separator = headers[files[0]]
     check_columns(named, columns, _hint(named, columns))
-    _check_alike(files, lambda file: _places(header(file)[0]), columns)
+    _check_alike(files, lambda file: _places(headers[file][0]), columns)
     # By position, and not by name: to DuckDB "Item" and "item" are the same.
     numbered = {f"c{i}": "VARCHAR" for i in range(len(columns))}
     table = connection.read_csv(
@@ -173,6 +174,7 @@ def _duckdb_csv(connection: Any, name: str, named: Mapping[str, str]) -> Source:
         delim=separator,
         quote='"',
         escape='"',
+        compression="gzip" if name.lower().endswith(".gz") else "none",
         hive_partitioning=False,
     )
     places = {role: f"c{columns.index(column)}" for role, column in named.items()}
@@ -202,27 +204,34 @@ def _spark_csv(connection: Any, name: str, named: Mapping[str, str]) -> Source:
         if not files:
             raise ValueError(f"{name}: No files found that match this pattern")
         separator = _header(files[0], named)[1]
-    table = connection.read_csv(
-        _spark_path(name),
-        header=True,
-        inferSchema=False,
-        sep=separator,
-        escape='"',
-        mode="FAILFAST",
-        enforceSchema=False,  # so that the headers of all files are compared
-        columnPruning=False,  # so that ragged rows are noticed
-    )
-    check_columns(named, table.columns, _hint(named, table.columns))
+    options = {
+        "path": _spark_path(name),
+        "header": "true",
+        "sep": separator,
+        "escape": '"',
+        "mode": "FAILFAST",
+        "enforceSchema": "false",  # so that the headers of all files are compared
+        "columnPruning": "false",  # so that ragged rows are noticed
+    }
+    listed = ", ".join(f"{key} {_spark_text(value)}" for key, value in options.items())
+    view = f"csv_{uuid.uuid4().hex}"
+    connection.raw_sql(f"CREATE TEMPORARY VIEW {view} USING csv OPTIONS ({listed})")
+    columns = connection.table(view).columns
+    check_columns(named, columns, _hint(named, columns))
     # The numbers increase along a file, and from one partition of it to the next.
     rows = {"file": "input_file_name()", "row": "monotonically_increasing_id()"}
-    return _selected(connection, table.get_name(), named, rows, text=True, mark="`")
+    return _selected(connection, view, named, rows, text=True, mark="`")
 
 
 def _spark_path(name: str) -> str:
     """A path that exists is a file, whatever characters it has."""
     if "://" in name or not Path(name).exists():
         return name
-    return re.sub(r"([*?[{}])", r"[\1]", name)
+    return re.sub(r"([\\*?[\]{}])", r"\\\1", name)
+
+
+def _spark_text(value: str) -> str:
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _selected(
@@ -287,19 +296,21 @@ def _header(file: str, named: Mapping[str, str]) -> tuple[list[str], str]:
     try:
         with gzip.open(file) if compressed else open(file, "rb") as stream:
             line = stream.readline(_LONGEST_HEADER)
+            while compressed and stream.read(_BLOCK):  # DuckDB takes a file cut short for whole
+                pass
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{file}: is no gzip file that can be read ({error})") from error
-    if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in line:
-        raise ValueError(f"{file}: is UTF-16 or no text; save it as UTF-8")
     if line.startswith(b"\x1f\x8b"):
         raise ValueError(f"{file}: is compressed by gzip; name it {file}.gz")
+    if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in line:
+        raise ValueError(f"{file}: is UTF-16 or no text; save it as UTF-8")
     try:
-        # A line may end with a carriage return alone.
-        text = line.decode("utf-8-sig").splitlines()[0]
+        text = line.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: is not UTF-8 ({error}); save it as UTF-8") from error
-    except IndexError:
-        raise ValueError(f"{file}: must begin with the names of the columns, is empty") from None
+    if not text.strip():
+        raise ValueError(f"{file}: the first line must name the columns, but it is empty")
+    text = text.splitlines()[0]  # lines may end with a carriage return alone
     separators = _separators(file)
     headers = [next(csv.reader([text], delimiter=separator), []) for separator in separators]
     fitting = (i for i, header in enumerate(headers) if set(named.values()) <= set(header))

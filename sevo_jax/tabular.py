@@ -234,12 +234,14 @@ def _explained(table: Any) -> Generator[None]:
         yield
     except Exception as error:
         package = type(error).__module__.partition(".")[0]
-        if package not in ("_duckdb", "duckdb", "pyspark", "ibis", "pyarrow"):
+        if package not in ("_duckdb", "duckdb", "pyspark", "py4j", "ibis", "pyarrow"):
             raise
         where = table if isinstance(table, str | Path) else "table"
         lines = [line.strip() for line in str(error).partition("LINE 1:")[0].splitlines()]
         if "OutOfMemory" in type(error).__name__:
             raise MemoryError(f"{where}: the engine is short of memory: {lines[0]}") from error
+        # Of Java's long chains of errors, the last is the cause.
+        lines = [line for line in lines if line.startswith("Caused by:")][-1:] or lines
         told = [line for i, line in enumerate(lines) if i < 3 or line.startswith("file =")]
         words = "; ".join(line for line in told if line)
         raise ValueError(f"{where}: the engine cannot read it: {words}") from error
@@ -258,7 +260,7 @@ def _typed(source: Source, named: Mapping[str, str], ids: Ids) -> dict[str, Any]
             whole = kind.is_integer() or (kind.is_decimal() and kind.scale == 0)
             if not (whole or kind.is_null() or (ids == "any" and kind.is_string())):
                 wanted = "integers" if ids == "integers" else "integers or strings"
-                hint = 'ids="any" numbers them' if kind.is_string() else "cast it"
+                hint = 'ids="any" numbers them' if kind.is_string() else f"cast it to {wanted}"
                 raise TypeError(f"item={named[role]!r} must hold {wanted}, got {kind}; {hint}")
         elif role != "user" and not kind.is_null():
             if kind.is_boolean() or not (kind.is_numeric() or kind.is_temporal()):
@@ -318,7 +320,7 @@ def _misread(
     value = first[role] if len(first[role]) < 80 else first[role][:80] + "…"
     if role == "item":
         return f'{row}: item={name!r} must hold integers, got {value!r}; ids="any" takes any text'
-    others = f"; {counts[usual]} others are {usual}" if counts[usual] else ""
+    others = f"; others are {usual}" if counts[usual] else ""
     return (
         f"{row}: {role}={name!r} must hold {text_columns.TIMES}, all written alike, got "
         f"{value!r}{others}{text_columns.advice(value)}"
@@ -338,9 +340,7 @@ def _events(
     keys += [*ordered, "item"] if ordered else source.rows or ["item"]
     chosen = {"user": "user", "item": "item"} | {f"key{i}": key for i, key in enumerate(keys)}
     given = {**columns, **{row: source.table[row] for row in source.rows}}
-    names = {
-        column: named.get(role.removesuffix("_rest"), role) for column, role in chosen.items()
-    }
+    names = {column: named.get(role.removesuffix("_rest"), role) for column, role in chosen.items()}
     events = source.table.select(**{column: given[role] for column, role in chosen.items()})
     return events, names
 

@@ -11,34 +11,51 @@ import re
 from typing import Any
 
 # Spaces around are no part of a number or of a time.
-_INTEGER = r"^ *([+-]?\d{1,18})(\.0*)? *$"
-_WHOLE = r"^ *[+-]?\d{1,18} *$"
-_NUMBER = r"^ *[+-]?(\d{1,19}(\.\d{0,19})?|\.\d{1,19})([eE]\+?\d{1,2})? *$"
-_DECIMAL = "decimal(38, 19)"  # what _NUMBER admits fits in exactly, or not at all
+_INTEGER = r"^ *([+-]?\d+)(\.0*)? *$"
+_WHOLE = r"^ *[+-]?\d+ *$"
+_NUMBER = r"^ *[+-]?(\d+\.?\d*|\.\d+) *$"
+_SCIENTIFIC = r"^ *[+-]?(\d+\.?\d*|\.\d+)[eE]\+?\d\d? *$"
+_DECIMAL = "decimal(38, 19)"  # exact, but slow to read
 _DATE = r"^ *\d{4}-\d{2}-\d{2}"
 _CLOCK = r"[T ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d([.,]\d{1,9})?)?"
 _ZONE = r" ?(Z|z|UTC|[+-](0\d|1[0-4])(:?[0-5]\d)?)"
 
-WHOLE, NUMBERS = "whole numbers", "numbers"
+WHOLE, NUMBERS, POWERS = "whole numbers", "numbers", "numbers, some with exponents"
 LOCAL, ZONED = "dates or times without an offset", "times with an offset"
 TIMES = "numbers, such as 1389230000, or ISO dates, such as 2014-01-09 10:00:00"
 
 
 def integer(text: Any) -> Any:
-    """Integers, also as 3.0 or 007; null where the text is none, or has more than 18 digits."""
+    """Integers, also as 3.0 or 007; null where the text is none, or beyond 64 bits."""
     return text.re_extract(_INTEGER, 1).try_cast("int64")
 
 
 def ways(text: Any) -> dict[str, Any]:
     """The ways to write times, each a condition on a value; a whole number is a number, too."""
+    import ibis
+
+    def both(pattern: str, condition: Any) -> Any:
+        # Casts that fail are slow: only what looks right is tried.
+        return ibis.ifelse(text.re_search(pattern), condition, False)
+
+    short = ~text.re_search(r"\.\d{19}") & _whole_part(text.strip()).notnull()
+    number = both(_NUMBER, short)
+    exact = ~text.re_search(r"\.\d{20}") & text.strip().try_cast(_DECIMAL).notnull()
     date = text.strip().substr(0, 10).try_cast("date").notnull()  # no 30 February
-    number = text.re_search(_NUMBER) & text.strip().try_cast(_DECIMAL).notnull()
     return {
-        WHOLE: text.re_search(_WHOLE),
+        WHOLE: both(_WHOLE, text.strip().try_cast("int64").notnull()),
         NUMBERS: number,
-        LOCAL: text.re_search(f"{_DATE}({_CLOCK})? *$") & date,
-        ZONED: text.re_search(f"{_DATE}{_CLOCK}{_ZONE} *$") & date,
+        POWERS: ibis.ifelse(text.re_search("[eE]"), both(_SCIENTIFIC, exact), number),
+        LOCAL: both(f"{_DATE}({_CLOCK})? *$", date),
+        ZONED: both(f"{_DATE}{_CLOCK}{_ZONE} *$", date),
     }
+
+
+def _whole_part(text: Any) -> Any:
+    import ibis
+
+    digits = text.re_extract(r"^([+-]?\d+)", 1).try_cast("int64")
+    return ibis.ifelse(text.re_search(r"^[+-]?\."), 0, digits)
 
 
 def keys(text: Any, way: str) -> list[Any]:
@@ -46,7 +63,7 @@ def keys(text: Any, way: str) -> list[Any]:
     text = text.strip()
     if way == WHOLE:
         return [text.try_cast("int64")]
-    if way == NUMBERS:
+    if way == POWERS:
         return [text.try_cast(_DECIMAL)]
     import ibis
 
@@ -58,14 +75,20 @@ def keys(text: Any, way: str) -> list[Any]:
         found = text.re_extract(r"[+-](\d{2}):?(\d{2})?$", group)
         return found.try_cast("int64").fill_null(0)
 
+    def fraction(mark: str, zeros: str) -> Any:
+        digits = text.re_extract(rf"{mark}(\d+)", 1) + zeros
+        return digits.substr(0, len(zeros)).try_cast("int64").fill_null(0)
+
+    if way == NUMBERS:
+        rest = fraction(r"\.", "0" * 18)
+        return [_whole_part(text), ibis.ifelse(text.startswith("-"), -rest, rest)]
     days = text.substr(0, 10).try_cast("date").delta(ibis.date(1970, 1, 1), unit="day")
     seconds = days * 86400 + part(11) * 3600 + part(14) * 60 + part(17, text.substr(16, 1) == ":")
     if way == ZONED:
         shift = offset(1) * 3600 + offset(2) * 60
         east = text.re_search(r"\+[0-9:]+$")
         seconds = ibis.ifelse(east, seconds - shift, seconds + shift)
-    nanoseconds = (text.re_extract(r"[.,](\d+)", 1) + "00000000").substr(0, 9).try_cast("int64")
-    return [seconds, nanoseconds.fill_null(0)]
+    return [seconds, fraction("[.,]", "0" * 9)]
 
 
 def advice(value: str) -> str:
