@@ -1,4 +1,4 @@
-"""Data frames of any library (Polars, pandas, pyarrow, …) as Arrow columns, by Arrow's interface."""
+"""Data frames of any library (Polars, pandas, pyarrow, …) as Arrow columns."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _LONGEST_HEADER, _BLOCK = 2**20, 2**24  # bytes
 
 
 class Source(NamedTuple):
-    """A table of ibis whose columns are named by their roles: ``user``, ``item``, …"""
+    """A table of ibis whose columns are named by their roles: ``user``, ``item``, …."""
 
     table: Any
     rows: tuple[str, ...]

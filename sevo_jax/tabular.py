@@ -262,11 +262,12 @@ def _typed(source: Source, named: Mapping[str, str], ids: Ids) -> dict[str, Any]
                 wanted = "integers" if ids == "integers" else "integers or strings"
                 hint = 'ids="any" numbers them' if kind.is_string() else f"cast it to {wanted}"
                 raise TypeError(f"item={named[role]!r} must hold {wanted}, got {kind}; {hint}")
-        elif role != "user" and not kind.is_null():
-            if kind.is_boolean() or not (kind.is_numeric() or kind.is_temporal()):
-                raise TypeError(
-                    f"{role}={named[role]!r} must hold numbers, dates or timestamps, got {kind}"
-                )
+        elif role != "user" and (
+            kind.is_boolean() or not (kind.is_numeric() or kind.is_temporal() or kind.is_null())
+        ):
+            raise TypeError(
+                f"{role}={named[role]!r} must hold numbers, dates or timestamps, got {kind}"
+            )
     kind = columns["item"].type()
     if kind.is_decimal() or kind.is_null():
         columns["item"] = columns["item"].cast("int64")

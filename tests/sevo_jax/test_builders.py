@@ -329,8 +329,8 @@ def test_padding_is_taken_off(side, pad, form):
 def test_what_is_masked_is_padding():
     masked = np.ma.masked_equal(PADDED, 0)
     want = w(sevo_jax.sequence_graph(RUNS, N))
-    for given in (masked, list(masked)):
-        np.testing.assert_array_equal(w(sevo_jax.sequence_graph(given, N)), want)
+    for runs in (masked, list(masked)):
+        np.testing.assert_array_equal(w(sevo_jax.sequence_graph(runs, N)), want)
     members = sevo_jax.category_graph(masked, N)
     np.testing.assert_array_equal(w(members), w(sevo_jax.category_graph(RUNS, N)))
 
@@ -399,7 +399,7 @@ def test_bare_frames_are_refused(events, form):
     frame = events.lazy() if form == "lazy" else FRAMES[form](events)
     with pytest.raises(TypeError, match=r'name its columns, .*user="user", item="item", time='):
         sevo_jax.sequence_graph(frame, N)
-    with pytest.raises(TypeError, match="members must not be a bare .*column of lists"):
+    with pytest.raises(TypeError, match=r"members must not be a bare .*column of lists"):
         sevo_jax.category_graph(frame, N)
 
 

@@ -508,7 +508,7 @@ def test_frames_that_cannot_be_read(frame):
         sequence_graph_from_table(frame, time="at")
     mixed = frame.to_pandas()
     mixed["user"] = [1, "1"] * (len(mixed) // 2)
-    with pytest.raises(TypeError, match="a column that Arrow cannot represent: .*user"):
+    with pytest.raises(TypeError, match=r"a column that Arrow cannot represent: .*user"):
         sequence_graph_from_table(mixed)
 
 
