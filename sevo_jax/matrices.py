@@ -223,7 +223,8 @@ def to_bcsr(matrix: Any, dtype: Any, capacity: int | None) -> BCSR:
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"dtype must be a floating-point type, got {jnp.dtype(dtype)}")
     dtype = jax.dtypes.canonicalize_dtype(dtype)
-    largest = max(matrix.data.max(initial=0.0), -matrix.data.min(initial=0.0))
+    # A Python float: a float32 beside float64's maximum would overflow.
+    largest = float(max(matrix.data.max(initial=0.0), -matrix.data.min(initial=0.0)))
     if largest > float(jnp.finfo(dtype).max):
         raise ValueError(f"weights must fit {dtype}, got {largest}")
     spare = 0
