@@ -176,17 +176,17 @@ def _check_rows(
                 f"{where}, which are {len(fields)} fields; expected {len(names)} as in the first "
                 "line: a separator that belongs to a field needs quotes around the field"
             )
+        broken = [c for place, c in places.items() if "\n" in "".join(fields[place : place + 1])]
+        if broken:
+            raise UserError(
+                f"{where}, in which the {broken[0]} goes over several lines; expected it on one: "
+                "is a quote stray, or not closed?"
+            )
         missing = [column for place, column in places.items() if place >= len(fields)]
         if missing:
             raise UserError(
                 f"{where}, which is {len(fields)} of the {len(names)} fields of the first line; "
-                f"the column of {missing[0]}s is missing"
-            )
-        broken = next((c for place, c in places.items() if "\n" in fields[place]), None)
-        if broken is not None:
-            raise UserError(
-                f"{where}, in which the {broken} goes over several lines; expected it on one: is "
-                "a quote stray, or not closed?"
+                f"the column of {_plural(missing[0])} is missing"
             )
         if len(fields) < len(names):
             short.append(line)
@@ -223,6 +223,10 @@ def _rows(path: Path, kind: str) -> Iterator[tuple[int, list[str]]]:
             ) from error
 
 
+def _plural(column: str) -> str:
+    return "categories" if column == "category" else f"{column}s"
+
+
 def _find_columns(
     names: list[str], path: Path, known: Mapping[str, tuple[str, ...]], needed: tuple[str, ...]
 ) -> dict[str, str]:
@@ -235,8 +239,8 @@ def _find_columns(
     for column in needed:
         if found[column] is None:
             raise UserError(
-                f"{path}: found columns {', '.join(names)[:200]}; expected one of {column}s, "
-                f"called {' or '.join(known[column])}"
+                f"{path}: found columns {', '.join(names)[:200]}; expected one of "
+                f"{_plural(column)}, called {' or '.join(known[column])}"
             )
     return {column: name for column, name in found.items() if name is not None}
 
