@@ -93,16 +93,20 @@ class SplitCorpus:
         return dataclasses.replace(self, parts=self.parts._replace(items=put))
 
 
-def make_corpus(data: Interactions) -> Corpus:
+def make_corpus(data: Interactions, *, draws_unseen: bool = True) -> Corpus:
     """Puts a data set on the device.
 
+    Args:
+        data: the data set.
+        draws_unseen: whether items will be drawn for users that they have not met.
+
     Raises:
-        UserError: a user has every item in training, so that no negative is left.
+        UserError: they will be, and a user has every item in training.
     """
-    return jax.tree.map(jnp.asarray, _corpus(data))
+    return jax.tree.map(jnp.asarray, _corpus(data, draws_unseen))
 
 
-def _corpus(data: Interactions) -> Corpus:
+def _corpus(data: Interactions, draws_unseen: bool) -> Corpus:
     """A `Corpus` of numpy arrays."""
     if data.num_interactions >= 2**31:
         raise UserError(
@@ -116,10 +120,13 @@ def _corpus(data: Interactions) -> Corpus:
     user, item = pairs // data.num_items, pairs % data.num_items
     starts = np.searchsorted(user, np.arange(data.num_users + 1))
     longest = int(np.diff(starts).max())
-    if longest == data.num_items:
+    if draws_unseen and longest == data.num_items:
+        user = int(np.diff(starts).argmax())
         raise UserError(
-            f"{data.name}: user {np.diff(starts).argmax() + 1} of {data.num_users} has all "
-            f"{data.num_items} items in training; expected at least one item to draw as a negative"
+            f"{data.name}: user {user + 1} of {data.num_users} has all {data.num_items} items in "
+            f"training (the id is {str(data.user_ids[user])[:40]!r}); expected at least one item "
+            "to draw as a negative: leave such users out, or take --loss softmax or "
+            "sampled-softmax, which draw no unseen items"
         )
     unseen: Any = (
         (item - (np.arange(pairs.size) - starts[user])).astype(np.int32),
@@ -131,7 +138,9 @@ def _corpus(data: Interactions) -> Corpus:
     return Corpus(*arrays)
 
 
-def split_corpus(data: Interactions, placement: Placement) -> SplitCorpus:
+def split_corpus(
+    data: Interactions, placement: Placement, *, draws_unseen: bool = True
+) -> SplitCorpus:
     """Puts the users of each device of a mesh there, padded to as many interactions on each.
 
     Raises:
@@ -141,7 +150,7 @@ def split_corpus(data: Interactions, placement: Placement) -> SplitCorpus:
     most, rounds = int(np.diff(positions).max()), int(data.lengths.max()).bit_length()
 
     def padded(part: Interactions) -> Corpus:
-        corpus = _corpus(part)
+        corpus = _corpus(part, draws_unseen)
         longest: Any = np.zeros(rounds, np.int32)
         unseen = corpus.unseen._replace(gaps=_padded(corpus.unseen.gaps, most), longest=longest)
         return Corpus(_padded(corpus.items, most), _padded(corpus.owners, most), unseen)

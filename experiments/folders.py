@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import textwrap
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +23,12 @@ import orbax.checkpoint as ocp
 
 from experiments import processes
 from experiments.configs import MODELS, Hyperparameters
-from experiments.data import Interactions
+from experiments.configs.base import is_file, option
+from experiments.data import NAMES, Interactions
 from experiments.epochs import TrainState
 from experiments.errors import UserError
 from experiments.files import read_json, read_lines, write_json
+from experiments.graphs import graph_files
 
 CHECKSUMS = "checksums.json"
 
@@ -69,17 +71,76 @@ def settings_of(config: dict[str, Any]) -> Hyperparameters:
     return Hyperparameters(**{k: v for k, v in config.items() if k in names})
 
 
+FILES = "files"
+"""The key of ``config.json`` that has the checksums of the files that settings name."""
+
+
+def files_of(settings: Hyperparameters) -> dict[str, str]:
+    """What tells the files that settings name from others, by the settings' names.
+
+    A teacher is told by its result, which no other training writes to the second.
+    """
+    paths: dict[str, list[Path]] = {}
+    if settings.categories:
+        paths["categories"] = [Path(settings.categories)]
+    if settings.teacher:
+        paths["teacher"] = [Path(settings.teacher, "result.json")]
+    if is_file(settings.graph):
+        paths["graph"] = graph_files(Path(settings.graph))
+    there = {name: own for name, own in paths.items() if all(path.exists() for path in own)}
+    return {name: _checksum(own) for name, own in there.items()}
+
+
+def _checksum(files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    return digest.hexdigest()[:16]
+
+
+def check_files(settings: Hyperparameters, held: dict[str, Any], folder: Path) -> None:
+    """A `UserError` unless the files that settings name are those of a run's ``config.json``."""
+    found = files_of(settings)
+    for name, checksum in held.get(FILES, {}).items():
+        place = getattr(settings, name)
+        if name not in found:
+            raise UserError(
+                f"{folder}: was trained with {option(name)} {place}, and {Path.cwd()} has no such "
+                f"file; {option(name)} says where it is now"
+            )
+        if found[name] != checksum:
+            raise UserError(
+                f"{folder}: was trained with {option(name)} {place}, which has changed since; "
+                f"{option(name)} says where the run's is now"
+            )
+
+
 def differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """What differs between the ``config.json`` of a folder and the one it should have."""
+    """What differs between the ``config.json`` of a folder and the one it should have.
+
+    Data and files are compared by their content: where they lie, and how that is written, is no
+    difference.
+    """
     held = dataclasses.asdict(Hyperparameters()) | held  # a setting that is younger than the run
-    names = sorted(held.keys() | wanted.keys())
-    changed = [name for name in names if held.get(name) != wanted.get(name)]
+    held_files, wanted_files = held.pop(FILES, {}), wanted.get(FILES, {})
+    names = (held.keys() | wanted.keys()) - {FILES}
+    sets = {held.get("dataset"), wanted.get("dataset")}
+    if "data" in held and held["data"] == wanted.get("data") and not sets & set(NAMES):
+        names -= {"dataset"}
+    both = held_files.keys() & wanted_files.keys()
+    names -= {name for name in both if held_files[name] == wanted_files[name]}
+    others = [name for name in sorted(both & names) if held.get(name) == wanted.get(name)]
+    changed = [name for name in sorted(names) if held.get(name) != wanted.get(name)]
     return [
         "the interactions are others"
         if name == "data"
         else f"{name} was {held.get(name)!r} and is now {wanted.get(name)!r}"
         for name in changed
-    ]
+    ] + [f"{name} was another {wanted[name]}" for name in others]
 
 
 class Checkpoint(NamedTuple):
@@ -95,8 +156,9 @@ class Checkpoint(NamedTuple):
 
 
 def _config(run: Run, data: Interactions) -> dict[str, Any]:
-    """What ``config.json`` holds: the run, and what tells its data from others."""
-    return run.to_json() | {"data": data.fingerprint}
+    """What ``config.json`` holds: the run, and what tells its data and files from others."""
+    files = files_of(run.settings)
+    return run.to_json() | {"data": data.fingerprint} | ({FILES: files} if files else {})
 
 
 def check_folder(run: Run, data: Interactions, folder: Path, resume: bool) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,9 +13,16 @@ from flax import nnx
 import sevo_jax
 from experiments.backbones import sasrec
 from experiments.configs import Hyperparameters
+from experiments.configs.base import is_file
 from experiments.data import Interactions
 from experiments.epochs import training_sequences
-from experiments.graphs import category_graph, item_graph, teacher_graph, user_item_graph
+from experiments.graphs import (
+    category_graph,
+    graph_from_file,
+    item_graph,
+    teacher_graph,
+    user_item_graph,
+)
 from experiments.teachers import load_teacher
 from models import Backbone
 from models.backbone import Task
@@ -89,7 +97,9 @@ def smoothed_tables(
         return user_item_graph(data), [["user_embedding", *model.tables]]
     num_nodes = data.num_items + (2 if model.task == "masked" else 1)
     if s.graph == "category":
-        return category_graph(data, num_nodes), own
+        return category_graph(data, num_nodes, s.categories, s.max_category_size), own
+    if is_file(s.graph):
+        return graph_from_file(Path(s.graph), data, num_nodes)[0], own
     graph = item_graph(
         data,
         s.max_len_graph,

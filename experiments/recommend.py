@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,11 +23,17 @@ from rich.table import Table
 from experiments.backbones import BUILDERS
 from experiments.configs import OPTIMIZERS
 from experiments.corpus import Corpus
-from experiments.data import Interactions, load
+from experiments.data import NAMES, Interactions, find_path, load
 from experiments.errors import UserError, check_name
 from experiments.evaluate import EvaluationSet, make_evaluation_set, score_block
 from experiments.files import read_json, replaced
-from experiments.folders import Run, open_checkpoints, restore_checkpoint, settings_of
+from experiments.folders import (
+    Run,
+    check_files,
+    open_checkpoints,
+    restore_checkpoint,
+    settings_of,
+)
 from experiments.trainer import initial_checkpoint, make_setup, used_users
 from models import Backbone
 
@@ -46,8 +52,19 @@ class Arguments:
     """Items for each user."""
     out: Path | None = None
     """A .parquet or .csv file of user, rank, item and score; if not given, they are printed."""
+    dataset: str | None = None
+    """Where the run's data are now, if not where they were."""
     data_dir: Path | None = None
-    """Where to look for the files of named data sets; $SEVO_DATA or a cache if not given."""
+    """The folder they are in now; of named data sets, $SEVO_DATA or a cache if not given."""
+    teacher: str | None = None
+    """Where the folder of the run's teacher is now, if not where it was."""
+    graph: str | None = None
+    """Where the run's --graph FILE.npz is now, if not where it was."""
+    categories: str | None = None
+    """Where the run's --categories FILE is now, if not where it was."""
+
+
+MOVED = ("teacher", "graph", "categories")
 
 
 def recommend(
@@ -55,6 +72,8 @@ def recommend(
     users: Iterable[Any] | None = None,
     top_k: int = 10,
     data_dir: Path | None = None,
+    dataset: str | None = None,
+    moved: Mapping[str, str] | None = None,
 ) -> pl.DataFrame:
     """The best unseen items of users, by the best checkpoint of a run.
 
@@ -64,7 +83,10 @@ def recommend(
         folder: of the run.
         users: the data set's own ids; all users if ``None``.
         top_k: items for each user; fewer where a user has met almost all.
-        data_dir: where to look for the files of named data sets.
+        data_dir: where to look for the data's file.
+        dataset: where the run's data are now, if not where they were.
+        moved: where the files of the settings ``teacher``, ``graph`` and ``categories`` are now,
+            of those that are not where they were.
 
     Returns:
         Columns ``user`` and ``item``, with the data set's own ids, ``rank`` from 1 and ``score``.
@@ -72,7 +94,7 @@ def recommend(
     Raises:
         UserError: no run or no checkpoint, other data than the run's, an unknown user.
     """
-    return pl.concat(recommendations(folder, users, top_k, data_dir))
+    return pl.concat(recommendations(folder, users, top_k, data_dir, dataset, moved))
 
 
 def recommendations(
@@ -80,6 +102,8 @@ def recommendations(
     users: Iterable[Any] | None = None,
     top_k: int = 10,
     data_dir: Path | None = None,
+    dataset: str | None = None,
+    moved: Mapping[str, str] | None = None,
 ) -> Generator[pl.DataFrame]:
     """`recommend`, some hundred users at a time, so that all of them need little memory.
 
@@ -88,16 +112,22 @@ def recommendations(
     folder = Path(folder)
     if top_k < 1:
         raise UserError(f"--top-k: must be at least 1, got {top_k}")
-    run, data = read_run(folder, data_dir)
+    run, data = read_run(folder, data_dir, dataset, moved)
     chosen = np.arange(data.num_users) if users is None else find_users(data, list(users))
     return _recommendations(folder, run, data, chosen, min(top_k, data.num_items))
 
 
-def read_run(folder: Path, data_dir: Path | None = None) -> tuple[Run, Interactions]:
-    """The run that a folder holds, and its data.
+def read_run(
+    folder: Path,
+    data_dir: Path | None = None,
+    dataset: str | None = None,
+    moved: Mapping[str, str] | None = None,
+) -> tuple[Run, Interactions]:
+    """The run that a folder holds, and its data; the arguments are those of `recommend`.
 
     Raises:
-        UserError: there is none, it has no checkpoint, or the data have changed.
+        UserError: there is none, it has no checkpoint, or its data or another file of its settings
+            are missing or have changed.
     """
     file = folder / "config.json"
     if not file.exists():
@@ -115,14 +145,23 @@ def read_run(folder: Path, data_dir: Path | None = None) -> tuple[Run, Interacti
         raise UserError(f"{file}: is no run's configuration; it lacks {', '.join(lacking)}")
     check_name("model", held["model"], BUILDERS)
     check_name("optimizer", held["optimizer"], OPTIMIZERS)
-    run = Run(held["model"], held["dataset"], held["optimizer"], held["seed"], settings_of(held))
+    settings = dataclasses.replace(settings_of(held), **(moved or {}))
+    run = Run(held["model"], held["dataset"], held["optimizer"], held["seed"], settings)
     run.settings.check()
-    data = load(run.dataset, data_dir)
+    place = dataset or run.dataset
+    if place not in NAMES and not find_path(place, data_dir).exists():
+        raise UserError(
+            f"{folder}: was trained on {place}, and {Path.cwd()} has no such file; --dataset (or "
+            "--data-dir) says where it is now"
+        )
+    data = load(place, data_dir)
     if data.fingerprint != held["data"]:
         raise UserError(
-            f"{folder}: was trained on other data than {run.dataset} now holds "
-            f"(fingerprint {held['data']}, found {data.fingerprint})"
+            f"{folder}: was trained on other data than {place} now holds (fingerprint "
+            f"{held['data']}, found {data.fingerprint}); --dataset (or --data-dir) says where the "
+            "run's are now"
         )
+    check_files(run.settings, held, folder)
     return run, used_users(run, data)
 
 
@@ -204,6 +243,8 @@ def _recommendations(
 
 
 def _type_of(ids: np.ndarray) -> type[pl.DataType]:
+    if ids.dtype == np.uint64:  # of which some may be 2^63 or more
+        return pl.UInt64
     return pl.Int64 if np.issubdtype(ids.dtype, np.integer) else pl.String
 
 
@@ -254,7 +295,12 @@ def main(argv: list[str] | None = None) -> int:
         if out is not None and out.suffix not in (".parquet", ".csv"):
             raise UserError(f"--out: expected a name that ends in .parquet or .csv, got {out}")
         frames = recommendations(
-            arguments.run, arguments.users or None, arguments.top_k, arguments.data_dir
+            arguments.run,
+            arguments.users or None,
+            arguments.top_k,
+            arguments.data_dir,
+            arguments.dataset,
+            {name: value for name in MOVED if (value := getattr(arguments, name)) is not None},
         )
         if out is None:
             show(frames, Console())

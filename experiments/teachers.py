@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from flax import nnx
 
@@ -27,7 +29,8 @@ def load_teacher(settings: Hyperparameters, data: Interactions, build: Builder) 
 
     Raises:
         UserError: no teacher is named, or its folder holds no finished run of SASRec on as many
-            items, that reads as many of a user, for as many epochs as the student expects.
+            items and of the same, that reads as many of a user, for as many epochs as the student
+            expects.
     """
     if not settings.teacher:
         raise UserError(
@@ -48,6 +51,11 @@ def load_teacher(settings: Hyperparameters, data: Interactions, build: Builder) 
             f"--teacher: {folder} knows {result.get('num_items')} items and {data.name} has "
             f"{data.num_items}; expected a teacher of the same items"
         )
+    if _item_ids(folder) != (data.item_ids.tolist() if data.renumbered else None):
+        raise UserError(
+            f"--teacher: {folder} was trained on other items than those of {data.name}; expected "
+            "a teacher of the same items"
+        )
     if held.get("max_len") != settings.max_len:
         raise UserError(
             f"--max-len: {folder} reads {held.get('max_len')} items and its student "
@@ -61,3 +69,12 @@ def load_teacher(settings: Hyperparameters, data: Interactions, build: Builder) 
     model = build(settings_of(held), data, nnx.Rngs(0))
     nnx.update(model, restore_best_params(folder, nnx.state(model, nnx.Param)))
     return model
+
+
+def _item_ids(folder: Path) -> list[Any] | None:
+    """The ids of a run's items; none are written where they are 1 … num_items."""
+    file = folder / "item_ids.json"
+    try:
+        return json.loads(file.read_text("utf-8")) if file.exists() else None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({error})") from error

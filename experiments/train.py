@@ -21,9 +21,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments import processes, summary, trainer
 from experiments.configs import MODELS, OPTIMIZERS, Hyperparameters, check_read, reads
-from experiments.data import Interactions, load_categories, load_part
+from experiments.data import Interactions, load_part
 from experiments.errors import UserError, check_name
-from experiments.graphs import check_neighbours
+from experiments.folders import files_of
+from experiments.graphs import check_graph
 from experiments.mesh import DATA, MODEL, ONE_DEVICE, Placement, make_mesh
 
 console = Console(stderr=True)
@@ -36,7 +37,8 @@ MODEL_HELP = (
 )
 DATASET_HELP = (
     "synthetic, beauty, toys, tools, ml-1m, electronics, clothing; or the path of a .txt file of "
-    "'user item item …' lines, or of a .csv, .tsv, .parquet or .inter table of user, item, time."
+    "'user item item …' lines, or of a .csv, .tsv, .parquet or .inter table of user, item, time; "
+    "text may be gzipped (.csv.gz)."
 )
 OPTIMIZER_HELP = (
     "One or more of adam (the published plain settings), adamw (SEvo's settings, no smoothing), "
@@ -303,6 +305,7 @@ def check_processes(options: Any, runs: list[trainer.Run]) -> None:
     facts |= {"the runs": [run.name for run in runs]}
     for run in runs:
         facts |= {f"{name} of {run.name}": value for name, value in run.to_json().items()}
+        facts |= {f"the files of {run.name}": files_of(run.settings)}
     processes.agree(facts | {"JAX": jax.__version__})
 
 
@@ -364,14 +367,14 @@ def run_all(
             say(note)
         if data.renumbered:
             say("items are renumbered from 1: see item_ids.json in each run's folder")
+        graph_notes: set[str] = set()
         for run in runs:  # before the first of them trains for hours
-            if run.settings.graph == "teacher":
-                check_neighbours(run.settings.num_neighbours, data.num_items)
-            if run.settings.graph == "category":
-                load_categories(data)
+            graph_notes.add(check_graph(run.settings, data))
             finished = trainer.check_folder(run, data, folders[run], options.resume)
             if options.resume and not finished and not (folders[run] / "config.json").exists():
                 say(f"{folders[run].name}: nothing to resume, starts anew")
+        for note in sorted(graph_notes - {""}):
+            say(note)
         try:
             together = options.together if placement.mesh is None else False
             groups = make_groups(runs, together)

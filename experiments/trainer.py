@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from flax import nnx
 from experiments import processes
 from experiments.backbones import BUILDERS
 from experiments.configs import Hyperparameters
+from experiments.configs.base import DISTILLED
 from experiments.corpus import SplitCorpus, make_corpus, split_corpus
 from experiments.data import Interactions
 from experiments.epochs import (
@@ -270,6 +272,12 @@ class _Lane:
         save_checkpoint(self.saved, self.checkpoint._replace(state=state), self.folder)
 
 
+def draws_unseen(run: Run) -> bool:
+    """Whether a run's loss takes items that a user has not met: students do beside any softmax."""
+    alone = run.settings.loss == "softmax" and run.model not in DISTILLED
+    return not alone and run.settings.loss != "sampled-softmax"
+
+
 def make_setup(run: Run, data: Interactions, placement: Placement = ONE_DEVICE) -> Setup:
     """Builds what the run shares with those of other seeds."""
     settings = run.settings
@@ -285,7 +293,8 @@ def make_setup(run: Run, data: Interactions, placement: Placement = ONE_DEVICE) 
             raise UserError(f"--mesh: data or model must be 1 for {run.model}, which does not pack")
         settings = dataclasses.replace(settings, packed=False)
     graphdef, _, _, constants = split_model(model)
-    corpus = split_corpus(data, placement) if placement.mesh else make_corpus(data)
+    make = partial(split_corpus, placement=placement) if placement.mesh else make_corpus
+    corpus = make(data, draws_unseen=draws_unseen(run))
     inputs = Inputs(corpus, placement.put_whole(constants))
     compiled: dict[Split, Callable[[Any, Any], tuple[jax.Array, jax.Array]]] = {}
 

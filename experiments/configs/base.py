@@ -16,7 +16,8 @@ PACKING = ("gru4rec", *TRANSFORMERS)
 """Models of which a row may hold several sequences."""
 
 
-_GRAPH_COUNTS = ("max_len_graph", "walk_length")
+GRAPHS = ("item-item", "user-item", "category", "teacher")
+_GRAPH_COUNTS = ("max_len_graph", "walk_length", "max_category_size")
 _TEACHING_COUNTS = ("num_neighbours", "num_groups", "teacher_epochs")
 _TEACHING_WEIGHTS = (
     "kd_weight", "distance_weight", "angle_weight", "htd_weight", "target_weight", "others_weight",
@@ -117,11 +118,21 @@ class Hyperparameters:
     weighting: Literal["distance", "frequency"] = _setting(
         "distance", "What a pair adds to its edge: 1 over its distance, or 1.", SEVO
     )
-    graph: Literal["item-item", "user-item", "category", "teacher"] = _setting(
+    graph: str = _setting(
         "item-item",
         "SEvo: smooth items over consecutive ones, (mf-bpr) users with their items, items over "
-        "those of the same categories (beauty, ml-1m), or over the nearest neighbours in a "
-        "teacher's table.",
+        "those of the same categories, or over the nearest neighbours in a teacher's table: "
+        "item-item, user-item, category or teacher; or over the graph in an .npz file of "
+        "experiments.build_graph, which should be built from training interactions alone.",
+    )
+    categories: str = _setting(
+        "",
+        "File for --graph category: a JSON object of item ids and lists of their categories, or a "
+        ".csv, .tsv or .parquet table of item and category. beauty and ml-1m have their own.",
+        SEVO,
+    )
+    max_category_size: int = _setting(
+        500, "Items of the largest category of --categories that makes edges.", SEVO
     )
     num_neighbours: int = _setting(10, "Neighbours of an item in the graph of a teacher.", SEVO)
     tau: float = _setting(1.0, "Bandwidth of the graph of a teacher, exp(-distance / tau).", SEVO)
@@ -165,6 +176,12 @@ class Hyperparameters:
             self._require(name, 0 <= getattr(self, name) < float("inf"), "at least 0")
         for name in ("learning_rate", "tau", "temperature"):
             self._require(name, 0 < getattr(self, name) < float("inf"), "above 0")
+        if not is_file(self.graph) and self.graph not in GRAPHS:
+            self._require("graph", False, f"{', '.join(GRAPHS)} or a file that ends in .npz")
+        if self.categories:
+            self._require("categories", self.graph == "category", "left out: --graph is another")
+        elif self.max_category_size != type(self).max_category_size:
+            self._require("max_category_size", False, "left out: it goes with --categories")
         if self.graph != "item-item":
             for name in ("keep", "walk_length", "weighting"):
                 published = type(self).__dataclass_fields__[name].default
@@ -181,6 +198,11 @@ class Hyperparameters:
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
             raise UserError(f"{option(name)}: must be {expected}, got {getattr(self, name)}")
+
+
+def is_file(graph: str) -> bool:
+    """Whether a setting ``graph`` names a file."""
+    return graph.endswith(".npz")
 
 
 def option(setting: str) -> str:

@@ -3,7 +3,7 @@
 from experiments.data.categories import Categories, load_categories
 from experiments.data.interactions import Interactions
 from experiments.data.parts import load_part
-from experiments.data.registry import NAMES, at_hand, load
+from experiments.data.registry import NAMES, at_hand, find_path, load
 from experiments.data.table1 import TABLE_1
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Categories",
     "Interactions",
     "at_hand",
+    "find_path",
     "load",
     "load_categories",
     "load_part",

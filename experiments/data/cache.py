@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import os
 import tempfile
 import time
@@ -20,7 +21,7 @@ import pooch
 
 from experiments.data.interactions import Interactions
 
-VERSION = 1
+VERSION = 2
 DAY = 86400  # seconds
 
 
@@ -122,9 +123,12 @@ def _from_arrays(name: str, stored: Mapping[str, Any]) -> Interactions:
 
 
 def _packed(ids: np.ndarray) -> np.ndarray:
-    """Strings of a fixed width, which are stored without pickle."""
-    return ids.astype("U") if ids.dtype == object else ids
+    """Strings as one of JSON, which needs no pickle, and is no longer for one that is very long."""
+    return np.array(json.dumps(ids.tolist()).encode()) if ids.dtype == object else ids
 
 
 def _unpacked(ids: np.ndarray) -> np.ndarray:
-    return ids.astype(object) if ids.dtype.kind == "U" else ids
+    if ids.dtype.kind != "S":
+        return ids
+    names = json.loads(ids.item())
+    return np.array(names, object)

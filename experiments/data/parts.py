@@ -24,8 +24,8 @@ from experiments.data.interactions import (
     checked,
     cut_users,
     parse_lines,
-    readable,
 )
+from experiments.data.reading import check_encoding, readable
 from experiments.data.registry import load, text_file
 
 
@@ -63,6 +63,7 @@ def read_part(path: Path, name: str) -> Interactions:
 
 
 def _size(path: Path) -> int:
+    check_encoding(path)
     with readable(path):
         return path.stat().st_size
 

@@ -13,10 +13,10 @@ import pytest
 from flax import nnx
 
 from experiments import recommend, train, trainer
-from experiments.configs import reads
+from experiments.configs import Hyperparameters, reads
 from experiments.data import load
 from experiments.errors import UserError
-from experiments.folders import open_checkpoints, restore_checkpoint
+from experiments.folders import Run, files_of, open_checkpoints, restore_checkpoint
 from experiments.trainer import initial_checkpoint, make_setup
 
 TINY = ["--dim", "16", "--batch-size", "64", "--epochs", "2"]
@@ -179,3 +179,73 @@ def test_folders_that_hold_no_run(sasrec_run, tmp_path):
     shutil.rmtree(copy / "checkpoints")
     with pytest.raises(UserError, match="holds no checkpoint"):
         recommend.recommend(copy)
+
+
+@pytest.fixture
+def moved(sasrec_run, users_file, tmp_path, monkeypatch):
+    """A run of ``logs/users.txt``, which was in another folder than where we are now."""
+    for folder in ("then/logs", "now"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(users_file, tmp_path / "then" / "logs" / "users.txt")
+    shutil.copytree(sasrec_run, tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    held = json.dumps(config | {"dataset": "logs/users.txt"})
+    (tmp_path / "run" / "config.json").write_text(held)
+    monkeypatch.chdir(tmp_path / "now")
+    return tmp_path / "run"
+
+
+def test_a_run_is_used_from_another_folder(moved, users_file, tmp_path, capsys):
+    with pytest.raises(
+        UserError, match=r"logs/users.txt, and .*now has no such file; --dataset \("
+    ):
+        recommend.read_run(moved)
+    for place in ({"data_dir": tmp_path / "then"}, {"dataset": "../then/logs/users.txt"}):
+        assert recommend.read_run(moved, **place)[1].num_users == load(str(users_file)).num_users
+    user = str(load(str(users_file)).user_ids[0])
+    options = [str(moved), "--users", user, "--top-k", "2", "--dataset", str(users_file)]
+    assert recommend.main(options) == 0
+    assert user in capsys.readouterr().out
+    other = tmp_path / "other.txt"
+    other.write_text("1 1 2 3 4\n")
+    with pytest.raises(UserError, match=r"other data than \S*other.txt now holds .*; --dataset"):
+        recommend.read_run(moved, dataset=str(other))
+
+
+def test_files_of_settings_that_moved(moved, users_file, tmp_path):
+    """A run knows its graph again, wherever it is now."""
+    (tmp_path / "g.npz").write_text("graph")
+    config = json.loads((moved / "config.json").read_text())
+    run = Run("sasrec", "log", "sevo-adamw", 0, Hyperparameters(graph=str(tmp_path / "g.npz")))
+    config |= {"graph": "then/g.npz", "files": files_of(run.settings)}
+    (moved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"with --graph then/g.npz, and .* --graph says where it"):
+        recommend.read_run(moved, dataset=str(users_file))
+    place = {"graph": str(tmp_path / "g.npz")}
+    found, _ = recommend.read_run(moved, dataset=str(users_file), moved=place)
+    assert found.settings.graph == place["graph"]
+    (tmp_path / "g.npz").write_text("another")
+    with pytest.raises(UserError, match=r"with --graph .*g.npz, which has changed since"):
+        recommend.read_run(moved, dataset=str(users_file), moved=place)
+
+
+def test_ids_that_no_signed_integer_holds(sasrec_run, users_file, tmp_path):
+    """The same interactions, the ids 2^63 and more above their own."""
+    small = load(str(users_file))
+    items = small.item_ids[small.items - 1].astype(np.uint64) + np.uint64(2**63)
+    users = np.repeat(small.user_ids, small.lengths).astype(np.uint64) + np.uint64(2**63 + 7)
+    file = tmp_path / "log.parquet"
+    pl.DataFrame({"user": users, "item": items}).write_parquet(file)
+    run, data = tmp_path / "run", load(str(file))
+    shutil.copytree(sasrec_run, run)
+    config = json.loads((run / "config.json").read_text())
+    config |= {"dataset": str(file), "data": data.fingerprint}
+    (run / "config.json").write_text(json.dumps(config))
+    user = data.user_ids[1]
+    options = ["--users", str(user), "--top-k", "3", "--out", str(tmp_path / "best.parquet")]
+    assert recommend.main([str(run), *options]) == 0
+    found = pl.read_parquet(tmp_path / "best.parquet")
+    same = recommend.recommend(sasrec_run, users=[small.user_ids[1]], top_k=3)
+    assert found["user"].to_list() == [int(user)] * 3
+    assert found["item"].to_list() == [item + 2**63 for item in same["item"].to_list()]
+    assert found.schema["item"] == pl.UInt64
