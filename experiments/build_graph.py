@@ -45,7 +45,7 @@ class Arguments:
     """Builds the graph of items that follow each other from a table of interactions."""
 
     input: Annotated[str, tyro.conf.Positional]
-    """A Parquet or CSV file, or a quoted pattern such as 'part-*.parquet'."""
+    """A Parquet or CSV file (.parquet, .csv, .tsv, .csv.gz), or a quoted pattern of such files."""
     output: Annotated[Path, tyro.conf.Positional]
     """The .npz file of the graph; with --ids any, the items of its nodes go to .items.parquet."""
     user: str = "user"

@@ -51,11 +51,18 @@ class Unseen(NamedTuple):
     longest: Int[Array, " rounds"]
 
 
-def make_corpus(data: Interactions, placement: Placement = ONE_DEVICE) -> Corpus:
+def make_corpus(
+    data: Interactions, placement: Placement = ONE_DEVICE, *, draws_unseen: bool = True
+) -> Corpus:
     """Puts a data set on the device, or whole on every device of a mesh.
 
+    Args:
+        data: the data set.
+        placement: on a mesh.
+        draws_unseen: whether items will be drawn for users that they have not met.
+
     Raises:
-        UserError: a user has every item in training, so that no negative is left.
+        UserError: they will be, and a user has every item in training.
     """
     if data.num_interactions >= 2**31:
         raise UserError(
@@ -69,10 +76,13 @@ def make_corpus(data: Interactions, placement: Placement = ONE_DEVICE) -> Corpus
     user, item = pairs // data.num_items, pairs % data.num_items
     starts = np.searchsorted(user, np.arange(data.num_users + 1))
     longest = int(np.diff(starts).max())
-    if longest == data.num_items:
+    if draws_unseen and longest == data.num_items:
+        user = int(np.diff(starts).argmax())
         raise UserError(
-            f"{data.name}: user {np.diff(starts).argmax() + 1} of {data.num_users} has all "
-            f"{data.num_items} items in training; expected at least one item to draw as a negative"
+            f"{data.name}: user {user + 1} of {data.num_users} has all {data.num_items} items in "
+            f"training (the id is {str(data.user_ids[user])[:40]!r}); expected at least one item "
+            "to draw as a negative: leave such users out, or take the loss softmax or "
+            "sampled-softmax, which draw no unseen items"
         )
     unseen: Any = (
         (item - (np.arange(pairs.size) - starts[user])).astype(np.int32),

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import polars as pl
 import scipy.sparse as sp
 from jaxtyping import Array, Float
 
 import sevo_jax
 from experiments.data import Interactions, load_categories
-from experiments.errors import UserError
+from experiments.errors import ArgumentError
+from experiments.run import graph_files
+from experiments.settings import GraphSettings, is_file
 
 
 def item_graph(
@@ -51,18 +55,111 @@ def user_item_graph(data: Interactions) -> sevo_jax.Graph:
     )
 
 
-def category_graph(data: Interactions, num_nodes: int | None = None) -> sevo_jax.Graph:
+def category_graph(
+    data: Interactions,
+    num_nodes: int | None = None,
+    file: str = "",
+    max_size: int | None = None,
+) -> sevo_jax.Graph:
     """Items that share a category which is not too large (Section C.2); node 0 is padding.
 
     Raises:
-        UserError: as `load_categories`.
+        UserError: as `load_categories`, which ``file`` and ``max_size`` are for.
     """
-    categories = load_categories(data)
+    categories = load_categories(data, file, max_size)
     return sevo_jax.category_graph(
         categories.members,
         data.num_items + 1 if num_nodes is None else num_nodes,
         max_category_size=categories.max_size,
     )
+
+
+def check_graph(settings: GraphSettings, data: Interactions) -> str:
+    """Reads the files that a run's graph comes from, before anything is trained; a note, or "".
+
+    Raises:
+        UserError: as `load_categories` and `graph_from_file`; fewer items than neighbours.
+    """
+    if settings.kind == "teacher":
+        check_neighbours(settings.num_neighbours, data.num_items)
+    elif is_file(settings.kind):
+        return graph_from_file(Path(settings.kind), data)[1]
+    elif settings.kind == "category":
+        found = load_categories(data, settings.categories, settings.max_category_size)
+        if settings.categories and found.max_size is not None:
+            large = sum(members.size > found.max_size for members in found.members)
+            return (
+                f"{settings.categories}: has {len(found.members):,} categories, of which {large:,} "
+                f"make no edges: they have more than {found.max_size} items"
+            )
+    return ""
+
+
+def graph_from_file(
+    path: Path, data: Interactions, num_nodes: int | None = None
+) -> tuple[sevo_jax.Graph, str]:
+    """The part of a graph of `experiments.build_graph` that joins items of the data.
+
+    Its nodes are the data's items by the ids that the source gave them: those in the file
+    ``.items.parquet`` beside the graph or, without it, the integers that the nodes are. Items that
+    the graph lacks have no neighbours; its other nodes are left out.
+
+    Args:
+        path: the graph's file, ``.npz``.
+        data: the data set.
+        num_nodes: one more than items if ``None``; node 0 is padding.
+
+    Returns:
+        The graph, and a sentence that says how many items were found.
+
+    Raises:
+        UserError: a file is missing or malformed, or the graph has none of the items.
+    """
+    files = graph_files(path)
+    try:
+        path.open("rb").close()
+        weights = sevo_jax.Graph.load(path).to_scipy(normalized=False)
+        size = weights.shape[0]
+        if len(files) > 1:
+            items = pl.read_parquet(files[1], glob=False)
+            ids = items.sort("node")["item"].cast(pl.String).to_list()
+        else:
+            ids = list(map(str, range(size)))
+    except OSError as error:
+        raise ArgumentError(
+            "graph", f"{path} cannot be read ({error.strerror or error})"
+        ) from error
+    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        raise ArgumentError(
+            "graph", f"{path} is no graph of experiments.build_graph ({error})"
+        ) from error
+    if len(ids) != size:
+        raise ArgumentError(
+            "graph",
+            f"{files[1]} has {len(ids):,} items for the {size:,} nodes of {path}; build "
+            "the graph again, or remove the file if the nodes are integer ids",
+        )
+    node_of = {name: node for node, name in enumerate(ids)}
+    nodes = np.array([node_of.get(str(name), -1) for name in data.item_ids.tolist()])
+    known = np.flatnonzero(nodes >= 0)
+    if not known.size:
+        hint = "" if len(files) > 1 else "; string ids need a graph built with the ids any"
+        raise ArgumentError(
+            "graph",
+            f"{path} has none of the {data.num_items:,} items of {data.name}, such as "
+            f"{', '.join(map(str, data.item_ids[:3].tolist()))}; found nodes such as "
+            f"{', '.join(ids[:3])}{hint}",
+        )
+    total = data.num_items + 1 if num_nodes is None else num_nodes
+    own = weights[nodes[known]][:, nodes[known]].tocoo()
+    entries = own.data, (known[own.row] + 1, known[own.col] + 1)
+    graph = sevo_jax.Graph.from_weights(sp.csr_array(entries, shape=(total, total)))
+    note = f"{path}: has {known.size:,} of the {data.num_items:,} items"
+    if known.size < data.num_items:
+        note += "; the others have no neighbours"
+    if size > known.size:
+        note += f"; {size - known.size:,} nodes that are no items are left out"
+    return graph, note
 
 
 def teacher_graph(
@@ -88,6 +185,6 @@ def teacher_graph(
 def check_neighbours(num_neighbours: int, num_items: int) -> None:
     """A `UserError` that names the option, unless an item has so many neighbours."""
     if num_neighbours >= num_items:
-        raise UserError(
-            f"--num-neighbours: must be less than the {num_items} items, got {num_neighbours}"
+        raise ArgumentError(
+            "num_neighbours", f"must be less than the {num_items} items, got {num_neighbours}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,9 +12,15 @@ from flax import nnx
 
 import sevo_jax
 from experiments.data import Interactions
-from experiments.graphs import category_graph, item_graph, teacher_graph, user_item_graph
+from experiments.graphs import (
+    category_graph,
+    graph_from_file,
+    item_graph,
+    teacher_graph,
+    user_item_graph,
+)
 from experiments.layout import training_sequences
-from experiments.settings import Settings
+from experiments.settings import Settings, is_file
 from experiments.teachers import load_teacher
 from models import Backbone
 from models.backbone import Task
@@ -87,7 +94,9 @@ def smoothed_tables(
         return user_item_graph(data), [["user_embedding", *model.tables]]
     num_nodes = data.num_items + (2 if model.task == "masked" else 1)
     if s.kind == "category":
-        return category_graph(data, num_nodes), own
+        return category_graph(data, num_nodes, s.categories, s.max_category_size), own
+    if is_file(s.kind):
+        return graph_from_file(Path(s.kind), data, num_nodes)[0], own
     graph = item_graph(
         data,
         s.max_len_graph,

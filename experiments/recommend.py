@@ -5,20 +5,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.box import SIMPLE
 from rich.table import Table
 
 from experiments import console
-from experiments.console import cell, say, show
+from experiments.console import cell, in_words, say, show
 from experiments.errors import UserError
 
 if TYPE_CHECKING:
     import polars as pl
 
 SHOWN_USERS = 20
+MOVED = ("teacher", "graph", "categories")
+"""Settings that name files, which may have moved since."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +35,16 @@ class Arguments:
     """Items for each user."""
     out: Path | None = None
     """A .parquet or .csv file of user, rank, item and score; if not given, they are printed."""
+    dataset: str | None = None
+    """Where the run's data are now, if not where they were."""
     data_dir: Path | None = None
-    """Where to look for the files of named data sets; $SEVO_DATA or a cache if not given."""
+    """The folder they are in now; of named data sets, $SEVO_DATA or a cache if not given."""
+    teacher: str | None = None
+    """Where the folder of the run's teacher is now, if not where it was."""
+    graph: str | None = None
+    """Where the run's --graph FILE.npz is now, if not where it was."""
+    categories: str | None = None
+    """Where the run's --categories FILE is now, if not where it was."""
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache folder for later runs."""
 
@@ -61,7 +71,12 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"--out: expected a name that ends in .parquet or .csv, got {out}")
         keep_programs(arguments.compilation_cache)
         frames = recommendations.recommendations(
-            arguments.run, arguments.users or None, arguments.top_k, arguments.data_dir
+            arguments.run,
+            arguments.users or None,
+            arguments.top_k,
+            arguments.data_dir,
+            arguments.dataset,
+            {name: value for name in MOVED if (value := getattr(arguments, name)) is not None},
         )
         if out is None:
             table, more = first_users(frames)
@@ -72,16 +87,9 @@ def main(argv: list[str] | None = None) -> int:
             recommendations.write(frames, out)
             show(f"recommendations: {out}")
     except UserError as error:
-        say(f"error: {error}", "bold red")
+        say(f"error: {in_words(error)}", "bold red")
         return 1
     return 0
-
-
-def __getattr__(name: str) -> Any:
-    """What was here before `experiments.recommendations` was."""
-    from experiments import recommendations
-
-    return getattr(recommendations, name)
 
 
 if __name__ == "__main__":

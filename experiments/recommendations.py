@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ from polars.io.plugins import register_io_source
 from experiments.backbones import BUILDERS
 from experiments.checkpoints import open_checkpoints, restore_checkpoint
 from experiments.corpus import Corpus
-from experiments.data import Interactions, load
-from experiments.errors import UserError, check_name
+from experiments.data import NAMES, Interactions, find_path, load
+from experiments.errors import ArgumentError, UserError, check_name
 from experiments.evaluate import EvaluationSet, make_evaluation_set, score_block
 from experiments.files import read_json, replaced
-from experiments.run import Run, settings_of
+from experiments.run import Run, check_files, settings_of
 from experiments.settings import OPTIMIZERS
 from experiments.trainer import initial_checkpoint, make_setup, used_users
 from models import Backbone
@@ -32,6 +32,8 @@ def recommend(
     users: Iterable[Any] | None = None,
     top_k: int = 10,
     data_dir: Path | None = None,
+    dataset: str | None = None,
+    moved: Mapping[str, str] | None = None,
 ) -> pl.DataFrame:
     """The best unseen items of users, by the best checkpoint of a run.
 
@@ -41,7 +43,10 @@ def recommend(
         folder: of the run.
         users: the data set's own ids; all users if ``None``.
         top_k: items for each user; fewer where a user has met almost all.
-        data_dir: where to look for the files of named data sets.
+        data_dir: where to look for the data's file.
+        dataset: where the run's data are now, if not where they were.
+        moved: where the files of the settings ``teacher``, ``graph`` and ``categories`` are now,
+            of those that are not where they were.
 
     Returns:
         Columns ``user`` and ``item``, with the data set's own ids, ``rank`` from 1 and ``score``.
@@ -49,7 +54,7 @@ def recommend(
     Raises:
         UserError: no run or no checkpoint, other data than the run's, an unknown user.
     """
-    return pl.concat(recommendations(folder, users, top_k, data_dir))
+    return pl.concat(recommendations(folder, users, top_k, data_dir, dataset, moved))
 
 
 def recommendations(
@@ -57,6 +62,8 @@ def recommendations(
     users: Iterable[Any] | None = None,
     top_k: int = 10,
     data_dir: Path | None = None,
+    dataset: str | None = None,
+    moved: Mapping[str, str] | None = None,
 ) -> Generator[pl.DataFrame]:
     """`recommend`, some hundred users at a time, so that all of them need little memory.
 
@@ -64,17 +71,23 @@ def recommendations(
     """
     folder = Path(folder)
     if top_k < 1:
-        raise UserError(f"--top-k: must be at least 1, got {top_k}")
-    run, data = read_run(folder, data_dir)
+        raise ArgumentError("top_k", f"must be at least 1, got {top_k}")
+    run, data = read_run(folder, data_dir, dataset, moved)
     chosen = np.arange(data.num_users) if users is None else find_users(data, list(users))
     return _recommendations(folder, run, data, chosen, min(top_k, data.num_items))
 
 
-def read_run(folder: Path, data_dir: Path | None = None) -> tuple[Run, Interactions]:
-    """The run that a folder holds, and its data.
+def read_run(
+    folder: Path,
+    data_dir: Path | None = None,
+    dataset: str | None = None,
+    moved: Mapping[str, str] | None = None,
+) -> tuple[Run, Interactions]:
+    """The run that a folder holds, and its data; the arguments are those of `recommend`.
 
     Raises:
-        UserError: there is none, it has no checkpoint, or the data have changed.
+        UserError: there is none, it has no checkpoint, or its data or another file of its settings
+            are missing or have changed.
     """
     file = folder / "config.json"
     if not file.exists():
@@ -92,14 +105,24 @@ def read_run(folder: Path, data_dir: Path | None = None) -> tuple[Run, Interacti
         raise UserError(f"{file}: is no run's configuration; it lacks {', '.join(lacking)}")
     check_name("model", held["model"], BUILDERS)
     check_name("optimizer", held["optimizer"], OPTIMIZERS)
-    run = Run(held["model"], held["dataset"], held["optimizer"], held["seed"], settings_of(held))
+    settings = settings_of(held).replace(**(moved or {}))
+    run = Run(held["model"], held["dataset"], held["optimizer"], held["seed"], settings)
     run.settings.check()
-    data = load(run.dataset, data_dir)
-    if data.fingerprint != held["data"]:
-        raise UserError(
-            f"{folder}: was trained on other data than {run.dataset} now holds "
-            f"(fingerprint {held['data']}, found {data.fingerprint})"
+    place = dataset or run.dataset
+    if place not in NAMES and not find_path(place, data_dir).exists():
+        raise ArgumentError(
+            "dataset",
+            f"{folder} was trained on {place}, and {Path.cwd()} has no such file; say where it is "
+            "now, or name its folder as the data_dir",
         )
+    data = load(place, data_dir)
+    if data.fingerprint != held["data"]:
+        raise ArgumentError(
+            "dataset",
+            f"{folder} was trained on other data than {place} now holds (fingerprint "
+            f"{held['data']}, found {data.fingerprint}); say where the run's are now",
+        )
+    check_files(run.settings, held, folder)
     return run, used_users(run, data)
 
 
@@ -114,12 +137,13 @@ def find_users(data: Interactions, users: Sequence[Any]) -> np.ndarray:
     unknown = [name for name in names if name not in rows]
     if unknown:
         more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
-        raise UserError(
-            f"--users: the run knows no user {', '.join(unknown[:10])}{more}; expected ids of "
-            f"{data.name}, such as {', '.join(list(rows)[:3])}"
+        raise ArgumentError(
+            "users",
+            f"the run knows no user {', '.join(unknown[:10])}{more}; expected ids of "
+            f"{data.name}, such as {', '.join(list(rows)[:3])}",
         )
     if not names or len(set(names)) < len(names):
-        raise UserError("--users: expected one or more different ids")
+        raise ArgumentError("users", "expected one or more different ids")
     return np.array([rows[name] for name in names])
 
 
@@ -181,6 +205,8 @@ def _recommendations(
 
 
 def _type_of(ids: np.ndarray) -> type[pl.DataType]:
+    if ids.dtype == np.uint64:  # of which some may be 2^63 or more
+        return pl.UInt64
     return pl.Int64 if np.issubdtype(ids.dtype, np.integer) else pl.String
 
 

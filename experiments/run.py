@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.errors import UserError
+from experiments.errors import ArgumentError, UserError
 from experiments.files import read_json, read_lines, write_json
-from experiments.settings import Settings
+from experiments.settings import Settings, is_file
 from experiments.settings.published import MODELS, published
 
 if TYPE_CHECKING:  # commands read their options, and name runs, before anything large is imported
@@ -91,23 +92,94 @@ def settings_of(config: dict[str, Any]) -> Settings:
     return settings.replace(**{k: v for k, v in config.items() if k in settings.flat()})
 
 
+def graph_files(path: Path) -> list[Path]:
+    """The files that `experiments.build_graph` wrote for a graph: with its items, if it has any."""
+    items = path.with_suffix(".items.parquet")
+    return [path, items] if items.exists() else [path]
+
+
+FILES = "files"
+"""The key of ``config.json`` that has the checksums of the files that settings name."""
+
+
+def files_of(settings: Settings) -> dict[str, str]:
+    """The checksums of the files that settings name, by the settings' names.
+
+    A teacher is told by its result, which no other training writes to the second.
+    """
+    paths: dict[str, list[Path]] = {}
+    if settings.graph.categories:
+        paths["categories"] = [Path(settings.graph.categories)]
+    if settings.distillation.teacher:
+        paths["teacher"] = [Path(settings.distillation.teacher, "result.json")]
+    if is_file(settings.graph.kind):
+        paths["graph"] = graph_files(Path(settings.graph.kind))
+    there = {name: own for name, own in paths.items() if all(path.exists() for path in own)}
+    return {name: _checksum(own) for name, own in there.items()}
+
+
+def _checksum(files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    return digest.hexdigest()[:16]
+
+
+def check_files(settings: Settings, held: dict[str, Any], folder: Path) -> None:
+    """An `ArgumentError` unless the files of settings are those of a run's ``config.json``."""
+    found = files_of(settings)
+    for name, checksum in held.get(FILES, {}).items():
+        place = settings.flat()[name]
+        if name not in found:
+            raise ArgumentError(
+                name,
+                f"{folder} was trained with {place}, and {Path.cwd()} has no such file; say where "
+                "it is now",
+            )
+        if found[name] != checksum:
+            raise ArgumentError(
+                name,
+                f"{folder} was trained with {place}, which has changed since; say where the run's "
+                "is now",
+            )
+
+
 def differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """The differences between the ``config.json`` of a folder and the one it should have."""
+    """The differences between the ``config.json`` of a folder and the one it should have.
+
+    Data and files are compared by their content: where they lie, and how that is written, is no
+    difference.
+    """
+    from experiments.data import NAMES  # takes long to import
+
     if wanted["model"] == held.get("model"):  # a setting may be younger than the run
         held = Settings(MODELS[wanted["model"]].settings()).flat() | held
-    names = sorted(held.keys() | wanted.keys())
-    changed = [name for name in names if held.get(name) != wanted.get(name)]
+    held = dict(held)
+    held_files, wanted_files = held.pop(FILES, {}), wanted.get(FILES, {})
+    names = (held.keys() | wanted.keys()) - {FILES}
+    sets = {held.get("dataset"), wanted.get("dataset")}
+    if "data" in held and held["data"] == wanted.get("data") and not sets & set(NAMES):
+        names -= {"dataset"}
+    both = held_files.keys() & wanted_files.keys()
+    names -= {name for name in both if held_files[name] == wanted_files[name]}
+    others = [name for name in sorted(both & names) if held.get(name) == wanted.get(name)]
+    changed = [name for name in sorted(names) if held.get(name) != wanted.get(name)]
     return [
         "the interactions are others"
         if name == "data"
         else f"{name} was {held.get(name)!r} and is now {wanted.get(name)!r}"
         for name in changed
-    ]
+    ] + [f"{name} was another {wanted[name]}" for name in others]
 
 
 def _config(run: Run, data: Interactions) -> dict[str, Any]:
-    """What ``config.json`` holds: the run, and what tells its data from others."""
-    return run.to_json() | {"data": data.fingerprint}
+    """The content of ``config.json``: the run, and what tells its data and files from others."""
+    files = files_of(run.settings)
+    return run.to_json() | {"data": data.fingerprint} | ({FILES: files} if files else {})
 
 
 def check_folder(run: Run, data: Interactions, folder: Path, resume: bool) -> dict[str, Any] | None:

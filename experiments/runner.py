@@ -18,12 +18,12 @@ from experiments import processes, summary, trainer
 from experiments.bars import progress_bar
 from experiments.compilation import keep_programs
 from experiments.console import in_words, say
-from experiments.data import Interactions, load, load_categories
+from experiments.data import Interactions, load
 from experiments.errors import ArgumentError, UserError
-from experiments.graphs import check_neighbours
+from experiments.graphs import check_graph
 from experiments.mesh import DATA, MODEL, ONE_DEVICE, Placement, make_mesh
 from experiments.options import TrainingOptions
-from experiments.run import Run
+from experiments.run import Run, files_of
 
 
 def make_groups(runs: list[Run], together: bool | None) -> list[list[Run]]:
@@ -175,6 +175,7 @@ def check_processes(devices: Devices, options: TrainingOptions, runs: list[Run])
     facts |= {"the runs": [run.name for run in runs]}
     for run in runs:
         facts |= {f"{name} of {run.name}": value for name, value in run.to_json().items()}
+        facts |= {f"the files of {run.name}": files_of(run.settings)}
     processes.agree(facts | {"JAX": jax.__version__})
 
 
@@ -233,14 +234,14 @@ def _run_all(
             note(line)
         if data.renumbered:
             note("items are renumbered from 1: see item_ids.json in each run's folder")
+        graph_notes: set[str] = set()
         for run in runs:  # before the first of them trains for hours
-            if run.settings.graph.kind == "teacher":
-                check_neighbours(run.settings.graph.num_neighbours, data.num_items)
-            if run.settings.graph.kind == "category":
-                load_categories(data)
+            graph_notes.add(check_graph(run.settings.graph, data))
             finished = trainer.check_folder(run, data, folders[run], options.resume)
             if options.resume and not finished and not (folders[run] / "config.json").exists():
                 note(f"{folders[run].name}: nothing to resume, starts anew")
+        for line in sorted(graph_notes - {""}):
+            note(line)
         try:
             together = options.together if placement.mesh is None else False
             groups = make_groups(runs, together)

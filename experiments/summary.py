@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from experiments.console import cell, markdown_text, plain, show
+from experiments.data import NAMES
 from experiments.errors import UserError
 from experiments.files import read_json, replaced, write_text
 from experiments.paper import METRICS, MODELS, TABLE_2
@@ -46,11 +48,12 @@ def write(out: Path) -> None:
     """
     results: Results = defaultdict(list)
     curves: Curves = defaultdict(list)
+    names: dict[str, str] = {}
     for file in sorted(out.glob("*/result.json")):
         result = read_result(file)
         # A run that is going on for more epochs has their number in its configuration already.
         config = read_json(file.parent / "config.json") | {"epochs": result["epochs"]}
-        key = config["dataset"], config["model"], _label(config)
+        key = _dataset(config, names), config["model"], _label(config)
         results[key].append(result | {"config": config})
         curves[key].append(read_records(file.parent / "metrics.jsonl", result["epochs"]))
     if not results:
@@ -73,17 +76,29 @@ def write(out: Path) -> None:
         show(f"{what}: {out / name}")
 
 
+def _dataset(config: dict[str, Any], names: dict[str, str]) -> str:
+    """The data set as it was first named, however often its file was named otherwise since."""
+    dataset = config["dataset"]
+    if dataset in NAMES:
+        return dataset
+    return names.setdefault(config.get("data", dataset), dataset)
+
+
 def _label(config: dict[str, Any]) -> str:
-    """The optimiser's name and, in brackets, the settings that are not the published ones."""
+    """The optimiser's name and, in brackets, the settings that are not the defaults."""
+    label = LABELS[config["optimizer"]]
+    if config["dataset"] not in NAMES:  # nothing is published on a file of one's own
+        label = label.partition(",")[0]
     changed = [f"{name} {value}" for name, value in changes(config).items()]
-    return LABELS[config["optimizer"]] + (f" [{', '.join(changed)}]" if changed else "")
+    return label + (f" [{', '.join(changed)}]" if changed else "")
 
 
 def _rows(results: Results) -> list[list[str]]:
     """The cells: for each optimiser the mean, the deviation over seeds, the paper's value."""
     rows = []
-    labels = list(LABELS.values())
-    for key in sorted(results, key=lambda k: (*k[:2], labels.index(k[2].partition(" [")[0]))):
+    labels = [label.partition(",")[0] for label in LABELS.values()]
+    order = {key: labels.index(re.split(r",| \[", key[2])[0]) for key in results}
+    for key in sorted(results, key=lambda k: (*k[:2], order[k])):
         runs, (dataset, model, label) = results[key], key
         name = MODELS.get(model, model)
         if len({dataset for dataset, _, _ in results}) > 1:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
 from flax import nnx
 
@@ -25,7 +27,8 @@ def load_teacher(settings: Settings, data: Interactions) -> SASRec:
 
     Raises:
         UserError: no teacher is named, or its folder holds no finished run of SASRec on as many
-            items, that reads as many of a user, for as many epochs as the student expects.
+            items and of the same, that reads as many of a user, for as many epochs as the student
+            expects.
     """
     if not settings.distillation.teacher:
         raise UserError(
@@ -45,6 +48,11 @@ def load_teacher(settings: Settings, data: Interactions) -> SASRec:
         raise UserError(
             f"--teacher: {folder} knows {result.get('num_items')} items and {data.name} has "
             f"{data.num_items}; expected a teacher of the same items"
+        )
+    if _item_ids(folder) != (data.item_ids.tolist() if data.renumbered else None):
+        raise UserError(
+            f"--teacher: {folder} was trained on other items than those of {data.name}; expected "
+            "a teacher of the same items"
         )
     if held.get("max_len") != settings.training.max_len:
         raise UserError(
@@ -66,3 +74,12 @@ def load_teacher(settings: Settings, data: Interactions) -> SASRec:
     )
     nnx.update(model, restore_best_params(folder, nnx.state(model, nnx.Param)))
     return model
+
+
+def _item_ids(folder: Path) -> list[Any] | None:
+    """The ids of a run's items; none are written where they are 1 … num_items."""
+    file = folder / "item_ids.json"
+    try:
+        return json.loads(file.read_text("utf-8")) if file.exists() else None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({error})") from error

@@ -272,6 +272,13 @@ class _Lane:
         save_checkpoint(self.saved, self.checkpoint._replace(state=state), self.folder)
 
 
+def draws_unseen(run: Run) -> bool:
+    """Whether a run's loss takes items that a user has not met: students do beside any softmax."""
+    s = run.settings
+    alone = s.training.loss == "softmax" and s.distillation.method == "none"
+    return not alone and s.training.loss != "sampled-softmax"
+
+
 def make_setup(run: Run, data: Interactions, placement: Placement = ONE_DEVICE) -> Setup:
     """Builds what the run shares with those of other seeds."""
     settings = run.settings
@@ -287,7 +294,7 @@ def make_setup(run: Run, data: Interactions, placement: Placement = ONE_DEVICE) 
             raise UserError(f"--mesh: data or model must be 1 for {run.model}, which does not pack")
         settings = settings.replace(packed=False)
     graphdef, _, _, constants = split_model(model)
-    corpus = make_corpus(data, placement)
+    corpus = make_corpus(data, placement, draws_unseen=draws_unseen(run))
     inputs = Inputs(corpus, placement.put_whole(constants))
     compiled: dict[Split, Callable[[Any, Any], tuple[jax.Array, jax.Array]]] = {}
 

@@ -20,10 +20,13 @@ from sevo_jax.diagnostics import (
     spectral_bounds,
     structure,
 )
-from sevo_jax.graph import Graph
-from sevo_jax.smoothing import smooth, smooth_exact
+from sevo_jax.graph import Graph, Kernel, SelfLoops
+from sevo_jax.matrices import Operator
+from sevo_jax.serialization import register_with_flax
+from sevo_jax.smoothing import Method, smooth, smooth_exact
 from sevo_jax.sparse import spmm
-from sevo_jax.states import grow, seed_axes
+from sevo_jax.states import grow, seed_axes, set_graph
+from sevo_jax.tables import Tables
 from sevo_jax.tabular import sequence_graph_from_table
 from sevo_jax.transform import SevoSmoothState, scale_by_adam, sevo_smooth
 
@@ -32,7 +35,12 @@ __version__ = "0.1.0"
 __all__ = [
     "Communication",
     "Graph",
+    "Kernel",
+    "Method",
+    "Operator",
+    "SelfLoops",
     "SevoSmoothState",
+    "Tables",
     "bipartite_graph",
     "category_graph",
     "combine_graphs",
@@ -48,6 +56,7 @@ __all__ = [
     "seed_axes",
     "sequence_graph",
     "sequence_graph_from_table",
+    "set_graph",
     "sevo_adam",
     "sevo_adamw",
     "sevo_sgd",
@@ -59,3 +68,5 @@ __all__ = [
     "spmm",
     "structure",
 ]
+
+register_with_flax()

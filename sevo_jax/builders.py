@@ -20,6 +20,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike
 
+from sevo_jax import frames
 from sevo_jax.graph import Graph, SelfLoops, as_graph, graph_of
 from sevo_jax.matrices import Operator, adjacency, symmetrized
 from sevo_jax.validation import (
@@ -32,8 +33,9 @@ from sevo_jax.validation import (
 
 Keep = Literal["first", "last"]
 Weighting = Literal["distance", "frequency"]
+Padding = int | Literal["refuse"] | None
 Ragged = Any
-"""Runs of ids: a sequence of arrays, a column of lists, or, beside lengths, one flat array."""
+"""Runs of ids: lists, arrays, a column of lists, or, beside lengths, one flat array."""
 
 _CELLS_PER_BLOCK = 2**25  # of float32 similarities, 128 MB
 _CHUNK = 64
@@ -86,6 +88,10 @@ def sequence_graph(
     num_nodes: int,
     *,
     lengths: ArrayLike | None = None,
+    padding: Padding = "refuse",
+    user: str | None = None,
+    item: str | None = None,
+    time: str | None = None,
     max_len: int | None = 50,
     keep: Keep = "last",
     walk_length: int = 1,
@@ -100,10 +106,20 @@ def sequence_graph(
     twice that to its own diagonal.
 
     Args:
-        sequences: one sequence of node ids a user, as lists, arrays, or a Polars or pandas column
-            of lists; or, with ``lengths``, all of them joined into one flat ``int[interactions]``.
+        sequences: one sequence of node ids a user, as lists, arrays, or a Polars, pandas or Arrow
+            column of lists; or, with ``lengths``, all of them joined into one flat
+            ``int[interactions]``; or, with ``user`` and ``item``, a data frame of interactions
+            (Polars, pandas, or a pyarrow table). What a masked array masks is padding.
         num_nodes: the number of nodes, the padding item and unseen items included.
         lengths: ``int[users]``, the length of each sequence in a flat array.
+        padding: a value that is no item: it is taken off the beginnings and the ends of sequences,
+            and is an error between two items. ``None`` says that every value is an item. By
+            default an array of two dimensions is refused if a row of it begins or ends with 0,
+            since 0 may be an item or padding. Lists are taken as they are.
+        user: the column of users, if ``sequences`` is a data frame.
+        item: its column of items, integers.
+        time: its column of times: numbers, dates or timestamps. Rows of equal times keep their
+            order; the order of rows is the only one if ``None``.
         max_len: how many items of each sequence count; ``None`` for all.
         keep: which ones: the ``"last"`` or the ``"first"``.
         walk_length: ``H``, at least 1.
@@ -115,20 +131,28 @@ def sequence_graph(
         The `Graph`. Items without neighbours are isolated nodes.
 
     Raises:
-        TypeError: ids that are not integers.
-        ValueError: ids out of range, lengths that do not add up, or an option out of its range.
+        TypeError: ids that are not integers, or a data frame whose columns are not named.
+        ValueError: ids out of range, lengths that do not add up, missing columns or values, an
+            array that may or may not be padded, or an option out of its range.
 
     Examples:
-        >>> import sevo_jax
+        >>> import numpy as np, sevo_jax
         >>> graph = sevo_jax.sequence_graph([[1, 2, 3], [2, 1]], num_nodes=4)
         >>> graph.to_scipy(normalized=False).toarray()[1].tolist()
+        [0.0, 0.0, 2.0, 0.0]
+        >>> padded = np.array([[1, 2, 3], [0, 2, 1]])
+        >>> same = sevo_jax.sequence_graph(padded, num_nodes=4, padding=0)
+        >>> same.to_scipy(normalized=False).toarray()[1].tolist()
         [0.0, 0.0, 2.0, 0.0]
     """
     num_nodes = check_count("num_nodes", num_nodes)
     check_choice("keep", keep, ("first", "last"))
     check_choice("weighting", weighting, ("distance", "frequency"))
     walk_length = check_count("walk_length", walk_length)
-    values, counts = _ragged("sequences", sequences, lengths)
+    if user is not None or item is not None or time is not None:
+        values, counts = _interactions(sequences, user, item, time, lengths, padding)
+    else:
+        values, counts = _ragged("sequences", sequences, lengths, padding)
     values = check_ids("sequences", values, num_nodes)
 
     # The arrays are large: what does not count is marked, not taken out.
@@ -207,6 +231,7 @@ def category_graph(
     num_nodes: int,
     *,
     lengths: ArrayLike | None = None,
+    padding: Padding = "refuse",
     max_category_size: int | None = None,
     max_entries: int = 20_000_000,
     self_loops: SelfLoops = "none",
@@ -223,6 +248,7 @@ def category_graph(
             ``(num_nodes, categories)``; or, with ``lengths``, all of them in one flat array.
         num_nodes: the number of nodes, those without a category included.
         lengths: ``int[categories]``, the number of nodes of each in a flat array.
+        padding: a value that is no node; see `sequence_graph`.
         max_category_size: leave out categories of more nodes, which say little of any one.
         max_entries: the most entries that may be predicted.
         self_loops: who gets a self-edge of weight 1; see `Graph.from_weights`.
@@ -249,7 +275,7 @@ def category_graph(
         incidence.eliminate_zeros()
     else:
         given = list(members.values()) if isinstance(members, Mapping) else members
-        values, lengths = _ragged("members", given, lengths)
+        values, lengths = _ragged("members", given, lengths, padding)
         values = check_ids("members", values, num_nodes)
         category = np.repeat(np.arange(lengths.size), lengths)
         shape = (num_nodes, lengths.size)
@@ -403,13 +429,87 @@ def _ranges(begins: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.repeat(begins - before, counts) + np.arange(counts.sum())
 
 
-def _ragged(name: str, runs: Any, lengths: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
+def _interactions(
+    frame: Any,
+    user: str | None,
+    item: str | None,
+    time: str | None,
+    lengths: ArrayLike | None,
+    padding: Padding,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The sequences of a data frame, as one flat array and the length of each."""
+    if user is None or item is None:
+        raise TypeError(
+            f"user and item must both name a column, got user={user!r} and item={item!r}"
+        )
+    if not frames.is_frame(frame):
+        raise TypeError(
+            "user, item and time name the columns of a data frame, got "
+            f"{type(frame).__name__}; without them sequences are lists or arrays"
+        )
+    if lengths is not None or padding != "refuse":
+        raise TypeError("lengths and padding are not for a data frame; leave them out")
+    return frames.sequences_of(frame, user, item, time)
+
+
+def _ragged(
+    name: str, runs: Any, lengths: ArrayLike | None, padding: Padding
+) -> tuple[np.ndarray, np.ndarray]:
     """Runs of ids in any accepted form, as one flat array and the length of each run."""
+    if frames.is_frame(runs):
+        advice = (
+            'name its columns, as in sequence_graph(frame, num_nodes, user="user", item="item", '
+            'time="time"), or pass one column of lists'
+            if name == "sequences"
+            else "pass its column of lists, the nodes of each category"
+        )
+        raise TypeError(f"{name} must not be a bare {type(runs).__name__}; {advice}")
+    values, counts = _joined(name, runs, lengths)
+    absent = np.ma.getmaskarray(values) if np.ma.is_masked(values) else None
+    values = np.asarray(values)
+    if isinstance(padding, str):
+        check_choice("padding", padding, ("refuse",))
+        if getattr(runs, "ndim", 1) == 2 and absent is None and values.size:
+            edges = values.reshape(counts.size, -1)[:, [0, -1]]
+            rows = np.flatnonzero((edges == 0).any(axis=1))
+            if rows.size:
+                raise ValueError(
+                    f"{name}: row {rows[0]} of the array begins or ends with 0, which may be "
+                    "padding or an item; write padding=0 if it is padding, padding=None if 0 is "
+                    "an item"
+                )
+    elif padding is not None:
+        padded = values == check_count("padding", padding, least=-(2**63))
+        absent = padded if absent is None else absent | padded
+    return (values, counts) if absent is None else _unpadded(name, values, counts, absent)
+
+
+def _unpadded(
+    name: str, values: np.ndarray, counts: np.ndarray, absent: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Runs without the values that are absent, which must stand at their beginnings and ends."""
+    ends = np.cumsum(counts)
+    where = np.flatnonzero(absent)
+    run = np.searchsorted(ends, where, side="right")
+    present = np.concatenate([[0], np.cumsum(~absent)])
+    before = present[where] - present[ends[run] - counts[run]]
+    after = present[ends[run]] - present[where]
+    between = np.flatnonzero((before > 0) & (after > 0))
+    if between.size:
+        raise ValueError(
+            f"{name}: padding or a masked value stands between two ids at position "
+            f"{run[between[0]]}; only the beginning and the end of a run can be padded"
+        )
+    return values[~absent], counts - np.bincount(run, minlength=counts.size)
+
+
+def _joined(name: str, runs: Any, lengths: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
+    """Runs as they are, joined into one array (a masked one if a run is), and their lengths."""
     if lengths is not None:
         counts = np.asarray(lengths)
         if counts.ndim != 1 or (counts.size and not np.issubdtype(counts.dtype, np.integer)):
             raise TypeError(f"lengths must be int[users], got {counts.dtype}{list(counts.shape)}")
-        values, counts = np.asarray(runs), counts.astype(np.int64)
+        values, counts = np.asanyarray(runs), counts.astype(np.int64)
         if counts.size and counts.min() < 0:
             raise ValueError(f"lengths must not be negative, got {counts.min()}")
         if counts.sum() != values.size:
@@ -417,6 +517,8 @@ def _ragged(name: str, runs: Any, lengths: ArrayLike | None) -> tuple[np.ndarray
                 f"lengths must add up to the {values.size} items given, got {counts.sum()}"
             )
         return values, counts
+    if frames.is_list_column(runs):
+        return frames.runs_of(name, runs)
     if hasattr(runs, "explode") and hasattr(runs, "list"):  # a column of Polars
         if hasattr(runs.dtype, "size"):  # fixed-size lists
             runs = runs.arr.to_list()
@@ -425,9 +527,12 @@ def _ragged(name: str, runs: Any, lengths: ArrayLike | None) -> tuple[np.ndarray
         if flat.size != counts.sum():
             raise ValueError(f"{name} must not hold nulls, got {counts.sum() - flat.size}")
         return flat, counts
+    if getattr(runs, "ndim", 0) == 2 and hasattr(runs, "__array__"):
+        array = np.asanyarray(runs)
+        return array.reshape(-1), np.full(array.shape[0], array.shape[1], np.int64)
     if not isinstance(runs, Iterable):
         raise TypeError(f"{name} must be a sequence of arrays of ids, got {type(runs).__name__}")
-    arrays = [np.asarray(() if run is None else run) for run in runs]
+    arrays = [np.asanyarray(() if run is None else run) for run in runs]
     flat = [i for i, array in enumerate(arrays) if array.ndim != 1]
     if flat:
         raise TypeError(
@@ -436,7 +541,10 @@ def _ragged(name: str, runs: Any, lengths: ArrayLike | None) -> tuple[np.ndarray
         )
     counts = np.array([array.size for array in arrays], np.int64)
     arrays = [array for array in arrays if array.size]
-    return np.concatenate(arrays) if arrays else np.zeros(0, np.int64), counts
+    if not arrays:
+        return np.zeros(0, np.int64), counts
+    masked = any(isinstance(array, np.ma.MaskedArray) for array in arrays)
+    return (np.ma.concatenate if masked else np.concatenate)(arrays), counts
 
 
 def _nearest(

@@ -3,8 +3,8 @@
 Installing the package compiles it, where there is a compiler. Where there was none, `missing` says
 so, and `sevo_jax.sparse` falls back to JAX's own product.
 
-Programs that `jax.export` saves call it by name: saving takes
-``DisabledSafetyCheck.custom_call(TARGET)``, and where they run, `sevo_jax` must be imported.
+Programs that `jax.export` saves call it by name: saving takes a permission, as the README says, and
+where they run, `sevo_jax` must be imported.
 """
 
 from __future__ import annotations

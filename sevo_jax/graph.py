@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
 from jax.experimental.sparse import BCSR
@@ -55,7 +56,7 @@ class Graph:
 
     Attributes:
         weights: ``W``, symmetric and non-negative, ``float[n, n]`` in `BCSR` form; ``None`` when
-            only an operator was given.
+            only an operator was given, and in an optimiser's state.
         operator: ``Ã``, symmetric with spectral radius at most 1, ``float[n, n]`` in `BCSR` form.
         num_nodes: ``n``, static.
         kernel: what multiplies by the operator, static; ``None`` for the platform's default. See
@@ -84,7 +85,8 @@ class Graph:
         Of a graph that is split among devices, those of each.
 
         Two graphs share a compiled step if they are equal in ``num_nodes``, ``capacity``, dtype,
-        kernel and precision, and both have weights or neither has.
+        kernel and precision. (Where a function takes the graph itself as an argument, both have
+        weights or neither has. An optimiser's state never holds weights.)
         """
         return self.operator.nse
 
@@ -94,7 +96,12 @@ class Graph:
         return self.operator.dtype
 
     def __repr__(self) -> str:
-        text = f"num_nodes={self.num_nodes}, capacity={self.capacity}, dtype={self.dtype}"
+        text = f"num_nodes={self.num_nodes}"
+        values = getattr(self.operator, "data", self.operator)
+        if hasattr(values, "shape") and hasattr(values, "dtype"):
+            text += f", capacity={self.capacity}, dtype={self.dtype}"
+        else:  # a tree of shapes, of shardings, of axes
+            text += f", leaves={type(values).__name__}"
         text += f", kernel={self.kernel}" if self.kernel else ""
         text += f", precision={self.precision}" if self.precision else ""
         if self.exchange is not None:
@@ -201,7 +208,8 @@ class Graph:
         Raises:
             TypeError: as `edge_graph`.
             ValueError: as `edge_graph`; fewer nodes than now; more entries than the capacity; or
-                this graph was made from an operator and has no weights.
+                this graph has no weights, since it was made from an operator or taken from an
+                optimiser's state.
 
         Examples:
             >>> import sevo_jax
@@ -368,8 +376,8 @@ class Graph:
         """``Ã`` (or ``W`` with ``normalized=False``) as a SciPy CSR array on the host.
 
         Raises:
-            ValueError: ``normalized=False`` and the graph was made from an operator; or the graph
-                is split among devices.
+            ValueError: ``normalized=False`` and the graph has no weights; or the graph is split
+                among devices.
 
         Examples:
             >>> import sevo_jax
@@ -384,7 +392,11 @@ class Graph:
         if normalized:
             return to_scipy(self.operator)
         if self.weights is None:
-            raise ValueError("this graph was made from an operator and has no weights")
+            raise ValueError(
+                "this graph has no weights: it was made from an operator, or it is an optimiser "
+                "state's copy, which is the operator alone; keep the graph that a builder made, "
+                "and change that one"
+            )
         return to_scipy(self.weights)
 
     def save(self, path: str | Path) -> None:
@@ -404,19 +416,22 @@ class Graph:
         """
         path = _npz(path)
         sp.save_npz(path, self.to_scipy(normalized=self.weights is None))
-        meta = {"dtype": str(self.dtype), "capacity": self.capacity}
-        meta["normalized"] = self.weights is None
-        meta |= {"kernel": self.kernel, "precision": self.precision}
+        meta = _Meta(
+            str(self.dtype), self.capacity, self.weights is None, self.kernel, self.precision
+        )
         with zipfile.ZipFile(path, "a") as archive, archive.open(_META + ".npy", "w") as file:
-            np.save(file, np.array(json.dumps(meta)))
+            np.save(file, meta.write())
 
     @classmethod
     def load(cls, path: str | Path) -> Graph:
         """Reads what `save` wrote, or the weights that `scipy.sparse.save_npz` did.
 
+        Indices and pointers are checked, and nothing in the file is unpickled.
+
         Raises:
             OSError: the file is missing or cannot be read.
-            ValueError: it is no sparse matrix, or not one of a graph.
+            ValueError: it is no sparse matrix, or not one of a graph, or damaged; the message names
+                the file.
 
         Examples:
             >>> import numpy as np, scipy.sparse as sp, sevo_jax, tempfile
@@ -429,19 +444,66 @@ class Graph:
         try:
             matrix = sp.load_npz(path)
             with np.load(path) as archive:
-                meta = json.loads(str(archive[_META])) if _META in archive.files else {}
-        except (ValueError, KeyError, zipfile.BadZipFile) as error:
+                text = str(archive[_META]) if _META in archive.files else "{}"
+        except OSError:
+            raise
+        except Exception as error:  # NumPy, SciPy and the archive each have their own
             raise ValueError(f"{path} holds no sparse matrix ({error})") from error
-        dtype, capacity = meta.get("dtype"), meta.get("capacity")
-        if meta.get("normalized", False):
-            # Checked when it was made; in half precision its rounding would fail the check now.
-            graph = cls.from_operator(matrix, check=False, dtype=dtype, capacity=capacity)
-        else:
-            graph = cls.from_weights(matrix, dtype, capacity=capacity)
-        return graph.with_kernel(meta.get("kernel"), precision=meta.get("precision"))
+        try:
+            meta = _Meta.read(text)
+            if meta.normalized:
+                # Checked when it was made; in half precision its rounding would fail the check now.
+                graph = cls.from_operator(
+                    matrix, check=False, dtype=meta.dtype, capacity=meta.capacity
+                )
+            else:
+                graph = cls.from_weights(matrix, meta.dtype, capacity=meta.capacity)
+            return graph.with_kernel(meta.kernel, precision=meta.precision)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from error
 
 
 _META = "sevo_jax"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Meta:
+    """All that a file says of a graph beside the matrix."""
+
+    dtype: str | None = None
+    capacity: int | None = None
+    normalized: bool = False
+    kernel: Kernel | None = None
+    precision: Precision | None = None
+
+    def write(self) -> np.ndarray:
+        return np.array(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def read(cls, text: str) -> _Meta:
+        """Raises a `ValueError` where `write` cannot have written this."""
+        try:
+            meta = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"its entry {_META!r} is no JSON ({error})") from error
+        fields = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(meta, dict) or not meta.keys() <= fields:
+            raise ValueError(
+                f"its entry {_META!r} must be an object of {', '.join(sorted(fields))}, got {meta}"
+            )
+        dtype, normalized = meta.get("dtype"), meta.get("normalized", False)
+        if dtype is not None and not _is_floating(dtype):
+            raise ValueError(f"dtype must name a floating-point type, got {dtype!r}")
+        if not isinstance(normalized, bool):
+            raise ValueError(f"normalized must be true or false, got {normalized!r}")
+        return cls(**meta)  # the others are checked where they are used
+
+
+def _is_floating(name: Any) -> bool:
+    try:
+        return isinstance(name, str) and bool(jnp.issubdtype(jnp.dtype(name), jnp.floating))
+    except TypeError:
+        return False
 
 
 def _npz(path: str | Path) -> Path:

@@ -19,7 +19,7 @@ from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
 from sevo_jax.validation import STATIC_ARGS_HINT, check_count, check_ids, check_weights
 
-Operator = Any
+Operator = sp.sparray | sp.spmatrix | BCOO | BCSR | np.ndarray | jax.Array
 """An n x n matrix: SciPy sparse, `BCOO`, `BCSR`, or a dense NumPy or JAX array."""
 
 SPECTRAL_TOLERANCE = 1e-5
@@ -74,7 +74,7 @@ def normalize(weights: Any, dtype: Any) -> Any:
     return sp.csr_array((data, indices, indptr), shape=weights.shape)
 
 
-def to_scipy(matrix: Operator) -> Any:
+def to_scipy(matrix: Any) -> Any:
     """Any supported matrix as canonical CSR on the host, in a dtype that SciPy can compute in."""
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(matrix)):
         raise TypeError(
@@ -85,25 +85,8 @@ def to_scipy(matrix: Operator) -> Any:
         raise ValueError(
             f"a graph's matrix must be square and have no batch or dense axes, got {matrix!r}"
         )
-    if isinstance(matrix, BCSR):
-        data, indices, indptr = (
-            np.asarray(a) for a in (matrix.data, matrix.indices, matrix.indptr)
-        )
-        stored = indptr[-1]  # what follows pads
-        parts = (_computable(data[:stored]), indices[:stored], indptr)
-        csr: Any = sp.csr_array(parts, shape=matrix.shape, copy=True)
-    elif isinstance(matrix, BCOO):
-        data, indices = np.asarray(matrix.data), np.asarray(matrix.indices)
-        # BCOO marks padding by an index one past the end.
-        kept = (indices < np.array(matrix.shape)).all(axis=1)
-        coordinates = (indices[kept, 0], indices[kept, 1])
-        csr = sp.coo_array((_computable(data[kept]), coordinates), shape=matrix.shape).tocsr()
-    elif sp.issparse(matrix):
-        csr = sp.csr_array(matrix, copy=True)  # what follows works in place
-    elif isinstance(matrix, np.ndarray | jax.Array) and matrix.ndim == 2:
-        dense = np.asarray(matrix)
-        csr = sp.csr_array(_computable(dense))
-    else:
+    supported = sp.issparse(matrix) or isinstance(matrix, BCSR | BCOO)
+    if not supported and not (isinstance(matrix, np.ndarray | jax.Array) and matrix.ndim == 2):
         shape = (
             f" of shape {np.shape(matrix)}" if isinstance(matrix, np.ndarray | jax.Array) else ""
         )
@@ -111,24 +94,128 @@ def to_scipy(matrix: Operator) -> Any:
             "a graph must be a sevo_jax.Graph or a square matrix (SciPy sparse, BCOO, BCSR or "
             f"dense), got {type(matrix).__name__}{shape}"
         )
-    if csr.shape[0] != csr.shape[1]:
-        raise ValueError(f"a graph's matrix must be square, got shape {csr.shape}")
-    if np.issubdtype(csr.dtype, np.complexfloating):
-        raise ValueError(f"a graph's matrix must be real, got dtype {csr.dtype}")
+    # Before anything is converted: memory for a shape, or a loop over indices, may end the process.
+    _check_kind(matrix.shape, matrix.dtype)
+    if isinstance(matrix, BCSR):
+        data, indices, indptr = map(np.asarray, (matrix.data, matrix.indices, matrix.indptr))
+        csr = _checked_csr(data, indices, indptr, matrix.shape)
+    elif isinstance(matrix, BCOO):
+        data, indices = np.asarray(matrix.data), np.asarray(matrix.indices)
+        # BCOO marks padding by both indices one past the end.
+        kept = (indices != np.array(matrix.shape)).any(axis=1)
+        csr = _checked_coo(data[kept], indices[kept, 0], indices[kept, 1], matrix.shape)
+    elif sp.issparse(matrix):
+        csr = _from_scipy(matrix)
+    else:
+        csr = sp.csr_array(_computable(np.asarray(matrix)))
     csr.sum_duplicates()
     csr.sort_indices()
     return csr if np.issubdtype(csr.dtype, np.floating) else csr.astype(np.float64)
 
 
-def floating_dtype(matrix: Operator) -> Any:
+def _check_kind(shape: tuple[int, ...], dtype: Any) -> None:
+    """A `ValueError` unless it is a square matrix of real numbers that `int32` can index."""
+    if len(shape) != 2 or shape[0] != shape[1]:
+        raise ValueError(f"a graph's matrix must be square, got shape {shape}")
+    if shape[0] >= np.iinfo(np.int32).max:
+        raise ValueError(
+            f"a graph must have fewer than {np.iinfo(np.int32).max} nodes, got shape {shape}"
+        )
+    real = jnp.issubdtype(dtype, jnp.number) or dtype == np.bool_
+    if not real or jnp.issubdtype(dtype, jnp.complexfloating):
+        raise ValueError(f"a graph's matrix must be real, got dtype {dtype}")
+
+
+def _from_scipy(matrix: Any) -> Any:
+    """A SciPy matrix of any format as CSR in arrays of its own.
+
+    SciPy's loops trust the arrays that a matrix is made of, which anyone can set.
+    """
+    if matrix.format == "csr":
+        return _checked_csr(matrix.data, matrix.indices, matrix.indptr, matrix.shape)
+    if matrix.format == "csc":
+        transposed = _checked_csr(matrix.data, matrix.indices, matrix.indptr, matrix.shape)
+        return transposed.T.tocsr()
+    if matrix.format == "bsr":
+        rows, columns = (
+            size // block for size, block in zip(matrix.shape, matrix.blocksize, strict=True)
+        )
+        check_compressed(matrix.indices, matrix.indptr, matrix.data.shape[0], rows, columns)
+    # Of the other formats, NumPy and Python make coordinates.
+    matrix = matrix.tocoo()
+    rows, columns = matrix.coords
+    return _checked_coo(matrix.data, rows, columns, matrix.shape)
+
+
+def _checked_csr(
+    data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: tuple[int, ...]
+) -> Any:
+    check_compressed(indices, indptr, data.shape[0], *shape)
+    stored = indptr[-1]  # what follows pads
+    parts = (_computable(data[:stored]), indices[:stored], indptr)
+    return sp.csr_array(parts, shape=shape, copy=True)
+
+
+def _checked_coo(
+    data: np.ndarray, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, ...]
+) -> Any:
+    for name, indices, size in (("row", rows, shape[0]), ("column", columns, shape[1])):
+        _check_indices(name, indices, size)
+    return sp.coo_array((_computable(data), (rows, columns)), shape=shape).tocsr()
+
+
+def check_compressed(
+    indices: np.ndarray, indptr: np.ndarray, capacity: int, rows: int, columns: int
+) -> None:
+    """A `ValueError` unless these are the indices and pointers of a compressed sparse matrix.
+
+    Args:
+        indices: a row's columns, one row after the other; what follows the last row pads.
+        indptr: where each row begins, and the last one ends.
+        capacity: how many values there are.
+        rows: of the matrix (columns, where columns are compressed).
+        columns: of the matrix (rows, where columns are compressed).
+    """
+    if indptr.shape != (rows + 1,) or not np.issubdtype(indptr.dtype, np.integer):
+        raise ValueError(
+            f"the matrix's pointers (indptr) must be {rows + 1} integers, got {indptr.dtype} of "
+            f"shape {indptr.shape}"
+        )
+    if indices.shape != (capacity,):
+        raise ValueError(
+            f"the matrix must have one index a value, got {indices.shape} and {capacity}"
+        )
+    falling = np.flatnonzero(indptr[1:] < indptr[:-1])
+    if indptr[0] != 0 or indptr[-1] > capacity or falling.size:
+        raise ValueError(
+            f"the matrix's pointers (indptr) must rise from 0 to at most its {capacity} entries, "
+            f"got {indptr[0]} to {indptr[-1]}"
+            + (f", falling at position {falling[0] + 1}" if falling.size else "")
+        )
+    _check_indices("column", indices[: indptr[-1]], columns)
+
+
+def _check_indices(name: str, indices: np.ndarray, size: int) -> None:
+    if indices.size == 0:
+        return
+    if not np.issubdtype(indices.dtype, np.integer):
+        raise ValueError(f"the matrix's {name} indices must be integers, got {indices.dtype}")
+    for extreme in (indices.min(), indices.max()):
+        if not 0 <= extreme < size:
+            raise ValueError(f"the matrix's {name} indices must lie in [0, {size}), got {extreme}")
+
+
+def floating_dtype(matrix: Any) -> Any:
     """The dtype of ``matrix`` if it is a floating one, else JAX's default float."""
     floating = jnp.issubdtype(matrix.dtype, jnp.floating)
     return matrix.dtype if floating else jax.dtypes.canonicalize_dtype(float)
 
 
 def _computable(values: np.ndarray) -> np.ndarray:
-    """bfloat16 and float16 as float32, which SciPy can add; the rest unchanged."""
-    return values.astype(np.float32) if values.dtype.itemsize < 4 else values
+    """The values in a dtype that SciPy can add: half precisions and integers need a wider one."""
+    if jnp.issubdtype(values.dtype, jnp.floating) and values.dtype.itemsize < 4:
+        return values.astype(np.float32)
+    return values.astype(np.float64) if np.issubdtype(values.dtype, np.integer) else values
 
 
 def to_bcsr(matrix: Any, dtype: Any, capacity: int | None) -> BCSR:
@@ -136,7 +223,8 @@ def to_bcsr(matrix: Any, dtype: Any, capacity: int | None) -> BCSR:
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"dtype must be a floating-point type, got {jnp.dtype(dtype)}")
     dtype = jax.dtypes.canonicalize_dtype(dtype)
-    largest = max(matrix.data.max(initial=0.0), -matrix.data.min(initial=0.0))
+    # A Python float: a float32 beside float64's maximum would overflow.
+    largest = float(max(matrix.data.max(initial=0.0), -matrix.data.min(initial=0.0)))
     if largest > float(jnp.finfo(dtype).max):
         raise ValueError(f"weights must fit {dtype}, got {largest}")
     spare = 0

@@ -11,15 +11,24 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from sevo_jax.graph import Graph, as_graph
 from sevo_jax.matrices import Operator
 from sevo_jax.sparse import operator_rows, product
-from sevo_jax.validation import check_beta, check_choice, check_num_layers, check_positive
+from sevo_jax.validation import (
+    check_beta,
+    check_choice,
+    check_num_layers,
+    check_positive,
+    nan_outside,
+)
 
 Method = Literal["neumann", "neumann_unscaled", "iterative", "exact"]
+"""The ways to smooth; see `smooth`."""
+
 METHODS: tuple[Method, ...] = ("neumann", "neumann_unscaled", "iterative", "exact")
 
 
@@ -44,7 +53,8 @@ def smooth(
     Args:
         graph: the `Graph`, or a normalised operator, which is checked at every call.
         x: ``float[nodes, ...]``; trailing axes are features.
-        beta: the degree of smoothness in [0, 1), a scalar; 0 returns ``x``.
+        beta: the degree of smoothness in [0, 1), a scalar; 0 returns ``x``. A value outside gives
+            NaN where it is traced, as within ``jit``.
         num_layers: ``L``, a static integer of at least 0: as many sparse products are made. Of no
             account to ``"exact"``.
         method: one of the above.
@@ -72,6 +82,8 @@ def smooth(
     check_beta(beta)
     start, restore = operator_rows(graph, x)
     beta = _weak(beta, start)
+    if layers == 0 and method != "neumann_unscaled":
+        return restore((1 + 0 * beta) * start)  # nothing else would read a beta of NaN
     smoothed = start
     if method == "iterative":
         for _ in range(layers):
@@ -103,7 +115,7 @@ def smooth_exact(
     Args:
         graph: the `Graph`, or a normalised operator, which is checked at every call.
         x: ``float[nodes, ...]``; trailing axes are features.
-        beta: the degree of smoothness in [0, 1), a scalar.
+        beta: the degree of smoothness in [0, 1), a scalar, as in `smooth`.
         tol: the relative residual to reach, above 0.
 
     Returns:
@@ -127,7 +139,7 @@ def smooth_exact(
     b, restore = operator_rows(graph, x)
     beta = _weak(beta, b)
     # Columns of magnitude 1, whose squares neither overflow nor vanish; powers of 2 cost no digit.
-    largest = jax.lax.stop_gradient(jnp.abs(b).max(axis=0, initial=0))
+    largest = jax.lax.stop_gradient(jnp.abs(b).max(axis=0, initial=0, keepdims=True))
     size = jnp.where(largest > 0, jnp.ldexp(jnp.ones_like(largest), jnp.frexp(largest)[1] - 1), 1)
 
     # The textbook bound of conjugate gradients on an ideal machine, and a little for rounding.
@@ -138,7 +150,7 @@ def smooth_exact(
         return v - beta * product(graph, v)
 
     def solve(matrix: Callable[[Array], Array], b: Array) -> tuple[Array, Array]:
-        start = (b * b).sum(0)
+        start = _column_sums(b * b)
         target = jnp.asarray(tol, b.dtype) ** 2 * start
 
         def unfinished(state: tuple[Array, ...]) -> Array:
@@ -148,9 +160,9 @@ def smooth_exact(
         def iterate(state: tuple[Array, ...]) -> tuple[Array, ...]:
             y, residual, search, norms, count = state
             image = matrix(search)
-            step = _ratio(norms, (search * image).sum(0))
+            step = _ratio(norms, _column_sums(search * image))
             y, residual = y + step * search, residual - step * image
-            after = (residual * residual).sum(0)
+            after = _column_sums(residual * residual)
             return y, residual, residual + _ratio(after, norms) * search, after, count + 1
 
         first = (jnp.zeros_like(b), b, b, start, jnp.zeros([], jnp.int32))
@@ -164,8 +176,19 @@ def smooth_exact(
 
 
 def _weak(beta: ArrayLike, x: Array) -> float | Array:
-    """``beta`` in the dtype of ``x``; a Python float keeps its 53 bits through sums of powers."""
-    return float(beta) if isinstance(beta, int | float) else jnp.asarray(beta, x.dtype)
+    """``beta`` in the dtype of ``x``; a Python float keeps its 53 bits through sums of powers.
+
+    Traced values, which `check_beta` cannot see, become NaN outside [0, 1).
+    """
+    if isinstance(beta, int | float):
+        return float(beta)
+    beta = jnp.asarray(beta, x.dtype)
+    return nan_outside(beta) if isinstance(beta, Tracer) else beta
+
+
+def _column_sums(x: Array) -> Array:
+    """``float[1, dim]``: two axes as ``x`` has, so that no rank is promoted."""
+    return x.sum(axis=0, keepdims=True)
 
 
 def _ratio(a: Array, b: Array) -> Array:

@@ -43,9 +43,10 @@ def spmm(graph: Graph | Operator, x: Float[Array, "nodes ..."]) -> Float[Array, 
     that is one more product) and in the operator's values; not in forward mode. Under ``vmap`` over
     ``x``, the mapped axis joins the features: one product for all.
 
-    Under ``jit`` a sharded ``x`` gives a product sharded alike; on meshes of explicit axes that is
-    so of the product itself, and not of its gradient, nor under ``vmap``. `Graph.shard` says what
-    a table that is split by rows makes devices exchange.
+    Under ``jit`` a sharded ``x`` gives a product that is sharded alike. So do its gradient and
+    ``vmap``. Axes of the mesh may be automatic or explicit; on a mesh that has both, every device
+    along an automatic axis computes the same. `Graph.shard` says what a table that is split by rows
+    makes devices exchange.
 
     Args:
         graph: the `Graph`, or a normalised operator, which is checked at every call; its values
@@ -81,8 +82,8 @@ def operator_rows(
         ValueError: the leading axis of ``x`` is not the number of nodes.
     """
     check_rows(graph, x)
-    rows = x.reshape(x.shape[0], -1).astype(compute_dtype(x))
-    return rows, lambda y: y.reshape(x.shape).astype(x.dtype)
+    rows, restore = _flattened(x)
+    return rows.astype(compute_dtype(x)), lambda y: restore(y).astype(x.dtype)
 
 
 def product(
@@ -139,7 +140,7 @@ def _product_forward(
 
 def _product_backward(choice: Choice, residuals: Any, g: Table) -> tuple[Any, ...]:
     matrix, x, scale = residuals
-    of_values: Callable[..., Values] = _of_values
+    of_values = _of_whole_values
     if choice.plan is not None:
         of_values = _on_parts(_of_values, choice.plan, is_product=False)
     of_data, others = of_values(*matrix, x, g), (None,) * (len(matrix) - 1)
@@ -157,6 +158,21 @@ def _of_values(data: Values, indices: Indices, indptr: Pointers, x: Table, g: Ta
         jnp.asarray(x).at[indices].get(mode="fill", fill_value=0)
     )  # columns past the end are padding
     return (g.at[rows].get(mode="fill", fill_value=0) * neighbours).sum(-1)
+
+
+@functools.partial(jax.jit, inline=True)  # compiled once for calls outside jit
+def _of_whole_values(*operands: Array) -> Values:
+    """The same for a table whose type says how it is split."""
+    mesh, (_, columns) = _explicit_sharding(operands[3])
+    if mesh is None:
+        return _of_values(*operands)
+
+    def own(*operands: Array) -> Values:
+        out = _of_values(*operands)
+        return out if columns is None else jax.lax.psum(out, columns)
+
+    whole, features = PartitionSpec(), PartitionSpec(None, columns)
+    return _on_mesh(own, mesh, (whole, whole, whole, features, features), whole)(*operands)
 
 
 _product.defvjp(_product_forward, _product_backward)
@@ -181,7 +197,8 @@ def _batched_kernel(choice: Choice) -> Callable[..., Table]:
         if any(graph_batched):  # a graph for each x: one product after the other
             return _one_by_one(kernel, axis_size, in_batched, arguments), True
         *matrix, x = arguments
-        return _split(kernel(*matrix, _joined(x)), axis_size), x_batched
+        rows, restore = _joined(x)
+        return restore(kernel(*matrix, rows)), x_batched
 
     return kernel
 
@@ -211,8 +228,8 @@ def _batched_layer(choice: Choice) -> Callable[..., Table]:
             x = jnp.broadcast_to(x, (axis_size, *x.shape))
         if not base_batched:
             base = jnp.broadcast_to(base, (axis_size, *base.shape))
-        out = layer(*matrix, _joined(x), scale, _joined(base))
-        return _split(out, axis_size), True
+        rows, restore = _joined(x)
+        return restore(layer(*matrix, rows, scale, _joined(_placed_as(x, base))[0])), True
 
     return layer
 
@@ -245,21 +262,9 @@ def _on_parts(
             return (out if table[1] is None else jax.lax.psum(out, table[1]))[None]
 
         others = [table if a.ndim else PartitionSpec() for a in arguments[arrays:]]
-        specs = [part] * arrays + others
-        given: Any = jax.typeof(arguments[arrays]).sharding.spec
-        if AxisType.Explicit in plan.mesh.axis_types:  # where nothing moves unless it is told to
-            placed = [NamedSharding(plan.mesh, spec) for spec in specs]
-            arguments = tuple(jax.sharding.reshard(list(arguments), placed))
-        out = jax.shard_map(
-            own,
-            mesh=plan.mesh,
-            in_specs=tuple(specs),
-            out_specs=table if is_product else part,
-            check_vma=False,  # Pallas does not say that its result varies
-        )(*arguments)
-        if AxisType.Explicit in plan.mesh.axis_types and is_product:
-            out = jax.sharding.reshard(out, NamedSharding(plan.mesh, given))
-        return out
+        specs = (*[part] * arrays, *others)
+        out = _on_mesh(own, plan.mesh, specs, table if is_product else part)(*arguments)
+        return _placed_as(arguments[arrays], out) if is_product else out
 
     return call
 
@@ -285,22 +290,20 @@ def _sharded(kernel: Callable[..., Table], rule: str) -> Callable[..., Table]:
     """
 
     def partition(mesh: Mesh, operands: Sequence[Any], _: Any) -> tuple[Any, ...]:
-        rows, columns = (*operands[3].sharding.spec, None, None)[:2]
-        if rows is not None and operands[3].shape[0] % mesh_size(mesh, rows):
-            rows = None  # uneven parts: every device makes the whole product
-
-        def sharding(*spec: Any) -> NamedSharding:
+        def sharding(*spec: Any) -> Any:
             return NamedSharding(mesh, PartitionSpec(*spec))
 
-        def own_rows(data: Values, indices: Indices, indptr: Pointers, x: Table, *more: Any) -> Any:
-            if rows is not None:
-                count = x.shape[0] // mesh_size(mesh, rows)
-                begin = jax.lax.axis_index(rows) * count
-                indptr = jax.lax.dynamic_slice(indptr, (begin,), (count + 1,))
-            return kernel(data, indices, indptr, x, *more)
-
-        whole, own = sharding(None, columns), sharding(rows, columns)
+        x, rows = operands[3], None
+        if isinstance(x.sharding, NamedSharding):
+            rows, columns = (*x.sharding.spec, None, None)[:2]
+            if rows is not None and x.shape[0] % mesh_size(mesh, rows):
+                rows = None  # uneven parts: every device makes the whole product
+            whole, own = sharding(None, columns), sharding(rows, columns)
+        else:  # JAX cannot name the axes, such as where only `jax.set_mesh` has named a mesh
+            has_rows = x.sharding.shard_shape(x.shape)[0] == x.shape[0]
+            whole = own = x.sharding if has_rows else sharding()
         more = () if len(operands) == 4 else (sharding(), own)
+        own_rows = _of_own_rows(kernel, mesh, rows)
         return mesh, own_rows, own, (sharding(), sharding(), sharding(), whole, *more)
 
     partitioned: Any = custom_partitioning(kernel)
@@ -310,14 +313,129 @@ def _sharded(kernel: Callable[..., Table], rule: str) -> Callable[..., Table]:
 
     @functools.partial(jax.jit, inline=True)  # compiled once for calls outside jit
     def call(*operands: Array) -> Table:
-        sharding: Any = jax.typeof(operands[3]).sharding
-        if AxisType.Explicit not in sharding.mesh.axis_types:
-            return partitioned(*operands)
-        # Shardings that are part of types: the kernel's own operations know nothing of them.
-        typeless: Any = jax.sharding.auto_axes(partitioned, out_sharding=sharding)
-        return typeless(*operands)
+        if _explicit_sharding(operands[3])[0] is not None:
+            return explicit(*operands)
+        if AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types:
+            return kernel(*operands)  # of no sharding, where all shardings are in types
+        return partitioned(*operands)
+
+    @jax.jit
+    def explicit(*operands: Array) -> Table:
+        mesh, (rows, columns) = _explicit_sharding(operands[3])
+        none, own = PartitionSpec(), PartitionSpec(rows, columns)
+        more = () if len(operands) == 4 else (none, own)
+        specs = (none, none, none, PartitionSpec(None, columns), *more)
+        return _on_mesh(_of_own_rows(kernel, mesh, rows), mesh, specs, own)(*operands)
 
     return call
+
+
+def _of_own_rows(kernel: Callable[..., Table], mesh: Mesh, rows: Any) -> Callable[..., Table]:
+    """The kernel for the rows that a device has, of a table whose rows are split along ``rows``."""
+    if rows is None:
+        return kernel
+
+    def own_rows(data: Values, indices: Indices, indptr: Pointers, x: Table, *more: Any) -> Table:
+        count = x.shape[0] // mesh_size(mesh, rows)
+        begin = jax.lax.axis_index(rows) * count
+        indptr = jax.lax.dynamic_slice(indptr, (begin,), (count + 1,))
+        return kernel(data, indices, indptr, x, *more)
+
+    return own_rows
+
+
+def _explicit_sharding(x: Array) -> tuple[Any, Any]:
+    """The mesh, and the axes that split each axis of ``x``, where they are part of its type.
+
+    Elsewhere ``None``, and no axes.
+    """
+    sharding: Any = jax.typeof(x).sharding
+    if AxisType.Explicit in sharding.mesh.axis_types:
+        return sharding.mesh, tuple(sharding.spec)
+    return None, (None,) * jnp.ndim(x)
+
+
+def _on_mesh(
+    function: Callable[..., Array],
+    mesh: Any,
+    in_specs: tuple[PartitionSpec, ...],
+    out_spec: PartitionSpec,
+) -> Callable[..., Array]:
+    """`jax.shard_map` that moves operands whose types say that they are elsewhere."""
+
+    def call(*operands: Array) -> Array:
+        if AxisType.Explicit in mesh.axis_types:
+            places = [NamedSharding(mesh, _explicit_axes(mesh, spec)) for spec in in_specs]
+            operands = tuple(jax.sharding.reshard(list(operands), places))
+        return jax.shard_map(
+            function,
+            mesh=mesh,
+            in_specs=in_specs,
+            out_specs=out_spec,
+            check_vma=False,  # Pallas does not say that its result varies
+        )(*operands)
+
+    return call
+
+
+def _explicit_axes(mesh: Any, spec: PartitionSpec) -> PartitionSpec:
+    """The explicit axes alone, which are all that a type can name."""
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    named: list[list[str]] = [jax.tree.leaves(axes) for axes in spec]
+    kept = ([axis for axis in axes if types[axis] == AxisType.Explicit] for axes in named)
+    return PartitionSpec(*(tuple(axes) or None for axes in kept))
+
+
+def _placed_as(x: Array, other: Array) -> Array:
+    """``other`` on the devices where ``x`` is, if the type of ``x`` says so."""
+    mesh, spec = _explicit_sharding(x)
+    if mesh is None:
+        return other
+    return jax.sharding.reshard(other, NamedSharding(mesh, PartitionSpec(*spec)))
+
+
+def _flattened(
+    x: Float[Array, "nodes ..."],
+) -> tuple[Table, Callable[[Table], Float[Array, "nodes ..."]]]:
+    """``x`` with one axis of features, and the way back.
+
+    Where types say how ``x`` is split, every device joins the features that it has, so that nothing
+    moves. The order of features then is another, which is all the same to a product.
+    """
+    mesh, _ = _explicit_sharding(x)
+    if mesh is None or x.ndim == 2:
+        return x.reshape(x.shape[0], -1), lambda y: y.reshape(x.shape)
+    return _flatten(x), lambda y: _unflatten(y, x.shape, jax.typeof(x).sharding)
+
+
+@jax.jit
+def _flatten(x: Float[Array, "nodes ..."]) -> Table:
+    mesh, spec = _explicit_sharding(x)
+    apart = PartitionSpec(*spec)
+    return _on_mesh(lambda part: part.reshape(part.shape[0], -1), mesh, (apart,), _flat(apart))(x)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _unflatten(
+    x: Table, shape: tuple[int, ...], sharding: NamedSharding
+) -> Float[Array, "nodes ..."]:
+    part = sharding.shard_shape(shape)
+    flat = _flat(sharding.spec)
+    return _on_mesh(lambda x: x.reshape(part), sharding.mesh, (flat,), sharding.spec)(x)
+
+
+def _flat(spec: PartitionSpec) -> PartitionSpec:
+    """The axes that split rows, and those that split any features."""
+    rows, *features = spec
+    return PartitionSpec(rows, tuple(jax.tree.leaves(features)) or None)
+
+
+def _joined(
+    x: Float[Array, "batch nodes dim"],
+) -> tuple[Table, Callable[[Table], Float[Array, "batch nodes dim"]]]:
+    """The mapped axis as more features, and the way back."""
+    rows, restore = _flattened(x.swapaxes(0, 1))
+    return rows, lambda y: restore(y).swapaxes(0, 1)
 
 
 def _one_by_one(
@@ -328,15 +446,6 @@ def _one_by_one(
         for a, own in zip(arguments, batched, strict=True)
     )
     return jax.lax.map(lambda a: function(*a), tuple(mapped))
-
-
-def _joined(x: Float[Array, "batch nodes dim"]) -> Table:
-    """The mapped axis as more features."""
-    return x.swapaxes(0, 1).reshape(x.shape[1], -1)
-
-
-def _split(x: Table, size: int) -> Float[Array, "batch nodes dim"]:
-    return x.reshape(x.shape[0], size, -1).swapaxes(0, 1)
 
 
 def _bcsr_kernel(data: Values, indices: Indices, indptr: Pointers, x: Table) -> Table:

@@ -1,19 +1,26 @@
-"""Optimiser states that hold graphs: axes for seeds under ``vmap``, and tables that grow."""
+"""Optimiser states that hold graphs: other graphs, axes for seeds, and tables that grow."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Collection
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.core import Tracer
 from jax.experimental.sparse import BCSR
 from jax.typing import ArrayLike
 
-from sevo_jax.graph import Graph
+from sevo_jax.graph import Graph, as_graph
+from sevo_jax.matrices import Operator
 from sevo_jax.tables import Tables, table_groups, tree_entries
+from sevo_jax.transform import SevoSmoothState, own_operator
 from sevo_jax.validation import check_count
+
+State = TypeVar("State")
 
 
 def seed_axes(tx: optax.GradientTransformation, params: Any) -> Any:
@@ -43,19 +50,88 @@ def seed_axes(tx: optax.GradientTransformation, params: Any) -> Any:
     return jax.tree.map(lambda leaf: None if _is_graph(leaf) else 0, state, is_leaf=_is_graph)
 
 
+def set_graph(state: State, graph: Graph | Operator) -> State:
+    """The state with another graph, in every `SevoSmoothState` that it holds.
+
+    Each of them gets a copy of its own, so that a step which donates the state deletes neither the
+    caller's graph nor another's. A compiled step stays compiled if node count, capacity, dtype,
+    kernel and precision stay. Several transformations over as many nodes all get the graph; to give
+    it to one alone, set it in that one's part of the state.
+
+    Args:
+        state: an optimiser's state, or a tree around it, such as Flax's `TrainState`: of chains,
+            partitions, `optax.MultiSteps`, `optax.inject_hyperparams` and the like.
+        graph: as `sevo_smooth` takes it, over as many nodes as the one that it replaces.
+
+    Returns:
+        The state, in the same structure.
+
+    Raises:
+        TypeError: the graph is none; or the state is that of `nnx.Optimizer`, which takes a graph
+            by ``optimizer.update(model, grads, graph=graph)``.
+        ValueError: a state without a graph, with graphs of several sizes, with one graph a seed, or
+            with a graph over other nodes.
+
+    Examples:
+        >>> import jax.numpy as jnp, sevo_jax
+        >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=3, capacity=8)
+        >>> tx = sevo_jax.sevo_adamw(0.1, graph)
+        >>> state = tx.init(jnp.ones((3, 4)))
+        >>> graph = graph.add_edges([1], [2])
+        >>> state = sevo_jax.set_graph(state, graph)
+    """
+    graph = as_graph(graph)
+    nodes, structure = jax.tree.flatten(state, is_leaf=_is_smoothing)
+    present = [node.graph for node in nodes if _is_smoothing(node)]
+    if not present:
+        raise ValueError(
+            "state must hold a graph, as the states of sevo_smooth do; found none (a state of "
+            "nnx.Optimizer takes it by optimizer.update(model, grads, graph=graph))"
+        )
+    sizes = sorted({g.num_nodes for g in present})
+    if len(sizes) > 1:
+        raise ValueError(
+            f"state holds graphs of {sizes} nodes: set that of each part on its own, for a chain "
+            "of two state = (sevo_jax.set_graph(state[0], one), sevo_jax.set_graph(state[1], two))"
+        )
+    if graph.num_nodes != sizes[0]:
+        raise ValueError(
+            f"graph must have as many nodes as the one that it replaces, {sizes[0]}, got "
+            f"{graph.num_nodes}; sevo_jax.grow(state, params, num_nodes) adds nodes"
+        )
+    for held in present:
+        _check_replaceable(held)
+
+    def replaced(node: Any) -> Any:
+        if not _is_smoothing(node):
+            return node
+        return node._replace(graph=_placed_as(node.graph, own_operator(graph)))
+
+    return jax.tree.unflatten(structure, [replaced(node) for node in nodes])
+
+
 def grow(
-    state: Any, params: Any, num_nodes: int, *, tables: Tables = None, initial: ArrayLike = 0.0
+    state: Any,
+    params: Any,
+    num_nodes: int,
+    *,
+    tables: Tables = None,
+    initial: ArrayLike = 0.0,
+    tx: optax.GradientTransformation | None = None,
 ) -> tuple[Any, Any]:
     """Tables, moments and graphs with more nodes, the new ones at the end.
 
-    Every table gets new rows of ``initial``; its moments and traces, found in the state by the
-    table's path and shape, get zeros there; and every graph in the state of as many nodes as the
-    tables have rows gets isolated ones. Then make the optimiser anew with the graph of all nodes
-    and put that graph into the state::
+    Every table gets new rows of ``initial``, and what the state holds of it gets the rows that a
+    state made anew would have. With ``tx``, the optimiser of all nodes, they are its own, and so
+    is the graph::
 
-        state, params = sevo_jax.grow(state, params, graph.num_nodes)
         tx = sevo_jax.sevo_adamw(1e-3, graph)
-        state = optax.tree.set(state, graph=graph)
+        state, params = sevo_jax.grow(state, params, graph.num_nodes, tx=tx)
+
+    Without it, the moments and traces of Optax's usual optimisers get zeros, and the graph isolated
+    nodes (then `set_graph`). What else belongs to a table, such as the parameters that
+    `optax.contrib.schedule_free` keeps or RMSProp's moments, which may start anywhere, is refused.
+    (`optax.scale_by_yogi` has Adam's state and cannot be told apart: give ``tx``.)
 
     Shapes change, so the step compiles anew. The count of steps goes on: a new row's first step
     is that of any row which meets its first gradient late.
@@ -67,6 +143,7 @@ def grow(
         tables: which leaves grow, as `sevo_smooth` takes it, all of the same number of rows: all
             tables over the graphs of that size. A joint table cannot grow here.
         initial: the new rows, an array that broadcasts to their shape.
+        tx: the optimiser, made anew with the graph of ``num_nodes`` nodes.
 
     Returns:
         The state and the parameters.
@@ -74,7 +151,9 @@ def grow(
     Raises:
         TypeError: ``num_nodes`` is not an integer.
         ValueError: a state without a graph of the tables' size, fewer nodes than now, tables that
-            cannot be found, a joint table, or moments of another shape (Adafactor's) to grow.
+            cannot be found, a joint table; a part of the state whose new rows are not known without
+            ``tx``, or which has no rows of its own (some of Adafactor's moments); or a ``tx`` that
+            is not the state's, or not of ``num_nodes`` nodes.
 
     Examples:
         >>> import jax.numpy as jnp, optax, sevo_jax
@@ -103,32 +182,145 @@ def grow(
     present = rows[0]
     if num_nodes < present:
         raise ValueError(f"num_nodes must be at least the present {present}, got {num_nodes}")
-    shapes = {path: getattr(leaf, "shape", None) for path, leaf in entries}
+    if num_nodes == present and tx is None:
+        return state, params
 
-    def with_rows(leaf: jax.Array, fill: ArrayLike) -> jax.Array:
+    def with_rows(leaf: jax.Array, rows: ArrayLike) -> jax.Array:
         shape = (num_nodes - present, *leaf.shape[1:])
-        return jnp.concatenate([leaf, jnp.broadcast_to(jnp.asarray(fill, leaf.dtype), shape)])
+        return jnp.concatenate([leaf, jnp.broadcast_to(jnp.asarray(rows, leaf.dtype), shape)])
 
-    def grown(path: tuple[str, ...], leaf: Any) -> Any:
+    leaves = [with_rows(leaf, initial) if path in growing else leaf for path, leaf in entries]
+    grown_params = jax.tree.unflatten(jax.tree.structure(params), leaves)
+    shapes = {path: _shape(leaf) for path, leaf in entries}
+
+    def error(path: tuple[str, ...], leaf: Any, why: str) -> ValueError:
+        return ValueError(
+            f"state: {'/'.join(path)} of shape {_shape(leaf)} belongs to the table "
+            f"{'/'.join(_owner(path, shapes) or ())!r} of {present} rows and {why}"
+        )
+
+    def of_zeros(path: tuple[str, ...], leaf: Any, from_zero: bool) -> Any:
+        """Without ``tx``: tables are known by their paths."""
+        owner, unknown = _owner(path, shapes), "its new rows are not known: give grow(..., tx=...)"
         if _is_graph(leaf):
             return _with_isolated(leaf, num_nodes) if leaf.num_nodes == present else leaf
-        suffixes = (path[start:] for start in range(len(path) + 1))
-        of = next((suffix for suffix in suffixes if suffix in shapes), None)  # the longest
-        if of not in growing or not hasattr(leaf, "shape"):
+        if owner is None and _shape(leaf) in [shapes[table] for table in growing]:
+            raise error(path, leaf, unknown)
+        if owner not in growing:
             return leaf
-        if leaf.shape == shapes[of]:
+        if _shape(leaf) == shapes[owner]:
+            if not from_zero:
+                raise error(path, leaf, unknown)
             return with_rows(leaf, 0.0)
-        if present in leaf.shape:
-            raise ValueError(
-                f"state: {'/'.join(path)} of shape {leaf.shape} belongs to the table "
-                f"{'/'.join(of)!r} of shape {shapes[of]} and cannot grow; make the state anew"
-            )
+        if present in _shape(leaf):
+            raise error(path, leaf, cannot)
         return leaf
 
-    leaves = [grown(*entry) for entry in tree_entries(state, _is_graph)]
-    state = jax.tree.unflatten(jax.tree.structure(state, is_leaf=_is_graph), leaves)
-    tables_grown = [with_rows(x, initial) if path in growing else x for path, x in entries]
-    return state, jax.tree.unflatten(jax.tree.structure(params), tables_grown)
+    def made_anew(path: tuple[str, ...], leaf: Any, fresh: Any) -> Any:
+        """With ``tx``: what grows has another shape in its state."""
+        if _is_graph(leaf):
+            return fresh if leaf.num_nodes == present else leaf
+        shape = _shape(leaf)
+        if shape[:1] == (present,) and _shape(fresh) == (num_nodes, *shape[1:]):
+            return with_rows(leaf, fresh[present:])
+        # As many columns as rows: a factored moment of either may have changed its place.
+        doubtful = present in shape and _owner(path, shapes) in growing
+        if doubtful or _shape(fresh) != shape:
+            raise error(path, leaf, cannot)
+        return leaf
+
+    cannot = "cannot grow; make the state anew"
+    held, structure = tree_entries(state, _is_graph), jax.tree.structure(state, is_leaf=_is_graph)
+    if tx is None:
+        grown = map(of_zeros, *zip(*held, strict=True), jax.tree.leaves(_starts_at_zero(state)))
+    else:
+        fresh = _init(tx, grown_params, num_nodes, structure)
+        grown = map(made_anew, *zip(*held, strict=True), fresh)
+    return jax.tree.unflatten(structure, grown), grown_params
+
+
+def _owner(path: tuple[str, ...], params: Collection[tuple[str, ...]]) -> tuple[str, ...] | None:
+    """The parameter that a leaf of the state belongs to: the longest that its path ends with."""
+    suffixes = (path[start:] for start in range(len(path) + 1))
+    return next((suffix for suffix in suffixes if suffix in params), None)
+
+
+def _init(
+    tx: optax.GradientTransformation, params: Any, num_nodes: int, structure: Any
+) -> list[Any]:
+    """The leaves of a new state, graphs being leaves."""
+    try:
+        fresh = tx.init(params)
+    except ValueError as error:
+        raise ValueError(
+            f"tx must be the optimiser made anew with the graph of {num_nodes} nodes: {error}"
+        ) from error
+    if jax.tree.structure(fresh, is_leaf=_is_graph) != structure:
+        raise ValueError("tx must be the optimiser of this state, of another graph; it is another")
+    return jax.tree.leaves(fresh, is_leaf=_is_graph)
+
+
+_FROM_ZERO = (
+    optax.EmaState,
+    optax.ScaleByAdaDeltaState,
+    optax.ScaleByAdamState,
+    optax.ScaleByAdanState,
+    optax.ScaleByAmsgradState,
+    optax.ScaleByBeliefState,
+    optax.ScaleByLionState,
+    optax.TraceState,
+)
+"""States whose moments are zeros at first. Others begin where their options say."""
+
+
+def _starts_at_zero(state: Any) -> Any:
+    """Which leaves are zeros in a new state, as far as that is known; graphs are leaves."""
+
+    def is_known(node: Any) -> bool:
+        return isinstance(node, (*_FROM_ZERO, optax.MultiStepsState, Graph))
+
+    def marked(node: Any) -> Any:
+        if isinstance(node, optax.MultiStepsState):
+            fields = {name: _starts_at_zero(field) for name, field in node._asdict().items()}
+            fields["acc_grads"] = jax.tree.map(lambda _: True, node.acc_grads)
+            return optax.MultiStepsState(**fields)
+        return jax.tree.map(lambda _: isinstance(node, _FROM_ZERO), node, is_leaf=_is_graph)
+
+    return jax.tree.map(marked, state, is_leaf=is_known)
+
+
+def _shape(leaf: Any) -> tuple[int, ...]:
+    return tuple(getattr(leaf, "shape", ()))
+
+
+def _is_smoothing(node: Any) -> bool:
+    return isinstance(node, SevoSmoothState)
+
+
+def _check_replaceable(graph: Graph) -> None:
+    """Errors unless the arrays of a state's graph are plain ones, and of one graph."""
+    values: Any = graph.operator.data
+    if not isinstance(values, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
+        raise TypeError(
+            f"state holds its graph in variables ({type(values).__name__}), as that of "
+            "nnx.Optimizer does: hand the graph in by optimizer.update(model, grads, graph=graph)"
+        )
+    if values.ndim > (1 if graph.exchange is None else 2):
+        raise ValueError(
+            "state holds one graph a seed: make it with sevo_jax.seed_axes, which keeps one for "
+            "all, or write jax.vmap(sevo_jax.set_graph, in_axes=(0, None))(state, graph)"
+        )
+
+
+def _placed_as(held: Graph, graph: Graph) -> Graph:
+    """``graph`` on the devices of the graph that it replaces, where that lies whole on each."""
+    own: Any = held.operator.data
+    split = held.exchange is not None or graph.exchange is not None
+    if split or isinstance(own, Tracer) or not getattr(own, "committed", False):
+        return graph
+    if not own.sharding.is_fully_replicated:
+        return graph
+    return jax.device_put(graph, own.sharding)
 
 
 def _is_graph(leaf: Any) -> bool:
@@ -139,8 +331,8 @@ def _with_isolated(graph: Graph, num_nodes: int) -> Graph:
     """The graph with isolated nodes at its end, in the same capacity."""
     if graph.exchange is not None:
         raise ValueError(
-            "state holds a graph that is split among devices: put one that is not into it "
-            "(optax.tree.set), grow that, and shard the graph of all nodes"
+            "state holds a graph that is split among devices: give grow(..., tx=...), the "
+            "optimiser with the graph of all nodes, split likewise"
         )
 
     def resize(matrix: BCSR) -> BCSR:

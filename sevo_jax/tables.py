@@ -7,8 +7,8 @@ variables or Equinox modules. Everything here runs on structures and shapes, so 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,16 @@ from jax.core import Tracer
 
 from sevo_jax.validation import STATIC_ARGS_HINT
 
-Tables = None | str | Sequence[str] | Sequence[Sequence[str]] | Callable[[Any], Any] | Any
-"""How a user names tables; see `sevo_smooth`."""
+
+class DataclassLike(Protocol):
+    """A tree that is no container, such as an Equinox module."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+Mask = bool | Mapping[Any, Any] | Sequence[bool] | DataclassLike
+Tables = None | str | Sequence[str] | Sequence[Sequence[str]] | Mask | Callable[[Any], Any]
+"""The ways to name tables; see `sevo_smooth`."""
 
 
 Entries = list[tuple[tuple[str, ...], Any]]
@@ -159,15 +167,39 @@ def _find(name: str, entries: Entries) -> int:
 
 
 def _only_candidate(entries: Entries, num_nodes: int) -> tuple[int, ...]:
+    """The position of the one leaf of two or more axes, or of a bare array, with a row a node."""
     rows = [i for i, (_, leaf) in enumerate(entries) if _shape(leaf)[:1] == (num_nodes,)]
-    if len(rows) == 1:
-        return (rows[0],)
-    if rows:
+    found = [i for i in rows if len(_shape(entries[i][1])) > 1]
+    if not found and entries[0][0] == ():  # a bare array has no name that could be written
+        found = rows
+    if len(found) == 1:
+        return (found[0],)
+    if found:
         raise ValueError(
             f"several leaves have the graph's {num_nodes} rows: "
-            f"{_listing([entries[i] for i in rows])}; name the table with tables=..."
+            f"{_listing([entries[i] for i in found])}; name the table with tables=..."
         )
-    raise ValueError(f"no leaf has the graph's {num_nodes} rows; there are {_listing(entries)}")
+    cures = [_cure(path, _shape(leaf), num_nodes) for path, leaf in entries]
+    advice = "".join(f"; {cure}" for cure in cures if cure)
+    raise ValueError(
+        f"no leaf of two or more axes has the graph's {num_nodes} rows; there are "
+        f"{_listing(entries)}{advice}"
+    )
+
+
+def _cure(path: tuple[str, ...], shape: tuple[int, ...], num_nodes: int) -> str | None:
+    """What to write if a leaf of this shape is the table, where it nearly looks like one."""
+    name = "/".join(path) or "the array"
+    excess = shape[0] - num_nodes if shape else 0
+    if len(shape) == 1 and excess == 0:
+        return f"if {name!r} is a table of one feature, write tables={name!r}"
+    if len(shape) > 1 and 1 <= abs(excess) <= 2:
+        rows = f"{abs(excess)} row{'s' if abs(excess) > 1 else ''}"
+        return (
+            f"if {name!r} is the table, it has {rows} too {'many' if excess > 0 else 'few'}: build "
+            f"the graph with num_nodes={shape[0]} (nodes without edges stay isolated)"
+        )
+    return None
 
 
 def _check_groups(groups: list[tuple[int, ...]], entries: Entries, num_nodes: int | None) -> None:

@@ -9,7 +9,7 @@ weights are formed of them on the host, with the same additions in the same orde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, overload
@@ -17,9 +17,11 @@ from typing import Any, Literal, NamedTuple, overload
 import jax
 import numpy as np
 
+from sevo_jax import text_columns
 from sevo_jax.builders import Keep, Weighting
 from sevo_jax.graph import Graph, SelfLoops, graph_of
 from sevo_jax.matrices import symmetrized
+from sevo_jax.sources import Source, source_of
 from sevo_jax.validation import check_choice, check_count
 
 Ids = Literal["integers", "any"]
@@ -29,8 +31,6 @@ Progress = Callable[[str, int], None]
 ROWS = "rows"
 """The name for the order of a file's rows, where there is no column of times."""
 
-_FILE_ORDER = ("sevo_file", "sevo_row")
-_PARQUET, _CSV = (".parquet", ".pq"), (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 _LARGEST = 2**31
 
 
@@ -112,15 +112,25 @@ def sequence_graph_from_table(
     needs some times the memory of the graph.
 
     Equal times are told apart by the column ``order``; without one by the order of rows, if
-    ``table`` is a path, and else, since the rows of an expression have no order, by the items' ids.
+    ``table`` is a path or a data frame, and else, since the rows of an expression have no order, by
+    the items' ids. The rows of several files come in the order of the files' paths as text:
+    ``part-10`` before ``part-2``.
+
+    Nothing in a CSV file is guessed. Users are compared as the text that they are: 7 and 007 are
+    two. Integers may be written as 3.0 or 007, but not as 1e1. Times are numbers, compared
+    exactly, or ISO dates such as ``2014-01-09``, ``2014-01-09 10:00:00.5`` or
+    ``2014-01-09T10:00Z``, with an offset in all rows or in none. ``05/01/2024`` is an error.
 
     Args:
-        table: a table expression of ibis, of any of its engines; or the path of a Parquet or CSV
-            file (``.parquet``, ``.csv``, ``.tsv``), or a pattern such as ``"part-*.parquet"``.
+        table: the path of a Parquet or CSV file (``.parquet``, ``.csv``, ``.tsv``, ``.csv.gz``,
+            ``.tsv.gz``; in UTF-8, with a header), or a pattern of files that have the same columns,
+            such as ``"part-*.parquet"``; a path that exists is a file, whatever characters it has.
+            Or a data frame: Polars, pandas, a pyarrow table. Or a table expression of ibis, of any
+            of its engines.
         user: the column of users, of any type.
         item: the column of items.
-        time: the column of times: numbers, dates or timestamps. ``"rows"`` for the order of a
-            file's rows instead.
+        time: the column of times: numbers, dates or timestamps. ``"rows"`` for the order of rows
+            of a file or a data frame instead.
         order: a column that tells a user's equal times apart, such as a running number.
         num_nodes: the number of nodes, the padding item and unseen items included; if ``None``, one
             more than the largest id.
@@ -132,7 +142,7 @@ def sequence_graph_from_table(
         weighting: ``"distance"`` for ``1/h``, ``"frequency"`` for 1.
         self_loops: who gets a self-edge of weight 1; see `Graph.from_weights`.
         capacity: stored entries, zero-padded; see `Graph.capacity`.
-        connection: what reads a path: of ``ibis.duckdb.connect(memory_limit="4GB",
+        connection: what reads a path, of ``ibis.duckdb.connect(memory_limit="4GB",
             temp_directory=...)`` or ``ibis.pyspark.connect(session)``; DuckDB with its own limits
             if ``None``.
         progress: called with what is being done, and the number of edges fetched so far.
@@ -145,7 +155,9 @@ def sequence_graph_from_table(
         FileNotFoundError: there is no such file.
         TypeError: columns of other types than asked for.
         ValueError: missing columns or values, no interactions at all, ids out of range, no order
-            given, an option out of its range, or a file that the engine cannot read.
+            given, an option out of its range, text that is no integer or no time, a row of more or
+            fewer fields than the header, files of a pattern that differ, or a file that the engine
+            cannot read.
         MemoryError: the engine's memory is not enough, even with its temporary files.
 
     Examples:
@@ -167,14 +179,19 @@ def sequence_graph_from_table(
 
     tell("checking the table", 0)
     with _explained(table):
-        if isinstance(table, str | Path):
-            table = _read(ibis, table, connection, item if ids == "any" else None)
-        elif not isinstance(table, ibis.Table):
-            raise TypeError(
-                "table must be a path or a table expression of ibis (of a data frame, "
-                f"ibis.memtable(frame)), got {type(table).__name__}"
+        named = {"user": user, "item": item}
+        named |= {} if time is None or time == ROWS else {"time": time}
+        named |= {} if order is None else {"order": order}
+        source = source_of(ibis, table, named, connection)
+        if time is None or (time == ROWS and not source.rows):
+            raise ValueError(
+                "time must name the column of times, or be 'rows' for the order of a file's or a "
+                f"data frame's rows (a table expression has none), got {time!r}"
             )
-        events, names = _events(table, user, item, time, order, ids)
+        columns = (
+            _read_text(source, named, ids, table) if source.text else _typed(source, named, ids)
+        )
+        events, names = _events(source, columns, named)
         smallest, largest = _check_values(events, names)
         numbered_ids = None
         if ids == "any":
@@ -216,111 +233,117 @@ def _explained(table: Any) -> Generator[None]:
     try:
         yield
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in ("_duckdb", "duckdb", "pyspark", "ibis"):
+        package = type(error).__module__.partition(".")[0]
+        if package not in ("_duckdb", "duckdb", "pyspark", "py4j", "ibis", "pyarrow"):
             raise
         where = table if isinstance(table, str | Path) else "table"
         lines = [line.strip() for line in str(error).partition("LINE 1:")[0].splitlines()]
         if "OutOfMemory" in type(error).__name__:
             raise MemoryError(f"{where}: the engine is short of memory: {lines[0]}") from error
-        words = "; ".join(line for line in lines[:3] if line)
+        # Of Java's long chains of errors, the last is the cause.
+        lines = [line for line in lines if line.startswith("Caused by:")][-1:] or lines
+        told = [line for i, line in enumerate(lines) if i < 3 or line.startswith("file =")]
+        words = "; ".join(line for line in told if line)
         raise ValueError(f"{where}: the engine cannot read it: {words}") from error
 
 
-def _read(ibis: Any, path: str | Path, connection: Any, text: str | None) -> Any:
-    """The table that a file holds, and columns of the order of its rows, `_FILE_ORDER`.
+def _typed(source: Source, named: Mapping[str, str], ids: Ids) -> dict[str, Any]:
+    """Columns ``user``, ``item``, and ``time`` and ``order`` if named, of types that serve.
 
-    Of a CSV file, the column ``text`` holds strings whatever they look like: 0007 is not 7.
+    Raises:
+        TypeError: columns that hold something else than they are asked for.
     """
-    name = str(path)
-    parquet = name.endswith(_PARQUET)
-    if not parquet and not name.endswith(_CSV):
-        raise ValueError(
-            f"table must be a file that ends in one of {', '.join(_PARQUET + _CSV)}, got {name}"
-        )
-    pattern = any(character in name for character in "*?[")
-    if "://" not in name and not pattern and not Path(name).exists():
-        raise FileNotFoundError(f"{name}: there is no such file")
-    if connection is None:
-        connection = _duckdb(ibis)
-    engine = getattr(connection, "name", None)
-    if engine == "duckdb":
-        if parquet:
-            files = {"filename": "sevo_file"} if pattern else {}
-            table = connection.read_parquet(name, **files)
-            if "file_row_number" not in map(str.lower, table.columns):
-                table = connection.read_parquet(name, file_row_number=True, **files)
-                return table.rename(sevo_row="file_row_number")
+    columns = {role: source.table[role] for role in named}
+    for role, column in columns.items():
+        kind = column.type()
+        if role == "item":
+            whole = kind.is_integer() or (kind.is_decimal() and kind.scale == 0)
+            if not (whole or kind.is_null() or (ids == "any" and kind.is_string())):
+                wanted = "integers" if ids == "integers" else "integers or strings"
+                hint = 'ids="any" numbers them' if kind.is_string() else f"cast it to {wanted}"
+                raise TypeError(f"item={named[role]!r} must hold {wanted}, got {kind}; {hint}")
+        elif role != "user" and (
+            kind.is_boolean() or not (kind.is_numeric() or kind.is_temporal() or kind.is_null())
+        ):
+            raise TypeError(
+                f"{role}={named[role]!r} must hold numbers, dates or timestamps, got {kind}"
+            )
+    kind = columns["item"].type()
+    if kind.is_decimal() or kind.is_null():
+        columns["item"] = columns["item"].cast("int64")
+    return columns
+
+
+def _read_text(source: Source, named: Mapping[str, str], ids: Ids, file: Any) -> dict[str, Any]:
+    """As `_typed`, of a CSV file; a time may become two columns, ``time`` and ``time_rest``.
+
+    Raises:
+        ValueError: text that is no integer or no time, or times written in several ways.
+    """
+    table = source.table
+    ways = {role: text_columns.ways(table[role]) for role in ("time", "order") if role in named}
+    if ids == "integers":
+        ways["item"] = {"integers": text_columns.integer(table["item"]).notnull()}
+    columns = {"user": table["user"], "item": table["item"]}
+    if not ways:
+        return columns
+    counts = {f"{role}_given": table[role].count() for role in ways}
+    for role, conditions in ways.items():
+        counts |= {f"{role}_{way}": condition.sum() for way, condition in conditions.items()}
+    (found,) = table.aggregate(**counts).to_pyarrow().to_pylist()
+    for role, conditions in ways.items():
+        counted = {way: found[f"{role}_{way}"] or 0 for way in conditions}
+        # The first way in which all values are written.
+        way = next((w for w, n in counted.items() if n == found[f"{role}_given"]), None)
+        if way is None:
+            raise ValueError(f"{file}{_misread(source, role, named[role], conditions, counted)}")
+        if role == "item":
+            columns["item"] = text_columns.integer(table["item"])
         else:
-            types = {"types": {text: "VARCHAR"}} if text else {}
-            table = connection.read_csv(name, **types)
-        # DuckDB keeps the order of a file's rows where no other is asked for.
-        rows = "row_number() OVER () AS sevo_row"
-        return connection.sql(f'SELECT *, {rows} FROM "{table.get_name()}"')
-    if engine == "pyspark" and parquet:
-        quoted = name.replace("`", "``")
-        rows = "_metadata.file_path AS sevo_file, _metadata.row_index AS sevo_row"
-        return connection.sql(f"SELECT *, {rows} FROM parquet.`{quoted}`")
-    if engine == "pyspark":
-        form = {"header": True, "sep": "\t" if ".tsv" in name else ","}
-        typed = connection.read_csv(name, inferSchema=True, **form)
-        read = connection.read_csv(name, inferSchema=False, **form) if text else typed
-        # They increase along a file, and from one partition of it to the next.
-        table = connection.sql(
-            f"SELECT *, monotonically_increasing_id() AS sevo_row FROM `{read.get_name()}`"
-        )
-        return table.cast({c: t for c, t in typed.schema().items() if text and c != text})
-    raise ValueError(
-        "connection must be of ibis.duckdb.connect or ibis.pyspark.connect, got "
-        f"{engine or type(connection).__name__}; of other engines pass a table expression"
+            columns |= dict(
+                zip((role, f"{role}_rest"), text_columns.keys(table[role], way), strict=False)
+            )
+    return columns
+
+
+def _misread(
+    source: Source,
+    role: str,
+    name: str,
+    conditions: Mapping[str, Any],
+    counts: Mapping[str, int],
+) -> str:
+    """Where the first value stands that is not written as most are, and what it is."""
+    usual = max(counts, key=lambda way: counts[way])
+    odd = source.table.filter(source.table[role].notnull() & ~conditions[usual])
+    (first,) = odd.order_by(list(source.rows)).limit(1).to_pyarrow().to_pylist()
+    row = f", row {first['row']}" if source.rows == ("row",) else ""
+    value = first[role] if len(first[role]) < 80 else first[role][:80] + "…"
+    if role == "item":
+        return f'{row}: item={name!r} must hold integers, got {value!r}; ids="any" takes any text'
+    others = f"; others are {usual}" if counts[usual] else ""
+    return (
+        f"{row}: {role}={name!r} must hold {text_columns.TIMES}, all written alike, got "
+        f"{value!r}{others}{text_columns.advice(value)}"
     )
 
 
-def _duckdb(ibis: Any) -> Any:
-    try:
-        return ibis.duckdb.connect()
-    except ImportError as error:
-        raise ImportError('files are read by DuckDB: pip install "sevo-jax[tables]"') from error
-
-
 def _events(
-    table: Any, user: str, item: str, time: str | None, order: str | None, ids: Ids
+    source: Source, columns: Mapping[str, Any], named: Mapping[str, str]
 ) -> tuple[Any, dict[str, str]]:
     """Columns ``user``, ``item``, and those that order a user's rows, ``key0`` and so on.
 
     And, for messages, the names that they have in the table.
     """
-    rows = [column for column in _FILE_ORDER if column in table.columns]
-    if time is None or (time == ROWS and not rows):
-        raise ValueError(
-            "time must name the column of times, or be 'rows' for the order of a file's rows (a "
-            f"table expression has none), got {time!r}"
-        )
-    named = {"user": user, "item": item} | ({} if time == ROWS else {"time": time})
-    named |= {} if order is None else {"order": order}
-    missing = [
-        f"{name}={column!r}" for name, column in named.items() if column not in table.columns
-    ]
-    if missing:
-        given = [column for column in table.columns if column not in rows]
-        hint = '; time="rows" takes the order of rows' if rows and time not in given else ""
-        raise ValueError(
-            f"{', '.join(missing)}: no such column; there are {', '.join(given)}{hint}"
-        )
-    types = {name: table[column].type() for name, column in named.items()}
-    if not (types["item"].is_integer() or (ids == "any" and types["item"].is_string())):
-        wanted = "integers" if ids == "integers" else "integers or strings"
-        hint = '; ids="any" numbers them' if types["item"].is_string() else ""
-        raise TypeError(f"item={item!r} must hold {wanted}, got {types['item']}{hint}")
-    for name in types.keys() - {"user", "item"}:
-        kind = types[name]
-        if kind.is_boolean() or not (kind.is_numeric() or kind.is_temporal()):
-            raise TypeError(
-                f"{name}={named[name]!r} must hold numbers, dates or timestamps, got {kind}"
-            )
+    keys = [role for role in columns if role.startswith("time")]
+    ordered = [role for role in columns if role.startswith("order")]
     # Last the item: rows that are equal in it too may change places.
-    keys = [*([] if time == ROWS else [time]), *([order, item] if order else rows or [item])]
-    names = {"user": user, "item": item} | {f"key{i}": key for i, key in enumerate(keys)}
-    return table.select(**{column: table[name] for column, name in names.items()}), names
+    keys += [*ordered, "item"] if ordered else source.rows or ["item"]
+    chosen = {"user": "user", "item": "item"} | {f"key{i}": key for i, key in enumerate(keys)}
+    given = {**columns, **{row: source.table[row] for row in source.rows}}
+    names = {column: named.get(role.removesuffix("_rest"), role) for column, role in chosen.items()}
+    events = source.table.select(**{column: given[role] for column, role in chosen.items()})
+    return events, names
 
 
 def _check_values(events: Any, names: dict[str, str]) -> tuple[Any, Any]:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.experimental.sparse import BCSR
 from jax.typing import ArrayLike
 
 from sevo_jax.graph import Graph, as_graph
 from sevo_jax.matrices import Operator
 from sevo_jax.smoothing import METHODS, Method, smooth, smooth_exact
 from sevo_jax.tables import Tables, broadcast_mask, table_groups
-from sevo_jax.validation import check_beta, check_choice, check_num_layers, check_positive
+from sevo_jax.validation import (
+    check_beta,
+    check_choice,
+    check_num_layers,
+    check_positive,
+    check_schedule,
+)
 
 
 class SevoSmoothState(NamedTuple):
@@ -22,8 +30,9 @@ class SevoSmoothState(NamedTuple):
 
     Attributes:
         count: steps so far, ``int32[]``, for a schedule of beta.
-        graph: the transformation's own copy of the graph. Being state, it is an argument of the
-            compiled step and no constant in it. ``optax.tree.set(state, graph=g)`` replaces it.
+        graph: the transformation's own copy of the graph's operator, without the weights, which no
+            step reads. Being state, it is an argument of the compiled step and no constant in it.
+            `set_graph` replaces it.
         iterations: conjugate-gradient iterations of the last step, ``int32[]``, the most that any
             table took; 0 for the methods of a fixed number of layers.
     """
@@ -36,7 +45,7 @@ class SevoSmoothState(NamedTuple):
 def sevo_smooth(
     graph: Graph | Operator,
     *,
-    beta: ArrayLike | Callable[[jax.Array], jax.Array] = 0.99,
+    beta: ArrayLike | Callable[[jax.Array], ArrayLike] = 0.99,
     num_layers: int = 3,
     method: Method = "neumann",
     tol: float = 1e-6,
@@ -50,18 +59,22 @@ def sevo_smooth(
     Args:
         graph: a `Graph`, or a normalised operator ``Ã`` as SciPy sparse, `BCOO`, `BCSR` or a dense
             array, which is checked once.
-        beta: the degree of smoothness in [0, 1): a scalar or a schedule of the step count.
+        beta: the degree of smoothness in [0, 1): a scalar or a schedule of the step count. ``init``
+            evaluates a schedule at step 0 and at powers of 2 up to some 8 million, and refuses what
+            lies outside. Where a compiled step meets such a value nevertheless, the steps of the
+            tables are NaN; outside ``jit`` it is an error.
         num_layers: ``L``, the number of sparse products, at least 0.
         method: ``"neumann"`` (Eq. 7), ``"neumann_unscaled"``, ``"iterative"`` or ``"exact"``
             (Eq. 6), as in `smooth`.
         tol: the relative residual of ``"exact"``, above 0.
-        tables: which leaves are tables over the nodes. ``None``: the one leaf whose leading axis
-            has as many rows as the graph has nodes. A string: the leaf, or the module of one leaf,
-            at that path (``"item_embedding"``, ``"encoder/item_embedding"``). A sequence of
-            strings: one joint table, stacked in that order. A sequence of sequences: groups, each
-            smoothed on its own. A mask, or a callable from parameters to a mask: every True leaf
-            is a table.
-        graph_arg: the extra argument of ``update`` that replaces the graph for one call.
+        tables: which leaves are tables over the nodes. ``None``: the one leaf of two or more axes
+            whose leading axis has as many rows as the graph has nodes (a bare array may have one
+            axis). A string: the leaf, or the module of one leaf, at that path
+            (``"item_embedding"``, ``"encoder/item_embedding"``). A sequence of strings: one joint
+            table, stacked in that order. A sequence of sequences: groups, each smoothed on its own.
+            A mask, or a callable from parameters to a mask: every True leaf is a table.
+        graph_arg: the extra argument of ``update`` that replaces the graph for one call, and leaves
+            the state's as it is.
 
     Returns:
         The transformation. Leaves that are no tables pass through unchanged. Call ``init`` outside
@@ -93,10 +106,9 @@ def sevo_smooth(
     def init_fn(params: Any) -> Any:
         table_groups(tables, params, graph.num_nodes)
         if callable(beta):
-            check_beta(beta(jnp.zeros([], jnp.int32)))
-        # A copy of our own: donating the state must not delete the caller's graph.
+            check_schedule(beta)
         zero = jnp.zeros([], jnp.int32)
-        return SevoSmoothState(zero, jax.tree.map(jnp.copy, graph), jnp.copy(zero))
+        return SevoSmoothState(zero, own_operator(graph), jnp.copy(zero))
 
     def update_fn(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
@@ -125,6 +137,30 @@ def sevo_smooth(
         return smoothed_updates, SevoSmoothState(count, state.graph, iterations)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def own_operator(graph: Graph) -> Graph:
+    """The graph as a state holds it: the operator alone, in arrays that nobody else has.
+
+    Donating the state must not delete the caller's graph. There is at least one entry, of padding
+    if need be, since checkpoints (Orbax) cannot hold arrays of no elements.
+    """
+    operator = jax.tree.map(jnp.copy, graph.operator)
+    if operator.nse == 0:
+        data, indices = operator.data, operator.indices
+        spare = [(0, 0)] * (data.ndim - 1) + [(0, 1)]  # of a graph that is split, in each part
+        operator = BCSR(
+            (
+                jnp.pad(data, spare),
+                jnp.pad(indices, spare, constant_values=operator.shape[-1]),
+                operator.indptr,
+            ),
+            shape=operator.shape,
+            indices_sorted=operator.indices_sorted,
+            unique_indices=operator.unique_indices,
+        )
+    exchange = jax.tree.map(jnp.copy, graph.exchange)
+    return dataclasses.replace(graph, weights=None, operator=operator, exchange=exchange)
 
 
 def scale_by_adam(

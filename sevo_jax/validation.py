@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -44,6 +44,26 @@ def check_beta(beta: Any) -> None:
         raise TypeError(f"beta must be a scalar, a schedule or a float, got {beta!r}")
     if not 0 <= value < 1:  # false for NaN
         raise ValueError(f"beta must lie in [0, 1), got {value}")
+
+
+SCHEDULE_POINTS = (0, *(2**power for power in range(24)))
+"""Steps at which a schedule is checked. At later ones ``1 - 1 / count`` is 1 in float32."""
+
+
+def check_schedule(beta: Callable[[jax.Array], Any]) -> None:
+    """`ValueError` unless a schedule of beta lies in [0, 1) at some steps from 0 to 8 million."""
+    with jax.ensure_compile_time_eval():  # within jit and eval_shape, too
+        for count in SCHEDULE_POINTS:
+            value = beta(jnp.asarray(count, jnp.int32))
+            try:
+                check_beta(value)
+            except ValueError as error:
+                raise ValueError(f"{error} at step {count} of the schedule") from None
+
+
+def nan_outside(beta: jax.Array) -> jax.Array:
+    """A traced ``beta``, or NaN where it lies outside [0, 1), which only the device can know."""
+    return jnp.where((beta >= 0) & (beta < 1), beta, jnp.nan)
 
 
 def check_positive(name: str, value: Any) -> None:

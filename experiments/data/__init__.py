@@ -2,7 +2,7 @@
 
 from experiments.data.categories import Categories, load_categories
 from experiments.data.interactions import Interactions
-from experiments.data.registry import NAMES, at_hand, load
+from experiments.data.registry import NAMES, at_hand, find_path, load
 from experiments.data.table1 import TABLE_1
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Categories",
     "Interactions",
     "at_hand",
+    "find_path",
     "load",
     "load_categories",
 ]

@@ -7,6 +7,7 @@ says so. `VERSION` changes whenever the same raw file would be parsed to somethi
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import tempfile
 import time
@@ -19,7 +20,7 @@ import pooch
 
 from experiments.data.interactions import Interactions
 
-VERSION = 1
+VERSION = 2
 DAY = 86400  # seconds
 
 
@@ -113,9 +114,12 @@ def _from_arrays(name: str, stored: Mapping[str, Any]) -> Interactions:
 
 
 def _packed(ids: np.ndarray) -> np.ndarray:
-    """Strings of a fixed width, which are stored without pickle."""
-    return ids.astype("U") if ids.dtype == object else ids
+    """Strings as one of JSON, which needs no pickle, and is no longer for one that is very long."""
+    return np.array(json.dumps(ids.tolist()).encode()) if ids.dtype == object else ids
 
 
 def _unpacked(ids: np.ndarray) -> np.ndarray:
-    return ids.astype(object) if ids.dtype.kind == "U" else ids
+    if ids.dtype.kind != "S":
+        return ids
+    names = json.loads(ids.item())
+    return np.array(names, object)

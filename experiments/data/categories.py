@@ -2,7 +2,7 @@
 
 Amazon Beauty has them in a JSON object of items and their categories, MovieLens-1M in the zip of
 its ratings. Both number the items as one particular file of interactions does, so that they go with
-no other.
+no other. A user's own data set has them in a file that the user names.
 """
 
 from __future__ import annotations
@@ -13,9 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 
+from experiments.data.events import first_line
 from experiments.data.interactions import Interactions
 from experiments.data.reviews import read_genres
+from experiments.data.tables import COLUMNS as TABLE_COLUMNS
+from experiments.data.tables import is_text, read_columns
 from experiments.errors import UserError
 from experiments.files import read_json
 
@@ -62,19 +66,35 @@ class Categories(NamedTuple):
     max_size: int | None
 
 
-def load_categories(data: Interactions) -> Categories:
-    """The categories of a registered data set's items.
+def load_categories(data: Interactions, file: str = "", max_size: int | None = None) -> Categories:
+    """The categories of a data set's items.
+
+    Args:
+        data: the data set.
+        file: of items, by the ids of the data's source, and their categories; if empty, the one
+            that a registered data set has.
+        max_size: items of the largest category of ``file`` that makes edges; any number if
+            ``None``.
 
     Raises:
         UserError: nothing is known of the data set's categories, their file is missing or malformed
-            or has items that the data set has not, or the data were read from another file than
-            the one whose items it numbers.
+            or has items that the data set has not (all of them, of a ``file``), or the data were
+            read from another file than the one whose items it numbers.
     """
+    if file:
+        own = Source(file, data.name, read_categories, True, max_size)
+        found = _by_category(read_categories(Path(file)), data, Path(file), own)
+        if max_size is not None and min(map(len, found.members)) > max_size:
+            raise UserError(
+                f"{file}: has categories of {min(map(len, found.members)):,} items and more alone; "
+                f"--max-category-size {max_size} leaves none of them"
+            )
+        return found
     source = SOURCES.get(data.name)
     if source is None or data.source is None:
         raise UserError(
             f"--graph: category needs a data set whose categories are known: {', '.join(SOURCES)}; "
-            f"got {data.name}"
+            f"got {data.name}: name a file of its categories with --categories"
         )
     path = data.source.with_name(source.file)
     if data.source.name != source.of:
@@ -89,6 +109,32 @@ def load_categories(data: Interactions) -> Categories:
             f"put it beside {source.of}"
         )
     return _by_category(source.read(path), data, path, source)
+
+
+COLUMNS = {
+    "item": TABLE_COLUMNS["item"],
+    "category": ("category", "categories", "categoryid", "genre", "attribute", "tag"),
+}
+
+
+def read_categories(path: Path) -> Mapping[str, Any]:
+    """The categories of each item in a file: a JSON object, or a table of a pair a row.
+
+    Raises:
+        UserError: the file cannot be read, or is no such object or table.
+    """
+    if path.suffix.lower() == ".json":
+        return read_json(path)
+    if is_text(path):
+        raise UserError(f"{path}: expected a name that ends in .json, .csv, .tsv or .parquet")
+    pairs, _ = read_columns(path, COLUMNS, ("item", "category"))
+    try:
+        pairs = pairs.cast(pl.String).group_by("item", maintain_order=True).agg("category")
+    except pl.exceptions.PolarsError as error:
+        raise UserError(
+            f"{path}: expected an item and a category in each row ({first_line(error)})"
+        ) from error
+    return dict(pairs.iter_rows())
 
 
 def _by_category(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from experiments.data.reading import open_text
 from experiments.errors import UserError
 
 MIN_INTERACTIONS = 3
@@ -84,7 +84,8 @@ class Interactions:
         """Tells these interactions from any others, under any numbering of the items."""
         digest = hashlib.sha256(self.lengths.tobytes())
         digest.update(self.items.tobytes())
-        digest.update(self.item_ids.astype("U").tobytes())
+        for piece in _id_bytes(self.item_ids):
+            digest.update(piece)
         return digest.hexdigest()[:16]
 
     @property
@@ -121,6 +122,29 @@ class Interactions:
             user_ids=self.user_ids[kept],
             notes=(*self.notes, f"drew {count:,} of {self.num_users:,} users, by seed {seed}"),
         )
+
+
+LONG_ID = 1000
+"""Characters up to which fingerprints take ids as NumPy stores them, all as wide as the longest."""
+IDS_AT_ONCE = 2**16
+
+
+def _id_bytes(ids: np.ndarray) -> Iterator[bytes]:
+    """The bytes of ids that a fingerprint takes, some at a time.
+
+    They are those of ``ids.astype("U")``, which committed runs were made with, unless an id is so
+    long that these would be gigabytes: then each id's length comes before its characters.
+    """
+    pieces = np.array_split(ids, -(-ids.size // IDS_AT_ONCE)) if ids.size else []
+    if ids.dtype != object:
+        yield from (piece.astype("U").tobytes() for piece in pieces)
+        return
+    width = max((len(str(name)) for name in ids), default=0)
+    for piece in pieces:
+        if width <= LONG_ID:
+            yield piece.astype(f"U{width}").tobytes()
+        else:
+            yield "".join(f"{len(str(name))}:{name}" for name in piece).encode("utf-8", "replace")
 
 
 def from_sequences(
@@ -234,6 +258,12 @@ def parse_lines(lines: Iterable[str]) -> Lines:
     return Lines(arrays[0], arrays[1], arrays[2], arrays[3], number, error)
 
 
+PAIRS = (
+    "a file of one interaction a line is a table: give it a first line such as 'user,item' or "
+    "'user,item,time', commas between the fields, and a name that ends in .csv"
+)
+
+
 def check_lines(
     path: Path, users: np.ndarray, numbers: np.ndarray, wrong: tuple[int, str | None]
 ) -> None:
@@ -251,37 +281,30 @@ def check_lines(
     _, firsts, of_user = np.unique(users, return_index=True, return_inverse=True)
     again = np.flatnonzero(firsts[of_user] < np.arange(users.size))
     line, error = wrong
-    if error is not None and path.suffix.lower() not in ("", ".txt"):
-        error += "; tables are told by their names, .csv, .tsv, .inter or .parquet"
+    if error is not None:
+        error += "; tables, of any ids, are told by their names, .csv, .tsv, .inter or .parquet"
     if again.size and (error is None or numbers[again[0]] < line):
         user, line = users[again[0]], numbers[again[0]]
         first = numbers[firsts[of_user[again[0]]]]
-        error = f"user {user} already has line {first}; expected one line a user"
+        error = f"user {user} already has line {first}; expected one line a user; {PAIRS}"
     if error is not None:
         raise UserError(f"{path}, line {line}: {error}")
     if not users.size:
         raise UserError(f"{path}: is empty; expected lines of 'user item item …'")
 
 
-@contextlib.contextmanager
-def readable(path: Path) -> Generator[None]:
-    """A `UserError` where a file cannot be read."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-
-
 def read_text(path: Path, name: str) -> Interactions:
     """Reads a file of lines as `parse_lines` takes them.
 
     Raises:
-        UserError: the file is missing, unreadable or empty, an id is no positive integer, or a user
-            has two lines; the message names the file and the line.
+        UserError: the file is missing, unreadable, UTF-16 or empty, an id is no positive integer,
+            or a user has two lines; the message names the file and the line.
     """
-    with readable(path), path.open(encoding="utf-8-sig", errors="replace") as file:
+    with open_text(path) as file:
         lines = parse_lines(file)
     check_lines(path, lines.users, lines.numbers, (lines.read, lines.error))
+    if lines.lengths.max() == 1:
+        raise UserError(f"{path}: has one item a line; expected a user and all items; {PAIRS}")
     return checked(lines.of_users(name), path)
 
 

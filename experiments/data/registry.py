@@ -17,7 +17,7 @@ from experiments.data.interactions import Interactions, read_text
 from experiments.data.reviews import read_amazon, read_movielens
 from experiments.data.synthetic import synthetic
 from experiments.data.table1 import TABLE_1, differences, draw
-from experiments.data.tables import is_text, read_file
+from experiments.data.tables import is_text, name_of, read_file
 from experiments.errors import UserError, check_name
 
 AMAZON_2014 = "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
@@ -82,7 +82,8 @@ def load(dataset: str, data_dir: Path | None = None) -> Interactions:
     A registered name is looked up in ``data_dir``, else ``$SEVO_DATA``, and then in a cache folder:
     the ready text file or the raw file. Only when neither is there, the raw file is downloaded to
     the first of these, or to the cache where that cannot be written. Users and items of fewer
-    than 5 interactions are removed from raw files. A path names a file as `read_file` reads it.
+    than 5 interactions are removed from raw files. A path names a file as `read_file` reads it,
+    which may have moved to ``data_dir``.
 
     Raises:
         UserError: an unknown name, a file that is missing or malformed, or a failed download.
@@ -95,9 +96,9 @@ def load(dataset: str, data_dir: Path | None = None) -> Interactions:
         data = _load_registered(dataset, SOURCES[dataset], _folder(data_dir))
         notes = (*data.notes, *differences(data, TABLE_1[dataset]))
         return dataclasses.replace(data, notes=notes)
-    path = Path(dataset)
+    path = find_path(dataset, data_dir)
     if os.sep in dataset or path.suffix or path.exists():
-        return read_text(path, path.stem) if is_text(path) else read_file(path)
+        return read_text(path, name_of(path)) if is_text(path) else read_file(path)
     check_name("data set", dataset, NAMES)
     raise AssertionError("a known name was handled above")
 
@@ -107,6 +108,14 @@ def at_hand(dataset: str, data_dir: Path | None = None) -> bool:
     if dataset not in SOURCES:
         return dataset in NAMES
     return _find(SOURCES[dataset], _folder(data_dir)) is not None
+
+
+def find_path(dataset: str, data_dir: Path | None = None) -> Path:
+    """The file that a path names: there, or else in ``data_dir`` or ``$SEVO_DATA``."""
+    path = Path(dataset)
+    folder = data_dir or os.environ.get("SEVO_DATA")
+    places = [Path(folder, path), Path(folder, path.name)] if folder and path.name else []
+    return next((place for place in (path, *places) if place.exists()), path)
 
 
 def _folder(data_dir: Path | None) -> Path:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import re
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from experiments.data.events import (
-    check_complete,
-    first_line,
-    from_events,
-    without_blank_lines,
-)
+from experiments.data.events import check_complete, first_line, from_events
 from experiments.data.interactions import Interactions
+from experiments.data.reading import check_encoding, open_text
 from experiments.errors import UserError
 
 COLUMNS = {
@@ -37,9 +36,32 @@ ISO_DATE = (
 )
 
 
+# Of a row with other fields than the header has, Polars does not notice any while it parses
+# no more columns than are asked for: they would be read shifted.
+ALL_COLUMNS = pl.QueryOptFlags(projection_pushdown=False)
+NO_LAST = "no last field"
+"""A column that tells whether the last one is empty; no name of `COLUMNS` is like it."""
+
+
+def kind_of(path: Path) -> str:
+    """What a file is by its name: the ending, the one before ``.gz`` if it is gzipped."""
+    name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    return name.suffix.lower()
+
+
+def name_of(path: Path) -> str:
+    """The name of a data set: its file's, without the ending.
+
+    Examples:
+        >>> name_of(Path("logs/shop.csv.gz")), name_of(Path("logs/shop.v2.csv"))
+        ('shop', 'shop.v2')
+    """
+    return Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
+
+
 def is_text(path: Path) -> bool:
     """Whether a file is none of these, but lines of ``user item item …``."""
-    return path.suffix.lower() not in (*TEXT_TABLES, ".parquet")
+    return kind_of(path) not in (*TEXT_TABLES, ".parquet")
 
 
 def read_file(path: Path) -> Interactions:
@@ -47,54 +69,178 @@ def read_file(path: Path) -> Interactions:
 
     The columns of users, items and times are recognised by their names (`COLUMNS`). Ids are
     integers or strings; times are numbers or ISO dates. Without times, the order is the file's.
+    All but ``.parquet`` may be gzipped.
 
     Raises:
-        UserError: the file cannot be read, lacks a column or a value, or no user has 3 events.
+        UserError: the file cannot be read, lacks a column or a value, has a row of more fields than
+            its first line, or no user has 3 events.
     """
-    suffix = path.suffix.lower()
+    events, notes = read_columns(path, COLUMNS, ("user", "item"))
+    ids = (_ids(events[column], path) for column in ("user", "item"))
+    times = (_times(events[column], path) for column in events.columns if column == "time")
+    data = from_events(name_of(path), pl.DataFrame([*ids, *times]), path)
+    if "time" not in events.columns:
+        notes = (
+            f"{path}: has no column of times; each user's items are in the file's order",
+            *notes,
+        )
+    return dataclasses.replace(data, notes=(*notes, *data.notes))
+
+
+def read_columns(
+    path: Path, known: Mapping[str, tuple[str, ...]], needed: tuple[str, ...]
+) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """The columns of a table that are known by their names, complete, and notes on its rows.
+
+    Text is not cast: 0000031887 is an id of Amazon's.
+
+    Args:
+        path: a file as `read_file` takes it.
+        known: of each column the names it may have in the file, preferred ones first.
+        needed: the columns that must be there.
+
+    Raises:
+        UserError: the file cannot be read, lacks a column or a value, or has a row of more fields
+            than its first line.
+    """
+    kind = kind_of(path)
+    is_parquet = kind == ".parquet"
+    notes: tuple[str, ...] = ()
+    names: list[str] = []
     try:
         path.open("rb").close()  # says why it cannot be read better than Polars does
-        if suffix == ".parquet":
+        if is_parquet:
             table = pl.scan_parquet(path, glob=False)
         else:
-            # as strings, since 0000031887 is an id of Amazon's
-            table = pl.scan_csv(path, glob=False, infer_schema=False, **TEXT_TABLES[suffix])
-        found = _find_columns(table.collect_schema().names(), path)
-        events = table.select(found.values()).collect()
-        if suffix != ".parquet":  # where an empty string in quotes is no value, either
-            events = without_blank_lines(events.with_columns(pl.all().replace("", None)))
-        if events.is_empty():
-            raise UserError(f"{path}: holds no interactions; expected one a row")
-        check_complete(events, path, "row")
-        events = events.select(
-            (_times if column == "time" else _ids)(events[name].alias(column), path)
-            for column, name in found.items()
-        )
+            check_encoding(path)
+            table = pl.scan_csv(path, glob=False, infer_schema=False, **TEXT_TABLES[kind])
+        names = table.collect_schema().names()
+        found = _find_columns(names, path, known, needed)
+        if is_parquet:
+            events = table.select(found.values()).collect()
+        else:
+            last = pl.col(names[-1]).is_null().alias(NO_LAST)
+            events = table.select(*found.values(), last).collect(
+                engine="streaming", optimizations=ALL_COLUMNS
+            )
+            # In quotes, too, an empty string is no value.
+            events = events.with_columns(pl.col(found.values()).replace("", None))
+            events = events.filter(~pl.all_horizontal(pl.col(found.values()).is_null()))
+            suspect = events.select(
+                pl.col(NO_LAST).any()
+                | pl.any_horizontal(
+                    pl.col(column).is_null().any() | pl.col(column).str.contains("\n").any()
+                    for column in found.values()
+                )
+            )
+            if suspect.item():
+                notes = _check_rows(path, kind, names, found)
+            events = events.drop(NO_LAST)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except pl.exceptions.PolarsError as error:
+        if names and not is_parquet:
+            _check_rows(path, kind, names, {})
         raise UserError(
-            f"{path}: is no {suffix[1:]} table that can be read ({first_line(error)})"
+            f"{path}: is no {kind[1:]} table that can be read ({first_line(error)})"
         ) from error
-    data = from_events(path.stem, events, path)
-    if "time" in found:
-        return data
-    note = f"{path}: has no column of times; each user's items are in the file's order"
-    return dataclasses.replace(data, notes=(note, *data.notes))
+    if events.is_empty():
+        raise UserError(f"{path}: holds no interactions; expected one a row")
+    check_complete(events, path, "row")
+    return events.select(pl.col(name).alias(column) for column, name in found.items()), notes
 
 
-def _find_columns(names: list[str], path: Path) -> dict[str, str]:
-    """The file's name of each of `COLUMNS`."""
+def _check_rows(
+    path: Path, kind: str, names: list[str], found: Mapping[str, str]
+) -> tuple[str, ...]:
+    """A `UserError` that names the first wrong line of a table; a note if rows are short.
+
+    It is slow, and for files alone in which something is amiss.
+
+    Args:
+        path: the file.
+        kind: of `TEXT_TABLES`.
+        names: of its columns.
+        found: the columns that are read; of these, no field may be missing or have line breaks.
+
+    Raises:
+        UserError: a row has more fields than there are columns, or lacks one that is read, or a
+            quote is open or stray.
+    """
+    places = {names.index(name): column for column, name in found.items()}
+    short: list[int] = []
+    for line, fields in _rows(path, kind):
+        where = f"{path}, line {line}: found {', '.join(map(repr, fields))[:80]}"
+        if len(fields) > len(names):
+            raise UserError(
+                f"{where}, which are {len(fields)} fields; expected {len(names)} as in the first "
+                "line: a separator that belongs to a field needs quotes around the field"
+            )
+        broken = [c for place, c in places.items() if "\n" in "".join(fields[place : place + 1])]
+        if broken:
+            raise UserError(
+                f"{where}, in which the {broken[0]} goes over several lines; expected it on one: "
+                "is a quote stray, or not closed?"
+            )
+        missing = [column for place, column in places.items() if place >= len(fields)]
+        if missing:
+            raise UserError(
+                f"{where}, which is {len(fields)} of the {len(names)} fields of the first line; "
+                f"the column of {_plural(missing[0])} is missing"
+            )
+        if len(fields) < len(names):
+            short.append(line)
+    if not short:
+        return ()
+    return (
+        f"{path}: rows with fewer fields than the first line: {len(short):,}, of which the first "
+        f"is line {short[0]}; their last columns are taken as empty",
+    )
+
+
+def _rows(path: Path, kind: str) -> Iterator[tuple[int, list[str]]]:
+    """The number of each row's first line, and its fields."""
+    options = TEXT_TABLES[kind]
+    quote = options.get("quote_char", '"')
+    csv.field_size_limit(sys.maxsize)
+    with open_text(path, newline="") as file:
+        rows = csv.reader(
+            file,
+            delimiter=options.get("separator", ","),
+            quotechar=quote,
+            quoting=csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE,
+            strict=True,
+        )
+        line = 1
+        try:
+            for fields in rows:
+                if fields:
+                    yield line, fields
+                line = rows.line_num + 1
+        except csv.Error as error:
+            raise UserError(
+                f"{path}, line {line}: has a quote that is stray, or not closed ({error})"
+            ) from error
+
+
+def _plural(column: str) -> str:
+    return "categories" if column == "category" else f"{column}s"
+
+
+def _find_columns(
+    names: list[str], path: Path, known: Mapping[str, tuple[str, ...]], needed: tuple[str, ...]
+) -> dict[str, str]:
+    """The file's name of each known column that it has."""
     plain = {re.sub(r"[\W_]", "", name.split(":")[0]).lower(): name for name in reversed(names)}
     found = {
-        column: next((plain[name] for name in known if name in plain), None)
-        for column, known in COLUMNS.items()
+        column: next((plain[name] for name in own if name in plain), None)
+        for column, own in known.items()
     }
-    for column in ("user", "item"):
+    for column in needed:
         if found[column] is None:
             raise UserError(
-                f"{path}: found columns {', '.join(names)[:200]}; expected one of {column}s, "
-                f"called {' or '.join(COLUMNS[column])}"
+                f"{path}: found columns {', '.join(names)[:200]}; expected one of "
+                f"{_plural(column)}, called {' or '.join(known[column])}"
             )
     return {column: name for column, name in found.items() if name is not None}
 
@@ -105,7 +251,19 @@ def _ids(ids: pl.Series, path: Path) -> pl.Series:
         raise UserError(f"{path}: found ids of type {ids.dtype}; expected integers or strings")
     if ids.dtype.is_integer() and not str(ids.dtype).endswith("128"):  # NumPy has none such
         return ids
-    ids = ids.cast(pl.String)
+    if ids.dtype.is_float() and not ids.is_finite().all():
+        row = (~ids.is_finite()).arg_true()[0]
+        raise UserError(
+            f"{path}, row {row + 1}: found the {ids.name} {ids[row]}; expected an id, an integer "
+            "or a string"
+        )
+    try:
+        ids = ids.cast(pl.String)
+    except pl.exceptions.PolarsError as error:
+        raise UserError(
+            f"{path}: found {ids.name}s that are no text ({first_line(error)}); expected integers "
+            "or strings"
+        ) from error
     numbers = ids.cast(pl.Int64, strict=False)
     return numbers if numbers.cast(pl.String).eq_missing(ids).all() else ids
 

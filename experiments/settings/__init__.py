@@ -8,6 +8,7 @@ from typing import Any
 
 from experiments.errors import ArgumentError
 from experiments.settings.parts import (
+    GRAPHS,
     METHODS,
     OPTIMIZERS,
     SEVO,
@@ -86,10 +87,18 @@ class Settings:
                 within = field.metadata.get("within")
                 if within is not None and not within.holds(values[name]):
                     raise ArgumentError(name, f"must be {within.words}, got {values[name]}")
-        if self.graph.kind != "item-item":
+        graph = self.graph
+        if graph.kind not in GRAPHS and not is_file(graph.kind):
+            expected = f"{', '.join(GRAPHS)} or a file that ends in .npz"
+            raise ArgumentError("graph", f"must be {expected}, got {graph.kind}")
+        if graph.categories and graph.kind != "category":
+            raise ArgumentError("categories", "must be left out: the graph is another")
+        if not graph.categories and graph.max_category_size != GraphSettings().max_category_size:
+            raise ArgumentError("max_category_size", "must be left out: it goes with categories")
+        if graph.kind != "item-item":
             for name in ("keep", "walk_length", "weighting"):
                 if values[name] != fields_of(GraphSettings)[name].default:
-                    reason = f"{values['graph']} graphs have no sequences"
+                    reason = f"the graph {graph.kind} has no sequences"
                     raise ArgumentError(name, f"must be left out: {reason}, got {values[name]}")
         if self.training.loss == "softmax" and self.training.num_negatives != 1:
             raise ArgumentError(
@@ -104,12 +113,18 @@ class Settings:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
+def is_file(graph: str) -> bool:
+    """Whether a kind of graph names a file."""
+    return graph.endswith(".npz")
+
+
 def fields_of(part: type) -> Mapping[str, dataclasses.Field[Any]]:
     """The fields of a dataclass of settings by their names in `Settings.flat`."""
     return {f.metadata.get("name", f.name): f for f in dataclasses.fields(part)}
 
 
 __all__ = [
+    "GRAPHS",
     "METHODS",
     "OPTIMIZERS",
     "SEVO",
@@ -119,4 +134,5 @@ __all__ = [
     "Settings",
     "TrainingSettings",
     "fields_of",
+    "is_file",
 ]

@@ -15,6 +15,8 @@ from models.settings import setting as model_setting
 OPTIMIZERS = ("adam", "adamw", "sevo-adamw", "sevo-adam", "sgd", "sevo-sgd")
 SEVO = tuple(name for name in OPTIMIZERS if name.startswith("sevo-"))
 ADAMS = tuple(name for name in OPTIMIZERS if "adam" in name)
+GRAPHS = ("item-item", "user-item", "category", "teacher")
+"""The kinds of graphs; any other is a file."""
 METHODS = ("kd", "rkd", "htd", "dkd")
 """The methods of distillation."""
 
@@ -96,12 +98,22 @@ class OptimizerSettings:
 class GraphSettings:
     """The graph that tables are smoothed over."""
 
-    kind: Literal["item-item", "user-item", "category", "teacher"] = setting(
+    kind: str = setting(
         "item-item",
         "SEvo: smooth items over consecutive ones, (mf-bpr) users with their items, items over "
-        "those of the same categories (beauty, ml-1m), or over the nearest neighbours in a "
-        "teacher's table.",
+        "those of the same categories, or over the nearest neighbours in a teacher's table: "
+        "item-item, user-item, category or teacher; or over the graph in an .npz file of "
+        "experiments.build_graph, which should be built from training interactions alone.",
         name="graph",
+    )
+    categories: str = setting(
+        "",
+        "File for the graph category: a JSON object of item ids and lists of their categories, or "
+        "a .csv, .tsv or .parquet table of item and category. beauty and ml-1m have their own.",
+        readers=SEVO,
+    )
+    max_category_size: int = setting(
+        500, "Items of the largest category of that file that makes edges.", COUNT, SEVO
     )
     max_len_graph: int = setting(50, "Training items of a user that make edges.", COUNT, SEVO)
     keep: Literal["last", "first"] = setting(

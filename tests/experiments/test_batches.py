@@ -8,8 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiments.configs import MODELS
+from experiments.folders import Run
 from scipy import stats
 
+from experiments import trainer
 from experiments.batches import read_tokens, sample_negatives
 from experiments.corpus import make_corpus
 from experiments.data.interactions import from_sequences
@@ -76,6 +79,31 @@ def test_a_user_who_met_every_item_is_an_error():
     data = from_sequences("all", np.array([0, 1, 0, 1, 0, 0, 1]), np.array([3, 4]))
     with pytest.raises(UserError, match="user 2 of 2 has all 2 items in training"):
         make_corpus(data)
+
+
+@pytest.mark.parametrize(
+    ("model", "loss", "fine"),
+    [
+        ("sasrec", "softmax", True),
+        ("bert4rec", "softmax", True),
+        ("sasrec", "sampled-softmax", True),
+        ("sasrec-dkd", "sampled-softmax", True),
+        ("sasrec", "bce", False),
+        ("sasrec", "bpr", False),
+        ("sasrec-rkd", "softmax", False),  # whose method compares with unseen items
+    ],
+)
+def test_who_draws_no_unseen_items_needs_none(model, loss, fine):
+    items = np.array([0, 1, 2, 0, 1, 0, 1, 2])
+    data = from_sequences("all", items, np.array([5, 3]), np.array(["x", "y", "z"], object))
+    data = dataclasses.replace(data, user_ids=np.array(["ann", "bob"], object))
+    settings = dataclasses.replace(MODELS[model]("all", "adam"), loss=loss)
+    asked = trainer.draws_unseen(Run(model, "all", "adam", 0, settings))
+    if fine:
+        assert make_corpus(data, draws_unseen=asked).items.size == 8
+    else:
+        with pytest.raises(UserError, match=r"'ann'\).*; expected at least .* --loss softmax or s"):
+            make_corpus(data, draws_unseen=asked)
 
 
 def test_positions_must_fit_int32(small):

@@ -12,6 +12,7 @@ import warnings
 
 import jax
 import pytest
+from experiments.folders import Run, settings_of
 from rich.console import Console
 from rich.table import Table
 
@@ -20,7 +21,6 @@ from experiments.compilation import keep_programs
 from experiments.data.cache import cache_folder
 from experiments.epochs import initial_key
 from experiments.errors import UserError
-from experiments.folders import Run, settings_of
 from experiments.recommendations import write
 from tests.runs import REPOSITORY
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,46 @@ def test_bad_text(tmp_path, text, message):
         load(str(path))
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("3 70\n3 71\n4 70\n", "line 2: user 3 already has line 1"),
+        ("1 20 1999\n1 30 2001\n2 20 2000\n", "line 2: user 1 already has line 1"),
+        ("3 70\n4 70\n5 8\n", "has one item a line; expected a user and all items"),
+    ],
+)
+def test_pairs_get_a_hint(tmp_path, text, message):
+    path = write(tmp_path / "pairs.txt", text)
+    with pytest.raises(UserError, match=rf"{message}.*a first line such as 'user,item'.*\.csv"):
+        load(str(path))
+
+
+def test_gzipped_lines(tmp_path):
+    text = b"1 1 2 3\n2 3 2 1 1\n"
+    (tmp_path / "log.txt.gz").write_bytes(gzip.compress(text))
+    data = load(str(tmp_path / "log.txt.gz"))
+    assert (data.name, data.items.tolist()) == ("log", [1, 2, 3, 3, 2, 1, 1])
+    (tmp_path / "log.txt.gz").write_bytes(gzip.compress(text)[:-4])
+    with pytest.raises(UserError, match=r"log\.txt\.gz: is cut off; expected a whole gzipped file"):
+        load(str(tmp_path / "log.txt.gz"))
+
+
+def test_a_file_that_moved_is_found_in_data_dir(tmp_path, monkeypatch):
+    for folder in ("here", "there", "there/logs"):
+        (tmp_path / folder).mkdir()
+    write(tmp_path / "there" / "a.txt", "1 1 2 3\n")
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(UserError, match=r"a\.txt: cannot be read \(No such file"):
+        load("logs/a.txt")
+    assert load("logs/a.txt", tmp_path / "there").num_items == 3
+    write(tmp_path / "there" / "logs" / "a.txt", "1 1 2 3 4\n")
+    monkeypatch.setenv("SEVO_DATA", str(tmp_path / "there"))
+    assert load("logs/a.txt").num_items == 4
+    (tmp_path / "here" / "logs").mkdir()
+    write(tmp_path / "here" / "logs" / "a.txt", "1 1 2 3 4 5\n")  # where the path leads counts
+    assert load("logs/a.txt").num_items == 5
 
 
 def test_a_byte_order_mark(tmp_path):

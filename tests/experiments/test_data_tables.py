@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import datetime
+import gzip
+import hashlib
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
-from experiments.data import load
+from experiments.data import cache, load
+from experiments.data.interactions import from_sequences
 from experiments.errors import UserError
 
 # in no order of users; user b has a tie, x before y
@@ -159,7 +164,9 @@ def test_names_of_files_are_no_patterns(tmp_path, file):
 @pytest.mark.parametrize("items", [[["x"], ["y"], ["z"]], [b"\xff", b"x", b"y"]])
 def test_ids_that_are_no_numbers_or_strings(tmp_path, items):
     path = table(tmp_path / "a.parquet", {"user": [1, 1, 1], "item": items})
-    with pytest.raises(UserError, match=r"is no parquet table that can be read|ids of type List"):
+    with pytest.raises(
+        UserError, match=r"a\.parquet: found items that are no text|ids of type List"
+    ):
         load(str(path))
 
 
@@ -191,7 +198,7 @@ def test_blank_lines_and_empty_ids(tmp_path):
         load(str(file))
 
 
-@pytest.mark.parametrize("name", ["a.csv.gz", "a.xlsx", "a.jsonl"])
+@pytest.mark.parametrize("name", ["a.json.gz", "a.xlsx", "a.jsonl"])
 def test_other_tables_are_told_which_can_be_read(tmp_path, name):
     (tmp_path / name).write_text("user,item\n")
     with pytest.raises(UserError, match=r"told by their names, \.csv, \.tsv, \.inter or \.parq"):
@@ -203,3 +210,136 @@ def test_byte_order_marks_and_quotes(tmp_path):
     assert load(str(tmp_path / "a.csv")).item_ids.tolist() == ['a "b"', "c", "x, y"]
     (tmp_path / "a.inter").write_text('user_id:token\titem_id:token\n1\t"x\n1\ty\n1\tz\n')
     assert load(str(tmp_path / "a.inter")).item_ids.tolist() == ['"x', "y", "z"]
+
+
+WIDE = {
+    ".csv": ("shop,user,item,price,time\n", ","),
+    ".tsv": ("user\tshop\titem\ttime\tprice\n", "\t"),
+    ".inter": ("time:float\tuser_id:token\titem_id:token\tshop:token\tx:token\n", "\t"),
+}
+
+
+@pytest.mark.parametrize(
+    ("ending", "at"), [(".csv", 0), (".csv", 59_999), (".tsv", 7), (".inter", 7), (".csv.gz", 59)]
+)
+def test_a_row_of_more_fields_is_an_error_that_names_its_line(tmp_path, ending, at):
+    """Wherever it stands, though columns are left unread."""
+    header, separator = WIDE[ending.removesuffix(".gz")]
+    rows = [separator.join("12345")] * (at + 1)
+    rows[at] = separator.join(["4", "Tea", " green", "2", "3", "1"])
+    content = (header + "\n".join(rows)).encode()
+    file = tmp_path / f"a{ending}"
+    file.write_bytes(gzip.compress(content, 1) if ending.endswith(".gz") else content)
+    with pytest.raises(
+        UserError, match=rf"line {at + 2}: found '4', 'Tea'.*are 6 fields; expected 5"
+    ):
+        load(str(file))
+
+
+def test_lines_are_counted_as_editors_do(tmp_path):
+    """Blank ones and line breaks in quotes count."""
+    file = tmp_path / "a.csv"
+    file.write_bytes(b'text,user,item\r\n"two\r\nlines",u,a\r\n\r\nx,u,b\r\nx,y,u,c\r\n')
+    with pytest.raises(UserError, match=r"line 6: found 'x', 'y', 'u', 'c', which are 4 fields"):
+        load(str(file))
+
+
+def test_rows_of_fewer_fields(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text("user,item,time,shop,price\nu,a,1,s,2\nu,b,3,,\nu,c,2\nu,d,4,s\n")
+    data = load(str(file))
+    assert data.item_ids[data.items - 1].tolist() == ["a", "c", "b", "d"]
+    assert "fewer fields than the first line: 2, of which the first is line 4;" in data.notes[0]
+    file.write_text("user,shop,item,time\nu,s,a,1\nu,s,b,\nu,b,2\n")
+    with pytest.raises(UserError, match=r"line 4: found 'u', 'b', '2', which is 3 of the 4 fields"):
+        load(str(file))
+    file.write_text("user,shop,item,time\nu,s,a,1\nu,s,b,\nu,s,b,2\n")
+    with pytest.raises(UserError, match=r"row 2: found {.*'time': None"):
+        load(str(file))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('u,"b,2', r"line 3: .* the item goes over several lines; .* is a quote stray, or not"),
+        ('"u,b,2', r"line 3: .* the user goes over several lines"),
+        ('u,"b"ee,2', r"line 3: has a quote that is stray, or not closed"),
+    ],
+)
+def test_stray_quotes(tmp_path, row, message):
+    """The closing one belongs to a later row, whose like would be swallowed."""
+    file = tmp_path / "a.csv"
+    file.write_text(f'user,item,time\nu,a,1\n{row}\nu,c,3\nu,d",4\nu,e,5\nu,f,6\n')
+    with pytest.raises(UserError, match=message):
+        load(str(file))
+    file.write_text(f"user,item,time\nu,a,1\n{row}\nu,c,3\n")  # closed nowhere
+    with pytest.raises(UserError, match=r"line 3: has a quote that is stray, or not closed"):
+        load(str(file))
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".inter", ".CSV"])
+def test_gzipped_tables(tmp_path, ending):
+    columns = {"user": USERS, "item": ITEMS, "shop": [""] * 7, "time": TIMES}
+    plain = table(tmp_path / f"log.v1{ending}", columns)
+    zipped = tmp_path / f"{plain.name}.gz"
+    zipped.write_bytes(gzip.compress(plain.read_bytes()))
+    one, other = load(str(plain)), load(str(zipped))
+    assert one.fingerprint == other.fingerprint
+    assert one.name == other.name == "log.v1"
+    zipped.write_bytes(zipped.read_bytes()[:-9])
+    with pytest.raises(UserError, match=str(zipped)):
+        load(str(zipped))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.inter", "a.txt", "a.csv.gz"])
+def test_utf_16(tmp_path, name, encoding):
+    content = ("1 2 3 4\n" if name == "a.txt" else "user,item\n1,2\n").encode(encoding)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    with pytest.raises(UserError, match=rf"{name}: is UTF-16 text; expected UTF-8"):
+        load(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("column", ["user", "item"])
+def test_ids_that_are_no_finite_numbers(tmp_path, column, value):
+    columns = {"user": [1.0, 1.0, 1.0, 1.0], "item": [4.0, 3.0, 2.0, 1.0]}
+    columns[column][2] = value
+    path = table(tmp_path / "a.parquet", columns)
+    with pytest.raises(UserError, match=rf"row 3: found the {column} (nan|-?inf); expected an id"):
+        load(str(path))
+
+
+def test_one_long_id_costs_no_more_than_itself(tmp_path):
+    """Not as much for each other id: as text of a fixed width, these would be half a gigabyte."""
+    items = [f"i{k}" for k in range(6000)]
+    items[17] = "https://example.org/" + "x" * 20_000
+    path = table(tmp_path / "a.csv", {"user": ["u"] * 6000, "item": items})
+    tracemalloc.start()
+    try:
+        data = load(str(path))
+        again = cache.unpack(cache.pack(data))
+        assert again.fingerprint == data.fingerprint
+        assert tracemalloc.get_traced_memory()[1] < 5e7
+    finally:
+        tracemalloc.stop()
+    assert again.item_ids.tolist() == data.item_ids.tolist()
+    items[17] += "y"
+    other = load(str(table(tmp_path / "b.csv", {"user": ["u"] * 6000, "item": items})))
+    assert other.fingerprint != data.fingerprint
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        np.array(["b", "äö", "c" * 900], object),
+        np.array([5, 2**63 + 1, 2**63 + 2], np.uint64),
+        np.array([-3, 7, 8], np.int8),
+    ],
+)
+def test_fingerprints_are_those_that_runs_were_made_with(ids):
+    """Lengths, items, and the ids as NumPy stores text."""
+    data = from_sequences("a", np.array([0, 1, 2, 0]), np.array([4]), ids)
+    want = hashlib.sha256(np.array([4]).tobytes() + np.array([1, 2, 3, 1], np.int32).tobytes())
+    want.update(ids.astype("U").tobytes())
+    assert data.fingerprint == want.hexdigest()[:16]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -12,16 +14,19 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 
+from experiments import summary
 from experiments.checkpoints import (
-    Checkpoint,
     open_checkpoints,
     restore_best_params,
     restore_checkpoint,
     resume_checkpoint,
     save_checkpoint,
 )
-from experiments.epochs import TrainState
 from experiments.errors import UserError
+from experiments.run import Run, check_folder, claim_folder, make_run
+from experiments.settings import Settings
+from experiments.state import Checkpoint, TrainState
+from models.settings import SASRecSettings
 
 
 def checkpoint(epoch: int) -> Checkpoint:
@@ -142,3 +147,81 @@ def test_a_checkpoint_that_cannot_be_read_again_is_none(tmp_path, monkeypatch):
     ):
         save_checkpoint(saved, checkpoint(1), tmp_path)
     assert not list(tmp_path.rglob("checksums.json"))
+
+
+def held_by(folder: Path, data, dataset: str = "log.csv", **settings) -> Run:
+    """A folder claimed by a run on a data set so called."""
+    run = Run("sasrec", dataset, "sevo-adamw", 0, Settings(SASRecSettings()).replace(**settings))
+    claim_folder(run, data, folder)
+    return run
+
+
+def test_data_are_known_by_content_wherever_their_file_is(small, tmp_path):
+    run = held_by(tmp_path / "run", small)
+    for dataset in ("./log.csv", str(tmp_path / "log.csv"), "../elsewhere/copy.csv"):
+        moved = dataclasses.replace(run, dataset=dataset)
+        assert check_folder(moved, small, tmp_path / "run", resume=True) is None
+    other = dataclasses.replace(small, items=small.items[::-1].copy())
+    with pytest.raises(UserError, match=r"--resume: .* the interactions are others"):
+        check_folder(run, other, tmp_path / "run", resume=True)
+    # A registered name brings settings of its own, and files beside its data.
+    named = dataclasses.replace(run, dataset="beauty")
+    with pytest.raises(UserError, match=r"dataset was 'log.csv' and is now 'beauty'"):
+        check_folder(named, small, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("setting", ["graph", "categories", "teacher"])
+def test_files_of_settings_are_known_by_content(small, tmp_path, monkeypatch, setting):
+    monkeypatch.chdir(tmp_path)
+    names = {"graph": "g.npz", "categories": "c.json", "teacher": "t"}
+    more = {"graph": "category"} if setting == "categories" else {}
+
+    def write(folder: str, content: str) -> str:
+        path = Path(folder, names[setting])
+        file = path / "result.json" if setting == "teacher" else path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+        return str(path)
+
+    run = held_by(tmp_path / "run", small, **more, **{setting: write("one", "content")})
+
+    def on(place: str) -> Run:
+        return dataclasses.replace(run, settings=run.settings.replace(**{setting: place}))
+
+    for place in (f"./one/{names[setting]}", write("two", "content")):
+        assert check_folder(on(place), small, tmp_path / "run", resume=True) is None
+    with pytest.raises(UserError, match=rf"{setting} was 'one/.*' and is now 'three/"):
+        check_folder(on(write("three", "other")), small, tmp_path / "run", resume=True)
+    write("one", "changed")
+    with pytest.raises(UserError, match=rf"{setting} was another one/{names[setting]}"):
+        check_folder(run, small, tmp_path / "run", resume=True)
+
+
+def test_items_beside_a_graph_are_part_of_it(small, tmp_path):
+    (tmp_path / "g.npz").write_text("graph")
+    run = held_by(tmp_path / "run", small, graph=str(tmp_path / "g.npz"))
+    (tmp_path / "g.items.parquet").write_text("items")
+    with pytest.raises(UserError, match=r"graph was another .*g\.npz"):
+        check_folder(run, small, tmp_path / "run", resume=True)
+
+
+def test_a_summary_of_a_file_of_ones_own(tmp_path, monkeypatch, capsys):
+    """Nothing is published on it; and it is one data set, however it is written."""
+    monkeypatch.setattr(summary, "_draw", lambda *_: None)
+    scores = dict.fromkeys(summary.METRICS, 0.5)
+    result = {"epochs": 1, "test": scores, "valid": scores, "seed": 0, "device": "none"}
+    for dataset, optimizer in (("log.csv", "adam"), ("./log.csv", "adamw"), ("beauty", "adam")):
+        folder = tmp_path / f"{Path(dataset).stem}-{optimizer}"
+        folder.mkdir()
+        run = make_run("sasrec", dataset, optimizer, epochs=1)
+        config = run.to_json() | {"data": "b" if dataset == "beauty" else "a"}
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "result.json").write_text(json.dumps(result))
+    summary.write(tmp_path)
+    rows = [line for line in (tmp_path / "summary.md").read_text().splitlines() if "SASRec" in line]
+    assert [row.split(" | ")[0].strip("| ") for row in rows] == [
+        "SASRec, beauty", "SASRec, log.csv", "SASRec, log.csv",
+    ]  # fmt: skip
+    assert [row.split(" | ")[1].split(" [")[0] for row in rows] == [
+        "Adam, as published", "Adam", "AdamW",
+    ]  # fmt: skip

@@ -12,12 +12,15 @@ import polars as pl
 import pytest
 from flax import nnx
 
-from experiments import recommend, train, trainer
+from experiments import recommend, recommendations, train, trainer
 from experiments.checkpoints import open_checkpoints, restore_checkpoint
 from experiments.data import load
 from experiments.errors import UserError
+from experiments.run import Run, files_of
+from experiments.settings import Settings
 from experiments.settings.published import reads
 from experiments.trainer import initial_checkpoint, make_setup
+from models.settings import SASRecSettings
 from tests.runs import runs_of
 
 TINY = ["--dim", "16", "--batch-size", "64", "--epochs", "2"]
@@ -53,8 +56,8 @@ def seen_items(data) -> dict:
 
 
 def test_the_best_unseen_items(run):
-    _, data = recommend.read_run(run)
-    found = recommend.recommend(run, top_k=5)
+    _, data = recommendations.read_run(run)
+    found = recommendations.recommend(run, top_k=5)
     assert found.columns == ["user", "rank", "item", "score"]
     assert found["user"].unique(maintain_order=True).to_list() == data.user_ids.tolist()
     seen = seen_items(data)
@@ -66,11 +69,11 @@ def test_the_best_unseen_items(run):
 
 
 def test_chosen_users_get_what_they_get_among_all(run):
-    _, data = recommend.read_run(run)
+    _, data = recommendations.read_run(run)
     chosen = data.user_ids[[7, 0, 30]].tolist()
-    some = recommend.recommend(run, users=chosen, top_k=4)
+    some = recommendations.recommend(run, users=chosen, top_k=4)
     assert some["user"].unique(maintain_order=True).to_list() == chosen
-    everyone = recommend.recommend(run, top_k=4)
+    everyone = recommendations.recommend(run, top_k=4)
     for user in chosen:
         one, other = (f.filter(pl.col("user") == user)["item"].to_list() for f in (some, everyone))
         assert one == other
@@ -78,7 +81,7 @@ def test_chosen_users_get_what_they_get_among_all(run):
 
 def test_the_scores_are_the_models(sasrec_run, users_file):
     """All items of a user, against scores of the model on that user's row alone."""
-    run, data = recommend.read_run(sasrec_run)
+    run, data = recommendations.read_run(sasrec_run)
     setup = make_setup(run, data)
     with open_checkpoints(sasrec_run) as saved:
         params = restore_checkpoint(saved, initial_checkpoint(run, setup, data)).best_params
@@ -87,7 +90,7 @@ def test_the_scores_are_the_models(sasrec_run, users_file):
     row = jnp.asarray(items)[None]
     positions = jnp.arange(20 - items.size, 20)[None]
     scores = np.asarray(model.scores(model(row, jnp.ones_like(row), positions)[:, -1]))[0]
-    found = recommend.recommend(sasrec_run, users=[data.user_ids[3]], top_k=10**6)
+    found = recommendations.recommend(sasrec_run, users=[data.user_ids[3]], top_k=10**6)
     assert found.height == data.num_items - len(set(items.tolist()))
     by_id = dict(zip(data.item_ids.tolist(), scores.tolist(), strict=True))
     want = [by_id[item] for item in found["item"].to_list()]
@@ -134,7 +137,7 @@ def test_a_run_without_a_validation_has_nothing_to_recommend_by(users_file, tmp_
     with pytest.raises(trainer.Interrupted):
         trainer.train(run, load(str(users_file)), tmp_path, stop=stop)
     with pytest.raises(UserError, match="was interrupted before its first validation"):
-        recommend.recommend(tmp_path)
+        recommendations.recommend(tmp_path)
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(sasrec_run, tmp_path, capsys):
@@ -151,32 +154,110 @@ def test_a_user_who_has_met_everything_gets_nothing(tmp_path):
     lines = [f"u{u},i{i},{t}" for u in range(3) for t, i in enumerate(range(6 if u == 0 else 4))]
     file.write_text("\n".join(["user,item,time", *lines]))
     run = train_on(file, tmp_path, "mf-bpr")
-    assert recommend.recommend(run, users=["u0"]).height == 0
-    assert recommend.recommend(str(run), users=["u0"]).schema["item"] == pl.String
-    assert recommend.recommend(run, users=["u1"])["item"].sort().to_list() == ["i4", "i5"]
+    assert recommendations.recommend(run, users=["u0"]).height == 0
+    assert recommendations.recommend(str(run), users=["u0"]).schema["item"] == pl.String
+    assert recommendations.recommend(run, users=["u1"])["item"].sort().to_list() == ["i4", "i5"]
 
 
 def test_folders_that_hold_no_run(sasrec_run, tmp_path):
     with pytest.raises(UserError, match=r"holds no config\.json; expected the folder of a run"):
-        recommend.recommend(tmp_path)
+        recommendations.recommend(tmp_path)
     copy = tmp_path / "copy"
     shutil.copytree(sasrec_run, copy)
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"model": "mean"}))
     with pytest.raises(UserError, match="unknown model 'mean'"):
-        recommend.recommend(copy)
+        recommendations.recommend(copy)
     (copy / "config.json").write_text(json.dumps(config | {"optimizer": "lion"}))
     with pytest.raises(UserError, match="unknown optimizer 'lion'"):
-        recommend.recommend(copy)
+        recommendations.recommend(copy)
     (copy / "config.json").write_text(json.dumps(config | {"dim": 0}))
     with pytest.raises(UserError, match="--dim: must be at least 1, got 0"):
-        recommend.recommend(copy)
+        recommendations.recommend(copy)
     (copy / "config.json").write_text(json.dumps({"model": "sasrec"}))
     with pytest.raises(UserError, match="it lacks dataset, optimizer, seed, data"):
-        recommend.recommend(copy)
+        recommendations.recommend(copy)
     (copy / "config.json").write_text(json.dumps(config | {"data": "0" * 16}))
     with pytest.raises(UserError, match="was trained on other data"):
-        recommend.recommend(copy)
+        recommendations.recommend(copy)
     shutil.rmtree(copy / "checkpoints")
     with pytest.raises(UserError, match="holds no checkpoint"):
-        recommend.recommend(copy)
+        recommendations.recommend(copy)
+
+
+@pytest.fixture
+def moved(sasrec_run, users_file, tmp_path, monkeypatch):
+    """A run of ``logs/users.txt``, which was in another folder than where we are now."""
+    for folder in ("then/logs", "now"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(users_file, tmp_path / "then" / "logs" / "users.txt")
+    shutil.copytree(sasrec_run, tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    held = json.dumps(config | {"dataset": "logs/users.txt"})
+    (tmp_path / "run" / "config.json").write_text(held)
+    monkeypatch.chdir(tmp_path / "now")
+    return tmp_path / "run"
+
+
+def test_a_run_is_used_from_another_folder(moved, users_file, tmp_path, capsys):
+    with pytest.raises(
+        UserError, match=r"logs/users.txt, and .*now has no such file; --dataset \("
+    ):
+        recommendations.read_run(moved)
+    for place in ({"data_dir": tmp_path / "then"}, {"dataset": "../then/logs/users.txt"}):
+        assert (
+            recommendations.read_run(moved, **place)[1].num_users == load(str(users_file)).num_users
+        )
+    user = str(load(str(users_file)).user_ids[0])
+    options = [str(moved), "--users", user, "--top-k", "2", "--dataset", str(users_file)]
+    assert recommend.main(options) == 0
+    assert user in capsys.readouterr().out
+    other = tmp_path / "other.txt"
+    other.write_text("1 1 2 3 4\n")
+    with pytest.raises(UserError, match=r"other data than \S*other.txt now holds .*; --dataset"):
+        recommendations.read_run(moved, dataset=str(other))
+
+
+def test_files_of_settings_that_moved(moved, users_file, tmp_path):
+    """A run knows its graph again, wherever it is now."""
+    (tmp_path / "g.npz").write_text("graph")
+    config = json.loads((moved / "config.json").read_text())
+    run = Run(
+        "sasrec",
+        "log",
+        "sevo-adamw",
+        0,
+        Settings(SASRecSettings()).replace(graph=str(tmp_path / "g.npz")),
+    )
+    config |= {"graph": "then/g.npz", "files": files_of(run.settings)}
+    (moved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"with --graph then/g.npz, and .* --graph says where it"):
+        recommendations.read_run(moved, dataset=str(users_file))
+    place = {"graph": str(tmp_path / "g.npz")}
+    found, _ = recommendations.read_run(moved, dataset=str(users_file), moved=place)
+    assert found.settings.graph.kind == place["graph"]
+    (tmp_path / "g.npz").write_text("another")
+    with pytest.raises(UserError, match=r"with --graph .*g.npz, which has changed since"):
+        recommendations.read_run(moved, dataset=str(users_file), moved=place)
+
+
+def test_ids_that_no_signed_integer_holds(sasrec_run, users_file, tmp_path):
+    """The same interactions, the ids 2^63 and more above their own."""
+    small = load(str(users_file))
+    items = small.item_ids[small.items - 1].astype(np.uint64) + np.uint64(2**63)
+    users = np.repeat(small.user_ids, small.lengths).astype(np.uint64) + np.uint64(2**63 + 7)
+    file = tmp_path / "log.parquet"
+    pl.DataFrame({"user": users, "item": items}).write_parquet(file)
+    run, data = tmp_path / "run", load(str(file))
+    shutil.copytree(sasrec_run, run)
+    config = json.loads((run / "config.json").read_text())
+    config |= {"dataset": str(file), "data": data.fingerprint}
+    (run / "config.json").write_text(json.dumps(config))
+    user = data.user_ids[1]
+    options = ["--users", str(user), "--top-k", "3", "--out", str(tmp_path / "best.parquet")]
+    assert recommend.main([str(run), *options]) == 0
+    found = pl.read_parquet(tmp_path / "best.parquet")
+    same = recommendations.recommend(sasrec_run, users=[small.user_ids[1]], top_k=3)
+    assert found["user"].to_list() == [int(user)] * 3
+    assert found["item"].to_list() == [item + 2**63 for item in same["item"].to_list()]
+    assert found.schema["item"] == pl.UInt64

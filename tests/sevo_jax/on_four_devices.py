@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import warnings
@@ -32,8 +33,17 @@ every_kernel = pytest.mark.parametrize(
 )
 
 
-def mesh(axis_type: AxisType) -> jax.sharding.Mesh:
-    return jax.make_mesh((2, 2), ("data", "model"), axis_types=(axis_type,) * 2)
+KINDS = {
+    "explicit axes": (AxisType.Explicit, AxisType.Explicit),
+    "automatic axes": (AxisType.Auto, AxisType.Auto),
+    "both kinds": (AxisType.Auto, AxisType.Explicit),
+}
+
+
+def mesh(*axis_types: AxisType) -> jax.sharding.Mesh:
+    """Of one kind of axes, or of a kind for each of both."""
+    kinds = axis_types if len(axis_types) == 2 else 2 * axis_types
+    return jax.make_mesh((2, 2), ("data", "model"), axis_types=kinds)
 
 
 def graph(kernel: str | None = None) -> sevo_jax.Graph:
@@ -269,3 +279,126 @@ def test_inside_shard_map():
         check_vma=False,  # JAX's own kernel does not say that its result varies
     )
     np.testing.assert_allclose(jax.jit(part)(x), g.to_scipy() @ x, atol=1e-5)
+
+
+def context(mesh, is_set: bool):
+    return jax.set_mesh(mesh) if is_set else contextlib.nullcontext()
+
+
+def check(got, expected, sharding=None):
+    """Explicit shardings are checked; of the others, XLA may choose what it likes."""
+    np.testing.assert_allclose(np.asarray(got), np.asarray(expected), atol=1e-5)
+    if sharding is not None and AxisType.Auto not in sharding.mesh.axis_types:
+        assert got.sharding.is_equivalent_to(sharding, got.ndim), (got.sharding, sharding)
+
+
+@pytest.mark.parametrize("is_set", [True, False])
+@pytest.mark.parametrize("where", ["features", "rows", "both"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_ways_to_smooth_on_a_mesh_of(kind, where, is_set):
+    sharding = NamedSharding(mesh(*KINDS[kind]), SPECS[where])
+    g, x = graph(), arrays()[0]
+    expected = sevo_jax.smooth(g, x, num_layers=2)
+
+    def closed_over(x):
+        return sevo_jax.smooth(g, x, num_layers=2)
+
+    def argument(graph, x):
+        return sevo_jax.smooth(graph, x, num_layers=2)
+
+    with context(sharding.mesh, is_set):
+        placed = jax.device_put(x, sharding)
+        everywhere = jax.device_put(g, NamedSharding(sharding.mesh, P()))
+        check(jax.jit(closed_over)(placed), expected, sharding)
+        check(jax.jit(argument)(g, placed), expected, sharding)
+        check(jax.jit(argument)(everywhere, placed), expected, sharding)
+        check(jax.jit(argument)(g.shard(sharding), placed), expected, sharding)
+        check(closed_over(placed), expected, sharding)
+        check(jax.jit(closed_over)(x), expected)
+        check(closed_over(jnp.asarray(x)), expected)
+
+
+@pytest.mark.parametrize("is_set", [True, False])
+@pytest.mark.parametrize("where", ["features", "rows", "both", "rows over all devices"])
+@pytest.mark.parametrize("split", [False, True])
+def test_gradients_on_an_explicit_mesh(split, where, is_set):
+    sharding = NamedSharding(mesh(AxisType.Explicit), SPECS[where])
+    g, (x, weights) = chain(), arrays()
+
+    def value(data, x, weights, beta, graph):
+        operator = graph.operator
+        operator = BCSR((data, operator.indices, operator.indptr), shape=operator.shape)
+        graph = dataclasses.replace(graph, operator=operator)
+        return (sevo_jax.smooth(graph, x, beta, 1) * weights).sum()
+
+    gradients = jax.grad(value, (0, 1, 3))
+    expected = gradients(g.operator.data, x, weights, 0.5, g)
+    with context(sharding.mesh, is_set):
+        used = g.shard(sharding) if split else g
+        placed = jax.device_put((x, weights), sharding)
+        got = jax.jit(gradients)(used.operator.data, *placed, 0.5, used)
+        stored = np.asarray(got[0])
+        if used.exchange is not None:
+            counts = np.asarray(used.operator.indptr)[:, -1]
+            stored = np.concatenate([a[:n] for a, n in zip(stored, counts, strict=True)])
+        check(stored, expected[0])
+        check(got[1], expected[1], sharding)
+        check(got[2], expected[2])
+        if is_set:  # without, JAX itself has no gradients outside jit
+            check(gradients(used.operator.data, *placed, 0.5, used)[1], expected[1], sharding)
+
+
+@pytest.mark.parametrize("is_set", [True, False])
+@pytest.mark.parametrize("batch", [None, "data"])
+@pytest.mark.parametrize("where", ["features", "rows", "whole"])
+def test_vmap_on_an_explicit_mesh(where, batch, is_set):
+    sharding = NamedSharding(mesh(AxisType.Explicit), P(batch, *SPECS[where]))
+    g, several = graph(), np.stack(arrays())
+
+    def value(x):
+        return (sevo_jax.smooth(g, x, 0.5, 1) ** 2).sum()
+
+    with context(sharding.mesh, is_set):
+        placed = jax.device_put(several, sharding)
+        check(
+            jax.jit(jax.vmap(lambda x: sevo_jax.spmm(g, x)))(placed),
+            jax.vmap(lambda x: sevo_jax.spmm(g, x))(several),
+            sharding,
+        )
+        check(
+            jax.jit(jax.vmap(jax.grad(value)))(placed), jax.vmap(jax.grad(value))(several), sharding
+        )
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        P("data", "model", None),
+        P(None, None, ("data", "model")),
+        P("data", None, "model"),
+        P("model"),
+    ],
+)
+def test_other_numbers_of_axes_on_an_explicit_mesh(spec):
+    """Trailing axes however they are split, and none."""
+    x = arrays()[0].reshape(NODES, 4, 4)[(...,) + (0,) * (2 - 2 * (len(spec) == 3))]
+    sharding = NamedSharding(mesh(AxisType.Explicit), spec)
+
+    def smoothed(x):
+        return sevo_jax.smooth(graph(), x, 0.5, 2)
+
+    placed = jax.device_put(x, sharding)
+    check(jax.jit(smoothed)(placed), smoothed(x), sharding)
+    check(smoothed(placed), smoothed(x), sharding)
+
+
+def test_training_on_an_explicit_mesh_that_is_set():
+    sharding = NamedSharding(mesh(AxisType.Explicit), SPECS["both"])
+
+    def make():
+        return sevo_jax.sevo_adamw(1e-2, graph(), beta=0.5, method="exact", weight_decay=0.1)
+
+    expected, _, _ = train(make, jnp.asarray)
+    with jax.set_mesh(sharding.mesh):
+        got, _, _ = train(make, lambda a: jax.device_put(a, sharding))
+    check(got, expected, sharding)

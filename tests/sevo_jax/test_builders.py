@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
@@ -305,3 +306,142 @@ def test_capacity(builder):
         ValueError, match=r"capacity must be at least the graph's \d+ entries, got 1"
     ):
         make(capacity=1)
+
+
+RUNS = [[3, 1, 2], [1], [2, 2, 4, 1]]
+PADDED = np.array([[0, 3, 1, 2], [0, 0, 0, 1], [2, 2, 4, 1]])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("pad", [0, -1, 99])
+@pytest.mark.parametrize("form", [np.asarray, jnp.asarray, list, np.ndarray.tolist])
+def test_padding_is_taken_off(side, pad, form):
+    array = np.full((3, 4), pad)
+    for row, run in zip(array, RUNS, strict=True):
+        row[slice(len(run)) if side == "right" else slice(4 - len(run), 4)] = run
+    want = w(sevo_jax.sequence_graph(RUNS, N))
+    graph = sevo_jax.sequence_graph(form(array), N, padding=pad)
+    np.testing.assert_array_equal(w(graph), want)
+    flat = sevo_jax.sequence_graph(array.ravel(), N, lengths=[4, 4, 4], padding=pad)
+    np.testing.assert_array_equal(w(flat), want)
+
+
+def test_what_is_masked_is_padding():
+    masked = np.ma.masked_equal(PADDED, 0)
+    want = w(sevo_jax.sequence_graph(RUNS, N))
+    for runs in (masked, list(masked)):
+        np.testing.assert_array_equal(w(sevo_jax.sequence_graph(runs, N)), want)
+    members = sevo_jax.category_graph(masked, N)
+    np.testing.assert_array_equal(w(members), w(sevo_jax.category_graph(RUNS, N)))
+
+
+@pytest.mark.parametrize("array", [PADDED, PADDED[:, ::-1], np.array([[1, 2], [0, 3]])])
+def test_arrays_that_may_be_padded_are_refused(array):
+    for builder in (sevo_jax.sequence_graph, sevo_jax.category_graph):
+        with pytest.raises(ValueError, match=r"padding=0 if it is padding, padding=None if 0 is"):
+            builder(array, N)
+        graph = builder(array, N, padding=None)
+        np.testing.assert_array_equal(w(graph), w(builder(array.tolist(), N)))
+    inner = np.array([[1, 0, 2], [3, 4, 5]])
+    graph = sevo_jax.sequence_graph(inner, N)
+    np.testing.assert_array_equal(w(graph), w(sevo_jax.sequence_graph(inner.tolist(), N)))
+
+
+@pytest.mark.parametrize(
+    ("given", "options"),
+    [
+        (np.array([[1, 2], [3, 0]]), {"padding": 0, "lengths": [1, 3]}),
+        ([[1, 2], [3, 0, 2]], {"padding": 0}),
+        ([[1, 2], np.ma.array([3, 1, 2], mask=[0, 1, 0])], {}),
+    ],
+)
+def test_padding_between_two_items_is_refused(given, options):
+    if "lengths" in options:
+        given = np.array([1, 2, 0, 3])
+    with pytest.raises(ValueError, match="stands between two ids at position 1"):
+        sevo_jax.sequence_graph(given, N, **options)
+
+
+@pytest.fixture
+def events() -> pl.DataFrame:
+    """Users in turns, most times equal."""
+    rng = np.random.default_rng(3)
+    user, item = rng.integers(0, 9, 80), rng.integers(0, N, 80)
+    frame = pl.DataFrame({"who": user, "what": item, "at": rng.integers(0, 5, 80)})
+    return frame.with_columns(who=pl.format("u{}", "who"))
+
+
+FRAMES = {
+    "polars": lambda frame: frame,
+    "pandas": lambda frame: frame.to_pandas(),
+    "pyarrow": lambda frame: frame.to_arrow(),
+    "categories": lambda frame: frame.with_columns(pl.col("who").cast(pl.Categorical)),
+    "index": lambda frame: frame.to_pandas().set_index("at", drop=False).rename_axis("who"),
+    "dates": lambda frame: frame.with_columns(pl.col("at").cast(pl.Date)),
+    "instants": lambda frame: frame.to_pandas().astype({"at": "datetime64[ns, UTC]"}),
+    "nullable": lambda frame: frame.to_pandas().astype({"what": "Int16", "at": "Float64"}),
+}
+
+
+@pytest.mark.parametrize("form", FRAMES)
+def test_sequences_of_a_frame(events, form):
+    frame, options = FRAMES[form](events), {"max_len": 3, "walk_length": 2}
+    ordered = events.sort("at", maintain_order=True)
+    for rows, time in ((ordered, "at"), (events, None)):
+        runs = rows.group_by("who", maintain_order=True).agg("what")["what"]
+        want = w(sevo_jax.sequence_graph(runs, N, **options))
+        graph = sevo_jax.sequence_graph(frame, N, user="who", item="what", time=time, **options)
+        np.testing.assert_array_equal(w(graph), want)
+
+
+@pytest.mark.parametrize("form", [*FRAMES, "lazy"])
+def test_bare_frames_are_refused(events, form):
+    frame = events.lazy() if form == "lazy" else FRAMES[form](events)
+    with pytest.raises(TypeError, match=r'name its columns, .*user="user", item="item", time='):
+        sevo_jax.sequence_graph(frame, N)
+    with pytest.raises(TypeError, match=r"members must not be a bare .*column of lists"):
+        sevo_jax.category_graph(frame, N)
+
+
+@pytest.mark.parametrize(
+    ("changed", "options", "kind", "says"),
+    [
+        ({}, {"item": None}, TypeError, "user and item must both name a column"),
+        ({}, {"user": "u"}, ValueError, "user='u': no such column; there are who, what, at"),
+        ({"what": pl.lit("a")}, {}, TypeError, "item='what' must hold integers, got .*string"),
+        ({"what": pl.lit(None)}, {}, ValueError, "'what' must have a value in every row"),
+        ({"at": pl.lit(float("nan"))}, {}, ValueError, "'at' must have a value .* but 80 of 80"),
+        ({"at": pl.lit("9")}, {}, TypeError, "time='at' must hold numbers, dates or timestamps"),
+        ({"what": pl.lit(N)}, {}, ValueError, rf"\[0, {N}\), got {N}"),
+        ({}, {"lengths": [80]}, TypeError, "lengths and padding are not for a data frame"),
+    ],
+)
+def test_bad_frames(events, changed, options, kind, says):
+    options = {"user": "who", "item": "what", "time": "at"} | options
+    with pytest.raises(kind, match=says):
+        sevo_jax.sequence_graph(events.with_columns(**changed), N, **options)
+
+
+def test_columns_of_no_frame_and_lazy_frames(events):
+    with pytest.raises(TypeError, match="name the columns of a data frame, got list"):
+        sevo_jax.sequence_graph([[1]], N, user="who", item="what")
+    with pytest.raises(TypeError, match=r"got a LazyFrame; pass its collect\(\)"):
+        sevo_jax.sequence_graph(events.lazy(), N, user="who", item="what")
+
+
+def test_columns_of_arrow_lists():
+    runs = [[5, 1], None, [], [2, 2, 3]]
+    want = w(sevo_jax.sequence_graph(pl.Series(runs), N))
+    kind = pa.list_(pa.int32())
+    columns = [pa.array(runs, kind), pa.chunked_array([runs[:1], runs[1:]], kind)]
+    columns += [pd.Series(runs, dtype=pd.ArrowDtype(t)) for t in (kind, pa.large_list(pa.int64()))]
+    for column in columns:
+        np.testing.assert_array_equal(w(sevo_jax.sequence_graph(column, N)), want)
+    with pytest.raises(ValueError, match="sequences must not hold nulls, got 1"):
+        sevo_jax.sequence_graph(pa.array([[1, None], [2]]), N)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.usefixtures("x64")
+def test_no_overflow_in_64_bits():
+    assert sevo_jax.sequence_graph([[4, 5]], N).dtype == jnp.float64

@@ -274,7 +274,7 @@ def test_replacing_the_graph_compiles_nothing():
         calls.append(1)
         return tx.update(grads, state, params, graph=graph)
 
-    for_good = optax.tree.set(tx.init(params), graph=random_graph(1))
+    for_good = sevo_jax.set_graph(tx.init(params), random_graph(1))
     got, state = step(params, tx.init(params))
     replaced, _ = step(params, for_good)
     assert len(calls) == 1
@@ -284,9 +284,104 @@ def test_replacing_the_graph_compiles_nothing():
 
     once, after = step(params, tx.init(params), random_graph(1))
     chex.assert_trees_all_close(once, replaced)
-    chex.assert_trees_all_equal(optax.tree.get(after, "graph"), random_graph(0))
+    own = optax.tree.get(tx.init(params), "graph")
+    chex.assert_trees_all_equal(optax.tree.get(after, "graph"), own)
     step(params, state, random_graph(2))
     assert len(calls) == 2
+
+
+@EVERY
+def test_the_state_holds_the_operator_alone(name):
+    """Twice the bytes would be the graph's weights, which no step reads."""
+    graph, params = random_graph(0), tree()
+    assert graph.weights is not None
+    bare = sevo_jax.Graph.from_operator(graph.to_scipy(), capacity=CAPACITY)
+    tx = optax.with_extra_args_support(OPTIMIZERS[name](graph))
+    state = tx.init(params)
+    held = optax.tree.get(state, "graph")
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(held)) == sum(
+        leaf.nbytes for leaf in jax.tree.leaves(graph.operator)
+    )
+    same = OPTIMIZERS[name](bare).init(params)
+    assert jax.tree.structure(state) == jax.tree.structure(same)
+    for other in (graph, bare):
+        once = jax.eval_shape(lambda g: tx.update(params, state, params, graph=g), other)
+        assert jax.tree.structure(once[1]) == jax.tree.structure(state)
+        replaced = sevo_jax.set_graph(state, other)
+        assert jax.tree.structure(replaced) == jax.tree.structure(state)
+    with pytest.raises(ValueError, match=r"optimiser state's copy.*keep the graph that a builder"):
+        held.add_edges([0], [1])
+
+
+@EVERY
+def test_states_of_graphs_without_edges_can_be_saved(name, tmp_path):
+    """Orbax refuses arrays of no elements."""
+    params, empty = tree(), sevo_jax.edge_graph([], [], NODES)
+    mesh = jax.make_mesh((1,), ("model",))
+    split = empty.shard(jax.NamedSharding(mesh, jax.P("model", None)))
+    tx = OPTIMIZERS[name](empty)
+    for state in (
+        tx.init(params),
+        sevo_jax.set_graph(make(name).init(params), empty),
+        OPTIMIZERS[name](split).init(params),
+    ):
+        assert all(leaf.size for leaf in jax.tree.leaves(state))
+    state = tx.init(params)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", state)
+        checkpointer.wait_until_finished()
+        restored = checkpointer.restore(tmp_path / "state", tx.init(params))
+    chex.assert_trees_all_equal(restored, state)
+
+
+def test_a_graph_without_edges_scales_every_step():
+    empty, x = sevo_jax.edge_graph([], [], NODES), tree()["table"]
+    tx = sevo_jax.sevo_smooth(empty, beta=0.5, num_layers=1)
+    got, state = tx.update(x, tx.init(x))
+    assert state.graph.capacity == 1
+    np.testing.assert_allclose(got, x / 1.5, rtol=1e-6)
+
+
+LEAVING = {
+    "at once": (lambda count: 1.0 + 0 * count, 0),
+    "up": (optax.linear_schedule(0.5, 1.25, 3000), 2048),
+    "down": (optax.linear_schedule(0.9, -0.1, 100_000), 131_072),
+    "one step": (lambda count: jnp.where(count == 4, jnp.nan, 0.9), 4),
+    "late": (optax.piecewise_constant_schedule(0.6, {4_000_000: 2.0}), 4_194_304),
+}
+
+
+@pytest.mark.parametrize("kind", LEAVING)
+def test_schedules_that_leave_the_range_are_refused_by_init(kind):
+    schedule, step = LEAVING[kind]
+    tx, params = sevo_jax.sevo_adamw(0.1, random_graph(0), beta=schedule), tree()
+    for init in (tx.init, jax.jit(tx.init), lambda p: jax.eval_shape(tx.init, p)):
+        with pytest.raises(ValueError, match=rf"beta must lie in \[0, 1\).*at step {step} of"):
+            init(params)
+
+
+def test_schedules_that_stay_in_the_range_are_taken():
+    params = tree()
+    for schedule in (
+        optax.cosine_decay_schedule(0.99, 10_000),
+        optax.linear_schedule(0.0, 0.999, 100),
+        lambda count: 1 - 1 / (count + 2),
+        lambda count: 0.5 if count < 10 else 0.9,
+    ):
+        sevo_jax.sevo_smooth(random_graph(0), beta=schedule).init(params)
+
+
+@pytest.mark.parametrize("method", ["neumann", "exact"])
+def test_a_compiled_step_out_of_range_is_nan_and_no_other_is(method):
+    schedule = lambda count: jnp.where(count == 3, 1.5, 0.5)  # noqa: E731
+    tx = sevo_jax.sevo_smooth(random_graph(0), beta=schedule, method=method)
+    x = {"table": tree()["table"], "bias": jnp.ones(2)}
+    state, step = tx.init(x), jax.jit(tx.update)
+    for count in range(5):
+        updates, state = step(x, state)
+        wrong = np.isnan(updates["table"])
+        assert wrong.all() if count == 3 else not wrong.any()
+        np.testing.assert_array_equal(updates["bias"], x["bias"])
 
 
 def test_donation_copies_nothing_and_spares_the_callers_graph():

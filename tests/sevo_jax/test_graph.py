@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -187,3 +190,178 @@ def test_a_graph_is_a_pytree():
     assert placeholder.operator.data is None
     doubled = jax.jit(lambda g: jax.tree.map(lambda leaf: leaf + leaf, g))(graph)
     np.testing.assert_array_equal(doubled.operator.data, 2 * graph.operator.data)
+
+
+def test_trees_of_a_graph_that_hold_no_arrays_have_a_name():
+    graph = random_graph(0)
+    shape = jax.ShapeDtypeStruct((3,), jnp.bfloat16)
+    for leaf, told in (
+        (None, "leaves=NoneType"),
+        ((4, 2), "leaves=tuple"),
+        ("text", "leaves=str"),
+        (1.5, "leaves=float"),
+        (True, "leaves=bool"),
+        (shape, "capacity=3, dtype=bfloat16"),
+    ):
+        named = jax.tree.map(lambda _, leaf=leaf: leaf, graph)
+        assert repr(named) == f"Graph(num_nodes=7, {told})"
+    mesh = jax.make_mesh((1,), ("model",))
+    split = random_graph(0).shard(jax.NamedSharding(mesh, jax.P("model")), exchange="halo")
+    shapes = jax.tree.map(lambda leaf: leaf.shape, split)
+    assert repr(shapes) == "Graph(num_nodes=7, leaves=tuple, parts=1, exchange=halo)"
+
+
+def test_a_graph_without_edges(tmp_path):
+    graph = sevo_jax.edge_graph([], [], 3)
+    graph.save(tmp_path / "empty")
+    loaded = sevo_jax.Graph.load(tmp_path / "empty")
+    assert loaded.capacity == 0
+    assert w(loaded).shape == (3, 3)
+    x = jnp.ones((3, 2))
+    np.testing.assert_allclose(sevo_jax.smooth(loaded, x, 0.5, 1), x / 1.5)
+
+
+def damaged(form: str, indices: list[int], pointers: tuple[int, ...] = (0, 1, 2, 3)):
+    """A matrix of 3 rows whose columns (rows, for csc) and pointers are as given."""
+    data, indices, pointers = np.full(len(indices), 0.5), np.array(indices), np.array(pointers)
+    if form == "bcsr":
+        arrays = (jnp.asarray(data), jnp.asarray(indices), jnp.asarray(pointers))
+        return BCSR(arrays, shape=(3, 3))
+    rows = np.arange(len(indices)) % 3
+    if form == "bcoo":
+        return BCOO((jnp.asarray(data), jnp.stack([rows, indices], axis=1)), shape=(3, 3))
+    matrix = sp.coo_array((data, (rows, rows)), shape=(3, 3)).asformat(form)
+    if form == "coo":
+        matrix.coords = (rows, indices)
+    else:
+        matrix.indices, matrix.indptr = indices, pointers
+    return matrix
+
+
+@pytest.mark.parametrize("form", ["csr", "csc", "bsr", "coo", "bcsr", "bcoo"])
+@pytest.mark.parametrize("index", [3, 70_000_000, -1])
+def test_indices_out_of_range(form, index):
+    if form == "bcoo" and index == 3:
+        index = 4
+    for make in (
+        sevo_jax.Graph.from_weights,
+        sevo_jax.Graph.from_operator,
+        lambda matrix: sevo_jax.Graph.from_operator(matrix, check=False),
+        lambda matrix: sevo_jax.sevo_smooth(matrix),
+    ):
+        with pytest.raises(ValueError, match=rf"indices must lie in \[0, 3\), got {index}"):
+            make(damaged(form, [0, index, 1]))
+
+
+@pytest.mark.parametrize("form", ["csr", "csc", "bsr", "bcsr"])
+@pytest.mark.parametrize("pointers", [(1, 1, 2, 3), (0, 3, 1, 3), (0, 1, 2, 90_000_000)])
+def test_pointers_that_point_elsewhere(form, pointers):
+    with pytest.raises(ValueError, match="pointers"):
+        sevo_jax.Graph.from_weights(damaged(form, [0, 1, 2], pointers))
+
+
+def test_padding_of_bcoo_is_both_indices_one_past_the_end():
+    padding = [[0, 1], [1, 0], [2, 2], [2, 2]]
+    values = jnp.array([0.5, 0.5, 0.0, 7.0])  # JAX reads no value of padding
+    graph = sevo_jax.Graph.from_operator(BCOO((values, jnp.array(padding)), shape=(2, 2)))
+    np.testing.assert_array_equal(dense(graph), [[0, 0.5], [0.5, 0]])
+    one_based = BCOO((jnp.ones(2), jnp.array([[1, 2], [2, 1]])), shape=(2, 2))
+    with pytest.raises(ValueError, match=r"row indices must lie in \[0, 2\), got 2"):
+        sevo_jax.Graph.from_weights(one_based)
+
+
+def test_matrices_of_no_use_as_a_graph_are_refused_before_memory_is_taken():
+    vast = 2**33
+    for matrix in (
+        sp.dia_array((np.ones((1, 1)), [0]), shape=(vast, vast)),
+        sp.coo_array((np.ones(1), ([0], [0])), shape=(vast, vast)),
+    ):
+        with pytest.raises(ValueError, match="fewer than 2147483647 nodes"):
+            sevo_jax.Graph.from_weights(matrix)
+    with pytest.raises(ValueError, match=r"square, got shape \(4,\)"):
+        sevo_jax.Graph.from_weights(sp.coo_array(np.ones(4)))
+    with pytest.raises(ValueError, match="real, got dtype object"):
+        sevo_jax.Graph.from_weights(np.array([[None, 1], [1, None]]))
+
+
+def test_duplicates_of_narrow_counts_do_not_overflow():
+    twice = (np.full(4, 100, np.int8), ([0, 0, 1, 1], [1, 1, 0, 0]))
+    graph = sevo_jax.Graph.from_weights(sp.coo_array(twice, shape=(2, 2)))
+    np.testing.assert_array_equal(w(graph), [[0, 200], [200, 0]])
+
+
+def test_flags_of_scipy_are_not_believed():
+    matrix = sp.csr_array((np.array([0.2, 0.3, 0.5]), np.array([1, 1, 0]), np.array([0, 2, 3])))
+    matrix.has_canonical_format = matrix.has_sorted_indices = True
+    graph = sevo_jax.Graph.from_operator(matrix)
+    assert graph.capacity == 2
+    np.testing.assert_allclose(dense(graph), [[0, 0.5], [0.5, 0]])
+
+
+def write_npz(path, meta=None, **arrays):
+    whole = {
+        "format": np.array(b"csr"), "shape": np.array([3, 3]), "data": np.full(4, 0.5),
+        "indices": np.array([1, 0, 2, 1]), "indptr": np.array([0, 1, 3, 4]),
+    }  # fmt: skip
+    np.savez(path, **(whole | arrays))
+    if meta is not None:
+        with zipfile.ZipFile(path, "a") as archive, archive.open("sevo_jax.npy", "w") as file:
+            np.save(file, np.array(meta if isinstance(meta, str) else json.dumps(meta)))
+
+
+METAS = [
+    (7, "must be an object"),
+    ("[", "is no JSON"),
+    ("[" * 100_000, "is no JSON"),
+    ({"nodes": 3}, "must be an object of capacity, dtype"),
+    ({"dtype": ["float32"]}, "dtype must name a floating-point type"),
+    ({"dtype": "int32"}, "dtype must name a floating-point type"),
+    ({"capacity": -1}, "capacity must be at least 0, got -1"),
+    ({"capacity": 3}, "capacity must be at least the graph's 4 entries"),
+    ({"capacity": 4.5}, "capacity must be an integer"),
+    ({"normalized": "yes"}, "normalized must be true or false"),
+    ({"kernel": 3}, "kernel must be one of"),
+    ({"kernel": ["gather"]}, "kernel must be one of"),
+    ({"precision": "float8"}, "precision must be one of"),
+    ({"kernel": "bcsr", "precision": "bfloat16"}, "has no precision"),
+]
+
+
+@pytest.mark.parametrize(("meta", "told"), METAS, ids=range(len(METAS)))
+def test_files_whose_meta_is_not_ours(tmp_path, meta, told):
+    write_npz(tmp_path / "own.npz", meta)
+    with pytest.raises(ValueError, match=rf"own\.npz: .*{told}"):
+        sevo_jax.Graph.load(tmp_path / "own.npz")
+
+
+ARRAYS = [
+    {"indices": np.array([1, 0, 30_000_000, 1])},
+    {"indices": np.array([1, 0, 2, -9_000_000])},
+    {"indptr": np.array([0, 4, 1, 4])},
+    {"indptr": np.array([0, 4])},
+    {"format": np.array(b"csc"), "indices": np.array([1, 0, 3, 1])},
+    {"shape": np.array([3, 2**50])},
+    {"shape": np.array(["a", "b"])},
+    {"data": np.array(["0.5"] * 4)},
+    {"data": np.full(4, 0.5j)},
+]
+
+
+@pytest.mark.parametrize("arrays", ARRAYS, ids=range(len(ARRAYS)))
+@pytest.mark.parametrize("normalized", [False, True])
+def test_files_whose_matrix_is_damaged(tmp_path, arrays, normalized):
+    write_npz(tmp_path / "sound.npz", {"normalized": normalized})
+    assert sevo_jax.Graph.load(tmp_path / "sound.npz").num_nodes == 3
+    write_npz(tmp_path / "own.npz", {"normalized": normalized}, **arrays)
+    with pytest.raises(ValueError, match=r"own\.npz"):
+        sevo_jax.Graph.load(tmp_path / "own.npz")
+
+
+def test_files_that_were_cut_or_overwritten(tmp_path):
+    random_graph(0).save(tmp_path / "whole.npz")
+    content = (tmp_path / "whole.npz").read_bytes()
+    middle = len(content) // 3
+    for damage in (b"", content[:middle], content[:middle] + b"\0" * 200 + content[middle + 200 :]):
+        (tmp_path / "own.npz").write_bytes(damage)
+        with pytest.raises(ValueError, match=r"own\.npz"):
+            sevo_jax.Graph.load(tmp_path / "own.npz")

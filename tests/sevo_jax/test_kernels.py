@@ -289,6 +289,7 @@ def on_a_gpu() -> contextlib.AbstractContextManager[None]:
     ("platform", "kernel", "text", "there"),
     [
         ("tpu", None, "scatter", False),
+        ("rocm", None, "scatter", False),
         ("cpu", "bcsr", "cpu_csr_sparse_dense_ffi", True),
         pytest.param("cpu", None, cpu_kernel.TARGET, True, marks=needs_compiler),
         ("cuda", None, "scatter", False),

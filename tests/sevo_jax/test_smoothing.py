@@ -247,3 +247,44 @@ def test_beta_in_half_precision():
     graph, x = random_graph(0), jnp.asarray(table(1, 3), jnp.float32)
     got = sevo_jax.smooth(graph, x, jnp.bfloat16(0.5))
     np.testing.assert_allclose(got, sevo_jax.smooth(graph, x, 0.5), rtol=1e-5)
+
+
+LEGAL, ILLEGAL = 0.75, (1.0, 2.0, -0.25, np.nan, np.inf)
+
+
+LAYERS = [(method, 2) for method in METHODS] + [(method, 0) for method in METHODS[:3]]
+
+
+@pytest.mark.parametrize(("method", "layers"), LAYERS)
+def test_traced_betas_out_of_range_give_nan(method, layers):
+    """Never zeros, raw steps or steps that grow: the range can only be seen on the device."""
+    graph, x = random_graph(0), jnp.asarray(table(0, 2), jnp.float32)
+    for beta in ILLEGAL:
+        assert np.isnan(smooth(graph, x, beta, layers, method)).all()
+    got = smooth(graph, x, LEGAL, layers, method)
+    np.testing.assert_allclose(got, sevo_jax.smooth(graph, x, LEGAL, layers, method), rtol=1e-5)
+
+
+def test_a_traced_beta_has_its_gradient_and_no_nan_on_the_way():
+    graph, x = random_graph(0), jnp.asarray(table(0, 2), jnp.float32)
+
+    def total(beta):
+        return sevo_jax.smooth(graph, x, beta, 2).sum()
+
+    with jax.debug_nans(True):
+        slope = jax.grad(total)(0.5)
+        with pytest.raises((ValueError, FloatingPointError), match=r"beta must lie|nan"):
+            smooth(graph, x, 1.0, 2, "neumann")
+    want = (total(0.501) - total(0.499)) / 0.002
+    np.testing.assert_allclose(slope, want, rtol=2e-2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_rank_is_promoted(method):
+    graph = random_graph(0)
+    tx = sevo_jax.sevo_adamw(0.1, graph, method=method)
+    with jax.numpy_rank_promotion("raise"):  # raises as functions are traced
+        for features in ((3,), (2, 3)):
+            x = jax.ShapeDtypeStruct((NODES, *features), jnp.float32)
+            jax.eval_shape(lambda x: sevo_jax.smooth(graph, x, 0.5, 2, method), x)
+            jax.eval_shape(lambda x: tx.update(x, tx.init(x), x), x)

@@ -1,4 +1,4 @@
-"""Seeds under ``vmap``, and tables that grow."""
+"""Graphs that are replaced, seeds under ``vmap``, and tables that grow."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
+from flax import nnx
 
 import sevo_jax
-from tests.sevo_jax.graphs import NODES, random_graph
+from tests.sevo_jax.graphs import CAPACITY, NODES, random_graph
 
 SEEDS = 3
 ALIASES = {
@@ -58,7 +60,7 @@ def test_seed_axes_are_none_for_graphs_only():
     axes = sevo_jax.seed_axes(tx, tree(0))
     assert axes[1].graph is None
     assert set(jax.tree.leaves(axes)) == {0}
-    assert len(jax.tree.leaves(axes)) == len(jax.tree.leaves(tx.init(tree(0)))) - 6
+    assert len(jax.tree.leaves(axes)) == len(jax.tree.leaves(tx.init(tree(0)))) - 3
 
 
 @pytest.mark.parametrize("alias", ALIASES)
@@ -78,7 +80,9 @@ def test_grown_states_go_on_as_before(alias):
     grown_tx = ALIASES[alias](same)
     fresh = grown_tx.init(grown)
     chex.assert_trees_all_equal_shapes_and_dtypes(grown_state, fresh)
-    chex.assert_trees_all_equal(optax.tree.get(grown_state, "graph"), same)
+    chex.assert_trees_all_equal(
+        optax.tree.get(grown_state, "graph"), optax.tree.get(fresh, "graph")
+    )
 
     grads = tree(7)
     wide = {"table": jnp.pad(grads["table"], ((0, 2), (0, 0))), "bias": grads["bias"]}
@@ -89,7 +93,7 @@ def test_grown_states_go_on_as_before(alias):
 
     joined = graph.add_edges([0, 1], [NODES, NODES + 1], num_nodes=NODES + 2)
     assert joined.capacity == graph.capacity
-    replaced = optax.tree.set(grown_state, graph=joined)
+    replaced = sevo_jax.set_graph(grown_state, joined)
     moved, _ = grown_tx.update(wide, replaced, grown)
     assert np.abs(moved["table"][NODES:]).max() > 0
 
@@ -168,3 +172,245 @@ def test_what_cannot_grow():
     tx = sevo_jax.sevo_smooth(random_graph(0), tables=("users", "items"))
     with pytest.raises(ValueError, match="a joint table cannot grow"):
         sevo_jax.grow(tx.init(joint), joint, 9, tables=("users", "items"))
+
+
+WRAPPERS = {
+    "chain": lambda graph: sevo_jax.sevo_adamw(0.1, graph, tables="table"),
+    "twice": lambda graph: optax.chain(
+        sevo_jax.sevo_smooth(graph, tables="table"), sevo_jax.sevo_smooth(graph, tables="table")
+    ),
+    "partition": lambda graph: optax.partition(
+        {"sevo": sevo_jax.sevo_sgd(0.1, graph), "plain": optax.adam(0.1)},
+        {"table": "sevo", "bias": "plain"},
+    ),
+    "steps": lambda graph: optax.MultiSteps(
+        sevo_jax.sevo_sgd(0.1, graph, tables="table"), 2
+    ).gradient_transformation(),
+    "finite": lambda graph: optax.apply_if_finite(
+        sevo_jax.sevo_adam(0.1, graph, tables="table"), 3
+    ),
+    "inject": lambda graph: optax.inject_hyperparams(
+        sevo_jax.sevo_sgd, static_args=("graph", "tables", "num_layers", "method")
+    )(0.1, graph, tables="table"),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+@pytest.mark.parametrize("kind", ["graph", "operator"])
+def test_a_graph_that_is_set_stays_the_callers(name, kind):
+    """What donation does to the state's arrays happens to no array of the caller's."""
+    graph, params = random_graph(1), tree(0)
+    if kind == "operator":
+        graph = sevo_jax.Graph.from_operator(graph.to_scipy(), capacity=graph.capacity)
+    tx = WRAPPERS[name](random_graph(0))
+    before = tx.init(params)
+    state = sevo_jax.set_graph(before, graph)
+    assert jax.tree.structure(state) == jax.tree.structure(before)
+    held = [g for _, g in optax.tree.get_all_with_path(state, "graph")]
+    assert len(held) == (2 if name == "twice" else 1)
+    arrays = [leaf for g in held for leaf in jax.tree.leaves(g)]
+    assert len({leaf.unsafe_buffer_pointer() for leaf in arrays}) == len(arrays)
+    for g in held:
+        np.testing.assert_array_equal(g.to_scipy().toarray(), graph.to_scipy().toarray())
+    for leaf in jax.tree.leaves(state):
+        leaf.delete()
+    assert graph.to_scipy().nnz > 0
+    sevo_jax.set_graph(before, graph)
+
+
+def test_set_graph_takes_matrices_and_trees_around_a_state():
+    graph, params = random_graph(0), tree(0)
+    tx = WRAPPERS["chain"](graph)
+    outer = {"params": params, "step": 3, "optimizer": tx.init(params)}
+    matrix = random_graph(2).to_scipy()
+    state = sevo_jax.set_graph(outer, matrix)
+    got = optax.tree.get(state["optimizer"], "graph")
+    np.testing.assert_array_equal(got.to_scipy().toarray(), matrix.toarray())
+    assert state["params"]["table"] is params["table"]
+    assert state["step"] == 3
+    with pytest.raises(TypeError, match="got NoneType"):
+        sevo_jax.set_graph(outer, None)
+
+
+def test_set_graph_refuses_other_nodes_and_states_without_a_graph():
+    params = tree(0)
+    state = WRAPPERS["chain"](random_graph(0)).init(params)
+    with pytest.raises(ValueError, match=r"as many nodes .*, 7, got 8; sevo_jax\.grow"):
+        sevo_jax.set_graph(state, random_graph(0).add_edges([], [], num_nodes=NODES + 1))
+    with pytest.raises(ValueError, match="state must hold a graph"):
+        sevo_jax.set_graph(optax.adam(0.1).init(params), random_graph(0))
+    small = sevo_jax.edge_graph([0], [1], 2)
+    both = optax.chain(
+        sevo_jax.sevo_smooth(random_graph(0), tables="table"),
+        sevo_jax.sevo_smooth(small, tables="bias"),
+    ).init(params)
+    with pytest.raises(ValueError, match=r"graphs of \[2, 7\] nodes: set that of each part"):
+        sevo_jax.set_graph(both, small)
+    other = sevo_jax.edge_graph([], [], 2)
+    parts = (both[0], sevo_jax.set_graph(both[1], other))
+    assert [part.graph.to_scipy().nnz > 0 for part in parts] == [True, False]
+
+
+def test_set_graph_for_seeds():
+    """One graph for all seeds is replaced as one; of stacked graphs ``vmap`` replaces each."""
+    params, graph = stack(tree(0), tree(1)), random_graph(1)
+    tx = ALIASES["sgd"](random_graph(0))
+    axes = sevo_jax.seed_axes(tx, tree(0))
+    shared = sevo_jax.set_graph(jax.vmap(tx.init, out_axes=axes)(params), graph)
+    stacked = jax.vmap(tx.init)(params)
+    with pytest.raises(ValueError, match=r"one graph a seed: .*seed_axes"):
+        sevo_jax.set_graph(stacked, graph)
+    stacked = jax.vmap(sevo_jax.set_graph, in_axes=(0, None))(stacked, graph)
+    for state, shape in ((shared, (CAPACITY,)), (stacked, (2, CAPACITY))):
+        values = optax.tree.get(state, "graph").operator.data
+        np.testing.assert_array_equal(values, np.broadcast_to(graph.operator.data, shape))
+
+
+def test_set_graph_names_the_way_of_nnx():
+    model = nnx.Embed(NODES, 2, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, sevo_jax.sevo_sgd(0.1, random_graph(0)), wrt=nnx.Param)
+    for state, error in ((optimizer.opt_state, TypeError), (nnx.state(optimizer), ValueError)):
+        with pytest.raises(error, match=r"optimizer\.update\(model, grads, graph=graph\)"):
+            sevo_jax.set_graph(state, random_graph(1))
+
+
+def test_a_graph_that_is_set_lies_where_the_last_one_did():
+    whole = jax.NamedSharding(jax.make_mesh((1,), ("data",)), jax.P())
+    state = jax.device_put(ALIASES["adam"](random_graph(0)).init(tree(0)), whole)
+    state = sevo_jax.set_graph(state, random_graph(1))
+    assert {leaf.sharding for leaf in jax.tree.leaves(state)} == {whole}
+
+
+def mean_of_params() -> optax.GradientTransformation:
+    """Keeps a running mean of the parameters, and moves nothing."""
+
+    def update(updates, state, params):
+        return updates, jax.tree.map(lambda m, p: 0.9 * m + 0.1 * p, state, params)
+
+    return optax.GradientTransformation(lambda params: jax.tree.map(jnp.copy, params), update)
+
+
+def smoothed(*first: optax.GradientTransformation):
+    """A chain that ends in a smoothing."""
+    return lambda graph: optax.chain(
+        *first, sevo_jax.sevo_smooth(graph, tables="table"), optax.scale(-0.1)
+    )
+
+
+FROM_ZERO = {
+    "adamw": lambda graph: sevo_jax.sevo_adamw(0.1, graph, tables="table"),
+    "lion": smoothed(optax.scale_by_lion()),
+    "adadelta": smoothed(optax.scale_by_adadelta()),
+    "two traces": smoothed(optax.trace(0.9), optax.ema(0.5)),
+    "steps": lambda graph: optax.MultiSteps(
+        smoothed(optax.scale_by_belief())(graph), 2
+    ).gradient_transformation(),
+}
+FROM_ELSEWHERE = {
+    "rmsprop": (smoothed(optax.scale_by_rms(initial_scale=0.3)), "nu/table"),
+    "stddev": (smoothed(optax.scale_by_stddev(initial_scale=0.2)), "mu/table"),
+    "adagrad": (smoothed(optax.scale_by_rss(0.7)), "sum_of_squares/table"),
+    "mean": (smoothed(mean_of_params()), "0/table"),
+    "schedule-free": (
+        lambda graph: optax.contrib.schedule_free(
+            sevo_jax.sevo_sgd(0.1, graph, tables="table"), learning_rate=0.1
+        ),
+        "z/table",
+    ),
+}
+
+
+def used(state):
+    """A state whose moments and counts are no longer those of a new one."""
+
+    def moved(leaf):
+        return leaf if isinstance(leaf, sevo_jax.Graph) else np.asarray(leaf) + np.ones_like(leaf)
+
+    return jax.tree.map(moved, state, is_leaf=lambda leaf: isinstance(leaf, sevo_jax.Graph))
+
+
+def check_new_rows(state, grown, fresh, rows=2):
+    """Old rows are those of ``state``, and new ones those of ``fresh``."""
+    chex.assert_trees_all_equal_shapes_and_dtypes(grown, fresh)
+    for before, now, anew in zip(*map(jax.tree.leaves, (state, grown, fresh)), strict=True):
+        if before.shape == now.shape:
+            continue
+        if now.ndim == 1 and now.dtype == jnp.int32:
+            continue  # the graph's pointers
+        np.testing.assert_array_equal(now[:NODES], before)
+        np.testing.assert_array_equal(now[NODES:], anew[NODES : NODES + rows])
+
+
+@pytest.mark.parametrize("name", [*FROM_ZERO, *FROM_ELSEWHERE])
+def test_new_rows_are_those_of_a_state_made_anew(name):
+    make = FROM_ZERO[name] if name in FROM_ZERO else FROM_ELSEWHERE[name][0]
+    params, initial = tree(0), jnp.array([[1.0], [-2.0]])
+    state = used(make(random_graph(0)).init(params))
+    graph = random_graph(0).add_edges([0], [NODES], num_nodes=NODES + 2)
+    tx = make(graph)
+    grown, wide = sevo_jax.grow(state, params, NODES + 2, tables="table", initial=initial, tx=tx)
+    fresh = tx.init(wide)
+    check_new_rows(state, grown, fresh)
+    own = optax.tree.get(grown, "graph")
+    np.testing.assert_array_equal(own.to_scipy().toarray(), graph.to_scipy().toarray())
+    if name in FROM_ZERO:
+        alone, _ = sevo_jax.grow(state, params, NODES + 2, tables="table", initial=initial)
+        check_new_rows(state, sevo_jax.set_graph(alone, graph), fresh)
+
+
+@pytest.mark.parametrize("name", FROM_ELSEWHERE)
+def test_rows_that_cannot_be_known_are_refused_by_name(name):
+    make, leaf = FROM_ELSEWHERE[name]
+    params = tree(0)
+    state = make(random_graph(0)).init(params)
+    with pytest.raises(ValueError, match=f"{leaf} of shape .* not known: give grow.*tx="):
+        sevo_jax.grow(state, params, NODES + 1, tables="table")
+
+
+def test_slow_and_fast_weights_grow():
+    """The state of the fast ones knows the table by another path than the parameters do."""
+    params = optax.LookaheadParams.init_synced(tree(0))
+    tables = [["fast/table"], ["slow/table"]]
+
+    def make(graph):
+        return optax.lookahead(sevo_jax.sevo_adamw(0.1, graph, tables="table"), 2, 0.5)
+
+    state = make(random_graph(0)).init(params)
+    with pytest.raises(ValueError, match=r"mu/table .* not known"):
+        sevo_jax.grow(state, params, NODES + 2, tables=tables)
+    tx = make(random_graph(0).add_edges([], [], num_nodes=NODES + 2))
+    grown, wide = sevo_jax.grow(state, params, NODES + 2, tables=tables, tx=tx)
+    assert wide.fast["table"].shape == wide.slow["table"].shape == (NODES + 2, 4)
+    check_new_rows(state, grown, tx.init(wide))
+
+
+def test_factored_moments_grow_where_rows_and_columns_differ():
+    def make(graph):
+        return smoothed(optax.scale_by_factored_rms(min_dim_size_to_factor=1))(graph)
+
+    params = {"table": tree(0)["table"], "bias": jnp.ones(2)}
+    tx = make(random_graph(0).add_edges([], [], num_nodes=NODES + 2))
+    state = make(random_graph(0)).init(params)
+    grown, wide = sevo_jax.grow(state, params, NODES + 2, tables="table", tx=tx)
+    check_new_rows(state, grown, tx.init(wide))
+    square = {"table": jnp.ones((NODES, NODES)), "bias": jnp.ones(2)}
+    with pytest.raises(ValueError, match=r"of shape \(7,\) belongs to the table 'table'.* anew"):
+        sevo_jax.grow(make(random_graph(0)).init(square), square, 9, tables="table", tx=tx)
+
+
+def test_grow_by_another_optimiser_is_refused():
+    params = tree(0)
+    state = ALIASES["adamw"](random_graph(0)).init(params)
+    with pytest.raises(ValueError, match=r"graph of 9 nodes: .* got 9 rows for a graph of 7"):
+        sevo_jax.grow(state, params, 9, tables="table", tx=ALIASES["adamw"](random_graph(0)))
+    wide = random_graph(0).add_edges([], [], num_nodes=9)
+    with pytest.raises(ValueError, match="tx must be the optimiser of this state"):
+        sevo_jax.grow(state, params, 9, tables="table", tx=ALIASES["sgd"](wide))
+
+
+def test_grow_with_an_optimiser_of_as_many_nodes_sets_its_graph():
+    params = tree(0)
+    state = ALIASES["adamw"](random_graph(0)).init(params)
+    tx = ALIASES["adamw"](random_graph(1))
+    grown, same = sevo_jax.grow(state, params, NODES, tables="table", tx=tx)
+    chex.assert_trees_all_equal((grown, same), (tx.init(params), params))

@@ -144,8 +144,34 @@ def test_longer_paths_and_single_leaf_modules():
     assert smoothed_paths("item", tree) == ["item/table/value"]
 
 
-def test_a_table_without_features():
-    assert smoothed_paths(None, {"bias": jnp.arange(float(NODES))}) == ["bias"]
+def test_a_table_without_features_is_named():
+    """A bias has a row a node, too: of one axis, only what has no name is taken unnamed."""
+    bias = jnp.arange(float(NODES))
+    assert smoothed_paths("bias", {"bias": bias}) == ["bias"]
+    assert smoothed_paths(None, bias) == [""]
+    with pytest.raises(ValueError, match=r"no leaf of two or more axes.*write tables='out/bias'"):
+        sevo_jax.sevo_smooth(GRAPH).init({"out": {"bias": bias, "scale": jnp.ones(3)}})
+
+
+def test_a_bias_with_a_row_a_node_is_no_candidate():
+    tree = {"emb": jnp.arange(24.0).reshape(NODES, 4), "bias": jnp.ones(NODES)}
+    assert smoothed_paths(None, tree) == ["emb"]
+    graph = sevo_jax.edge_graph([0, 1], [1, 2], NODES - 2)
+    tree["bias"] = jnp.ones(NODES - 2)
+    for optimizer in (sevo_jax.sevo_adamw, sevo_jax.sevo_adam, sevo_jax.sevo_sgd):
+        with pytest.raises(ValueError, match=r"'emb' is the table, it has 2 rows too many"):
+            optimizer(0.1, graph).init(tree)
+
+
+@pytest.mark.parametrize(("excess", "told"), [(1, "1 row too many"), (-1, "1 row too few")])
+def test_a_near_miss_is_told_with_its_cure(excess, told):
+    graph = sevo_jax.edge_graph([0], [1], NODES - excess)
+    tree = {"m": {"table": jnp.ones((NODES, 3))}, "kernel": jnp.ones((NODES + 30, 3))}
+    with pytest.raises(ValueError, match=f"'m/table' .*{told}.*num_nodes={NODES}") as caught:
+        sevo_jax.sevo_smooth(graph).init(tree)
+    assert "'kernel'" not in str(caught.value)
+    padded = sevo_jax.edge_graph([0], [1], num_nodes=NODES)  # the cure cures
+    sevo_jax.sevo_smooth(padded).init(tree)
 
 
 def test_trees_without_leaves_and_with_masked_nodes_pass():

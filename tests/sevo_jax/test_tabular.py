@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import sys
 
 import jax
@@ -289,8 +290,8 @@ def test_bad_files(tmp_path):
         sequence_graph_from_table(tmp_path / "none.parquet")
     with pytest.raises(ValueError, match=r"ends in one of \.parquet"):
         sequence_graph_from_table(tmp_path / "events.json")
-    with pytest.raises(TypeError, match="a path or a table expression of ibis"):
-        sequence_graph_from_table(pl.DataFrame(GOOD))
+    with pytest.raises(TypeError, match="a path, a data frame or a table expression of ibis"):
+        sequence_graph_from_table(GOOD)
     with pytest.raises(ValueError, match=r"there are user, item, time$"):
         sequence_graph_from_table(ibis.memtable(GOOD), time="at")
     with pytest.raises(ValueError, match="a table expression has none"):
@@ -303,14 +304,14 @@ def test_bad_files(tmp_path):
         sequence_graph_from_table(str(tmp_path / "no*.parquet"))
 
 
-def test_a_column_that_is_half_integers_half_strings(tmp_path):
+@pytest.mark.parametrize("first", [True, False])
+def test_a_column_that_is_half_integers_half_strings(tmp_path, first):
     path = tmp_path / "mixed.csv"
     rows = [f"{i % 9},{i % 7},{i}" for i in range(30_000)]
-    path.write_text("\n".join(["user,item,time", *rows, "1,B0007,30000"]))
-    with pytest.raises(ValueError, match=r"(?s)mixed\.csv: .*Line: 30002.*B0007"):
-        sequence_graph_from_table(path)
-    path.write_text("\n".join(["user,item,time", "1,B0007,0", *rows]))
-    with pytest.raises(TypeError, match="must hold integers, got string"):
+    rows = ["1,B0007,0", *rows] if first else [*rows, "1,B0007,30000"]
+    path.write_text("\n".join(["user,item,time", *rows]))
+    says = rf"mixed\.csv, row {1 if first else 30001}: item='item' must hold integers, got 'B0007'"
+    with pytest.raises(ValueError, match=says):
         sequence_graph_from_table(path)
     graph, ids = sequence_graph_from_table(path, ids="any")
     assert ids.tolist() == [*map(str, range(7)), "B0007"]
@@ -328,3 +329,251 @@ def test_without_ibis(monkeypatch):
     monkeypatch.setitem(sys.modules, "ibis", None)
     with pytest.raises(ImportError, match=r'pip install "sevo-jax\[tables\]"'):
         sequence_graph_from_table("events.parquet")
+
+
+def csv(tmp_path, rows: list[str], name: str = "log.csv") -> str:
+    path = tmp_path / name
+    path.write_text("\n".join(["user,item,time", *rows]))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("0", "00"),
+        ("36893488147419103233", "36893488147419103234"),
+        ("9007199254740993", "9007199254740993.0"),
+        ("2e3", "2000"),
+        ("2023-5-1", "2023-05-01"),
+        ("F", "false"),
+        ("b", "b "),
+        ("9:30", "09:30:00"),
+        ("#1", "#2"),
+        ("None", "NULL"),
+    ],
+)
+def test_users_are_the_text_that_they_are(tmp_path, one, other):
+    late = 25_000 if one == "0" else 0
+    rows = [f"{10**6 + i},0,{i}" for i in range(late)]
+    rows += [f"{user},{item},{item}" for item in (1, 2, 3) for user in (one, other)]
+    wanted = sequence_graph([[1, 2, 3], [1, 2, 3]], 4)
+    assert_same(sequence_graph_from_table(csv(tmp_path, rows)), wanted)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        ["-3", "7", "+40"],
+        ["  8", "9 ", "10"],
+        ["99.5", "100", "100.25"],
+        ["-2.25", "-2", "-.5"],
+        ["7.000000000000000001", "7.000000000000000002", "7.00000000000000001"],
+        ["-0.5", "0.123456789012345678", ".2"],
+        ["1600000000000000001", "1600000000000000002.0", "1600000000000000002.5"],
+        ["9.5e8", "1e9", "1.000000001e9"],
+        ["2021-12-31", "2022-01-01", "2022-01-01 00:00:01"],
+        ["2022-03-04T05:06", "2022-03-04 05:06:00.000000001", "2022-03-04 05:06:00,1"],
+        ["2022-03-04 23:30+05:30", "2022-03-04T18:30:00Z", "2022-03-04T14:00:00.5-0500"],
+        ["2022-03-04 05:00 UTC", "2022-03-04 05:00:01+00", "2022-03-04T00:00:02-05:00"],
+        ["2022-03-27 01:59", "2022-03-27 02:30", "2022-03-27 03:10"],  # no such hour in Rome
+    ],
+)
+def test_times_as_text_are_compared_exactly(tmp_path, times):
+    rows = [f"a,{item},{time}" for item, time in ((2, times[1]), (3, times[2]), (1, times[0]))]
+    wanted = sequence_graph([[1, 2, 3]], 4)
+    rows[1] = f'a,3,"{times[2]}"'  # which may hold a comma
+    assert_same(sequence_graph_from_table(csv(tmp_path, rows)), wanted)
+
+
+@pytest.mark.parametrize(
+    ("times", "says"),
+    [
+        (
+            ["06/02/2023"],
+            r"got '06/02/2023'; write 2023-02-06 \(day first\) or 2023-06-02 \(month f",
+        ),
+        (["6.2.23 10:00"], r"write 2023-02-06 \(day first\) or 2023-06-02 \(month first\)"),
+        (["2023-02-01", "13-12-2023"], "row 2: .*got '13-12-2023'; others are dates.*2023-12-13$"),
+        (["2023-02-01", "2023-02-29"], "row 2: .*got '2023-02-29'"),
+        (["2023-02-01 10:00", "2023-02-01 10:00Z", "2023-02-02"], "row 2: .*others are dates or"),
+        (["20230201", "2023-02-01", "2023-02-02"], "row 1: .*got '20230201'; others are dates"),
+        (["5", "nan"], "row 2: .*got 'nan'"),
+        (["2023-02-01 7:30 PM"], "ISO dates, such as 2014-01-09 10:00:00, all written alike"),
+        (["1.00000000000000000001"], "got '1.0000"),
+        (["1e3", "1e-3"], "row 2: .*got '1e-3'"),
+        (["5", "9" * 19], "row 2: .*got '999"),
+        (["5", ""], "'time' must have a value in every row, but 1 of 2"),
+    ],
+)
+def test_times_that_cannot_be_read_exactly_are_refused(tmp_path, times, says):
+    path = csv(tmp_path, [f"a,{item},{time}" for item, time in enumerate(times)])
+    with pytest.raises(ValueError, match=says):
+        sequence_graph_from_table(path)
+
+
+@pytest.mark.parametrize("item", ["2.5", "2e0", "0x2", "two", "9" * 19, "2_0", "NaN"])
+def test_items_that_are_no_integers_are_refused(tmp_path, item):
+    path = csv(tmp_path, ["a,1,1", "b,2,1", "b,3,2", f"a,{item},1"])
+    with pytest.raises(ValueError, match=f"row 4: item='item' must hold integers, .*{item}"):
+        sequence_graph_from_table(path)
+
+
+def test_integers_may_be_written_with_zeros(tmp_path):
+    path = csv(tmp_path, ["a,5.0,1", "a,003, 2", "a, 1,3"])
+    assert_same(sequence_graph_from_table(path), sequence_graph([[5, 3, 1]], 6))
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_a_path_is_a_file_and_its_folders_are_no_columns(frame, tmp_path, ending):
+    folder = tmp_path / "item=3" / "time=1"
+    folder.mkdir(parents=True)
+    wanted = sequence_graph_from_table(written(frame, folder, f"x.{ending}"))
+    assert_same(wanted, sequence_graph_from_table(frame))
+    assert_same(sequence_graph_from_table(f"{tmp_path}/item=*/time=1/x.{ending}"), wanted)
+    for name, likewise in (("y[ab]", "ya"), ("z*", "zz"), ("w?", "ww"), ("v{a,b}", "va")):
+        written(frame.head(3), tmp_path, f"{likewise}.{ending}")
+        path = written(frame, tmp_path, f"{name}.{ending}")
+        assert_same(sequence_graph_from_table(path), wanted)
+    (tmp_path / f"folder.{ending}").mkdir()
+    with pytest.raises(ValueError, match="is a folder; write a pattern of its files"):
+        sequence_graph_from_table(tmp_path / f"folder.{ending}")
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_files_come_in_the_order_of_their_paths_as_text(frame, tmp_path, ending):
+    for part, number in ((0, 1), (1, 11), (2, 3)):
+        written(frame[300 * part : 300 * (part + 1)], tmp_path, f"part-{number}.{ending}")
+    numbered = frame.with_row_index("number")
+    wanted = sequence_graph(sequences_of(numbered, "number"), 40)
+    pattern = str(tmp_path / f"part-*.{ending}")
+    assert_same(sequence_graph_from_table(pattern, time="rows"), wanted)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_files_of_a_pattern_must_be_alike(frame, tmp_path, ending):
+    written(frame, tmp_path, f"a1.{ending}")
+    others = [frame.rename({"time": "at"}), frame.with_columns(pl.col("item").cast(str))]
+    others = [others[0], frame.select("time", "item", "user")] if ending == "csv" else others
+    for other in others:
+        written(other, tmp_path, f"a2.{ending}")
+        with pytest.raises(ValueError, match=r"column '\w+' is .* in .*a1.*, but .* in .*a2"):
+            sequence_graph_from_table(str(tmp_path / f"a*.{ending}"))
+
+
+@pytest.mark.parametrize("form", ["file.csv", "file.parquet", "fil*.parquet", "frame", "memtable"])
+def test_columns_of_any_name(frame, tmp_path, form):
+    names = ["sevo_row", "sevo_file", "row", "file", "key0", "file_row_number", "position"]
+    other = frame.with_columns(**{name: -pl.col("item") for name in names})
+    table = {"frame": other, "memtable": ibis.memtable(other)}.get(form)
+    if table is None:
+        written(other, tmp_path, form.replace("*", "e"))
+        table = str(tmp_path / form)
+    wanted = sequence_graph_from_table(ibis.memtable(frame) if form == "memtable" else frame)
+    assert_same(sequence_graph_from_table(table), wanted)
+    renamed = other.rename({"user": "key0", "key0": "user", "item": "row", "row": "item"})
+    ours = sequence_graph_from_table(renamed, user="key0", item="row")
+    assert_same(ours, sequence_graph_from_table(frame))
+
+
+@pytest.mark.parametrize("zone", [None, "UTC", "Asia/Kolkata"])
+def test_nanoseconds_keep_all_digits(tmp_path, zone):
+    stamps = pl.Series([1_500_000_000_123_456_000 + i for i in (7, 5, 6)])
+    frame = pl.DataFrame(
+        {"user": 1, "item": [3, 1, 2], "time": stamps.cast(pl.Datetime("ns", zone))}
+    )
+    wanted = sequence_graph([[1, 2, 3]], 4)
+    frame.write_parquet(tmp_path / "ns.parquet")
+    frame.head(1).write_parquet(tmp_path / "part1.parquet")
+    frame.tail(2).write_parquet(tmp_path / "part2.parquet")
+    tables = [tmp_path / "ns.parquet", str(tmp_path / "part*"), frame, frame.to_pandas()]
+    tables[1] += ".parquet"
+    for table in [*tables, frame.to_arrow(), ibis.memtable(frame.to_pandas())]:
+        assert_same(sequence_graph_from_table(table), wanted)
+
+
+@pytest.mark.parametrize("form", ["polars", "pandas", "pyarrow"])
+def test_frames_as_they_are(frame, form):
+    table = {"polars": frame, "pandas": frame.to_pandas(), "pyarrow": frame.to_arrow()}[form]
+    numbered = frame.with_row_index("number")
+    wanted = sequence_graph(sequences_of(numbered, "time", "number"), 40)
+    assert_same(sequence_graph_from_table(table), wanted)
+    wanted = sequence_graph(sequences_of(numbered, "number"), 40)
+    assert_same(sequence_graph_from_table(table, time="rows"), wanted)
+
+
+def test_frames_that_cannot_be_read(frame):
+    with pytest.raises(TypeError, match=r"got a LazyFrame; pass its collect\(\)"):
+        sequence_graph_from_table(frame.lazy())
+    with pytest.raises(ValueError, match=r"time='at': no such column; there are user, item, time$"):
+        sequence_graph_from_table(frame, time="at")
+    mixed = frame.to_pandas()
+    mixed["user"] = [1, "1"] * (len(mixed) // 2)
+    with pytest.raises(TypeError, match=r"a column that Arrow cannot represent: .*user"):
+        sequence_graph_from_table(mixed)
+
+
+@pytest.mark.parametrize(
+    ("item", "kind"),
+    [
+        (pl.Series([1.0, np.nan, 2.0]), "float64"),
+        (pl.Series([b"x", b"y", b"z"]), "binary"),
+        (pl.Series([True, False, True]), "boolean"),
+        (pl.Series([[1], [2], [3]]), "array"),
+    ],
+)
+def test_items_of_other_types_are_refused(tmp_path, item, kind):
+    frame = pl.DataFrame(GOOD | {"item": item})
+    for table in (frame, written(frame, tmp_path, "events.parquet")):
+        with pytest.raises(TypeError, match=f"integers or strings, got {kind}.*; cast it to int"):
+            sequence_graph_from_table(table, ids="any")
+
+
+def test_decimals_without_a_fraction_are_integers():
+    frame = pl.DataFrame(GOOD).with_columns(pl.col("item").cast(pl.Decimal(20, 0)))
+    wanted = sequence_graph([[0, 1], [2]], 3)
+    assert_same(sequence_graph_from_table(frame), wanted)
+    assert_same(sequence_graph_from_table(frame, ids="any")[0], wanted)
+
+
+@pytest.mark.parametrize("name", ["events.csv.gz", "events.tsv.gz", "EVENTS.CSV.GZ"])
+def test_compressed_files(frame, tmp_path, name):
+    data = frame.write_csv(separator="\t" if "tsv" in name else ",").encode()
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(data))
+    assert_same(sequence_graph_from_table(path), sequence_graph_from_table(frame))
+    path.write_bytes(gzip.compress(data)[:-200])
+    with pytest.raises(ValueError, match="is no gzip file that can be read"):
+        sequence_graph_from_table(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ("user,item,time\n1,2,3\n".encode("utf-16"), r"log\.csv: is UTF-16"),
+        ("user,item,time\n1,2,3\n".encode("utf-16-be"), r"log\.csv: is UTF-16"),
+        (gzip.compress(b"user,item,time\n1,2,3\n"), r"is compressed by gzip; name it .*csv\.gz"),
+        ("user,item,time\nà,2,3\n".encode("latin-1"), r"log\.csv: .*Line: 2;.*not utf-8"),
+        (b"", "the first line must name the columns"),
+        (b"user,item,time,a,b\n1,2,3,4,5\n1,2,3,4,5,6\n", r"Line: 3;.*Columns: 5 Found: 6"),
+        (b"user,a,item,b,time\n1,2,3,4\n", r"Line: 2;.*Columns: 5 Found: 4"),
+        (b"user,item,item,time\n1,2,3,4\n", "item='item': several columns have this name"),
+        (b"1 2\n1 3\n", "user='user', item='item', time='time': no such column; there are 1 2"),
+    ],
+)
+def test_text_that_is_no_table(tmp_path, data, says):
+    (tmp_path / "log.csv").write_bytes(data)
+    with pytest.raises(ValueError, match=says):
+        sequence_graph_from_table(tmp_path / "log.csv")
+
+
+def test_how_files_of_text_may_be_written(tmp_path):
+    path = tmp_path / "log.csv"
+    wanted = sequence_graph([[1, 2], [2, 1]], 3)
+    for text in (
+        "user;item;time\na;1;1\nb;2;1\na;2;2\nb;1;2\n",
+        '\ufeffuser,"item",time\r\na,1,1\r\nb,2,1\r\na,2,2\r\nb,1,2\r\n',
+        "user,item,time\ra,1,1\rb,2,1\ra,2,2\rb,1,2\r",
+        'User,user,item,time\n0,"a\nb",1,1\n0,"a""b",2,1\n0,"a\nb",2,2\n0,"a""b",1,2\n',
+    ):
+        path.write_bytes(text.encode())
+        assert_same(sequence_graph_from_table(path), wanted)
