@@ -20,7 +20,7 @@ from experiments.data.interactions import Interactions
 from experiments.data.reviews import read_genres
 from experiments.data.tables import COLUMNS as TABLE_COLUMNS
 from experiments.data.tables import is_text, read_columns
-from experiments.errors import UserError
+from experiments.errors import ArgumentError, UserError
 from experiments.files import read_json
 
 
@@ -85,16 +85,18 @@ def load_categories(data: Interactions, file: str = "", max_size: int | None = N
         own = Source(file, data.name, read_categories, True, max_size)
         found = _by_category(read_categories(Path(file)), data, Path(file), own)
         if max_size is not None and min(map(len, found.members)) > max_size:
-            raise UserError(
-                f"{file}: has categories of {min(map(len, found.members)):,} items and more alone; "
-                f"--max-category-size {max_size} leaves none of them"
+            raise ArgumentError(
+                "max_category_size",
+                f"{max_size} leaves none of the categories of {file}, which have "
+                f"{min(map(len, found.members)):,} items and more",
             )
         return found
     source = SOURCES.get(data.name)
     if source is None or data.source is None:
-        raise UserError(
-            f"--graph: category needs a data set whose categories are known: {', '.join(SOURCES)}; "
-            f"got {data.name}: name a file of its categories with --categories"
+        raise ArgumentError(
+            "graph",
+            f"category needs a data set whose categories are known: {', '.join(SOURCES)}; got "
+            f"{data.name}: name a file of its categories",
         )
     path = data.source.with_name(source.file)
     if data.source.name != source.of:

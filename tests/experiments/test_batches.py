@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from experiments.configs import MODELS
-from experiments.folders import Run
 from scipy import stats
 
 from experiments import trainer
@@ -19,6 +17,7 @@ from experiments.data.interactions import from_sequences
 from experiments.errors import UserError
 from experiments.graphs import item_graph
 from experiments.packing import Rows
+from experiments.run import make_run
 
 
 def training_items(data) -> list[set[int]]:
@@ -94,15 +93,19 @@ def test_a_user_who_met_every_item_is_an_error():
     ],
 )
 def test_who_draws_no_unseen_items_needs_none(model, loss, fine):
+    model, _, method = model.partition("-")
     items = np.array([0, 1, 2, 0, 1, 0, 1, 2])
     data = from_sequences("all", items, np.array([5, 3]), np.array(["x", "y", "z"], object))
     data = dataclasses.replace(data, user_ids=np.array(["ann", "bob"], object))
-    settings = dataclasses.replace(MODELS[model]("all", "adam"), loss=loss)
-    asked = trainer.draws_unseen(Run(model, "all", "adam", 0, settings))
+    asked = trainer.draws_unseen(
+        make_run(model, "all", "adam", loss=loss, distill=method or "none")
+    )
     if fine:
         assert make_corpus(data, draws_unseen=asked).items.size == 8
     else:
-        with pytest.raises(UserError, match=r"'ann'\).*; expected at least .* --loss softmax or s"):
+        with pytest.raises(
+            UserError, match=r"'ann'\).*; expected at least .* the loss softmax or s"
+        ):
             make_corpus(data, draws_unseen=asked)
 
 

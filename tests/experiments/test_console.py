@@ -12,7 +12,6 @@ import warnings
 
 import jax
 import pytest
-from experiments.folders import Run, settings_of
 from rich.console import Console
 from rich.table import Table
 
@@ -22,6 +21,7 @@ from experiments.data.cache import cache_folder
 from experiments.epochs import initial_key
 from experiments.errors import UserError
 from experiments.recommendations import write
+from experiments.run import make_run
 from tests.runs import REPOSITORY
 
 COMMANDS = ("train", "distill", "recommend", "build_graph", "reproduce", "launch")
@@ -110,7 +110,7 @@ class Closed(io.StringIO):
 def finished(tmp_path):
     """Folders of runs on data sets whose names mean something to Markdown or Matplotlib."""
     for number, dataset in enumerate(("a|b*.csv", "_{x}%.csv", "$^$ & $}$.csv", "\udcfe?.csv")):
-        run = Run("mf-bpr", dataset, "sevo-adamw", number, settings_of({}))
+        run = make_run("mf-bpr", dataset, "sevo-adamw", number)
         metrics = dict.fromkeys(("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10"), 0.1)
         folder = tmp_path / run.name
         folder.mkdir()

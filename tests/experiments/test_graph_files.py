@@ -11,7 +11,6 @@ import numpy as np
 import polars as pl
 import pytest
 import scipy.sparse as sp
-from experiments.configs import Hyperparameters
 from flax import nnx
 
 import sevo_jax
@@ -22,6 +21,8 @@ from experiments.data.interactions import from_sequences
 from experiments.errors import UserError
 from experiments.graphs import check_graph
 from experiments.optimizers import smoothed_tables
+from experiments.run import make_run
+from experiments.settings import GraphSettings
 
 EDGES = [("p", "q", 2.0), ("q", "r", 1.0), ("r", "z", 4.0), ("z", "s", 8.0)]
 NODES = ["s", "z", "r", "q", "p"]
@@ -44,9 +45,12 @@ def written(path: Path, nodes: list, *, items: bool = True) -> str:
     return str(path)
 
 
-def weights_of(settings: Hyperparameters, data: Interactions, model: str = "mf-bpr") -> np.ndarray:
+def weights_of(
+    graph_settings: GraphSettings, data: Interactions, model: str = "mf-bpr"
+) -> np.ndarray:
     """What an optimiser of these settings smooths over, as a dense matrix."""
-    settings = dataclasses.replace(settings, dim=4)
+    settings = make_run(model, "mine", "sevo-adamw", dim=4).settings
+    settings = dataclasses.replace(settings, graph=graph_settings)
     abstract = nnx.eval_shape(lambda: BUILDERS[model](settings, data, nnx.Rngs(0)))
     graph, _ = smoothed_tables(settings, data, abstract)
     return graph.to_scipy(normalized=False).toarray()
@@ -54,7 +58,7 @@ def weights_of(settings: Hyperparameters, data: Interactions, model: str = "mf-b
 
 def test_nodes_are_items_by_the_ids_of_the_source(tmp_path):
     """s is no item, a has no neighbours; row 0 is padding."""
-    settings = Hyperparameters(graph=written(tmp_path / "g.npz", NODES))
+    settings = GraphSettings(kind=written(tmp_path / "g.npz", NODES))
     data = data_of(["a", "p", "q", "r", "z"])
     want = np.zeros((6, 6))
     for one, other, weight in ((2, 3, 2.0), (3, 4, 1.0), (4, 5, 4.0)):
@@ -68,7 +72,9 @@ def test_nodes_are_items_by_the_ids_of_the_source(tmp_path):
 
 def test_degrees_are_those_of_the_part(tmp_path):
     """Edges to what is left out do not count: the operator's spectral radius is 1."""
-    settings = Hyperparameters(graph=written(tmp_path / "g.npz", NODES), dim=4)
+    settings = make_run(
+        "mf-bpr", "mine", "sevo-adamw", graph=written(tmp_path / "g.npz", NODES), dim=4
+    ).settings
     data = data_of(["p", "q", "r"])
     model = nnx.eval_shape(lambda: BUILDERS["mf-bpr"](settings, data, nnx.Rngs(0)))
     operator = smoothed_tables(settings, data, model)[0].to_scipy().toarray()
@@ -77,7 +83,7 @@ def test_degrees_are_those_of_the_part(tmp_path):
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint64])
 def test_without_a_file_of_items_nodes_are_integer_ids(tmp_path, dtype):
-    settings = Hyperparameters(graph=written(tmp_path / "g.npz", NODES, items=False))
+    settings = GraphSettings(kind=written(tmp_path / "g.npz", NODES, items=False))
     weights = weights_of(settings, data_of(np.array([1, 2, 2**40], dtype)))  # z and r
     want = np.zeros((4, 4))
     want[1, 2] = want[2, 1] = 4
@@ -86,7 +92,7 @@ def test_without_a_file_of_items_nodes_are_integer_ids(tmp_path, dtype):
 
 def test_graphs_that_go_with_other_data(tmp_path):
     path = tmp_path / "g.npz"
-    settings = Hyperparameters(graph=written(path, NODES))
+    settings = GraphSettings(kind=written(path, NODES))
     with pytest.raises(UserError, match=r"has none of the 3 items of shop, such as x, y, P; found"):
         check_graph(settings, data_of(["x", "y", "P"]))
     written(path, NODES[:-1])
@@ -106,8 +112,8 @@ def test_files_that_are_no_such_graph(tmp_path, content):
         path.write_text("1 2 3")
     elif content == "operator":
         sevo_jax.Graph.from_operator(sp.csr_array(np.eye(3)[::-1])).save(path)
-    with pytest.raises(UserError, match=r"--graph: .*g\.npz (cannot be read|is no graph of exper)"):
-        check_graph(Hyperparameters(graph=str(path)), data_of(NODES))
+    with pytest.raises(UserError, match=r"graph: .*g\.npz (cannot be read|is no graph of exper)"):
+        check_graph(GraphSettings(kind=str(path)), data_of(NODES))
 
 
 def test_the_command_tells_before_it_trains(tmp_path, capsys):
@@ -117,7 +123,7 @@ def test_the_command_tells_before_it_trains(tmp_path, capsys):
     assert train.main([*options, "--graph", written(tmp_path / "g.npz", NODES)]) == 1
     assert "has none of the 3 items of log" in capsys.readouterr().err
     assert train.main([*options, "--graph", "catgory"]) == 1
-    message = "--graph: must be item-item, user-item, category, teacher or a file that ends in .npz"
+    message = "graph: must be item-item, user-item, category, teacher or a file that ends in .npz"
     assert f"{message}, got catgory" in capsys.readouterr().err
     assert train.main([*options, "--categories", "c.json"]) == 1
     assert "--categories: must be left out: --graph is another" in capsys.readouterr().err
@@ -142,7 +148,7 @@ def test_categories_of_ones_own(tmp_path, name):
     else:
         text = frame.write_csv(separator="\t" if name == "c.tsv" else ",").encode()
         file.write_bytes(gzip.compress(text) if name == "c.csv.gz" else text)
-    settings = Hyperparameters(graph="category", categories=str(file))
+    settings = GraphSettings(kind="category", categories=str(file))
     data = data_of(["a", "p", "q", "r"])
     want = np.zeros((5, 5))
     for one, other in ((2, 4), (2, 3)):
@@ -154,14 +160,14 @@ def test_categories_of_ones_own(tmp_path, name):
 def test_large_categories_of_ones_own(tmp_path):
     """As large as they are among the items of the data."""
     (tmp_path / "c.json").write_text(json.dumps({"p": [1, 2], "q": [1], "r": [1, 2], "x": [2]}))
-    settings = Hyperparameters(
-        graph="category", categories=str(tmp_path / "c.json"), max_category_size=2
+    settings = GraphSettings(
+        kind="category", categories=str(tmp_path / "c.json"), max_category_size=2
     )
     data = data_of(["p", "q", "r"])
     note = check_graph(settings, data)
-    assert "has 2 categories, of which 1 make no edges: they have more than --max-cat" in note
+    assert "has 2 categories, of which 1 make no edges: they have more than 2 items" in note
     np.testing.assert_array_equal(np.argwhere(weights_of(settings, data)), [[1, 3], [3, 1]])
-    with pytest.raises(UserError, match=r"--max-category-size 1 leaves none of them"):
+    with pytest.raises(UserError, match=r"max_category_size: 1 leaves none of the categories"):
         check_graph(dataclasses.replace(settings, max_category_size=1), data)
 
 
@@ -185,6 +191,6 @@ def test_large_categories_of_ones_own(tmp_path):
 def test_bad_categories_of_ones_own(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_text(content)
-    settings = Hyperparameters(graph="category", categories=str(tmp_path / name))
+    settings = GraphSettings(kind="category", categories=str(tmp_path / name))
     with pytest.raises(UserError, match=message):
         check_graph(settings, data_of(["p", "q", "r"]))

@@ -15,15 +15,9 @@ from hypothesis import strategies as st
 from experiments import packing
 from experiments.batches import make_batch
 from experiments.corpus import make_corpus
-from experiments.epochs import (
-    EpochLayouts,
-    Epochs,
-    Inputs,
-    TrainState,
-    split_model,
-    training_sequences,
-)
+from experiments.epochs import Epochs, Inputs
 from experiments.evaluate import make_evaluation_set, make_evaluator
+from experiments.layout import EpochLayouts, training_sequences
 from experiments.packing import (
     EMPTY,
     Group,
@@ -33,6 +27,7 @@ from experiments.packing import (
     longer_of_random,
 )
 from experiments.settings import TrainingSettings
+from experiments.state import TrainState, split_model
 from models import SRGNN, BERT4Rec, SASRec
 
 MAX_LEN, BATCH = 12, 64
