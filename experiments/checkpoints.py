@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 
 from experiments import processes
 from experiments.console import say
-from experiments.errors import UserError
+from experiments.errors import ArgumentError, UserError
 from experiments.files import read_json, write_json
 from experiments.state import Checkpoint
 
@@ -67,9 +67,10 @@ def _misread(path: Path) -> list[str]:
 def _plain_path(path: Path) -> Generator[Path]:
     """A link to a folder, by a path that Orbax reads as it stands."""
     if jax.process_count() > 1:  # which must agree on the path, and may have no folder in common
-        raise UserError(
-            f"--out: several processes cannot write to {path}, for Orbax takes "
-            f"{' '.join(_misread(path))} in it for a pattern; name a folder without it"
+        raise ArgumentError(
+            "out",
+            f"several processes cannot write to {path}, for Orbax takes "
+            f"{' '.join(_misread(path))} in it for a pattern; name a folder without it",
         )
     path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="sevo-") as place:
@@ -110,8 +111,8 @@ def save_checkpoint(saved: ocp.CheckpointManager, checkpoint: Checkpoint, folder
         processes.await_news()
         raise UserError(
             f"{folder}: the checkpoint of epoch {checkpoint.epoch} could not be written "
-            f"({_brief(error)}); any before it is intact, so make room and go "
-            "on with --resume"
+            f"({_brief(error)}); any before it is intact, so make room and resume "
+            "the run"
         ) from error
     finally:
         log.setLevel(level)
@@ -141,7 +142,7 @@ def _read_back(saved: ocp.CheckpointManager, checkpoint: Checkpoint, folder: Pat
         processes.await_news()
         raise UserError(
             f"{folder}: the checkpoint of epoch {checkpoint.epoch} was written and cannot be read "
-            f"again ({_brief(error)}); write to another folder by --out"
+            f"again ({_brief(error)}); write to another folder"
         ) from error
 
 

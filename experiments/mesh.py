@@ -16,9 +16,11 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from experiments.errors import UserError
+from experiments.errors import ArgumentError
 
 DATA, MODEL = "data", "model"
+HOST_DEVICES = "--xla_force_host_platform_device_count"
+"""XLA's own option, which splits a CPU into devices."""
 
 
 def parse_mesh(text: str) -> dict[str, int]:
@@ -36,14 +38,17 @@ def parse_mesh(text: str) -> dict[str, int]:
         name, _, size = part.partition("=")
         name, size = name.strip(), size.strip()
         if name not in (DATA, MODEL):
-            raise UserError(
-                f"--mesh: unknown axis {name!r}; expected {DATA} and {MODEL} with their sizes, "
-                f"such as {DATA}=2,{MODEL}=2"
+            raise ArgumentError(
+                "mesh",
+                f"unknown axis {name!r}; expected {DATA} and {MODEL} with their sizes, "
+                f"such as {DATA}=2,{MODEL}=2",
             )
         if name in given:
-            raise UserError(f"--mesh: {name} is given twice, in {text!r}")
+            raise ArgumentError("mesh", f"{name} is given twice, in {text!r}")
         if not (size.isascii() and size.isdigit() and int(size) > 0):
-            raise UserError(f"--mesh: the size of {name} must be a number from 1 on, got {size!r}")
+            raise ArgumentError(
+                "mesh", f"the size of {name} must be a number from 1 on, got {size!r}"
+            )
         given[name] = int(size)
     return {DATA: 1, MODEL: 1} | given
 
@@ -57,15 +62,17 @@ def make_mesh(text: str) -> Mesh:
     sizes = parse_mesh(text)
     count, devices = math.prod(sizes.values()), jax.devices()
     if count > len(devices):
-        hint = f"--xla_force_host_platform_device_count={count}"
-        raise UserError(
-            f"--mesh: {text} takes {count} devices, and there are {len(devices)} "
-            f"({devices[0].platform}); CPUs are split into as many by XLA_FLAGS={hint}"
+        hint = f"{HOST_DEVICES}={count}"
+        raise ArgumentError(
+            "mesh",
+            f"{text} takes {count} devices, and there are {len(devices)} "
+            f"({devices[0].platform}); CPUs are split into as many by XLA_FLAGS={hint}",
         )
     if count < len(devices) and jax.process_count() > 1:
-        raise UserError(
-            f"--mesh: {text} takes {count} devices, and the {jax.process_count()} processes have "
-            f"{len(devices)}; expected a mesh of all of them"
+        raise ArgumentError(
+            "mesh",
+            f"{text} takes {count} devices, and the {jax.process_count()} processes have "
+            f"{len(devices)}; expected a mesh of all of them",
         )
     devices = sorted(devices, key=lambda device: (device.process_index, device.id))
     grid = np.array(devices[:count]).reshape(sizes[DATA], sizes[MODEL])
@@ -162,9 +169,10 @@ class Placement:
             if not name.endswith("/embedding"):
                 return _WHOLE
             if leaf.shape[1] % parts:
-                raise UserError(
-                    f"--mesh: {MODEL}={parts} does not divide the width {leaf.shape[1]} of "
-                    f"{name.removesuffix('/embedding')}; choose another mesh or another --dim"
+                raise ArgumentError(
+                    "mesh",
+                    f"{MODEL}={parts} does not divide the width {leaf.shape[1]} of "
+                    f"{name.removesuffix('/embedding')}; choose another mesh or another width",
                 )
             return PartitionSpec(None, MODEL)
 

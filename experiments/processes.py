@@ -23,7 +23,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from experiments.console import say
-from experiments.errors import UserError
+from experiments.errors import ArgumentError, UserError
 
 MEETING_SECONDS = 60
 """How long processes wait for each other at the start."""
@@ -56,11 +56,12 @@ def join(coordinator: str, num_processes: int, process_id: int) -> None:
     """
     host, _, port = coordinator.rpartition(":")
     if not (host and port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
-        raise UserError(f"--coordinator: expected host:port, got {coordinator!r}")
+        raise ArgumentError("coordinator", f"expected host:port, got {coordinator!r}")
     if not 0 <= process_id < num_processes:
-        raise UserError(
-            f"--process-id: must be from 0 to {num_processes - 1}, one less than "
-            f"--num-processes, got {process_id}"
+        raise ArgumentError(
+            "process_id",
+            f"must be from 0 to {num_processes - 1}, one less than the "
+            f"number of processes, got {process_id}",
         )
     address, deadline = (host, int(port)), time.monotonic() + MEETING_SECONDS
     if process_id == 0:
@@ -172,7 +173,7 @@ def _wait_for_others(
     try:
         server = socket.create_server(address)
     except OSError as error:
-        raise UserError(f"--coordinator: {where} cannot be used ({error.strerror})") from error
+        raise ArgumentError("coordinator", f"{where} cannot be used ({error.strerror})") from error
     with server:
         while missing := sorted(expected - links.keys()):
             server.settimeout(max(0.01, deadline - time.monotonic()))
@@ -185,14 +186,16 @@ def _wait_for_others(
             except OSError as error:
                 if time.monotonic() < deadline:
                     continue
-                raise UserError(
-                    f"--num-processes: of {num_processes}, {missing} did not come to {where} "
-                    f"within {MEETING_SECONDS} s"
+                raise ArgumentError(
+                    "num_processes",
+                    f"of {num_processes}, {missing} did not come to {where} "
+                    f"within {MEETING_SECONDS} s",
                 ) from error
             if count != num_processes or number not in missing:
-                raise UserError(
-                    f"--process-id: process {number} of {count} came to {where}; expected one of "
-                    f"{missing}, of {num_processes}"
+                raise ArgumentError(
+                    "process_id",
+                    f"process {number} of {count} came to {where}; expected one of "
+                    f"{missing}, of {num_processes}",
                 )
             links[number] = link
     for link in links.values():
@@ -212,9 +215,10 @@ def _find_first(
             break
         except OSError as error:
             if left <= 0:
-                raise UserError(
-                    f"--coordinator: {where} could not be reached within {MEETING_SECONDS} s "
-                    f"({error.strerror or error}); process 0 listens there"
+                raise ArgumentError(
+                    "coordinator",
+                    f"{where} could not be reached within {MEETING_SECONDS} s "
+                    f"({error.strerror or error}); process 0 listens there",
                 ) from error
             time.sleep(0.1)
     link.settimeout(MEETING_SECONDS)
@@ -226,7 +230,7 @@ def _find_first(
         reason = "process 0 has given up"
     except OSError as error:
         reason = str(error)
-    raise UserError(f"--coordinator: {where} did not begin ({reason}); process 0 says why")
+    raise ArgumentError("coordinator", f"{where} did not begin ({reason}); process 0 says why")
 
 
 def _watch() -> None:
@@ -249,7 +253,7 @@ def _stop(ended: int, failed: bool) -> None:
         time.sleep(GRACE_SECONDS)
     say(
         f"error: process {jax.process_index()} stops, for process {ended} has ended; start all of "
-        "them again, with --resume"
+        "them again, to resume"
     )
     _tell_all(f"{ended:04}".encode())
     _exit(1)

@@ -155,7 +155,7 @@ def _recommendations(
         checkpoint = restore_checkpoint(saved, initial_checkpoint(run, setup, data))
     if checkpoint.best_epoch == 0:
         raise UserError(
-            f"{folder}: was interrupted before its first validation; go on with it by --resume"
+            f"{folder}: was interrupted before its first validation; resume it first"
         )
     params = checkpoint.best_params, checkpoint.best_carried, setup.inputs.constants
     max_len = run.settings.training.max_len
@@ -235,4 +235,4 @@ def write(frames: Iterable[pl.DataFrame], out: Path) -> None:
                 stream.sink_csv(draft)
     except (OSError, pl.exceptions.PolarsError) as error:  # Polars has errors of its own for disks
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"--out: {out} cannot be written ({reason})") from error
+        raise ArgumentError("out", f"{out} cannot be written ({reason})") from error

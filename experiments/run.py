@@ -197,22 +197,20 @@ def check_folder(run: Run, data: Interactions, folder: Path, resume: bool) -> di
         exists = config_file.exists()
         leftover = not exists and any((folder / "checkpoints").glob("*"))
     except OSError as error:
-        raise UserError(f"--out: {folder} cannot be used ({error.strerror})") from error
+        raise ArgumentError("out", f"{folder} cannot be used ({error.strerror})") from error
     if leftover:
-        raise UserError(f"--out: {folder} holds checkpoints but no config.json; name another")
+        raise ArgumentError("out", f"{folder} holds checkpoints but no config.json; name another")
     if not exists:
         return None
     if not resume:
-        raise UserError(
-            f"--out: {folder} already holds a run; --resume goes on with it, or name another"
-        )
+        raise ArgumentError("out", f"{folder} already holds a run; resume it, or name another")
     held, wanted = read_json(config_file), _config(run, data)
     epochs = held.get("epochs")
     if isinstance(epochs, int):  # a run may go on for longer
         epochs = max(epochs, run.settings.training.epochs)
     changed = differences(held | {"epochs": epochs}, wanted)
     if changed:
-        raise UserError(f"--resume: {folder} holds a run in which {'; '.join(changed)}")
+        raise ArgumentError("resume", f"{folder} holds a run in which {'; '.join(changed)}")
     result = read_result(result_file) if result_file.exists() else None
     return result if result and result["epochs"] == run.settings.training.epochs else None
 
@@ -247,15 +245,16 @@ def lock_folder(folder: Path) -> Generator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = os.open(folder / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise UserError(f"--out: {folder} cannot be used ({error.strerror})") from error
+        raise ArgumentError("out", f"{folder} cannot be used ({error.strerror})") from error
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = os.read(file, 20).decode(errors="replace")
-            raise UserError(
-                f"--out: {folder} is in use by process {holder or 'unknown'}; wait until it has "
-                "ended, or name another"
+            raise ArgumentError(
+                "out",
+                f"{folder} is in use by process {holder or 'unknown'}; wait until it has "
+                "ended, or name another",
             ) from error
         except OSError:
             pass  # no locks there

@@ -252,10 +252,10 @@ def _run_all(
             raise
         write_summary()
     except trainer.Interrupted as interruption:
-        note(f"interrupted: {interruption}; go on with --resume --out {out}")
+        note(f"interrupted: {interruption}; resume {out} to go on")
         return 130
     except KeyboardInterrupt:
-        note(f"interrupted; what {out} holds is kept: go on with --resume --out {out}")
+        note(f"interrupted; what {out} holds is kept: resume it to go on")
         return 130
     except UserError as error:
         say(f"error: {in_words(error)}", "bold red")

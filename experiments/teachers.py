@@ -11,7 +11,7 @@ from flax import nnx
 
 from experiments.checkpoints import restore_best_params
 from experiments.data import Interactions
-from experiments.errors import UserError
+from experiments.errors import ArgumentError, UserError
 from experiments.files import read_json
 from experiments.run import read_result, settings_of
 from experiments.settings import Settings
@@ -31,38 +31,46 @@ def load_teacher(settings: Settings, data: Interactions) -> SASRec:
             expects.
     """
     if not settings.distillation.teacher:
-        raise UserError(
-            "--teacher: expected the folder of a finished run of sasrec; "
-            "python -m experiments.distill trains one first"
+        raise ArgumentError(
+            "teacher",
+            "expected the folder of a finished run of sasrec; "
+            "python -m experiments.distill trains one first",
         )
     folder = Path(settings.distillation.teacher)
     if not (folder / "result.json").exists():
-        raise UserError(
-            f"--teacher: {folder} holds no finished run; python -m experiments.distill trains a "
-            "teacher first, and --resume goes on with one"
+        raise ArgumentError(
+            "teacher",
+            f"{folder} holds no finished run; python -m experiments.distill trains a "
+            "teacher first, and a run of it can be resumed",
         )
     held, result = read_json(folder / "config.json"), read_result(folder / "result.json")
     if held.get("model") != "sasrec":
-        raise UserError(f"--teacher: {folder} holds a run of {held.get('model')}, expected sasrec")
+        raise ArgumentError(
+            "teacher", f"{folder} holds a run of {held.get('model')}, expected sasrec"
+        )
     if result.get("num_items") != data.num_items:
-        raise UserError(
-            f"--teacher: {folder} knows {result.get('num_items')} items and {data.name} has "
-            f"{data.num_items}; expected a teacher of the same items"
+        raise ArgumentError(
+            "teacher",
+            f"{folder} knows {result.get('num_items')} items and {data.name} has "
+            f"{data.num_items}; expected a teacher of the same items",
         )
     if _item_ids(folder) != (data.item_ids.tolist() if data.renumbered else None):
-        raise UserError(
-            f"--teacher: {folder} was trained on other items than those of {data.name}; expected "
-            "a teacher of the same items"
+        raise ArgumentError(
+            "teacher",
+            f"{folder} was trained on other items than those of {data.name}; expected "
+            "a teacher of the same items",
         )
     if held.get("max_len") != settings.training.max_len:
-        raise UserError(
-            f"--max-len: {folder} reads {held.get('max_len')} items and its student "
-            f"{settings.training.max_len}; expected as many"
+        raise ArgumentError(
+            "max_len",
+            f"{folder} reads {held.get('max_len')} items and its student "
+            f"{settings.training.max_len}; expected as many",
         )
     if result.get("epochs") != settings.distillation.teacher_epochs:
-        raise UserError(
-            f"--teacher-epochs: {folder} was trained for {result.get('epochs')} epochs, expected "
-            f"{settings.distillation.teacher_epochs}"
+        raise ArgumentError(
+            "teacher_epochs",
+            f"{folder} was trained for {result.get('epochs')} epochs, expected "
+            f"{settings.distillation.teacher_epochs}",
         )
     own = settings_of(held)
     model = SASRec(

@@ -35,7 +35,7 @@ from experiments.epochs import (
     Inputs,
     initial_key,
 )
-from experiments.errors import UserError
+from experiments.errors import ArgumentError, UserError
 from experiments.evaluate import (
     Split,
     by_popularity,
@@ -86,11 +86,12 @@ def make_model(run: Run, data: Interactions) -> Backbone:
         UserError: the model was not built with the run's loss.
     """
     model = BUILDERS[run.model](run.settings, data, nnx.Rngs(initial_key(run.seed)))
-    if model.loss_name != run.settings.training.loss:
+    wanted = run.settings.training.loss
+    if model.loss_name != wanted:
         raise UserError(
-            f"the loss of {run.model} is {model.loss_name}, but the run's settings say "
-            f"{run.settings.training.loss}: in BUILDERS[{run.model!r}], pass loss=settings.training.loss to the "
-            "model's constructor, which keeps it as self.loss_name"
+            f"the loss of {run.model} is {model.loss_name}, but the run's settings say {wanted}: "
+            f"in BUILDERS[{run.model!r}], pass loss=settings.training.loss to the model's "
+            "constructor, which keeps it as self.loss_name"
         )
     return model
 
@@ -285,13 +286,17 @@ def make_setup(run: Run, data: Interactions, placement: Placement = ONE_DEVICE) 
     model = make_model(run, data)
     task, max_len = model.task, settings.training.max_len
     if settings.graph.kind == "user-item" and task != "pair":
-        raise UserError("--graph: user-item needs a model with a table of users, such as mf-bpr")
+        raise ArgumentError(
+            "graph", "user-item needs a model with a table of users, such as mf-bpr"
+        )
     optimizer = make_optimizer(run.optimizer, settings, data, model)
     if not model.packs:
         if placement.splits_both():
             # Some groups of rows do not divide, and lie whole on every device. XLA (of JAX 0.10.2,
             # on CPUs) then adds up the gradient of a table split by its features wrongly.
-            raise UserError(f"--mesh: data or model must be 1 for {run.model}, which does not pack")
+            raise ArgumentError(
+                "mesh", f"data or model must be 1 for {run.model}, which does not pack"
+            )
         settings = settings.replace(packed=False)
     graphdef, _, _, constants = split_model(model)
     corpus = make_corpus(data, placement, draws_unseen=draws_unseen(run))

@@ -103,7 +103,7 @@ def load_categories(data: Interactions, file: str = "", max_size: int | None = N
         raise UserError(
             f"{data.source}: does not number its items as {source.file} does; expected "
             f"{source.of}: put both into {data.source.parent}, or name their folder with "
-            "--data-dir or $SEVO_DATA"
+            "data_dir or $SEVO_DATA"
         )
     if not path.exists():
         raise UserError(

@@ -162,7 +162,7 @@ def _download(source: Source, folder: Path) -> Path:
         raise UserError(
             f"{folder}: holds neither {source.text} nor {source.raw}, and the download of {url} "
             f"failed ({error}); {go_on if part_of(path).exists() else ''}put either file there by "
-            "hand, or name its folder with --data-dir or $SEVO_DATA"
+            "hand, or name its folder as the data_dir or $SEVO_DATA"
         ) from error
     return path
 

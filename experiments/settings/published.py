@@ -1,9 +1,9 @@
 """The published settings: a TOML file for each model, with a section for each data set.
 
-A section holds the values of the run with SEvo, which ``adamw`` shares. Its table ``adam`` holds what
-the plain run has otherwise, which was tuned on its own and decays weights by an L2 term; the other
-optimisers with an L2 term share it, for want of published values. The section ``default`` comes
-first, and is all there is for a data set without a section. A kind of graph or a method of
+A section holds the values of the run with SEvo, which ``adamw`` shares. Its table ``adam`` holds
+what the plain run has otherwise, which was tuned on its own and decays weights by an L2 term; the
+other optimisers with an L2 term share it, for want of published values. The section ``default``
+comes first, and is all there is for a data set without a section. A kind of graph or a method of
 distillation under ``variants`` has sections of its own, in place of those of the data sets.
 """
 
