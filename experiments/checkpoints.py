@@ -234,8 +234,7 @@ def _checksums(step: Path) -> dict[str, str]:
 def _verify(step: Path) -> None:
     """A `UserError` that names a file of a checkpoint that is not as it was written.
 
-    A checkpoint without checksums passes: it is older than they are, or its process was killed
-    before it wrote them.
+    A checkpoint without checksums passes: its process was killed before it wrote them.
     """
     if not (step / CHECKSUMS).exists():
         return

@@ -64,12 +64,11 @@ def changes(config: dict[str, Any]) -> dict[str, Any]:
     """
     if config["model"] not in MODELS:  # one of the user's own, which this command does not know
         return {}
-    kinds = {name: config.get(name, usual) for name, usual in _USUAL.items()}
+    kinds = {name: config[name] for name in _USUAL}
     base = published(config["model"], config["dataset"], config["optimizer"], **kinds).flat()
     del base["teacher"]  # where it lies
     own = {name: kind for name, kind in kinds.items() if kind != _USUAL[name]}
-    # A run that is older than a setting was made with what is now its default.
-    return own | {k: config[k] for k, v in base.items() if config.get(k, v) != v}
+    return own | {k: config[k] for k, v in base.items() if config[k] != v}
 
 
 def folder_name(run: Run) -> str:
@@ -87,9 +86,16 @@ def folder_name(run: Run) -> str:
 
 
 def settings_of(config: dict[str, Any]) -> Settings:
-    """The settings in a run's ``config.json``, with defaults for those younger than the run."""
+    """The settings in a run's ``config.json``.
+
+    Raises:
+        UserError: it lacks one.
+    """
     settings = Settings(MODELS[config["model"]].settings())
-    return settings.replace(**{k: v for k, v in config.items() if k in settings.flat()})
+    lacking = settings.flat().keys() - config.keys()
+    if lacking:
+        raise UserError(f"config.json lacks the settings {', '.join(sorted(lacking))}")
+    return settings.replace(**{name: config[name] for name in settings.flat()})
 
 
 def graph_files(path: Path) -> list[Path]:
@@ -156,8 +162,6 @@ def differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """
     from experiments.data import NAMES  # takes long to import
 
-    if wanted["model"] == held.get("model"):  # a setting may be younger than the run
-        held = Settings(MODELS[wanted["model"]].settings()).flat() | held
     held = dict(held)
     held_files, wanted_files = held.pop(FILES, {}), wanted.get(FILES, {})
     names = (held.keys() | wanted.keys()) - {FILES}
