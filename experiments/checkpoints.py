@@ -85,9 +85,9 @@ def _plain_path(path: Path) -> Generator[Path]:
 
 
 def _stored(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What is on disk.
+    """The content of a checkpoint on disk.
 
-    Of a model that carries nothing, no empty trees: checkpoints made before any did can be read.
+    The empty trees of a model that carries nothing are left out.
     """
     stored = checkpoint._asdict() | {"state": checkpoint.state._asdict()}
     if not jax.tree.leaves(checkpoint.best_carried):
