@@ -16,10 +16,10 @@ import sevo_jax
 from benchmarks import report
 from benchmarks.graphs import random_graph
 from experiments.data import load
-from experiments.epochs import EpochLayouts, Epochs
 from experiments.run import Run
 from experiments.settings.published import published
-from experiments.trainer import initial_checkpoint, make_setup
+from experiments.training.loop import initial_checkpoint, make_setup
+from experiments.training.steps import EpochLayouts, Epochs
 
 FEW, MANY = 200_000, 15_000_000
 NODES = 400_000

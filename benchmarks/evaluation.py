@@ -5,12 +5,12 @@ from __future__ import annotations
 from flax import nnx
 
 from benchmarks import report, workload
-from experiments.corpus import make_corpus
-from experiments.evaluate import make_evaluation_set, make_evaluator
+from experiments.evaluation import make_evaluation_set, make_evaluator
 from experiments.run import Run
 from experiments.settings.published import published
-from experiments.timing import in_turn
-from experiments.trainer import make_model
+from experiments.training.corpus import make_corpus
+from experiments.training.loop import make_model
+from experiments.training.timing import in_turn
 
 
 def measure(quick: bool) -> list[report.Case]:

@@ -12,7 +12,7 @@ import sevo_jax
 from benchmarks import report
 from benchmarks.graphs import interactions
 from experiments.data import TABLE_1
-from experiments.timing import in_turn
+from experiments.training.timing import in_turn
 
 
 def dictionary_loop(

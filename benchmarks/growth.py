@@ -14,7 +14,7 @@ import sevo_jax
 from benchmarks import report
 from benchmarks.graphs import random_graph
 from benchmarks.smoothing import update_of
-from experiments.timing import in_turn
+from experiments.training.timing import in_turn
 
 BASE = {"edges": 160_000, "features": 64, "layers": 3, "rows": 20_000}
 SERIES = {

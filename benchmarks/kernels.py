@@ -26,8 +26,8 @@ from benchmarks import report, workload
 from benchmarks.graphs import graph
 from experiments.data import TABLE_1, load
 from experiments.errors import UserError
-from experiments.graphs import item_graph
-from experiments.timing import in_turn
+from experiments.training.graphs import item_graph
+from experiments.training.timing import in_turn
 
 DIM = 64
 IN_A_ROW = 20  # products of a call, on a GPU

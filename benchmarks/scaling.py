@@ -30,7 +30,7 @@ import sevo_jax
 from benchmarks import report
 from benchmarks.graphs import random_graph
 from experiments.data.table1 import ZIPF_EXPONENT
-from experiments.timing import in_turn
+from experiments.training.timing import in_turn
 from sevo_jax.sharding import Way
 
 DEVICES, QUICK_DEVICES = (1, 2, 4, 8), (2,)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import report, workload
-from experiments.timing import in_turn
+from experiments.training.timing import in_turn
 
 SEEDS = 5
 

@@ -19,13 +19,13 @@ import optax
 from flax import nnx
 
 from benchmarks import report, workload
-from experiments.batches import Batch, make_batch
-from experiments.corpus import make_corpus
 from experiments.data import Interactions
-from experiments.layout import EpochLayouts, training_sequences
-from experiments.packing import Layout
 from experiments.settings import TrainingSettings
-from experiments.timing import in_turn
+from experiments.training.batches import Batch, make_batch
+from experiments.training.corpus import make_corpus
+from experiments.training.layout import EpochLayouts, training_sequences
+from experiments.training.packing import Layout
+from experiments.training.timing import in_turn
 from models import LESSR, SRGNN, Backbone
 from models.layers.groups import by_group, flatten
 from models.layers.losses import Loss

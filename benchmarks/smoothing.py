@@ -13,8 +13,8 @@ import optax
 
 import sevo_jax
 from benchmarks import report, workload
-from experiments.graphs import item_graph
-from experiments.timing import in_turn
+from experiments.training.graphs import item_graph
+from experiments.training.timing import in_turn
 
 DIM = 64
 RATE, DECAY, BETA, LAYERS = 1e-3, 0.1, 0.99, 3

@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import timing
 from experiments.data import Interactions, load
 from experiments.errors import UserError
 from experiments.run import Run
 from experiments.settings.published import published
-from experiments.trainer import make_setup
+from experiments.training import timing
+from experiments.training.loop import make_setup
 
 
 def cores() -> int:

@@ -13,8 +13,8 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from experiments import processes
 from experiments.console import cell, error_console
+from experiments.training import processes
 
 BAR, STATUS = 10, 26
 """The width of the bar, and that of what a run says of its last epoch."""

@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
     arguments = tyro.cli(Arguments, args=argv, prog="python -m experiments.recommend")
     from experiments import recommendations  # after --help, since it takes long
-    from experiments.compilation import keep_programs
+    from experiments.training.compilation import keep_programs
 
     out = arguments.out
     try:

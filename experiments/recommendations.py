@@ -14,16 +14,16 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 from polars.io.plugins import register_io_source
 
-from experiments.backbones import BUILDERS
-from experiments.checkpoints import open_checkpoints, restore_checkpoint
-from experiments.corpus import Corpus
 from experiments.data import NAMES, Interactions, find_path, load
 from experiments.errors import ArgumentError, UserError, check_name
-from experiments.evaluate import EvaluationSet, make_evaluation_set, score_block
+from experiments.evaluation import EvaluationSet, make_evaluation_set, score_block
 from experiments.files import read_json, replaced
 from experiments.run import Run, check_files, settings_of
 from experiments.settings import OPTIMIZERS
-from experiments.trainer import initial_checkpoint, make_setup, used_users
+from experiments.training.backbones import BUILDERS
+from experiments.training.checkpoints import open_checkpoints, restore_checkpoint
+from experiments.training.corpus import Corpus
+from experiments.training.loop import initial_checkpoint, make_setup, used_users
 from models import Backbone
 
 
@@ -154,9 +154,7 @@ def _recommendations(
     with open_checkpoints(folder) as saved:
         checkpoint = restore_checkpoint(saved, initial_checkpoint(run, setup, data))
     if checkpoint.best_epoch == 0:
-        raise UserError(
-            f"{folder}: was interrupted before its first validation; resume it first"
-        )
+        raise UserError(f"{folder}: was interrupted before its first validation; resume it first")
     params = checkpoint.best_params, checkpoint.best_carried, setup.inputs.constants
     max_len = run.settings.training.max_len
 

@@ -14,16 +14,17 @@ from typing import Any, NamedTuple
 import jax
 from rich.progress import Progress
 
-from experiments import processes, summary, trainer
+from experiments import summary
 from experiments.bars import progress_bar
-from experiments.compilation import keep_programs
 from experiments.console import in_words, say
 from experiments.data import Interactions, load
 from experiments.errors import ArgumentError, UserError
-from experiments.graphs import check_graph
-from experiments.mesh import DATA, MODEL, ONE_DEVICE, Placement, make_mesh
 from experiments.options import TrainingOptions
 from experiments.run import Run, files_of
+from experiments.training import loop, processes
+from experiments.training.compilation import keep_programs
+from experiments.training.graphs import check_graph
+from experiments.training.mesh import DATA, MODEL, ONE_DEVICE, Placement, make_mesh
 
 
 def make_groups(runs: list[Run], together: bool | None) -> list[list[Run]]:
@@ -74,11 +75,11 @@ def train_group(
     """Trains runs that differ in their seeds alone together, with a bar for each folder.
 
     Raises:
-        UserError: as `trainer.train`.
+        UserError: as `loop.train`.
         Interrupted: ``stop`` was set.
     """
     if processes.any_process(stop.is_set()):
-        raise trainer.Interrupted(f"{', '.join(folder.name for folder in folders)}: not begun")
+        raise loop.Interrupted(f"{', '.join(folder.name for folder in folders)}: not begun")
     epochs = runs[0].settings.training.epochs
     tasks = {
         run.name: bar.add_task(folder.name, total=epochs, status="compiling")
@@ -86,7 +87,7 @@ def train_group(
     }
     scores: dict[str, float] = {}
 
-    def report(progress: trainer.Progress) -> None:
+    def report(progress: loop.Progress) -> None:
         if progress.score is not None:
             scores[progress.run] = progress.score
         status = f"loss {progress.train_loss:#.4g}"
@@ -94,7 +95,7 @@ def train_group(
             status += f"  NDCG@10 {scores[progress.run]:.4f}"
         bar.update(tasks[progress.run], completed=progress.epoch, status=status)
 
-    trainer.train_together(
+    loop.train_together(
         runs, data, folders, resume=resume, stop=stop, report=report, placement=placement
     )
     for name, task in tasks.items():
@@ -112,7 +113,7 @@ def train_all(
     """Trains group after group under a progress bar; the first signal to stop is heeded.
 
     Raises:
-        UserError: as `trainer.train`.
+        UserError: as `loop.train`.
         Interrupted: a signal came.
     """
     with progress_bar() as bar, stop_on_signal(bar) as stop:
@@ -230,14 +231,14 @@ def _run_all(
             f"{data.name}: {data.num_users:,} users, {data.num_items:,} items, "
             f"{data.num_interactions:,} interactions; results go to {out}"
         )
-        for line in trainer.used_users(runs[0], data).notes:
+        for line in loop.used_users(runs[0], data).notes:
             note(line)
         if data.renumbered:
             note("items are renumbered from 1: see item_ids.json in each run's folder")
         graph_notes: set[str] = set()
         for run in runs:  # before the first of them trains for hours
             graph_notes.add(check_graph(run.settings.graph, data))
-            finished = trainer.check_folder(run, data, folders[run], options.resume)
+            finished = loop.check_folder(run, data, folders[run], options.resume)
             if options.resume and not finished and not (folders[run] / "config.json").exists():
                 note(f"{folders[run].name}: nothing to resume, starts anew")
         for line in sorted(graph_notes - {""}):
@@ -251,7 +252,7 @@ def _run_all(
                 write_summary()
             raise
         write_summary()
-    except trainer.Interrupted as interruption:
+    except loop.Interrupted as interruption:
         note(f"interrupted: {interruption}; resume {out} to go on")
         return 130
     except KeyboardInterrupt:

@@ -19,7 +19,7 @@ from experiments.errors import UserError
 from experiments.files import read_json, replaced, write_text
 from experiments.paper import METRICS, MODELS, TABLE_2
 from experiments.run import changes, read_records, read_result
-from experiments.trainer import CRITERION
+from experiments.training.loop import CRITERION
 
 HEADER = ("Model", "Optimiser", *METRICS, "Seeds")
 LABELS = {

@@ -15,9 +15,9 @@ from experiments.reproduce.options import Options
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
     options = tyro.cli(Options, args=argv, prog="python -m experiments.reproduce")
-    from experiments.compilation import keep_programs  # after --help, since it takes long
     from experiments.reproduce.tables import TABLES
-    from experiments.trainer import Interrupted
+    from experiments.training.compilation import keep_programs  # after --help, since it takes long
+    from experiments.training.loop import Interrupted
 
     try:
         check_name("table", options.table, TABLES)

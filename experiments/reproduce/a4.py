@@ -19,18 +19,18 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments.batches import Batch, make_batch
-from experiments.corpus import make_corpus
 from experiments.data import Interactions
-from experiments.epochs import EpochLayouts, initial_key
 from experiments.errors import UserError
-from experiments.graphs import user_item_graph
 from experiments.reproduce import documents
 from experiments.reproduce.documents import Document, Table
 from experiments.reproduce.options import Options, chosen_one, refuse
 from experiments.reproduce.runs import load_one, say
 from experiments.settings import Settings
 from experiments.settings.published import published
+from experiments.training.batches import Batch, make_batch
+from experiments.training.corpus import make_corpus
+from experiments.training.graphs import user_item_graph
+from experiments.training.steps import EpochLayouts, initial_key
 from models import MFBPR, Backbone, Constant, LightGCN
 from sevo_jax import sevo_smooth
 

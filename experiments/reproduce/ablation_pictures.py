@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments.reproduce.cells import deviation, mean
-from experiments.trainer import CRITERION
+from experiments.training.loop import CRITERION
 
 
 class Drawn(NamedTuple):

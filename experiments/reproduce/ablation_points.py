@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from experiments.paper import PLAIN, SEVO
 from experiments.reproduce.rows import UNSMOOTHED
-from experiments.trainer import CRITERION
+from experiments.training.loop import CRITERION
 
 
 class Point(NamedTuple):

@@ -39,7 +39,7 @@ from experiments.reproduce.rows import (
 from experiments.reproduce.runs import Outcomes, carry_out, folder_of, missing
 from experiments.run import Run
 from experiments.settings.published import MODELS, published
-from experiments.trainer import CRITERION
+from experiments.training.loop import CRITERION
 
 MODEL, DATASET = "sasrec", "beauty"
 CURVE_EPOCHS = (5, 10, 20, 50, 100, 150, 200)

@@ -35,7 +35,7 @@ from experiments.reproduce.table2 import DATASETS
 from experiments.reproduce.table6 import TABLE_MODELS
 from experiments.reproduce.table8 import ours_of
 from experiments.settings.published import MODELS
-from experiments.trainer import CRITERION
+from experiments.training.loop import CRITERION
 
 QUIET, BESIDE = "quiet", "beside other jobs"
 HEADER = (

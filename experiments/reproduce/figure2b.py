@@ -22,7 +22,6 @@ import sevo_jax
 from experiments import paper
 from experiments.bars import progress_bar
 from experiments.data import Interactions
-from experiments.epochs import Epochs, TrainState
 from experiments.errors import UserError
 from experiments.files import read_json
 from experiments.reproduce import documents
@@ -38,7 +37,8 @@ from experiments.reproduce.runs import load_one, marked, say
 from experiments.run import Run, differences, make_run
 from experiments.settings import OptimizerSettings
 from experiments.settings.published import published
-from experiments.trainer import device, initial_checkpoint, make_setup, used_users
+from experiments.training.loop import device, initial_checkpoint, make_setup, used_users
+from experiments.training.steps import Epochs, TrainState
 
 MODEL, OPTIMIZER = "sasrec", "sevo-adamw"
 BETAS = (0.0, 0.5, 0.9, 0.99, 0.999)

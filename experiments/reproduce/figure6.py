@@ -22,10 +22,8 @@ from matplotlib.lines import Line2D
 
 import sevo_jax
 from experiments import paper
-from experiments.checkpoints import restore_best_params
 from experiments.data import Categories, Interactions, at_hand, load_categories
 from experiments.errors import UserError
-from experiments.graphs import category_graph, item_graph
 from experiments.paper import SEVO
 from experiments.reproduce import table4
 from experiments.reproduce.documents import NONE, Document, Table
@@ -46,7 +44,9 @@ from experiments.reproduce.runs import (
 )
 from experiments.run import Run
 from experiments.settings.published import published
-from experiments.trainer import make_model, used_users
+from experiments.training.checkpoints import restore_best_params
+from experiments.training.graphs import category_graph, item_graph
+from experiments.training.loop import make_model, used_users
 
 NEIGHBOURS = 10
 COLOURED = 6

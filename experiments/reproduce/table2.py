@@ -34,7 +34,7 @@ from experiments.run import Run
 from experiments.settings import OPTIMIZERS
 from experiments.settings.published import MODELS
 from experiments.summary import LABELS
-from experiments.trainer import CRITERION
+from experiments.training.loop import CRITERION
 
 DATASETS = ("beauty", "toys", "tools", "ml-1m")
 

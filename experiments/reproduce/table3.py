@@ -46,8 +46,8 @@ from experiments.run import Run, make_run
 from experiments.settings import OPTIMIZERS
 from experiments.settings.published import published
 from experiments.summary import LABELS
-from experiments.timing import in_turn, steps_runner
-from experiments.trainer import CRITERION, device, make_setup
+from experiments.training.loop import CRITERION, device, make_setup
+from experiments.training.timing import in_turn, steps_runner
 
 MODEL = "sasrec"
 METRICS = ("HR@1", "HR@10", "NDCG@10")

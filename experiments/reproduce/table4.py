@@ -39,7 +39,7 @@ from experiments.reproduce.rows import (
 )
 from experiments.reproduce.runs import Outcomes, carry_out, missing
 from experiments.run import Run
-from experiments.trainer import CRITERION
+from experiments.training.loop import CRITERION
 
 MODEL = "sasrec"
 DATASETS = ("ml-1m", "beauty")

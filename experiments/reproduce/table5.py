@@ -33,7 +33,7 @@ from experiments.reproduce.rows import (
 from experiments.reproduce.runs import Outcomes, carry_out, folder_of, missing
 from experiments.run import Run
 from experiments.students import METHODS, TEACHER_SEED, student_settings, teacher_settings
-from experiments.trainer import CRITERION
+from experiments.training.loop import CRITERION
 
 DATASETS = ("beauty",)
 QUICK = ("plain", "dkd", "sevo")

@@ -25,7 +25,7 @@ from experiments.reproduce.rows import (
 from experiments.reproduce.runs import Outcomes, carry_out, missing
 from experiments.run import Run
 from experiments.settings.published import MODELS
-from experiments.trainer import CRITERION
+from experiments.training.loop import CRITERION
 
 TABLE_MODELS = tuple(dict.fromkeys(model for model, _, _ in TABLE_6))
 DATASETS = ("beauty",)

@@ -25,8 +25,8 @@ from experiments.reproduce.runs import load_all, say
 from experiments.reproduce.table2 import DATASETS
 from experiments.run import make_run
 from experiments.settings.published import MODELS
-from experiments.timing import epoch_runner, in_turn
-from experiments.trainer import device, initial_checkpoint, make_setup
+from experiments.training.loop import device, initial_checkpoint, make_setup
+from experiments.training.timing import epoch_runner, in_turn
 
 ROUNDS = 3
 Measured = dict[str, dict[str, Any]]

@@ -30,7 +30,7 @@ from experiments.reproduce.options import Options, chosen_seeds, refuse
 from experiments.reproduce.rows import UNSMOOTHED
 from experiments.reproduce.runs import Outcomes, carry_out, missing
 from experiments.run import Run, make_run
-from experiments.trainer import CRITERION
+from experiments.training.loop import CRITERION
 
 MODEL, DATASET = "sasrec", "beauty"
 EPOCHS = 100

@@ -24,7 +24,7 @@ from experiments.paper import METRICS
 from experiments.reproduce.cells import score, score_over_seeds, span
 from experiments.reproduce.documents import NONE, Document, Table
 from experiments.sweep.space import Field
-from experiments.trainer import CRITERION
+from experiments.training.loop import CRITERION
 
 SCORE = f"best validation {CRITERION}"
 

@@ -12,7 +12,7 @@ import copy
 import sqlite3
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import optuna
@@ -26,9 +26,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from experiments.errors import UserError
 from experiments.run import differences
+from experiments.sweep.arguments import Sampler
 from experiments.sweep.space import Field
-
-Sampler = Literal["grid", "random", "tpe"]
 
 HEARTBEAT = 10
 """Seconds between two signs of life of a trial."""

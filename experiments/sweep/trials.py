@@ -15,7 +15,7 @@ from optuna.storages import RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import Trial, TrialState
 from rich.progress import Progress
 
-from experiments import runner, trainer
+from experiments import runner
 from experiments.bars import progress_bar
 from experiments.console import say
 from experiments.data import Interactions
@@ -24,6 +24,7 @@ from experiments.reproduce import documents
 from experiments.run import Run, read_result
 from experiments.sweep.report import Frame, best_of, compose, in_words, is_over
 from experiments.sweep.study import GRACE, HEARTBEAT, alone, number_of, trials_of
+from experiments.training import loop
 
 PATIENCE = GRACE + HEARTBEAT + 1
 """Seconds after which a trial is in live hands."""
@@ -50,14 +51,14 @@ class Worker(NamedTuple):
         """Works until all trials have been begun and none was left behind; writes after each.
 
         Raises:
-            UserError: as `trainer.train`, but for a run that diverges: that trial has failed.
+            UserError: as `loop.train`, but for a run that diverges: that trial has failed.
             Interrupted: a signal came; the trial in hand is saved.
         """
         with progress_bar() as bar, runner.stop_on_signal(bar) as stop:
             while self._wait_for_work(stop):
                 self._try_one(bar, stop)
             if stop.is_set():
-                raise trainer.Interrupted("between two trials")
+                raise loop.Interrupted("between two trials")
 
     def write(self) -> list[Path]:
         """Writes the documents; their paths."""
@@ -146,14 +147,14 @@ class Worker(NamedTuple):
             for group in runner.make_groups(runs, self.together):
                 places = [folders[run] for run in group]
                 runner.train_group(group, self.data, places, True, bar, stop)
-        except trainer.DivergedError as error:
+        except loop.DivergedError as error:
             raise _failure(trial, number, error) from error
         finally:
             trial.set_user_attr("seconds", before + time.monotonic() - began)
             for task in bar.task_ids:
                 bar.remove_task(task)
         results = [read_result(folder / "result.json") for folder in folders.values()]
-        scores = [result["valid"][trainer.CRITERION] for result in results]
+        scores = [result["valid"][loop.CRITERION] for result in results]
         best_epochs = [result["best_epoch"] for result in results]
         entries = {"scores": scores, "best_epochs": best_epochs, "twin": twin}
         for key, value in entries.items():

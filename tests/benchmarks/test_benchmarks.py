@@ -17,7 +17,7 @@ from benchmarks.graphs import interactions, random_graph
 from benchmarks.memory import measure as measure_memory
 from experiments.data import TABLE_1
 from experiments.errors import UserError
-from experiments.timing import in_turn
+from experiments.training.timing import in_turn
 
 CASE = {"case", "ours", "unit", "peers", "ratio", "spread"}
 FAST = ("memory", "graph_building", "import_time")

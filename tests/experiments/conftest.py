@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import epochs
 from experiments.data import Interactions
 from experiments.data.interactions import from_sequences
+from experiments.training import steps
 from tests.runs import users_of_built_in_data
 
 
@@ -54,7 +54,7 @@ def small() -> Interactions:
 @pytest.fixture
 def change_epoch_3(monkeypatch):
     """Changes what the third call of a compiled epoch returns: ``change(state, losses)``."""
-    make_epoch = epochs.make_epoch
+    make_epoch = steps.make_epoch
 
     def install(change):
         def making(*options):
@@ -67,6 +67,6 @@ def change_epoch_3(monkeypatch):
 
             return run
 
-        monkeypatch.setattr(epochs, "make_epoch", making)
+        monkeypatch.setattr(steps, "make_epoch", making)
 
     return install

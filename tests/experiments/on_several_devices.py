@@ -9,13 +9,13 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments import trainer
 from experiments.data import Interactions, load
-from experiments.epochs import TrainState
 from experiments.errors import UserError
-from experiments.mesh import ONE_DEVICE, Placement, make_mesh
 from experiments.run import Run
 from experiments.settings.published import published
+from experiments.training import loop
+from experiments.training.mesh import ONE_DEVICE, Placement, make_mesh
+from experiments.training.steps import TrainState
 from tests.runs import records_of
 
 TINY = {"epochs": 4, "batch_size": 16, "eval_every": 2, "max_len": 12, "dim": 8, "num_blocks": 1}
@@ -51,7 +51,7 @@ def data(users_file) -> Interactions:
 def expected(request, data, tmp_path_factory) -> tuple[Run, Path]:
     """A run of 50 steps and more on one device."""
     run, folder = make_run(data, request.param), tmp_path_factory.mktemp("one")
-    trainer.train(run, data, folder)
+    loop.train(run, data, folder)
     assert records_of(folder)[-1]["step"] > 50
     return run, folder
 
@@ -78,17 +78,17 @@ def test_numbers_are_those_of_one_device_and_the_mesh_may_change(
     data, expected, tmp_path, monkeypatch, begun, resumed
 ):
     (run, folder), stop, states = expected, threading.Event(), []
-    save = trainer.save_checkpoint
+    save = loop.save_checkpoint
 
     def watched(saved, checkpoint, folder) -> None:
         states.append(checkpoint.state)
         save(saved, checkpoint, folder)
 
     def train(mesh: str | None, **options) -> None:
-        trainer.train_together([run], data, [tmp_path], placement=placement(mesh), **options)
+        loop.train_together([run], data, [tmp_path], placement=placement(mesh), **options)
 
-    monkeypatch.setattr(trainer, "save_checkpoint", watched)
-    with pytest.raises(trainer.Interrupted, match="after epoch 2"):
+    monkeypatch.setattr(loop, "save_checkpoint", watched)
+    with pytest.raises(loop.Interrupted, match="after epoch 2"):
         train(begun, stop=stop, report=lambda progress: stop.set())
     if begun is not None:
         assert is_split(states[-1]) == ("model=2" in begun)
@@ -109,8 +109,8 @@ def test_numbers_are_those_of_one_device_and_the_mesh_may_change(
 )
 def test_other_models(data, tmp_path, model, mesh, changes):
     run = make_run(data, model, epochs=2, **changes)
-    trainer.train(run, data, tmp_path / "one")
-    trainer.train_together([run], data, [tmp_path / "several"], placement=placement(mesh))
+    loop.train(run, data, tmp_path / "one")
+    loop.train_together([run], data, [tmp_path / "several"], placement=placement(mesh))
     same(tmp_path / "several", tmp_path / "one")
 
 
@@ -118,8 +118,8 @@ def test_meshes_that_do_not_fit(data):
     with pytest.raises(UserError, match=r"16 devices, and there are 8 .*device_count=16"):
         make_mesh("data=8,model=2")
     with pytest.raises(UserError, match="data or model must be 1 for sr-gnn, which does not pack"):
-        trainer.make_setup(make_run(data, "sr-gnn"), data, placement("data=2,model=2"))
+        loop.make_setup(make_run(data, "sr-gnn"), data, placement("data=2,model=2"))
     run, place = make_run(data), placement("model=3")
-    setup = trainer.make_setup(run, data, place)
+    setup = loop.make_setup(run, data, place)
     with pytest.raises(UserError, match="model=3 does not divide the width 8 of item_embedding"):
-        trainer.initial_checkpoint(run, setup, data)
+        loop.initial_checkpoint(run, setup, data)

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from jax.experimental import multihost_utils
 
-from experiments import processes
-from experiments.batches import make_batch
-from experiments.corpus import make_corpus
 from experiments.data import load
-from experiments.epochs import EpochLayouts
 from experiments.errors import UserError
-from experiments.evaluate import make_evaluation_set
-from experiments.mesh import DATA, Placement, make_mesh
+from experiments.evaluation import make_evaluation_set
 from experiments.settings.published import published
+from experiments.training import processes
+from experiments.training.batches import make_batch
+from experiments.training.corpus import make_corpus
+from experiments.training.mesh import DATA, Placement, make_mesh
+from experiments.training.steps import EpochLayouts
 
 
 @pytest.fixture(scope="module", autouse=True)

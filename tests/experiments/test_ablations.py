@@ -12,7 +12,7 @@ import pytest
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
-from experiments import paper, trainer
+from experiments import paper
 from experiments.data import registry
 from experiments.files import read_json, write_json
 from experiments.reproduce.__main__ import TABLES, main
@@ -21,6 +21,7 @@ from experiments.reproduce.ablation_points import ABLATIONS, RATES
 from experiments.reproduce.ablations import papers_value
 from experiments.run import claim_folder
 from experiments.settings.published import published
+from experiments.training import loop
 
 PNG = b"\x89PNG"
 
@@ -67,7 +68,7 @@ def trained(monkeypatch) -> list:
             write_json(folder / "result.json", result | {"device": "abacus"})
             done.append(run)
 
-    monkeypatch.setattr(trainer, "train_together", fake)
+    monkeypatch.setattr(loop, "train_together", fake)
     return done
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from experiments import train
-from experiments.backbones import BUILDERS
 from experiments.data import Interactions
 from experiments.errors import UserError
 from experiments.run import Run
 from experiments.settings.published import MODELS, published
-from experiments.trainer import make_model
+from experiments.training.backbones import BUILDERS
+from experiments.training.loop import make_model
 from models import SASRec
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "add-a-backbone.md"
@@ -24,7 +24,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "add-a-backbone.md"
 @pytest.fixture
 def registries(monkeypatch):
     """What the page registers is gone after the test."""
-    monkeypatch.setattr("experiments.backbones.BUILDERS", BUILDERS)
+    monkeypatch.setattr("experiments.training.backbones.BUILDERS", BUILDERS)
     for registry in (BUILDERS, MODELS):
         monkeypatch.setitem(registry, "mean", None)
 

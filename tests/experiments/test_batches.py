@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import trainer
-from experiments.batches import read_tokens, sample_negatives
-from experiments.corpus import make_corpus
 from experiments.data.interactions import from_sequences
 from experiments.errors import UserError
-from experiments.graphs import item_graph
-from experiments.packing import Rows
 from experiments.run import make_run
+from experiments.training import loop
+from experiments.training.batches import read_tokens, sample_negatives
+from experiments.training.corpus import make_corpus
+from experiments.training.graphs import item_graph
+from experiments.training.packing import Rows
 
 
 def training_items(data) -> list[set[int]]:
@@ -97,9 +97,7 @@ def test_who_draws_no_unseen_items_needs_none(model, loss, fine):
     items = np.array([0, 1, 2, 0, 1, 0, 1, 2])
     data = from_sequences("all", items, np.array([5, 3]), np.array(["x", "y", "z"], object))
     data = dataclasses.replace(data, user_ids=np.array(["ann", "bob"], object))
-    asked = trainer.draws_unseen(
-        make_run(model, "all", "adam", loss=loss, distill=method or "none")
-    )
+    asked = loop.draws_unseen(make_run(model, "all", "adam", loss=loss, distill=method or "none"))
     if fine:
         assert make_corpus(data, draws_unseen=asked).items.size == 8
     else:

@@ -16,7 +16,7 @@ import scipy.sparse as sp
 import sevo_jax
 from experiments import build_graph
 from experiments.data import Interactions, load
-from experiments.graphs import neighbour_graph
+from experiments.training.graphs import neighbour_graph
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -12,15 +12,16 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 
-from experiments import recommend, trainer
-from experiments.backbones import BUILDERS
-from experiments.checkpoints import Checkpoint, open_checkpoints, restore_checkpoint
+from experiments import recommend
 from experiments.data import load
-from experiments.epochs import TrainState
-from experiments.graphs import neighbour_graph
-from experiments.optimizers import make_optimizer
 from experiments.run import Run
 from experiments.settings.published import published
+from experiments.training import loop
+from experiments.training.backbones import BUILDERS
+from experiments.training.checkpoints import Checkpoint, open_checkpoints, restore_checkpoint
+from experiments.training.graphs import neighbour_graph
+from experiments.training.optimizers import make_optimizer
+from experiments.training.steps import TrainState
 from models.edges import edges_of
 
 TINY = {"dim": 4, "num_blocks": 1, "max_len": 3, "batch_size": 64, "eval_every": 1}
@@ -47,14 +48,14 @@ def equal(one, other) -> bool:
 @pytest.mark.parametrize("model", ["lessr", "maerec"])
 def test_resume_is_bit_identical(users_file, tmp_path, model):
     run, data = run_on(str(users_file), model), load(str(users_file))
-    straight = trainer.train(run, data, tmp_path / "straight")
+    straight = loop.train(run, data, tmp_path / "straight")
     stop = threading.Event()
     stop.set()
-    with pytest.raises(trainer.Interrupted):
-        trainer.train(run, data, tmp_path / "resumed", stop=stop)
+    with pytest.raises(loop.Interrupted):
+        loop.train(run, data, tmp_path / "resumed", stop=stop)
     begun = checkpoint_of(tmp_path / "resumed")
     assert begun["epoch"] == 1
-    resumed = trainer.train(run, data, tmp_path / "resumed", resume=True)
+    resumed = loop.train(run, data, tmp_path / "resumed", resume=True)
     assert (resumed["valid"], resumed["test"]) == (straight["valid"], straight["test"])
     one, other = checkpoint_of(tmp_path / "straight"), checkpoint_of(tmp_path / "resumed")
     assert equal(one, other)
@@ -64,14 +65,14 @@ def test_resume_is_bit_identical(users_file, tmp_path, model):
 def test_the_best_epoch_is_tested_with_what_it_carried(users_file, tmp_path, monkeypatch):
     """A run whose first epoch is the best is tested, and recommends, as a run of that alone."""
     short, data = run_on(str(users_file), "lessr", epochs=1), load(str(users_file))
-    want = trainer.train(short, data, tmp_path / "short")
-    evaluate, scores = trainer.Setup.evaluate, iter([2.0, 1.0])
+    want = loop.train(short, data, tmp_path / "short")
+    evaluate, scores = loop.Setup.evaluate, iter([2.0, 1.0])
 
     def falling(*arguments):
         return evaluate(*arguments) | {"NDCG@10": next(scores)}
 
-    monkeypatch.setattr(trainer.Setup, "evaluate", falling)
-    found = trainer.train(run_on(str(users_file), "lessr"), data, tmp_path / "long")
+    monkeypatch.setattr(loop.Setup, "evaluate", falling)
+    found = loop.train(run_on(str(users_file), "lessr"), data, tmp_path / "long")
     assert found["best_epoch"] == 1
     assert found["test"] == want["test"]
     checkpoint, after_one = checkpoint_of(tmp_path / "long"), checkpoint_of(tmp_path / "short")
@@ -85,9 +86,9 @@ def test_the_best_epoch_is_tested_with_what_it_carried(users_file, tmp_path, mon
 def test_seeds_together_are_those_of_separate_runs(users_file, tmp_path, model):
     runs, data = [run_on(str(users_file), model, seed) for seed in (0, 3)], load(str(users_file))
     together = [tmp_path / f"together{run.seed}" for run in runs]
-    results = trainer.train_together(runs, data, together)
+    results = loop.train_together(runs, data, together)
     for run, folder, result in zip(runs, together, results, strict=True):
-        alone = trainer.train(run, data, tmp_path / f"alone{run.seed}")
+        alone = loop.train(run, data, tmp_path / f"alone{run.seed}")
         assert result["test"] == pytest.approx(alone["test"], abs=1e-5)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),

@@ -13,7 +13,7 @@ import pytest
 from experiments import train
 from experiments.data import load, load_categories
 from experiments.errors import UserError
-from experiments.graphs import category_graph
+from experiments.training.graphs import category_graph
 from tests.experiments.raw_files import EVENTS, amazon, movielens
 
 SEQUENCES = ["1 1 2 3 4", "2 4 3 2 1", "3 5 1 2 6"]

@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import bars, console, summary
-from experiments.compilation import keep_programs
 from experiments.data.cache import cache_folder
-from experiments.epochs import initial_key
 from experiments.errors import UserError
 from experiments.recommendations import write
 from experiments.run import make_run
+from experiments.training.compilation import keep_programs
+from experiments.training.steps import initial_key
 from tests.runs import REPOSITORY
 
 COMMANDS = ("train", "distill", "recommend", "build_graph", "reproduce", "launch")

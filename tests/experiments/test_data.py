@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import trainer
 from experiments.data import load, registry
 from experiments.data.interactions import read_text
 from experiments.data.table1 import Size
 from experiments.errors import UserError
 from experiments.run import Run
 from experiments.settings.published import published
+from experiments.training import loop
 
 
 def write(path: Path, text: str) -> Path:
@@ -215,6 +215,6 @@ def test_smoothing_gains_on_the_synthetic_data(tmp_path):
     for optimizer in ("adamw", "sevo-adamw"):
         settings = published("sasrec", "synthetic", optimizer)
         runs = [Run("sasrec", "synthetic", optimizer, seed, settings) for seed in range(3)]
-        results = [trainer.train(run, data, tmp_path / run.name) for run in runs]
+        results = [loop.train(run, data, tmp_path / run.name) for run in runs]
         scores[optimizer] = np.mean([result["test"]["NDCG@10"] for result in results])
     assert scores["sevo-adamw"] > 1.05 * scores["adamw"]

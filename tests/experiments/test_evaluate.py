@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.corpus import make_corpus
 from experiments.data.interactions import from_sequences
-from experiments.evaluate import (
+from experiments.evaluation import (
     by_popularity,
     make_evaluation_set,
     make_evaluator,
     metrics_of,
     ranks_of,
 )
+from experiments.training.corpus import make_corpus
 from models import SASRec
 from tests.experiments.brute_force import brute_force_rank, inputs_and_targets
 
@@ -76,7 +76,7 @@ def test_the_evaluator_equals_brute_force_packed_and_padded(small, split):
 def test_blocks_of_users(small, monkeypatch, limit, value):
     """With many items, blocks have fewer users: no block holds more scores than the limit."""
     assert small.num_items == 40
-    monkeypatch.setattr(f"experiments.evaluate.{limit}", value)
+    monkeypatch.setattr(f"experiments.evaluation.{limit}", value)
     model = SASRec(small.num_items, max_len=MAX_LEN, dim=8, num_blocks=1, rngs=nnx.Rngs(1))
     graphdef, params = nnx.split(model, nnx.Param)
     evaluate = make_evaluator(lambda p: nnx.merge(graphdef, p), MAX_LEN)

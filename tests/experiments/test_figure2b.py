@@ -7,13 +7,13 @@ import json
 import numpy as np
 import pytest
 
-from experiments.epochs import Epochs
-from experiments.graphs import item_graph
 from experiments.reproduce import figure2b
 from experiments.reproduce.__main__ import main
 from experiments.run import Run
 from experiments.settings.published import MODELS, published
-from experiments.trainer import initial_checkpoint, make_setup
+from experiments.training.graphs import item_graph
+from experiments.training.loop import initial_checkpoint, make_setup
+from experiments.training.steps import Epochs
 
 SETTINGS = published("sasrec", "synthetic", "sevo-adamw").replace(
     epochs=2, dim=8, num_blocks=1, max_len=10,

@@ -15,17 +15,17 @@ import pytest
 from flax import nnx
 
 from experiments import summary
-from experiments.checkpoints import (
+from experiments.errors import UserError
+from experiments.run import Run, check_folder, claim_folder, make_run
+from experiments.settings import Settings
+from experiments.training.checkpoints import (
     open_checkpoints,
     restore_best_params,
     restore_checkpoint,
     resume_checkpoint,
     save_checkpoint,
 )
-from experiments.errors import UserError
-from experiments.run import Run, check_folder, claim_folder, make_run
-from experiments.settings import Settings
-from experiments.state import Checkpoint, TrainState
+from experiments.training.state import Checkpoint, TrainState
 from models.settings import SASRecSettings
 
 

@@ -15,14 +15,14 @@ from flax import nnx
 
 import sevo_jax
 from experiments import train
-from experiments.backbones import BUILDERS
 from experiments.data import Interactions
 from experiments.data.interactions import from_sequences
 from experiments.errors import UserError
-from experiments.graphs import check_graph
-from experiments.optimizers import smoothed_tables
 from experiments.run import make_run
 from experiments.settings import GraphSettings
+from experiments.training.backbones import BUILDERS
+from experiments.training.graphs import check_graph
+from experiments.training.optimizers import smoothed_tables
 
 EDGES = [("p", "q", 2.0), ("q", "r", 1.0), ("r", "z", 4.0), ("z", "s", 8.0)]
 NODES = ["s", "z", "r", "q", "p"]

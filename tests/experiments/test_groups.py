@@ -12,13 +12,13 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import packing
-from experiments.batches import make_batch
-from experiments.corpus import make_corpus
-from experiments.epochs import Epochs, Inputs
-from experiments.evaluate import make_evaluation_set, make_evaluator
-from experiments.layout import EpochLayouts, training_sequences
-from experiments.packing import (
+from experiments.evaluation import make_evaluation_set, make_evaluator
+from experiments.settings import TrainingSettings
+from experiments.training import packing
+from experiments.training.batches import make_batch
+from experiments.training.corpus import make_corpus
+from experiments.training.layout import EpochLayouts, training_sequences
+from experiments.training.packing import (
     EMPTY,
     Group,
     choose_groups,
@@ -26,8 +26,8 @@ from experiments.packing import (
     longer_of_blocks,
     longer_of_random,
 )
-from experiments.settings import TrainingSettings
-from experiments.state import TrainState, split_model
+from experiments.training.state import TrainState, split_model
+from experiments.training.steps import Epochs, Inputs
 from models import SRGNN, BERT4Rec, SASRec
 
 MAX_LEN, BATCH = 12, 64

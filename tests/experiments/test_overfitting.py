@@ -10,13 +10,13 @@ import optax
 import pytest
 from flax import nnx
 
-from experiments.backbones import BUILDERS
-from experiments.corpus import make_corpus
 from experiments.data import Interactions
 from experiments.data.interactions import from_sequences
-from experiments.epochs import EpochLayouts, Epochs, Inputs, TrainState, split_model
-from experiments.evaluate import make_evaluation_set, make_evaluator
+from experiments.evaluation import make_evaluation_set, make_evaluator
 from experiments.settings.published import published
+from experiments.training.backbones import BUILDERS
+from experiments.training.corpus import make_corpus
+from experiments.training.steps import EpochLayouts, Epochs, Inputs, TrainState, split_model
 
 MAX_LEN = 8
 TINY = {"max_len": MAX_LEN, "dim": 16, "num_blocks": 1, "num_heads": 2, "packed": False}

@@ -10,13 +10,13 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.batches import read_tokens
-from experiments.corpus import make_corpus
 from experiments.data import Interactions
 from experiments.data.interactions import read_text
-from experiments.epochs import EpochLayouts
-from experiments.packing import EMPTY, Rows, layout, pack_rows
 from experiments.settings import TrainingSettings
+from experiments.training.batches import read_tokens
+from experiments.training.corpus import make_corpus
+from experiments.training.packing import EMPTY, Rows, layout, pack_rows
+from experiments.training.steps import EpochLayouts
 from models import SASRec
 
 MAX_LEN, BATCH = 12, 32

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from experiments import processes, train
+from experiments import train
+from experiments.training import processes
 from tests.devices import check_on_processes, free_address
 from tests.runs import REPOSITORY, environment, process_of, records_of
 

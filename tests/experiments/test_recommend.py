@@ -12,14 +12,15 @@ import polars as pl
 import pytest
 from flax import nnx
 
-from experiments import recommend, recommendations, train, trainer
-from experiments.checkpoints import open_checkpoints, restore_checkpoint
+from experiments import recommend, recommendations, train
 from experiments.data import load
 from experiments.errors import UserError
 from experiments.run import Run, files_of
 from experiments.settings import Settings
 from experiments.settings.published import reads
-from experiments.trainer import initial_checkpoint, make_setup
+from experiments.training import loop
+from experiments.training.checkpoints import open_checkpoints, restore_checkpoint
+from experiments.training.loop import initial_checkpoint, make_setup
 from models.settings import SASRecSettings
 from tests.runs import runs_of
 
@@ -99,7 +100,7 @@ def test_the_scores_are_the_models(sasrec_run, users_file):
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.csv"])
 def test_the_command_writes_a_file(sasrec_run, users_file, tmp_path, name, monkeypatch):
-    monkeypatch.setattr("experiments.evaluate.USERS_PER_BLOCK", 64)  # several blocks
+    monkeypatch.setattr("experiments.evaluation.USERS_PER_BLOCK", 64)  # several blocks
     out = tmp_path / name
     assert recommend.main([str(sasrec_run), "--out", str(out), "--top-k", "3"]) == 0
     read = pl.read_parquet if out.suffix == ".parquet" else pl.read_csv
@@ -134,8 +135,8 @@ def test_a_run_without_a_validation_has_nothing_to_recommend_by(users_file, tmp_
     run = runs_of(options)[0]
     stop = threading.Event()
     stop.set()
-    with pytest.raises(trainer.Interrupted):
-        trainer.train(run, load(str(users_file)), tmp_path, stop=stop)
+    with pytest.raises(loop.Interrupted):
+        loop.train(run, load(str(users_file)), tmp_path, stop=stop)
     with pytest.raises(UserError, match="was interrupted before its first validation"):
         recommendations.recommend(tmp_path)
 

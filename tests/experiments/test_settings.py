@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments import train, trainer
+from experiments import train
 from experiments.errors import UserError
 from experiments.options import make_runs
 from experiments.reproduce.runs import folder_name, look
 from experiments.run import Run
 from experiments.settings.published import FOLDER, MODELS, published
+from experiments.training import loop
 
 SECTIONS = [
     (file.stem, dataset, {})
@@ -108,7 +109,7 @@ def test_lightgcn_has_no_loss_over_all_items(small, loss):
     settings = published("lightgcn", "small", "adam").replace(loss=loss)
     run = Run("lightgcn", "small", "adam", 0, settings)
     with pytest.raises(UserError, match=f"loss: .* bpr or bce, got {loss}"):
-        trainer.make_model(run, small)
+        loop.make_model(run, small)
 
 
 def test_users_are_smoothed_only_where_there_is_a_table_of_them(users_file, tmp_path, capsys):

@@ -17,13 +17,14 @@ import matplotlib.pyplot as plt
 import optuna
 import pytest
 
-from experiments import paper, trainer
+from experiments import paper
 from experiments.errors import UserError
 from experiments.files import read_json, write_json
 from experiments.run import claim_folder
 from experiments.sweep import report, study, trials
 from experiments.sweep.__main__ import main
 from experiments.sweep.space import parse_field, parse_search
+from experiments.training import loop
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GRID = ["--search", "beta=0.5,0.9", "num_layers=1:3", "--sampler", "grid"]
@@ -33,7 +34,7 @@ CELLS = set(itertools.product((0.5, 0.9), (1, 2, 3)))
 def make_up_results(runs, data, folders, *, resume, stop, report, **_):
     """Training that takes no time: the score is the settings'; of a seed, a little more."""
     for run, folder in zip(runs, folders, strict=True):
-        if trainer.check_folder(run, data, folder, resume):
+        if loop.check_folder(run, data, folder, resume):
             continue
         claim_folder(run, data, folder)
         s = run.settings
@@ -52,7 +53,7 @@ def trained(monkeypatch) -> list[str]:
         names.extend(f.name for f in folders if not (f / "result.json").exists())
         make_up_results(runs, data, folders, **options)
 
-    monkeypatch.setattr(trainer, "train_together", fake)
+    monkeypatch.setattr(loop, "train_together", fake)
     monkeypatch.setattr(report, "draw", lambda *_: None)
     return names
 
@@ -109,7 +110,7 @@ def test_interrupted_by_a_signal_and_diverged(tmp_path, users_file, monkeypatch,
     small = ["--model=mf-bpr", "--dim=8", "--batch-size=64", "--eval-every=1", "--epochs=3"]
     argv = ["--search", "learning_rate=1e30,1e-3", "--sampler", "grid", *small]
     argv += ["--dataset", str(users_file), "--seed", "1"]  # a grid's order: 1e30 is the first
-    train_together = trainer.train_together
+    train_together = loop.train_together
     calls: list[str] = []
 
     def train(runs, data, folders, *, report, **options):
@@ -122,7 +123,7 @@ def test_interrupted_by_a_signal_and_diverged(tmp_path, users_file, monkeypatch,
 
         return train_together(runs, data, folders, report=reporting, **options)
 
-    monkeypatch.setattr(trainer, "train_together", train)
+    monkeypatch.setattr(loop, "train_together", train)
     assert call(tmp_path, *argv) == 130
     error = " ".join(capsys.readouterr().err.split())
     assert "trial 0 failed: mf-bpr-sevo-adamw-seed0: the loss is" in error
@@ -148,17 +149,17 @@ def test_an_interruption_changes_no_trial(tmp_path, trained, monkeypatch, sample
     """TPE learns from the trials before, once there are ten."""
     argv = ["--search", "beta=0.1:0.9", "num_layers=1:5", "--sampler", sampler, "--trials"]
     assert call(tmp_path / "straight", *argv, str(trials)) == 0
-    fake = trainer.train_together
+    fake = loop.train_together
 
     def stop(runs, data, folders, **options):
         if folders[0].name.startswith(f"trial{trials - 2}"):
             raise KeyboardInterrupt
         return fake(runs, data, folders, **options)
 
-    monkeypatch.setattr(trainer, "train_together", stop)
+    monkeypatch.setattr(loop, "train_together", stop)
     assert call(tmp_path / "out", *argv, str(trials)) == 130
     assert read_json(tmp_path / "out" / "sweep.json")["best"]["test"] == {}, "at the end alone"
-    monkeypatch.setattr(trainer, "train_together", fake)
+    monkeypatch.setattr(loop, "train_together", fake)
     assert call(tmp_path / "out", *argv, str(trials)) == 0
     one, other = (
         {t["number"]: t["settings"] for t in trials_of(tmp_path / name)}
@@ -209,7 +210,7 @@ def test_a_trial_in_other_hands_is_left_alone_while_they_live(tmp_path, trained,
 
 def test_a_trial_that_another_process_went_on_with(tmp_path, trained, monkeypatch):
     """As when a machine sleeps in the middle of a trial, and wakes once others have taken it."""
-    fake, slept = trainer.train_together, []
+    fake, slept = loop.train_together, []
 
     def sleep(runs, data, folders, **options):
         fake(runs, data, folders, **options)
@@ -221,7 +222,7 @@ def test_a_trial_that_another_process_went_on_with(tmp_path, trained, monkeypatc
             config = read_json(tmp_path / "sweep.json")["config"]
             optuna.storages.fail_stale_trials(study.open_study(tmp_path, config, None))
 
-    monkeypatch.setattr(trainer, "train_together", sleep)
+    monkeypatch.setattr(loop, "train_together", sleep)
     assert call(tmp_path, *GRID, "--trials", "3") == 0
     assert trained == [f"trial{i}-seed0" for i in range(3)]
     assert sorted(t["number"] for t in trials_of(tmp_path)) == [0, 1, 2]
@@ -230,7 +231,7 @@ def test_a_trial_that_another_process_went_on_with(tmp_path, trained, monkeypatc
 
 SHARED = """
 import os, sys, time
-from experiments import trainer
+from experiments.training import loop
 from experiments.sweep import study
 from experiments.sweep.__main__ import main
 from tests.experiments.test_sweep import make_up_results
@@ -247,7 +248,7 @@ def train(runs, data, folders, **options):
     make_up_results(runs, data, folders, **options)
 
 study.HEARTBEAT, study.GRACE = 1, 5
-trainer.train_together = train
+loop.train_together = train
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -289,14 +290,14 @@ def test_values_that_are_allowed_but_not_together(tmp_path, trained):
 
 
 def test_an_error_of_the_disk_leaves_the_trial_to_be_gone_on_with(tmp_path, trained, monkeypatch):
-    fake = trainer.train_together
+    fake = loop.train_together
 
     def full(*_, **__):
         raise UserError("runs/trial0: the checkpoint of epoch 1 could not be written")
 
-    monkeypatch.setattr(trainer, "train_together", full)
+    monkeypatch.setattr(loop, "train_together", full)
     assert call(tmp_path, *GRID) == 1
-    monkeypatch.setattr(trainer, "train_together", fake)
+    monkeypatch.setattr(loop, "train_together", fake)
     assert call(tmp_path, *GRID) == 0
     assert cells_of(tmp_path) == Counter(CELLS)
 
@@ -467,7 +468,7 @@ def test_a_field_that_has_one_value_so_far_is_no_axis(tmp_path, figure):
 
 def test_names_that_are_markup_elsewhere(tmp_path, monkeypatch, capsys, users_file):
     """In the path of the database, in the title of the picture, in Markdown and on the screen."""
-    monkeypatch.setattr(trainer, "train_together", make_up_results)
+    monkeypatch.setattr(loop, "train_together", make_up_results)
     data = tmp_path / "50%[x]{0}$y_1$|:z:.txt"
     data.write_bytes(users_file.read_bytes())
     out = tmp_path / "out?mode=ro#1%41{2}$|[b]"

@@ -11,11 +11,11 @@ import pytest
 from flax import nnx
 from scipy import stats
 
-from experiments.batches import Batch, make_batch
-from experiments.corpus import make_corpus
-from experiments.evaluate import make_evaluation_set, make_evaluator
-from experiments.layout import EpochLayouts, training_sequences
+from experiments.evaluation import make_evaluation_set, make_evaluator
 from experiments.settings import TrainingSettings
+from experiments.training.batches import Batch, make_batch
+from experiments.training.corpus import make_corpus
+from experiments.training.layout import EpochLayouts, training_sequences
 from models import MFBPR, SRGNN, Backbone, BERT4Rec
 from tests.experiments.brute_force import brute_force_rank, inputs_and_targets
 

@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import train, trainer
+from experiments import train
 from experiments.data import load
-from experiments.epochs import EpochLayouts, Epochs
 from experiments.errors import UserError
 from experiments.run import Run
 from experiments.settings.published import published
-from experiments.trainer import train_together
+from experiments.training import loop
+from experiments.training.loop import train_together
+from experiments.training.steps import EpochLayouts, Epochs
 
 SEEDS = (0, 3, 7)
 TINY = {"dim": 16, "num_blocks": 1, "max_len": 20, "batch_size": 16, "eval_every": 2}
@@ -46,7 +47,7 @@ def test_losses_and_metrics_are_those_of_separate_runs(users_file, tmp_path, opt
     folders = folders_in(tmp_path / "together", runs)
     results = train_together(runs, data, folders)
     for run, folder, result in zip(runs, folders, results, strict=True):
-        alone = trainer.train(run, data, tmp_path / "alone" / run.name)
+        alone = loop.train(run, data, tmp_path / "alone" / run.name)
         for record, expected in zip(
             records_of(folder), records_of(tmp_path / "alone" / run.name), strict=True
         ):
@@ -63,10 +64,9 @@ def test_losses_and_metrics_are_those_of_separate_runs(users_file, tmp_path, opt
 def test_seeds_share_one_graph(users_file):
     """The compiled epoch takes the graph once, however many seeds it trains."""
     run, data = runs_on(users_file)[0], load(str(users_file))
-    setup = trainer.make_setup(run, data)
+    setup = loop.make_setup(run, data)
     states = [
-        trainer.initial_checkpoint(dataclasses.replace(run, seed=s), setup, data).state
-        for s in SEEDS
+        loop.initial_checkpoint(dataclasses.replace(run, seed=s), setup, data).state for s in SEEDS
     ]
     layouts = [EpochLayouts(data, run.settings.training, seed) for seed in SEEDS]
     epochs = Epochs(setup.graphdef, setup.optimizer, setup.inputs, layouts, states[0])
@@ -88,14 +88,14 @@ def test_runs_at_different_epochs_catch_up_and_go_on_together(users_file, tmp_pa
     folders = folders_in(tmp_path / "out", runs)
     stop = threading.Event()
     stop.set()
-    with pytest.raises(trainer.Interrupted):  # seed 0 stands at epoch 1
-        trainer.train(runs[0], data, folders[0], stop=stop)
-    trainer.train(runs[1], data, folders[1])  # seed 3 is done
+    with pytest.raises(loop.Interrupted):  # seed 0 stands at epoch 1
+        loop.train(runs[0], data, folders[0], stop=stop)
+    loop.train(runs[1], data, folders[1])  # seed 3 is done
     done = (folders[1] / "result.json").read_bytes()
     results = train_together(runs, data, folders, resume=True)
     assert (folders[1] / "result.json").read_bytes() == done
     for run, result in zip(runs, results, strict=True):
-        alone = trainer.train(run, data, tmp_path / "alone" / run.name)
+        alone = loop.train(run, data, tmp_path / "alone" / run.name)
         assert result["valid"] == pytest.approx(alone["valid"], abs=1e-5)
 
 

@@ -15,11 +15,12 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import summary, train, trainer
+from experiments import summary, train
 from experiments.data import load
 from experiments.errors import UserError
 from experiments.run import lock_folder
-from experiments.trainer import Interrupted
+from experiments.training import loop
+from experiments.training.loop import Interrupted
 from tests.runs import (
     NAME,
     TINY,
@@ -90,12 +91,12 @@ def test_resume_is_bit_identical(arguments, straight, tmp_path, epoch):
     data = load(run.dataset)
     stop = threading.Event()
 
-    def report(progress: trainer.Progress) -> None:
+    def report(progress: loop.Progress) -> None:
         if progress.epoch == epoch - 1:  # heeded at the end of the next epoch
             stop.set()
 
     with pytest.raises(Interrupted, match=f"{NAME}: saved after epoch {epoch} in "):
-        trainer.train(run, data, tmp_path / NAME, stop=stop, report=report)
+        loop.train(run, data, tmp_path / NAME, stop=stop, report=report)
     assert checkpoint_of(tmp_path / NAME)[0] == epoch
     assert not (tmp_path / NAME / "result.json").exists()
     assert train.main([*arguments, *options, "--resume"]) == 0
@@ -396,12 +397,12 @@ def test_parameters_that_overflow_spare_the_last_checkpoint(arguments, tmp_path,
     run = runs_of([*arguments, "--epochs", "4", "--out", str(tmp_path)])[0]
     data, stop = load(run.dataset), threading.Event()
 
-    def report(progress: trainer.Progress) -> None:
+    def report(progress: loop.Progress) -> None:
         if progress.epoch == 2:  # a signal comes in epoch 3
             stop.set()
 
     with pytest.raises(UserError, match=r"not finite at step \d+ \(epoch 3\); the checkpoint"):
-        trainer.train(run, data, tmp_path / NAME, stop=stop, report=report)
+        loop.train(run, data, tmp_path / NAME, stop=stop, report=report)
     assert checkpoint_of(tmp_path / NAME)[0] == 2
 
 
@@ -440,7 +441,7 @@ def test_full_disk(arguments, straight, tmp_path, capsys):
     stop = threading.Event()
     stop.set()
     with pytest.raises(Interrupted):
-        trainer.train(run, load(run.dataset), tmp_path / NAME, stop=stop)
+        loop.train(run, load(run.dataset), tmp_path / NAME, stop=stop)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
     try:

@@ -6,7 +6,8 @@ import numpy as np
 
 from experiments.data import Interactions
 from experiments.errors import UserError
-from experiments.packing import (
+from experiments.settings import TrainingSettings
+from experiments.training.packing import (
     EMPTY,
     ROWS_MULTIPLE,
     Layout,
@@ -16,7 +17,6 @@ from experiments.packing import (
     layout,
     longer_of_random,
 )
-from experiments.settings import TrainingSettings
 from models.backbone import Task
 
 

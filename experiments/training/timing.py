@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from experiments.data import Interactions
-from experiments.epochs import Epochs, TrainState
 from experiments.run import Run
-from experiments.trainer import Setup, initial_checkpoint
+from experiments.training.loop import Setup, initial_checkpoint
+from experiments.training.steps import Epochs, TrainState
 
 QUICK_CALL, SLOW_CALL = 0.2, 30.0
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from flax import nnx
 
-from experiments.checkpoints import restore_best_params
 from experiments.data import Interactions
 from experiments.errors import ArgumentError, UserError
 from experiments.files import read_json
 from experiments.run import read_result, settings_of
 from experiments.settings import Settings
+from experiments.training.checkpoints import restore_best_params
 from models import SASRec
 
 

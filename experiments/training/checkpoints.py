@@ -19,11 +19,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from experiments import processes
 from experiments.console import say
 from experiments.errors import ArgumentError, UserError
 from experiments.files import read_json, write_json
-from experiments.state import Checkpoint
+from experiments.training import processes
+from experiments.training.state import Checkpoint
 
 CHECKSUMS = "checksums.json"
 

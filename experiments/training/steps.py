@@ -16,13 +16,13 @@ import optax
 from flax import nnx
 
 import sevo_jax
-from experiments.batches import check_layout, make_batch
-from experiments.corpus import Corpus
-from experiments.layout import EpochLayouts, round_up
-from experiments.mesh import DATA, ONE_DEVICE, Placement
-from experiments.packing import EMPTY, Layout
 from experiments.settings import TrainingSettings
-from experiments.state import TrainState, split_model
+from experiments.training.batches import check_layout, make_batch
+from experiments.training.corpus import Corpus
+from experiments.training.layout import EpochLayouts, round_up
+from experiments.training.mesh import DATA, ONE_DEVICE, Placement
+from experiments.training.packing import EMPTY, Layout
+from experiments.training.state import TrainState, split_model
 from models import Backbone
 
 

@@ -10,10 +10,10 @@ from flax import nnx
 
 from experiments.data import Interactions
 from experiments.errors import ArgumentError
-from experiments.graphs import neighbour_graph, user_item_graph
-from experiments.layout import training_sequences
 from experiments.settings import Settings
-from experiments.teachers import load_teacher
+from experiments.training.graphs import neighbour_graph, user_item_graph
+from experiments.training.layout import training_sequences
+from experiments.training.teachers import load_teacher
 from models import (
     LESSR,
     MFBPR,

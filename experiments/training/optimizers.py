@@ -12,16 +12,16 @@ from flax import nnx
 
 import sevo_jax
 from experiments.data import Interactions
-from experiments.graphs import (
+from experiments.settings import Settings, is_file
+from experiments.training.graphs import (
     category_graph,
     graph_from_file,
     item_graph,
     teacher_graph,
     user_item_graph,
 )
-from experiments.layout import training_sequences
-from experiments.settings import Settings, is_file
-from experiments.teachers import load_teacher
+from experiments.training.layout import training_sequences
+from experiments.training.teachers import load_teacher
 from models import Backbone
 from models.backbone import Task
 

@@ -21,22 +21,9 @@ import optax
 import orbax.checkpoint as ocp
 from flax import nnx
 
-from experiments import processes
-from experiments.backbones import BUILDERS
-from experiments.checkpoints import (
-    open_checkpoints,
-    resume_checkpoint,
-    save_checkpoint,
-)
-from experiments.corpus import make_corpus
 from experiments.data import Interactions
-from experiments.epochs import (
-    Epochs,
-    Inputs,
-    initial_key,
-)
 from experiments.errors import ArgumentError, UserError
-from experiments.evaluate import (
+from experiments.evaluation import (
     Split,
     by_popularity,
     make_evaluation_set,
@@ -44,12 +31,25 @@ from experiments.evaluate import (
     metrics_of,
 )
 from experiments.files import write_json, write_text
-from experiments.layout import EpochLayouts
-from experiments.mesh import ONE_DEVICE, Placement
-from experiments.optimizers import make_optimizer
 from experiments.run import Run, check_folder, claim_folder, lock_folder, read_records
 from experiments.settings import Settings
-from experiments.state import Checkpoint, TrainState, split_model
+from experiments.training import processes
+from experiments.training.backbones import BUILDERS
+from experiments.training.checkpoints import (
+    open_checkpoints,
+    resume_checkpoint,
+    save_checkpoint,
+)
+from experiments.training.corpus import make_corpus
+from experiments.training.layout import EpochLayouts
+from experiments.training.mesh import ONE_DEVICE, Placement
+from experiments.training.optimizers import make_optimizer
+from experiments.training.state import Checkpoint, TrainState, split_model
+from experiments.training.steps import (
+    Epochs,
+    Inputs,
+    initial_key,
+)
 from models import Backbone, Task
 
 CRITERION = "NDCG@10"

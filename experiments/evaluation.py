@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from experiments.batches import check_layout, mask_tokens, read_tokens
-from experiments.corpus import Corpus
 from experiments.data import Interactions
-from experiments.mesh import DATA, MODEL, ONE_DEVICE, Placement
-from experiments.packing import Layout, choose_groups, group_rows, layout, longer_of_blocks
+from experiments.training.batches import check_layout, mask_tokens, read_tokens
+from experiments.training.corpus import Corpus
+from experiments.training.mesh import DATA, MODEL, ONE_DEVICE, Placement
+from experiments.training.packing import Layout, choose_groups, group_rows, layout, longer_of_blocks
 from models import Backbone, Task
 
 Split = Literal["valid", "test", "next"]
@@ -207,7 +207,7 @@ def metrics_of(ranks: np.ndarray) -> dict[str, float]:
 
     Examples:
         >>> import numpy as np
-        >>> from experiments.evaluate import metrics_of
+        >>> from experiments.evaluation import metrics_of
         >>> metrics_of(np.array([1, 7, 12, 3]))["HR@10"]
         0.75
     """

@@ -1,0 +1,145 @@
+"""A process's work at a sweep, from its options to its exit status."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
+
+from experiments.console import in_words as words_of
+from experiments.console import say
+from experiments.data import load
+from experiments.errors import ArgumentError, UserError, check_name
+from experiments.options import Given, make_runs
+from experiments.run import Run
+from experiments.sweep.arguments import Arguments
+from experiments.sweep.report import Frame, best_of, in_words, make_grid
+from experiments.sweep.space import Field, parse_search
+from experiments.sweep.study import cause_of, make_sampler, open_study, trials_of
+from experiments.sweep.trials import Worker
+from experiments.training import loop
+from experiments.training.compilation import keep_programs
+
+
+def run(options: Arguments, given: Given) -> int:
+    """Works at the sweep that the options ask for, and says what went wrong.
+
+    Returns:
+        The exit status: 1 after an error or if no trial has a score, 130 after an interruption.
+    """
+    keep_programs(options.compilation_cache)
+    try:
+        with warnings.catch_warnings():
+            # Heartbeats, retries and plots, of which Optuna says that they may change.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return sweep(options, given)
+    except loop.Interrupted as interruption:
+        say(f"interrupted: {interruption}; the same command goes on")
+        return 130
+    except KeyboardInterrupt:
+        say("interrupted; what is done is kept: the same command goes on")
+        return 130
+    except UserError as error:
+        say(f"error: {words_of(error)}")
+    except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
+        say(f"error: the database of the sweep cannot be used ({cause_of(error)})")
+    return 1
+
+
+def sweep(options: Arguments, given: Given) -> int:
+    """Works at the sweep that the options ask for; the exit status: 1 if no trial has a score.
+
+    Raises:
+        UserError: bad options, data or folder, or a run that cannot go on.
+        Interrupted: a signal came; the trial in hand is saved.
+    """
+    if options.trials is not None and options.trials < 1:
+        raise ArgumentError("trials", f"must be at least 1, got {options.trials}")
+    if options.seed < 0:
+        raise ArgumentError("seed", f"must be at least 0, got {options.seed}")
+    fields = parse_search(options.search)
+    first, *others = check_fields(options, given, fields)
+    axes = choose_axes(options.axes, fields)
+    sampler = make_sampler(options.sampler, fields, options.seed)
+    limit = options.trials or 20
+    if options.sampler == "grid":
+        cells = math.prod(len(field.listed()) for field in fields)
+        limit = min(options.trials or cells, cells)
+    data = load(options.dataset, options.data_dir)
+    for note in data.notes:
+        say(note)
+    for run in others:  # names that the model may refuse, before hours of training
+        loop.make_setup(run, loop.used_users(run, data))
+    config = first.to_json() | {field.name: field.text for field in fields}
+    config |= {"seeds": list(options.seeds), "sampler": options.sampler, "seed": options.seed}
+    config["data"] = data.fingerprint
+    name = f"{Path(options.dataset).stem}-{options.model}-{options.optimizer}"
+    out: Path = options.out or Path("sweeps") / name
+    frame = Frame(config, fields, axes, limit)
+    study = open_study(out, config, sampler)
+
+    def make_trial(settings: dict[str, Any]) -> list[Run]:
+        return runs_of(options, given, settings)
+
+    worker = Worker(study, frame, make_trial, options.together, data, out)
+    try:
+        worker.work()
+    finally:
+        trials = trials_of(study)
+        best = best_of(trials)
+        Console().print(make_grid(trials, frame))
+        if best:
+            say(f"best: {in_words(best, fields)}")
+    say(f"written: {', '.join(map(str, worker.write()))}")
+    return 0 if best else 1
+
+
+def runs_of(options: Arguments, given: Given, settings: dict[str, Any]) -> list[Run]:
+    """Makes a run for each seed with a trial's settings; a `UserError` as `make_runs`."""
+    values = {**given, **settings}
+    return make_runs(options.model, options.dataset, [options.optimizer], options.seeds, values)
+
+
+def check_fields(options: Arguments, given: Given, fields: Sequence[Field]) -> list[Run]:
+    """Checks each value of the fields beside the first values of the others.
+
+    Returns:
+        A run with those first values; then a run for each value that is a name, which the model
+        may refuse.
+
+    Raises:
+        UserError: a field that no run reads or that is given as an option too, or a value out of
+            its range.
+    """
+    for field in fields:
+        if field.name in given:
+            option = field.name.replace("_", "-")
+            raise UserError(f"--search: {field.name} is also given as --{option}")
+    first = {field.name: field.values[0] for field in fields}
+    runs = runs_of(options, given, first)[:1]
+    for field in fields:
+        for value in field.values:
+            try:
+                run = runs_of(options, given, first | {field.name: value})[0]
+            except UserError as error:
+                raise UserError(f"--search {field.name}={field.text}: {words_of(error)}") from error
+            if isinstance(value, str):
+                runs.append(run)
+    return runs
+
+
+def choose_axes(axes: Sequence[str], fields: Sequence[Field]) -> list[Field]:
+    """The fields that ``axes`` names; a `UserError` unless they are searched, and two at most."""
+    named = {field.name: field for field in fields}
+    names = [name.replace("-", "_") for name in axes]
+    for name in names:
+        check_name("field of the search", name, named)
+    if len(set(names)) < len(names) or len(names) > 2:
+        raise ArgumentError("axes", f"expected one or two different fields, got {names}")
+    return [named[name] for name in names]
