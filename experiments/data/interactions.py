@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -168,94 +167,26 @@ def from_sequences(
     Raises:
         UserError: no user has 3 interactions.
     """
-    return checked(keep_long(name, values, lengths, item_ids, user_ids), source)
-
-
-def keep_long(
-    name: str,
-    values: np.ndarray,
-    lengths: np.ndarray,
-    item_ids: np.ndarray | None = None,
-    user_ids: np.ndarray | None = None,
-) -> Interactions:
-    """`from_sequences`, where no user need be left."""
     kept = lengths >= MIN_INTERACTIONS
+    if not kept.any():
+        raise UserError(
+            f"{source or name}: no user has {MIN_INTERACTIONS} or more interactions; expected one "
+            "item each to train on, to validate and to test"
+        )
     if user_ids is None:
         user_ids = np.arange(1, lengths.size + 1)
     codes, items = np.unique(values[np.repeat(kept, lengths)], return_inverse=True)
+    dropped = int((~kept).sum())
+    note = f"dropped {dropped:,} users of fewer than {MIN_INTERACTIONS} interactions"
     return Interactions(
         name=name,
         items=(items + 1).astype(np.int32),
         lengths=lengths[kept].astype(np.int64),
         item_ids=codes if item_ids is None else item_ids[codes],
         user_ids=user_ids[kept],
-        dropped_users=int((~kept).sum()),
+        dropped_users=dropped,
+        notes=(note,) if dropped else (),
     )
-
-
-def checked(data: Interactions, source: Path | None = None) -> Interactions:
-    """The data set with a note of the users that were dropped.
-
-    Raises:
-        UserError: none is left.
-    """
-    if not data.num_users:
-        raise UserError(
-            f"{source or data.name}: no user has {MIN_INTERACTIONS} or more interactions; expected "
-            "one item each to train on, to validate and to test"
-        )
-    if not data.dropped_users:
-        return data
-    note = f"dropped {data.dropped_users:,} users of fewer than {MIN_INTERACTIONS} interactions"
-    return dataclasses.replace(data, notes=(*data.notes, note))
-
-
-class Lines(NamedTuple):
-    """What lines of ``user item item …`` hold, up to the first with a wrong id.
-
-    Attributes:
-        values: ``int64[interactions]``, the items.
-        lengths: ``int64[users]``.
-        users: ``int64[users]``, their ids.
-        numbers: ``int64[users]``, the number of each one's line, from 1.
-        read: how many lines were read.
-        error: what is wrong with the last of them, if anything is.
-    """
-
-    values: np.ndarray
-    lengths: np.ndarray
-    users: np.ndarray
-    numbers: np.ndarray
-    read: int
-    error: str | None
-
-    def of_users(self, name: str) -> Interactions:
-        """As `keep_long` makes it."""
-        return keep_long(name, self.values, self.lengths, user_ids=self.users)
-
-
-def parse_lines(lines: Iterable[str]) -> Lines:
-    """Reads lines of ``user item item …``, with positive integer ids and items in order of time."""
-    values: list[int] = []
-    lengths: list[int] = []
-    users: list[int] = []
-    numbers: list[int] = []
-    number, error = 0, None
-    for number, line in enumerate(lines, 1):
-        fields = line.split()
-        if not fields:
-            continue
-        try:
-            user, *items = _parse_ids(fields)
-        except ValueError as wrong:
-            error = str(wrong)
-            break
-        values += items
-        lengths.append(len(items))
-        users.append(user)
-        numbers.append(number)
-    arrays = [np.array(array, np.int64) for array in (values, lengths, users, numbers)]
-    return Lines(arrays[0], arrays[1], arrays[2], arrays[3], number, error)
 
 
 PAIRS = (
@@ -264,48 +195,43 @@ PAIRS = (
 )
 
 
-def check_lines(
-    path: Path, users: np.ndarray, numbers: np.ndarray, wrong: tuple[int, str | None]
-) -> None:
-    """A `UserError` that names the file and the first wrong line, unless there is none.
-
-    Args:
-        path: the file.
-        users: ``int64[users]``, whom its lines are of.
-        numbers: ``int64[users]``, the numbers of the lines.
-        wrong: the number of a line, and what is wrong with it, if anything is.
-
-    Raises:
-        UserError: there are no users, a line is wrong, or a user has two.
-    """
-    _, firsts, of_user = np.unique(users, return_index=True, return_inverse=True)
-    again = np.flatnonzero(firsts[of_user] < np.arange(users.size))
-    line, error = wrong
-    if error is not None:
-        error += "; tables, of any ids, are told by their names, .csv, .tsv, .inter or .parquet"
-    if again.size and (error is None or numbers[again[0]] < line):
-        user, line = users[again[0]], numbers[again[0]]
-        first = numbers[firsts[of_user[again[0]]]]
-        error = f"user {user} already has line {first}; expected one line a user; {PAIRS}"
-    if error is not None:
-        raise UserError(f"{path}, line {line}: {error}")
-    if not users.size:
-        raise UserError(f"{path}: is empty; expected lines of 'user item item …'")
-
-
 def read_text(path: Path, name: str) -> Interactions:
-    """Reads a file of lines as `parse_lines` takes them.
+    """Reads lines of ``user item item …``: positive integer ids, items in order of time.
 
     Raises:
         UserError: the file is missing, unreadable, UTF-16 or empty, an id is no positive integer,
             or a user has two lines; the message names the file and the line.
     """
+    values: list[int] = []
+    lengths: list[int] = []
+    line_of: dict[int, int] = {}
     with open_text(path) as file:
-        lines = parse_lines(file)
-    check_lines(path, lines.users, lines.numbers, (lines.read, lines.error))
-    if lines.lengths.max() == 1:
+        for number, line in enumerate(file, 1):
+            fields = line.split()
+            if not fields:
+                continue
+            try:
+                user, *items = _parse_ids(fields)
+            except ValueError as error:
+                raise UserError(
+                    f"{path}, line {number}: {error}; tables, of any ids, are told by their names, "
+                    ".csv, .tsv, .inter or .parquet"
+                ) from error
+            if user in line_of:
+                raise UserError(
+                    f"{path}, line {number}: user {user} already has line {line_of[user]}; "
+                    f"expected one line a user; {PAIRS}"
+                )
+            line_of[user] = number
+            values += items
+            lengths.append(len(items))
+    if not lengths:
+        raise UserError(f"{path}: is empty; expected lines of 'user item item …'")
+    if max(lengths) == 1:
         raise UserError(f"{path}: has one item a line; expected a user and all items; {PAIRS}")
-    return checked(lines.of_users(name), path)
+    arrays = (np.array(numbers, np.int64) for numbers in (values, lengths, list(line_of)))
+    items, counts, users = arrays
+    return from_sequences(name, items, counts, source=path, user_ids=users)
 
 
 def _parse_ids(fields: list[str]) -> list[int]:
