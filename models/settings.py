@@ -8,7 +8,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+Loss = Literal["bce", "bpr", "softmax", "sampled-softmax"]
+"""The names of the losses in `models.layers.losses`."""
 
 
 class Range(NamedTuple):

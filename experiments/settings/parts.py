@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-from models.settings import ABOVE_0, COUNT, FROM_0, MIXTURE, RATE, SHARE, Range
+from models.settings import ABOVE_0, COUNT, FROM_0, MIXTURE, RATE, SHARE, Loss, Range
 from models.settings import setting as model_setting
 
 OPTIMIZERS = ("adam", "adamw", "sevo-adamw", "sevo-adam", "sgd", "sevo-sgd")
@@ -42,7 +42,7 @@ class TrainingSettings:
     batch_size: int = setting(512, "Training rows of a step: users, prefixes or pairs.", COUNT)
     max_len: int = setting(50, "Newest items of a user that the model reads.", COUNT)
     packed: bool = setting(True, "Whether short sequences share rows.")
-    loss: Literal["bce", "bpr", "softmax", "sampled-softmax"] = setting("bce", "What is minimised.")
+    loss: Loss = setting("bce", "What is minimised.")
     num_negatives: int = setting(
         1,
         "Unseen items against each positive; for sampled-softmax, any items shared by a step.",

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-Loss = Literal["bce", "bpr", "softmax", "sampled-softmax"]
+from models.settings import Loss as Loss
 
 TOKENS_PER_CHUNK = 256
 TOKENS_PER_PAIR_OF_CHUNKS = 64
