@@ -25,7 +25,17 @@ class ArgumentError(UserError):
 
     def as_option(self) -> str:
         """The error in the words of the command line."""
-        return f"--{self.argument.replace('_', '-')}: {self.message}"
+        return f"{option(self.argument)}: {self.message}"
+
+
+def option(argument: str) -> str:
+    """The option of a command for an argument of a function.
+
+    Examples:
+        >>> option("max_len")
+        '--max-len'
+    """
+    return f"--{argument.replace('_', '-')}"
 
 
 def check_name(kind: str, name: str, known: Iterable[str]) -> None:

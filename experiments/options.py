@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from inspect import getdoc
 from pathlib import Path
@@ -74,17 +75,14 @@ def parse(arguments: type[T], argv: Sequence[str] | None, prog: str) -> tuple[T,
         The arguments, and the settings that are given.
     """
     own = {f.name for f in dataclasses.fields(arguments)}  # pyright: ignore[reportArgumentType]
-    shown = _settings(_chosen_model(argv) if "model" in own else "sasrec")
-    hidden = {name: kind for model in MODELS for name, kind in _settings(model).items()}
-    fields = [
-        (name, kind if name in shown else tyro.conf.Suppress[kind], None)
-        for name, kind in (hidden | shown).items()
-        if name not in own
-    ]
+    options = _settings(_chosen_model(argv) if "model" in own else "sasrec")
+    if not {"-h", "--help"} & set(sys.argv[1:] if argv is None else argv):
+        options = {name: kind for model in MODELS for name, kind in _settings(model).items()}
+    fields = [(name, kind, None) for name, kind in options.items() if name not in own]
     both = dataclasses.make_dataclass("Options", fields, bases=(arguments,), frozen=True)
-    options: Any = tyro.cli(both, args=argv, prog=prog, description=getdoc(arguments))
-    values = {name: getattr(options, name) for name in own}
-    given = {name: getattr(options, name) for name, _, _ in fields}
+    found: Any = tyro.cli(both, args=argv, prog=prog, description=getdoc(arguments))
+    values = {name: getattr(found, name) for name in own}
+    given = {name: getattr(found, name) for name, _, _ in fields}
     return arguments(**values), {k: v for k, v in given.items() if v is not None}
 
 

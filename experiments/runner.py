@@ -18,7 +18,7 @@ from experiments import summary
 from experiments.bars import progress_bar
 from experiments.console import in_words, say
 from experiments.data import Interactions, load
-from experiments.errors import ArgumentError, UserError
+from experiments.errors import ArgumentError, UserError, option
 from experiments.options import TrainingOptions
 from experiments.run import Run, files_of
 from experiments.training import loop, processes
@@ -213,6 +213,8 @@ def _run_all(
         if processes.is_first():
             say(message)
 
+    again = f"{option('resume')} {option('out')} {out}"
+
     def write_summary() -> None:
         if processes.is_first():
             summary.write(out)
@@ -253,10 +255,10 @@ def _run_all(
             raise
         write_summary()
     except loop.Interrupted as interruption:
-        note(f"interrupted: {interruption}; resume {out} to go on")
+        note(f"interrupted: {interruption}; go on with {again}")
         return 130
     except KeyboardInterrupt:
-        note(f"interrupted; what {out} holds is kept: resume it to go on")
+        note(f"interrupted; what {out} holds is kept: go on with {again}")
         return 130
     except UserError as error:
         say(f"error: {in_words(error)}", "bold red")

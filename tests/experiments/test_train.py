@@ -137,7 +137,7 @@ def text_file(path: Path, users: list[list[int]]) -> Path:
 
 def test_a_folder_that_holds_a_run(arguments, straight, capsys):
     error = error_of(capsys, [*arguments, "--epochs", "4", "--out", str(straight)])
-    assert f"--out: {straight / NAME} already holds a run; --resume goes on with it" in error
+    assert f"--out: {straight / NAME} already holds a run; resume it" in error
 
 
 def test_resume_with_another_configuration_names_the_field(arguments, straight, capsys):
@@ -322,7 +322,7 @@ def test_no_checkpoint_can_be_read(arguments, straight, tmp_path, capsys):
 
 
 def test_resume_needs_a_folder(capsys):
-    assert "--resume: name the folder to go on with by --out" in error_of(capsys, ["--resume"])
+    assert "--out: name the folder to resume" in error_of(capsys, ["--resume"])
 
 
 def test_unusable_output_folder(arguments, tmp_path, capsys):
@@ -348,11 +348,11 @@ def test_unusable_output_folder(arguments, tmp_path, capsys):
         (["--learning-rate", "0"], "--learning-rate: must be above 0, got 0.0"),
         (["--weight-decay", "inf"], "--weight-decay: must be at least 0, got inf"),
         (["--num-layers", "-1"], "--num-layers: must be at least 0, got -1"),
-        (["--dim", "10", "--num-heads", "3"], "--dim: must be a multiple of --num-heads 3, got 10"),
+        (["--dim", "10", "--num-heads", "3"], "--dim: must be a multiple of 3 heads, got 10"),
         (["--mask-rate", "0.3"], "--mask-rate: read by bert4rec alone; sasrec with adamw and sevo"),
         (
             ["--model", "mf-bpr", "--num-heads", "2"],
-            "--num-heads: read by sasrec, bert4rec, stosa, maerec, sasrec-kd",
+            "--num-heads: read by sasrec, bert4rec, stosa, maerec alone; mf-bpr",
         ),
         (
             ["--optimizer", "adamw", "sgd", "--beta", "0.5"],
@@ -449,7 +449,7 @@ def test_full_disk(arguments, straight, tmp_path, capsys):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "the checkpoint of epoch 2 could not be written" in error
-    assert "make room and go on with --resume" in error
+    assert "make room and resume the run" in error
     assert checkpoint_of(tmp_path / NAME)[0] == 1
     assert train.main([*options, "--resume"]) == 0
     assert scores_of(tmp_path / NAME) == scores_of(straight / NAME)
