@@ -262,6 +262,6 @@ def _run_all(
         say(f"error: {in_words(error)}", "bold red")
         return 1
     except Exception:
-        processes.await_news()
+        processes.stop_if_another_ended()
         raise
     return 0
