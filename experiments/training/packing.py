@@ -209,7 +209,7 @@ def choose_groups(longer: np.ndarray) -> tuple[Group, ...]:
 
     @cache
     def cheapest(width: int, groups: int) -> tuple[int, tuple[Group, ...]]:
-        """Returns cost and groups for the sequences up to ``width``, with at most so many groups."""
+        """Returns cost and groups for sequences up to ``width``, in ``groups`` groups or fewer."""
         # The widest group has this width. It starts after all longer sequences, and ends where a
         # narrower width takes over.
         first = int(longer[width])
