@@ -80,10 +80,7 @@ class Interactions:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash that tells these interactions from all others, whatever numbers their items have.
-
-        It covers lengths, items and item ids.
-        """
+        """A hash of lengths, items and item ids, which only equal interactions share."""
         digest = hashlib.sha256(self.lengths.tobytes())
         digest.update(self.items.tobytes())
         for piece in _id_bytes(self.item_ids):

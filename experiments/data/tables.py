@@ -202,7 +202,7 @@ def _check_rows(
 
 
 def _rows(path: Path, kind: str) -> Iterator[tuple[int, list[str]]]:
-    """Reads the rows one by one; returns the number of each row's first line, and its fields."""
+    """Yields the number of each row's first line, and the row's fields."""
     options = TEXT_TABLES[kind]
     quote = options.get("quote_char", '"')
     csv.field_size_limit(sys.maxsize)
