@@ -24,7 +24,7 @@ class ArgumentError(UserError):
         self.argument, self.message = argument, message
 
     def as_option(self) -> str:
-        """Returns the message with the name of the command's option."""
+        """The error in the words of the command line."""
         return f"--{self.argument.replace('_', '-')}: {self.message}"
 
 

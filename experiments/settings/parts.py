@@ -50,7 +50,7 @@ class TrainingSettings:
     batch_size: int = setting(512, "Training rows of a step: users, prefixes or pairs.", COUNT)
     max_len: int = setting(50, "Newest items of a user that the model reads.", COUNT)
     packed: bool = setting(True, "Whether short sequences share rows.")
-    loss: Literal["bce", "bpr", "softmax", "sampled-softmax"] = setting("bce", "The training loss.")
+    loss: Literal["bce", "bpr", "softmax", "sampled-softmax"] = setting("bce", "What is minimised.")
     num_negatives: int = setting(
         1,
         "Unseen items drawn for each positive; for sampled-softmax, items shared by a whole step.",
