@@ -162,9 +162,9 @@ def _check_rows(
 
     Args:
         path: the file.
-        kind: a key of `TEXT_TABLES`.
-        names: the names of the file's columns.
-        found: the columns that are read; their fields must be there, and have no line breaks.
+        kind: of `TEXT_TABLES`.
+        names: of its columns.
+        found: the columns that are read; of these, no field may be missing or have line breaks.
 
     Raises:
         UserError: a row has more fields than there are columns, or lacks one that is read, or a
@@ -233,7 +233,7 @@ def _plural(column: str) -> str:
 def _find_columns(
     names: list[str], path: Path, known: Mapping[str, tuple[str, ...]], needed: tuple[str, ...]
 ) -> dict[str, str]:
-    """Finds the known columns that the file has; returns the file's names of them."""
+    """The file's name of each known column that it has."""
     plain = {re.sub(r"[\W_]", "", name.split(":")[0]).lower(): name for name in reversed(names)}
     found = {
         column: next((plain[name] for name in own if name in plain), None)
@@ -275,7 +275,6 @@ def _ids(ids: pl.Series, path: Path) -> pl.Series:
 def _times(times: pl.Series, path: Path) -> pl.Series:
     """Converts times to values that sort: numbers, dates, or ISO dates as strings."""
     if times.dtype == pl.String:
-        # The reading that understands the most values wins, and the others are errors below.
         dates = pl.lit(times.str.replace("T", " ").str.strip_suffix("Z"))
         readings = [
             times.cast(pl.Int64, strict=False),
