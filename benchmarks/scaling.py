@@ -1,10 +1,10 @@
 """``python -m benchmarks.scaling``: traffic between devices, and a cost model of larger machines.
 
-- Bytes that a device receives in a step, for each way to split the table. The compiled program's
-  bytes, on simulated devices, stand beside those that `sevo_jax.communication` counts. The step's
-  time stands there too, but all simulated devices share this machine's processors.
-- Sizes of halos for power-law graphs and for grids, with nodes in the order in which they were
-  drawn and in reverse Cuthill-McKee order.
+- Bytes that a device receives in a step, by how the table is split: as the compiled program moves
+  them on simulated devices, beside what `sevo_jax.communication` counts on the host; and the step's
+  time, for which all of them share this machine's processors.
+- How large halos are, of power-law graphs and of grids, in the order in which nodes are drawn and
+  in reverse Cuthill-McKee order.
 - The product's time per entry, and the bandwidth of a copy, on one device.
 
 The cost model of docs/scale.md is here too. Its predictions are printed; they are no measurements.
@@ -45,7 +45,7 @@ SHAPE = re.compile(r"([a-z]+)(\d*)\[([\d,]*)\]")
 
 
 def grid_graph(side: int) -> sevo_jax.Graph:
-    """Makes a square grid whose nodes are numbered at random."""
+    """A square grid whose nodes are numbered at random."""
     grid = np.random.default_rng(0).permutation(side * side).reshape(side, side)
     senders = np.concatenate([grid[:-1].ravel(), grid[:, :-1].ravel()])
     receivers = np.concatenate([grid[1:].ravel(), grid[:, 1:].ravel()])
@@ -140,7 +140,7 @@ def halo_shares(kind: str, nodes: int) -> Iterator[report.Case]:
     _, reordered = graph.reorder()
     seconds = time.perf_counter() - start
     for parts in PARTS:
-        # For each order, the bytes of one product of one feature, by halo and by all-gather.
+        # In each order the halo, and all rows: bytes of one product of one feature.
         drawn, better = (sevo_jax.communication(g, 1, parts, 1) for g in (graph, reordered))
         ours, peer = better.halo / better.all_gather, drawn.halo / drawn.all_gather
         yield {
@@ -220,7 +220,7 @@ class Cost(NamedTuple):
 
 ACCELERATORS = 256
 SMALL_HALO = 0.01
-"""The halo's share for a graph with a good order of nodes, such as a grid."""
+"""The share of a graph that has a good order of nodes, as grids have."""
 
 
 def cost(
