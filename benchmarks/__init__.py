@@ -1,1 +1,1 @@
-"""Speed against what a user would pick instead, as ratios measured side by side in one run."""
+"""Measurements of speed and memory, beside the alternatives that a user would pick."""

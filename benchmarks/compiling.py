@@ -1,6 +1,6 @@
-"""``python -m benchmarks.compiling``: compile time of SASRec's step over the size of the graph.
+"""``python -m benchmarks.compiling``: compile time of SASRec's step for a small and a large graph.
 
-The graph is an argument of the compiled step and no constant in it, so its size should not matter.
+The graph is an argument of the compiled step, not a constant in it. So its size should not matter.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NODES = 400_000
 
 
 def compiler(graph: sevo_jax.Graph) -> Callable[[], float]:
-    """A call that compiles an epoch of SASRec on a table of the graph's nodes; its seconds."""
+    """Returns a call that compiles an epoch of SASRec for a graph, and returns the seconds."""
     data = dataclasses.replace(load("synthetic"), item_ids=np.arange(1, graph.num_nodes))
     settings = published("sasrec", "beauty", "sevo-adamw")
     run = Run("sasrec", data.name, "adamw", 0, settings)  # which builds no graph of its own
@@ -48,7 +48,7 @@ def compiler(graph: sevo_jax.Graph) -> Callable[[], float]:
 
 
 def measure(quick: bool) -> list[report.Case]:
-    """Seconds to trace, lower and compile, the two sizes in turns."""
+    """Measures seconds to trace, lower and compile, the two sizes in turns."""
     jax.config.update("jax_enable_compilation_cache", False)
     few, many, nodes = (2_000, 20_000, 1_000) if quick else (FEW, MANY, NODES)
     compilers = {f"{edges} edges": compiler(random_graph(nodes, edges)) for edges in (many, few)}

@@ -14,7 +14,7 @@ from experiments.training.timing import in_turn
 
 
 def measure(quick: bool) -> list[report.Case]:
-    """One evaluation in seconds."""
+    """Measures the seconds of an evaluation."""
     data = workload.dataset(quick)
     settings = published("sasrec", "beauty", "sevo-adamw")
     model = make_model(Run("sasrec", data.name, "adamw", 0, settings), data)

@@ -13,7 +13,7 @@ from benchmarks import report
 
 
 def measure(quick: bool) -> list[report.Case]:
-    """Its seconds, once."""
+    """Measures the seconds of the command, once."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "experiments.train", "--out", f"{folder}/run"]
         start = time.perf_counter()

@@ -18,7 +18,7 @@ from experiments.training.timing import in_turn
 def dictionary_loop(
     items: np.ndarray, lengths: np.ndarray, max_len: int = 50, walk_length: int = 1
 ) -> int:
-    """Algorithm 4 as the paper writes it, by distance and with the last items; its entries."""
+    """Runs Algorithm 4 as in the paper, with weights by distance; returns the number of entries."""
     weights: dict[tuple[int, int], float] = defaultdict(float)
     flat, start = items.tolist(), 0
     for length in lengths.tolist():
@@ -32,7 +32,7 @@ def dictionary_loop(
 
 
 def measure(quick: bool) -> list[report.Case]:
-    """Seconds from flat arrays in memory to the graph; and the process's peak memory."""
+    """Measures seconds from flat arrays in memory to the graph, and the process's peak memory."""
     cases: list[report.Case] = []
     for name in ("tools",) if quick else ("clothing", "beauty"):
         size = TABLE_1[name]
@@ -49,7 +49,7 @@ def measure(quick: bool) -> list[report.Case]:
             raise AssertionError(f"{name}: the loop finds other entries")
         case = report.case(f"{name}: {size.interactions} interactions", seconds, "s", 1)
         if not cases:
-            # Before any loop, the peak so far is ours, with the data, JAX and one graph.
+            # Measured before any dictionary loop: the peak is ours, with data, JAX and one graph.
             case["peak_memory_gib"] = round(peak, 2)
         cases.append(case)
     return cases

@@ -12,13 +12,13 @@ __all__ = ["TABLE_1", "Size", "graph", "interactions", "random_graph"]
 
 
 def graph(size: Size, seed: int = 0) -> sevo_jax.Graph:
-    """The graph of `interactions`."""
+    """Builds the graph of `interactions`."""
     items, lengths = interactions(size, seed)
     return sevo_jax.sequence_graph(items, size.items, lengths=lengths)
 
 
 def random_graph(nodes: int, edges: int, seed: int = 0) -> sevo_jax.Graph:
-    """A graph of exactly ``edges`` different edges whose ends are drawn by the power law."""
+    """Draws a graph of exactly ``edges`` different edges, whose ends follow the power law."""
     rng = np.random.default_rng(seed)
     popularity = (1.0 + rng.permutation(nodes)) ** -ZIPF_EXPONENT
     popularity /= popularity.sum()

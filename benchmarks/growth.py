@@ -27,7 +27,7 @@ STEPS = 5
 
 
 def measure(quick: bool) -> Iterator[report.Case]:
-    """Milliseconds an update; with the rows, edges grow so that the mean degree stays."""
+    """Measures milliseconds an update; edges grow with rows, so that the mean degree stays."""
     for name, values in SERIES.items():
         for value in values[:2] if quick else values:
             sizes: dict[str, Any] = BASE | {name: value}

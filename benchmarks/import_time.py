@@ -1,4 +1,4 @@
-"""``python -m benchmarks.import_time``: what ``import sevo_jax`` adds to JAX and Optax."""
+"""``python -m benchmarks.import_time``: the time of ``import sevo_jax`` after JAX and Optax."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ print(time.perf_counter() - start)
 
 
 def measure(quick: bool) -> list[report.Case]:
-    """Seconds in a process of its own."""
+    """Measures the seconds, in a process of its own each time."""
     command, rounds = [sys.executable, "-c", PROGRAM], 1 if quick else 7
     runs = [
         subprocess.run(command, check=True, capture_output=True, text=True)

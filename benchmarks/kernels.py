@@ -1,13 +1,14 @@
-"""``python -m benchmarks.kernels``: the product ``Ã X`` against what a user would pick instead.
+"""``python -m benchmarks.kernels``: the product ``Ã X`` beside the alternatives of a user.
 
-At the six sizes of Table 1, d = 64: SciPy, PyTorch (if it is installed), JAX's own formats, and a
-dense product where it fits. Beauty's graph is the real one where the data is at hand. Beside the
-times: the errors against float64, the bytes that must move, and the bandwidth of a copy from memory
-(small tables stay in the caches and may beat it).
+The alternatives are SciPy, PyTorch (if it is installed), JAX's own formats, and a dense product if
+it fits. The graphs have the six sizes of Table 1, and tables have 64 features. Beauty's graph is
+the real one if the data is at hand. Beside the times stand the errors against float64, the bytes
+that must move, and the bandwidth of a copy from memory. Small tables stay in the caches and may be
+faster than that bandwidth allows.
 
-On a GPU JAX's formats are cuSPARSE, and a call multiplies several times in a row, so that not the
-host's launches are measured: in one program, for PyTorch in one CUDA graph. The other candidates
-(our kernels that are not the default; on CPUs, orders of the nodes) stand under ``others``.
+On a GPU, JAX's formats are cuSPARSE. A call then multiplies several times in a row, in one program
+or, for PyTorch, in one CUDA graph, so that launches by the host do not count. Our own kernels that
+are not the default, and on CPUs other orders of the nodes, stand under ``others``.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ LARGE = 10**6
 
 
 def graphs(quick: bool) -> Iterator[tuple[str, sevo_jax.Graph]]:
-    """A graph for each row of Table 1."""
+    """Yields a graph for each row of Table 1."""
     for name in ["ml-1m"] if quick else TABLE_1:
         if name == "beauty":
             try:
@@ -48,17 +49,17 @@ def graphs(quick: bool) -> Iterator[tuple[str, sevo_jax.Graph]]:
 
 
 def to_numpy(array: Any) -> np.ndarray:
-    """A JAX, NumPy or PyTorch array, wherever it is, on the host."""
+    """Copies a JAX, NumPy or PyTorch array to the host."""
     return np.asarray(array.cpu() if hasattr(array, "cpu") else array)
 
 
 def on_gpu() -> bool:
-    """Whether JAX works on a GPU."""
+    """Tells whether JAX works on a GPU."""
     return jax.default_backend() == "gpu"
 
 
 def repeated(product: Callable[[Any, Any], Any], count: int) -> Callable[[Any, Any], Any]:
-    """A program that multiplies ``count`` times by the same operator."""
+    """Compiles a program that multiplies ``count`` times by the same operator."""
 
     def run(operator: Any, x: Any) -> Any:
         for _ in range(count):
@@ -69,7 +70,7 @@ def repeated(product: Callable[[Any, Any], Any], count: int) -> Callable[[Any, A
 
 
 def torch_products(matrix: Any, x: np.ndarray, count: int) -> dict[str, Callable[[], Any]]:
-    """PyTorch's CSR and COO products, on JAX's kind of device; none without PyTorch."""
+    """Makes PyTorch's CSR and COO products, on JAX's kind of device; none without PyTorch."""
     csr = workload.torch_csr(matrix)
     if csr is None:
         return {}
@@ -86,7 +87,7 @@ def torch_products(matrix: Any, x: np.ndarray, count: int) -> dict[str, Callable
 
         if not on_gpu():
             return run
-        run()  # which allocates what a graph must not
+        run()  # allocates memory, which is not allowed while a CUDA graph is captured
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             result = run()
@@ -102,12 +103,12 @@ def torch_products(matrix: Any, x: np.ndarray, count: int) -> dict[str, Callable
 
 
 def multiply(operator: Any, x: Any) -> Any:
-    """``operator @ x``."""
+    """Returns ``operator @ x``."""
     return operator @ x
 
 
 def products(g: sevo_jax.Graph, x: np.ndarray, count: int) -> dict[str, Callable[[], Any]]:
-    """Ours first, then the peers."""
+    """Makes the products to compare: ours first, then the peers."""
     matrix, table = g.to_scipy(), jnp.asarray(x)
     bcoo = BCOO.from_scipy_sparse(matrix)
     ours, peer = repeated(sevo_jax.spmm, count), repeated(multiply, count)
@@ -126,7 +127,7 @@ def products(g: sevo_jax.Graph, x: np.ndarray, count: int) -> dict[str, Callable
 
 
 def others(g: sevo_jax.Graph, x: np.ndarray, count: int) -> dict[str, Callable[[], Any]]:
-    """Candidates that are not the default, in float32; the orders permute the nodes beforehand."""
+    """Makes products that are not our default; nodes are put in another order beforehand."""
     ours, table, matrix = repeated(sevo_jax.spmm, count), jnp.asarray(x), g.to_scipy()
     gather, narrow = g.with_kernel("gather"), g.with_kernel(None, precision="bfloat16")
 
@@ -148,11 +149,11 @@ def others(g: sevo_jax.Graph, x: np.ndarray, count: int) -> dict[str, Callable[[
 
 
 def measure(quick: bool) -> Iterator[report.Case]:
-    """Milliseconds a product."""
-    jax.config.update("jax_bcoo_cusparse_lowering", True)  # of no account on CPUs
+    """Measures milliseconds a product."""
+    jax.config.update("jax_bcoo_cusparse_lowering", True)  # has no effect on CPUs
     count = IN_A_ROW if on_gpu() else 1
     copied = jnp.ones(2**20 if quick else 2**26)  # 256 MB
-    # Ten in one program, so that memory for the result is not new every time.
+    # Ten copies in one program, so that memory for the result is not new every time.
     copy = jax.jit(lambda a: jax.lax.fori_loop(0, 10, lambda _, b: b + 1, a))
     copying = in_turn({"copy": lambda: copy(copied)}, rounds=7)["copy"]
     bandwidth = 10 * 2 * copied.nbytes / float(np.median(copying))

@@ -1,6 +1,6 @@
-"""``python -m benchmarks.memory``: what an update needs beside parameters, state and gradient.
+"""``python -m benchmarks.memory``: an update's memory beside parameters, state and gradient.
 
-XLA's own account of the compiled update, whose buffers it plans beforehand; the state is donated.
+XLA plans the buffers of the compiled update beforehand, and reports them. The state is donated.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DIM = 64
 
 
 def temporaries(transformation: optax.GradientTransformation, nodes: int) -> float:
-    """The peak of the temporary buffers of ``tx.update``, in tables; without its output."""
+    """Returns the peak of the temporary buffers of ``update``, in tables, without its output."""
     table = jnp.zeros((nodes, DIM))
 
     def update(gradient: jax.Array, state: Any, params: jax.Array) -> Any:
@@ -33,7 +33,7 @@ def temporaries(transformation: optax.GradientTransformation, nodes: int) -> flo
 
 
 def measure(quick: bool) -> list[report.Case]:
-    """Tables of temporaries, one case a method."""
+    """Counts the tables of temporaries, one case a method."""
     g = graph(TABLE_1["ml-1m" if quick else "beauty"])
     adamw = round(temporaries(optax.adamw(1e-3), g.num_nodes), 3)
     cases: list[report.Case] = []

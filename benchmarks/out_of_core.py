@@ -1,8 +1,8 @@
 """``python -m benchmarks.out_of_core``: graphs of Parquet files of up to 100,000,000 interactions.
 
-The whole command `experiments.build_graph`, in a process of its own: imports, counting in DuckDB
-within its memory limit, normalising, and writing. Each user's interactions are spread over the
-whole file, as in a log, so that nothing can be counted before everything is sorted.
+It measures the whole command `experiments.build_graph` in a process of its own: imports, counting
+in DuckDB within a limit of memory, normalising, and writing. Each user's interactions are spread
+over the whole file, as in a log. So all of it must be sorted before anything can be counted.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ QUICK_SIZES = (20_000,)
 MEMORY = "3GB"
 ROWS_AT_ONCE = 2**20
 LIKE = TABLE_1["clothing"]
-"""The catalogue, and how many interactions a user has on average."""
+"""The size of which logs have the items, and the mean interactions of a user."""
 
 
 def write_log(path: Path, interactions: int, seed: int = 0) -> None:
-    """Writes a log of users drawn alike and items drawn by the power law, some rows at a time."""
+    """Writes a log: users are drawn uniformly, items by the power law, some rows at a time."""
     rng = np.random.default_rng(seed)
     popularity = np.cumsum((1.0 + rng.permutation(LIKE.items)) ** -ZIPF_EXPONENT)
     users = max(1, interactions * LIKE.users // LIKE.interactions)
@@ -51,7 +51,7 @@ def write_log(path: Path, interactions: int, seed: int = 0) -> None:
 
 
 def build(interactions: int) -> report.Case:
-    """Seconds of the command, and the most memory that its process held."""
+    """Measures the seconds of the command, and the peak memory of its process."""
     with tempfile.TemporaryDirectory() as folder:
         log, graph = Path(folder) / "log.parquet", Path(folder) / "graph.npz"
         write_log(log, interactions)
@@ -71,7 +71,7 @@ def build(interactions: int) -> report.Case:
 
 
 def measure(quick: bool) -> Iterator[report.Case]:
-    """One run a size: minutes each for the large ones."""
+    """Measures each size once; the large ones take minutes."""
     yield from map(build, QUICK_SIZES if quick else SIZES)
 
 

@@ -7,7 +7,7 @@ from experiments.training.timing import in_turn
 
 
 def measure(quick: bool) -> list[report.Case]:
-    """The epoch in seconds; padded, it computes mostly empty cells."""
+    """Measures the seconds of an epoch; a padded one computes mostly empty cells."""
     data = workload.dataset(quick)
     packed, _ = workload.epoch_runner(data, "sevo-adamw")
     padded, _ = workload.epoch_runner(data, "sevo-adamw", packed=False)

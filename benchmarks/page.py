@@ -1,4 +1,4 @@
-"""The page of all results: ``README.md`` in their folder, with tables, targets and pictures."""
+"""The page of all results: ``README.md`` in their folder, with targets, pictures and tables."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Result(NamedTuple):
 
 
 class Target(NamedTuple):
-    """A figure to reach, where it stands, and its limits: None to report, "" if not asked for."""
+    """A figure to reach. A limit of ``None`` only reports the figure, ``""`` leaves it out."""
 
     what: str
     benchmark: str
@@ -84,10 +84,10 @@ TARGETS = (
 
 
 def read(folder: Path) -> list[Result]:
-    """The results of a folder, by benchmark and device.
+    """Reads the results in a folder, sorted by benchmark and device.
 
     Raises:
-        UserError: a file that is none of ours.
+        UserError: a file is no result of a benchmark.
     """
     results: list[Result] = []
     for path in sorted(folder.glob("*-*.json")):
@@ -170,9 +170,9 @@ def _picture_name(result: Result) -> str:
 
 
 def _draw_roofline(result: Result, folder: Path) -> None:
-    """Floating-point operations a second over operations a byte, under the memory's roof.
+    """Draws operations a second over operations a byte, under the limit of the memory.
 
-    What fits into a cache may stand above that roof.
+    A graph that fits into a cache may stand above that limit.
     """
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     bandwidth = result.cases[0]["bandwidth"]
@@ -198,7 +198,7 @@ def _draw_roofline(result: Result, folder: Path) -> None:
 
 
 def _draw_growth(result: Result, folder: Path) -> None:
-    """An update's time over each of what was varied, beside AdamW's."""
+    """Draws an update's time over edges, features, layers and rows, beside AdamW's."""
     series = list(dict.fromkeys(case["varied"] for case in result.cases))
     figure, panels = plt.subplots(2, 2, figsize=(9, 6.5), layout="constrained")
     for axes, name in zip(panels.flat, series, strict=False):
@@ -217,7 +217,7 @@ def _draw_growth(result: Result, folder: Path) -> None:
 
 
 def _draw_out_of_core(result: Result, folder: Path) -> None:
-    """Seconds and memory over interactions, with what is to be reached at the largest size."""
+    """Draws seconds and memory over interactions, with the targets at the largest size."""
     cases = sorted(result.cases, key=lambda case: case["interactions"])
     x = [case["interactions"] for case in cases]
     limits = [target.cpu for target in TARGETS if target.benchmark == "out_of_core"]
@@ -235,7 +235,7 @@ def _draw_out_of_core(result: Result, folder: Path) -> None:
 
 
 def _draw_scaling(result: Result, folder: Path) -> None:
-    """Bytes received over devices, counted and compiled; the halo's share over nodes."""
+    """Draws bytes received over devices, counted and compiled, and halo shares over nodes."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     moved = [case for case in result.cases if case.get("devices", 1) > 1]
     for split in dict.fromkeys(case["split"] for case in moved):

@@ -30,20 +30,20 @@ class Options:
     quick: bool = False
     """Small sizes and few rounds: to see that the benchmark works, not to measure."""
     out: Path | None = None
-    """The folder of the results: benchmarks/results, or a new temporary one if it is --quick."""
+    """Folder of the results: benchmarks/results, or with --quick a new temporary one."""
 
     @property
     def folder(self) -> Path:
-        """Where the results go."""
+        """The folder of the results."""
         if self.out is not None:
             return self.out
         return Path(tempfile.mkdtemp(prefix="benchmarks-")) if self.quick else RESULTS
 
 
 def command(benchmark: str, measure: Callable[[bool], Iterable[Case]]) -> None:
-    """What ``python -m benchmarks.NAME`` does: ``measure(quick)``, and write its cases.
+    """Runs ``python -m benchmarks.NAME``: calls ``measure(quick)`` and writes its cases.
 
-    They are written after each, so that one that is cut short loses the rest alone.
+    The file is written after each case, so that a benchmark that is interrupted keeps them.
     """
     options = tyro.cli(Options, description=f"{Options.__doc__} Benchmark: {benchmark}.")
     folder, cases = options.folder, []
@@ -55,10 +55,16 @@ def command(benchmark: str, measure: Callable[[bool], Iterable[Case]]) -> None:
 
 
 def case(name: str, seconds: dict[str, np.ndarray], unit: str, scale: float) -> Case:
-    """A case of the JSON file: the first candidate is ours, the others are its peers.
+    """Makes a case of the JSON file: the first candidate is ours, the others are its peers.
 
-    ``ratio`` is ours over the best peer, by medians; ``spread`` its extremes over rounds. Without
-    peers there is no ratio, and the spread is that of ours.
+    ``ratio`` is the median of ours over that of the best peer; ``spread`` has the extremes of the
+    ratio over rounds. Without peers there is no ratio, and the spread is that of our own values.
+
+    Args:
+        name: the name of the case.
+        seconds: seconds of each candidate, ``float[rounds]``.
+        unit: the unit in which values are written.
+        scale: the factor from seconds to that unit.
     """
     medians = {k: float(np.median(v)) * scale for k, v in seconds.items()}
     (_, ours), *peers = medians.items()
@@ -77,7 +83,7 @@ def case(name: str, seconds: dict[str, np.ndarray], unit: str, scale: float) -> 
 
 
 def device() -> str:
-    """The device's kind, as file names carry it."""
+    """Returns the device's kind, as it stands in names of files."""
     return jax.devices()[0].device_kind.lower().replace(" ", "-")
 
 
@@ -98,7 +104,7 @@ def write(benchmark: str, cases: list[Case], folder: Path, *, quick: bool = Fals
 
 
 def torch_version() -> dict[str, str]:
-    """PyTorch's version, if it is installed."""
+    """Returns PyTorch's version, if it is installed."""
     try:
         return {"torch": version("torch")}
     except ModuleNotFoundError:

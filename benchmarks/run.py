@@ -1,6 +1,6 @@
-"""``python -m benchmarks.run``: every benchmark, then the page of all results.
+"""``python -m benchmarks.run``: runs every benchmark, then writes the page of all results.
 
-Each runs in a process of its own, so that none inherits another's memory or compiled programs.
+Each benchmark has a process of its own, so that none inherits memory or compiled programs.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class Options(report.Options):
     """Runs the benchmarks one after the other, and writes the page of all results."""
 
     only: tuple[str, ...] = BENCHMARKS
-    """Which benchmarks; none of them (--only without names) writes the page alone."""
+    """Names of benchmarks; --only without names runs none and writes the page."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit status, 1 if a benchmark failed."""
+    """Runs the command; returns its exit status, 1 if a benchmark failed."""
     options = tyro.cli(Options, args=argv)
     unknown = sorted(set(options.only) - set(BENCHMARKS))
     if unknown:

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.scaling``: what devices exchange, and the plan past this machine.
+"""``python -m benchmarks.scaling``: traffic between devices, and a cost model of larger machines.
 
 - Bytes that a device receives in a step, by how the table is split: as the compiled program moves
   them on simulated devices, beside what `sevo_jax.communication` counts on the host; and the step's
@@ -7,7 +7,7 @@
   in reverse Cuthill-McKee order.
 - The product's time per entry, and the bandwidth of a copy, on one device.
 
-The cost model of docs/scale.md is here too; what it predicts is printed, and no measurement.
+The cost model of docs/scale.md is here too. Its predictions are printed; they are no measurements.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from sevo_jax.sharding import Way
 DEVICES, QUICK_DEVICES = (1, 2, 4, 8), (2,)
 SIDE, QUICK_SIDE = 256, 16  # of the grid that is split among them
 DIM = 64
-NODES, QUICK_NODES = (10**7, 10**6, 10**5, 10**4), (10**3,)  # what takes most memory first
+NODES, QUICK_NODES = (10**7, 10**6, 10**5, 10**4), (10**3,)  # the most memory first
 EDGES_PER_NODE = 3
 PARTS = (8, 256)
 
@@ -53,7 +53,7 @@ def grid_graph(side: int) -> sevo_jax.Graph:
 
 
 def power_law_graph(nodes: int) -> sevo_jax.Graph:
-    """A graph whose edges' ends are drawn by the power law, fast; edges drawn twice are heavier."""
+    """Draws a graph with ends of edges by the power law, fast; edges drawn twice are heavier."""
     rng = np.random.default_rng(0)
     power = 1 - ZIPF_EXPONENT
     drawn = 1 + rng.random((2, EDGES_PER_NODE * nodes)) * ((nodes + 1) ** power - 1)
@@ -63,7 +63,10 @@ def power_law_graph(nodes: int) -> sevo_jax.Graph:
 
 
 def received_bytes(program: str, devices: int) -> float:
-    """What a device receives in the collectives of a compiled program, over all devices each."""
+    """Counts the bytes that a device receives in the collectives of a compiled program.
+
+    Every collective must be over all devices.
+    """
     shares = {"all-gather": 1 - 1 / devices, "all-reduce": 2 - 2 / devices, "all-to-all": 1.0}
     total = 0.0
     for shapes, name in COLLECTIVE.findall(program):
@@ -74,7 +77,7 @@ def received_bytes(program: str, devices: int) -> float:
 
 
 def on_devices(devices: int, side: int, rounds: int) -> list[report.Case]:
-    """Steps on a grid's table, split in each way; run where there are so many devices."""
+    """Measures steps on a grid's table, split in each way, in a process with so many devices."""
     _, graph = grid_graph(side).reorder()
     mesh = jax.make_mesh((devices,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
     predicted = sevo_jax.communication(graph, DIM, devices)
@@ -110,7 +113,7 @@ def on_devices(devices: int, side: int, rounds: int) -> list[report.Case]:
 
 
 def simulated(devices: int, side: int, rounds: int) -> list[report.Case]:
-    """`on_devices` in a process that simulates them."""
+    """Calls `on_devices` in a process that simulates the devices."""
     code = "import json; from benchmarks.scaling import on_devices; "
     finished = subprocess.run(
         [
@@ -131,7 +134,7 @@ def simulated(devices: int, side: int, rounds: int) -> list[report.Case]:
 
 
 def halo_shares(kind: str, nodes: int) -> Iterator[report.Case]:
-    """The part of all other devices' rows that a device receives by a halo exchange."""
+    """Measures the share of other devices' rows that a halo exchange brings to a device."""
     graph = grid_graph(round(nodes**0.5)) if kind == "grid" else power_law_graph(nodes)
     start = time.perf_counter()
     _, reordered = graph.reorder()
@@ -157,13 +160,13 @@ def halo_shares(kind: str, nodes: int) -> Iterator[report.Case]:
 
 
 def one_device(quick: bool) -> Iterator[report.Case]:
-    """The product's nanoseconds an entry, and a copy's gigabytes a second."""
+    """Measures the product's nanoseconds an entry, and a copy's gigabytes a second."""
     nodes, dim = (1_000, 16) if quick else (200_000, 128)
     graph = random_graph(nodes, 8 * nodes)
     x = jnp.asarray(np.random.default_rng(0).standard_normal((nodes, dim), np.float32))
     copied = jnp.ones(2**20 if quick else 2**26)
     product = jax.jit(sevo_jax.spmm)
-    # Ten in one program, so that memory for the result is not new every time.
+    # Ten copies in one program, so that memory for the result is not new every time.
     copy = jax.jit(lambda a: jax.lax.fori_loop(0, 10, lambda _, b: b + 1, a))
     calls = {"product": lambda: product(graph, x), "copy": lambda: copy(copied)}
     seconds = in_turn(calls, 3 if quick else 7)
@@ -172,12 +175,12 @@ def one_device(quick: bool) -> Iterator[report.Case]:
     name, products = f"product, one device, {dim} features", {"product": seconds["product"]}
     case = report.case(name, products, "ns an entry", 1e9 / graph.capacity)
     moved = graph.capacity * (8 + 4 * dim) + 2 * x.nbytes
-    efficiency = moved / seconds["product"] / bandwidth  # caches, which models leave out, raise it
+    efficiency = moved / seconds["product"] / bandwidth  # caches raise it; the model has none
     yield case | {"efficiency": round(float(np.median(efficiency)), 3)}
 
 
 class Problem(NamedTuple):
-    """A table, its graph, and what smooths it."""
+    """The sizes of a table and its graph, and the number of products of a smoothing."""
 
     nodes: float = 1e9
     degree: float = 20.0
@@ -186,7 +189,7 @@ class Problem(NamedTuple):
 
 
 class Accelerator(NamedTuple):
-    """What is assumed of one accelerator; nothing here was measured.
+    """The assumptions about one accelerator; nothing here was measured.
 
     Attributes:
         memory: bytes that it holds.
@@ -206,7 +209,7 @@ class Accelerator(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What a step costs one device: bytes held, received and moved in memory, flops, seconds."""
+    """The cost of a step on a device: bytes held, received and moved in memory, flops, seconds."""
 
     held: float
     received: float
@@ -223,11 +226,11 @@ SMALL_HALO = 0.01
 def cost(
     problem: Problem, device: Accelerator, row_parts: int, column_parts: int, halo_share: float = 1
 ) -> Cost:
-    """The cost model of docs/scale.md; a share of 1 is an all-gather."""
+    """Computes the cost model of docs/scale.md; a halo share of 1 is an all-gather."""
     nodes, dim = problem.nodes / row_parts, problem.dim / column_parts
     entries, row = problem.nodes * problem.degree / row_parts, 4 * dim
     foreign = halo_share * (problem.nodes - nodes)
-    # Parameters, gradient, two moments, and two tables of temporaries; the graph; the other rows.
+    # Six tables (parameters, gradient, two moments, two temporaries), the graph, others' rows.
     held = 6 * nodes * row + 8 * entries + 4 * nodes + (nodes + foreign if foreign else 0) * row
     flags = 2 * (1 - 1 / column_parts) * nodes
     received = problem.layers * foreign * row + flags
@@ -241,23 +244,23 @@ def cost(
 
 
 def layouts(problem: Problem) -> list[tuple[int, int]]:
-    """Parts of rows and of features that use the accelerators; features alone first."""
+    """Lists the parts of rows and features that use the accelerators; features alone first."""
     powers = [2**k for k in range(ACCELERATORS.bit_length())]
     two = [(rows, ACCELERATORS // rows) for rows in powers]
     return [(1, problem.dim)] + [pair for pair in two if problem.dim % pair[1] == 0]
 
 
 def random_order_share(problem: Problem, row_parts: int) -> float:
-    """The halo's share of nodes in random order: a row's chance that a part refers to it.
+    """Computes the halo's share for nodes in random order: the chance that a part needs a row.
 
-    For nodes of equal degree. Those of few entries lower it; hubs raise it, since shifts are as
-    wide as the widest halo.
+    All nodes have the same degree here. Nodes of few entries would lower it; hubs would raise it,
+    since shifts are as wide as the widest halo.
     """
     return 1 - (1 - 1 / row_parts) ** problem.degree
 
 
 def prediction_table() -> list[str]:
-    """The predictions as docs/scale.md shows them."""
+    """Makes the table of predictions in docs/scale.md."""
     problem, device = Problem(), Accelerator()
 
     def seconds(c: Cost) -> str:
@@ -280,7 +283,7 @@ def prediction_table() -> list[str]:
 
 
 def measure(quick: bool) -> Iterator[report.Case]:
-    """Everything that is measured, the figures of one device first."""
+    """Measures everything, the figures of one device first."""
     yield from one_device(quick)
     for devices in QUICK_DEVICES if quick else DEVICES:
         yield from simulated(devices, QUICK_SIDE if quick else SIDE, 3 if quick else 11)

@@ -9,7 +9,7 @@ SEEDS = 5
 
 
 def measure(quick: bool) -> list[report.Case]:
-    """An epoch in seconds; together, every product serves all seeds."""
+    """Measures the seconds of an epoch; together, every product serves all seeds."""
     data = workload.dataset(quick)
     together, _ = workload.epoch_runner(data, "sevo-adamw", seeds=SEEDS)
     one, _ = workload.epoch_runner(data, "sevo-adamw")

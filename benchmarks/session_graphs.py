@@ -1,8 +1,8 @@
 """``python -m benchmarks.session_graphs``: SR-GNN and LESSR against graphs built in Python.
 
 The peers build the graphs of a batch session by session in Python, as the published code of both
-does, and run the same layers on the arrays: padded to the longest session, or in groups of widths
-as ours. That a batch is built while the device still computes the one before is left to JAX.
+models does. Then they run the same layers as ours on rows that are padded to the longest session,
+or on rows in groups as ours. JAX may compute a batch while Python builds the next one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,11 @@ class SRGNNGraphs:
 
     @staticmethod
     def build(items: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Of rows padded on the left: real tokens, the node of each, nodes, In and Out."""
+        """Builds the graphs of rows padded on the left.
+
+        Returns:
+            Where tokens are real, the node of each token, the items of the nodes, ``In``, ``Out``.
+        """
         rows, width = items.shape
         node_of, nodes = np.zeros((2, rows, width), np.int32)
         before, after = np.zeros((2, rows, width, width), np.float32)
@@ -58,7 +62,7 @@ class SRGNNGraphs:
 
     @staticmethod
     def hidden(model: SRGNN, graphs: Sequence[tuple[jax.Array, ...]], key: jax.Array) -> jax.Array:
-        """``model``'s outputs."""
+        """Returns the model's outputs."""
         real, node_of, nodes, before, after = zip(*graphs, strict=True)
         h = model.update(model.item_embedding(flatten(nodes)), before, after)
         h = by_group(lambda node_of, h: take_nodes(h, node_of), node_of, h)
@@ -70,7 +74,7 @@ class LESSRGraphs:
 
     @staticmethod
     def build(items: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Of rows padded on the left: the items, and what makes a `SessionGraph`."""
+        """Builds the graphs of rows padded on the left: the items, and fields of `SessionGraph`."""
         rows, width = items.shape
         node_of = np.zeros((rows, width), np.int32)
         is_node = np.zeros((rows, width), bool)
@@ -91,7 +95,7 @@ class LESSRGraphs:
 
     @staticmethod
     def hidden(model: LESSR, graphs: Sequence[tuple[jax.Array, ...]], key: jax.Array) -> jax.Array:
-        """``model``'s outputs."""
+        """Returns the model's outputs."""
         items = flatten([graph[0] for graph in graphs])
         return model.encode(items, [SessionGraph(*graph[1:]) for graph in graphs], key)
 
@@ -101,9 +105,14 @@ LOSSES: tuple[Loss, ...] = ("softmax", "bpr")
 
 
 def make_training(model: Backbone, hidden: Callable[..., jax.Array]) -> tuple[Any, Any]:
-    """A step of Adam, a function of state, inputs, targets and key; and the state to begin with.
+    """Makes a step of Adam and its first state.
 
-    ``hidden`` gives the outputs of a model, inputs and a key.
+    Args:
+        model: the model.
+        hidden: returns the outputs for a model, inputs and a key.
+
+    Returns:
+        The step, a function of state, inputs, targets and a key; and the state.
     """
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     optimizer = optax.adam(1e-3)
@@ -126,7 +135,7 @@ def make_training(model: Backbone, hidden: Callable[..., jax.Array]) -> tuple[An
 def first_steps(
     data: Interactions, settings: TrainingSettings, steps: int, *, grouped: bool
 ) -> Layout:
-    """The first batches of an epoch of prefixes: the same ones in either layout."""
+    """Lays out the first batches of an epoch of prefixes: the same batches in either layout."""
     layouts = EpochLayouts(data, settings, 0, "prefix", grouped=grouped)
     return jax.tree.map(lambda a: a[:steps], layouts(0))
 
@@ -134,7 +143,7 @@ def first_steps(
 def on_the_device(
     model: Backbone, data: Interactions, settings: TrainingSettings, layout: Layout
 ) -> Callable[[], Any]:
-    """A call that trains the steps, their rows looked up and their graphs built on the device."""
+    """Returns a call that trains the steps; the device looks rows up and builds their graphs."""
     step, state = make_training(model, lambda model, tokens, key: model(*tokens, key))
     corpus = make_corpus(data)
 
@@ -150,7 +159,7 @@ def on_the_device(
 
 
 def targets_of(batch: Batch) -> tuple[jax.Array, ...]:
-    """What a batch is to predict, as `Backbone.loss` takes it."""
+    """Returns the targets of a batch, as `Backbone.loss` takes them."""
     return batch.positives, batch.negatives, batch.real
 
 
@@ -161,9 +170,9 @@ def in_python(
     settings: TrainingSettings,
     layout: Layout,
 ) -> tuple[Callable[[], Any], Callable[[], None]]:
-    """A call that builds the graphs of every step and trains it; and one that only builds them.
+    """Returns a call that builds the graphs of every step and trains it, and one that only builds.
 
-    What is to be predicted, negatives too, is drawn beforehand.
+    Targets and negatives are drawn beforehand.
     """
     step, start = make_training(model, graphs.hidden)
     compiled = jax.jit(step)
@@ -195,7 +204,7 @@ def in_python(
 
 
 def measure(quick: bool) -> list[report.Case]:
-    """Seconds of an epoch, from those of its first steps."""
+    """Measures the first steps of an epoch, and scales them to the seconds of the epoch."""
     data = workload.dataset(quick)
     steps, rounds = (1, 1) if quick else (4, 7)
     longest = training_sequences(data, SETTINGS.max_len, "prefix")[1].max()

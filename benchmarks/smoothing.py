@@ -1,4 +1,4 @@
-"""``python -m benchmarks.smoothing``: what SEvo adds to a training step, and to an update alone."""
+"""``python -m benchmarks.smoothing``: the cost of SEvo in a training step, and in an update."""
 
 from __future__ import annotations
 
@@ -22,11 +22,9 @@ ROUNDS = 7
 
 
 def training_step(quick: bool) -> report.Case:
-    """SASRec's whole step, packed.
-
-    On a CPU, where the allocator puts the buffers of a program changes its speed by some per cent
-    for as long as it lives: several pairs of programs are measured, and their rounds pooled.
-    """
+    """Measures SASRec's whole step, packed."""
+    # On a CPU, the speed of a program depends by some per cent on where the allocator put its
+    # buffers. So several pairs of programs are measured, and their rounds are pooled.
     data = workload.dataset(quick)
     pooled: dict[str, list[np.ndarray]] = {"sevo_adamw": [], "optax.adamw": []}
     for _ in range(1 if quick or jax.default_backend() == "gpu" else 4):
@@ -42,7 +40,7 @@ def training_step(quick: bool) -> report.Case:
 def update_of(
     transformation: optax.GradientTransformation, table: jax.Array, gradient: jax.Array, steps: int
 ) -> Callable[[], Any]:
-    """A call that makes ``steps`` updates of the table in one program."""
+    """Returns a call that makes ``steps`` updates of the table in one program."""
 
     def run(params: jax.Array, state: Any, gradient: jax.Array) -> Any:
         def step(carry: tuple[jax.Array, Any], number: jax.Array) -> tuple[Any, None]:
@@ -59,7 +57,7 @@ def update_of(
 def torch_updates(
     graph: sevo_jax.Graph, table: np.ndarray, gradient: np.ndarray, steps: int
 ) -> dict[str, Callable[[], Any]]:
-    """PyTorch's AdamW, and SEvo written in PyTorch, on JAX's kind of device; none without it."""
+    """Makes AdamW and SEvo of PyTorch, on JAX's kind of device; none without PyTorch."""
     operator = workload.torch_csr(graph.to_scipy())
     if operator is None:
         return {}
@@ -110,7 +108,7 @@ def torch_updates(
 
 
 def update(quick: bool) -> list[report.Case]:
-    """The update of the item table alone: against PyTorch's SEvo, then against plain AdamW."""
+    """Measures an update of the item table, beside plain AdamW and then beside PyTorch."""
     data, steps = workload.dataset(quick), 2 if quick else 20
     graph = item_graph(data, max_len=50)
     rng = np.random.default_rng(0)
@@ -126,7 +124,8 @@ def update(quick: bool) -> list[report.Case]:
     where = f"{graph.num_nodes} x {DIM}, {data.name}"
     seconds = in_turn(calls, rounds)
     cases = [report.case(f"update of a table, {where}", seconds, "ms", scale)]
-    # PyTorch's waiting threads occupy cores for a while: what is beside it, is in its own turns.
+    # PyTorch's threads wait on the cores for a while, which slows others down. So PyTorch is
+    # measured in turns of its own.
     peers = torch_updates(graph, table, gradient.astype(np.float32), steps)
     if peers:
         seconds = in_turn({"sevo_adamw": calls["sevo_adamw"]} | peers, rounds)
@@ -138,7 +137,7 @@ def update(quick: bool) -> list[report.Case]:
 
 
 def measure(quick: bool) -> Iterator[report.Case]:
-    """The training step first, then the update."""
+    """Measures the training step, then the update."""
     yield training_step(quick)
     yield from update(quick)
 

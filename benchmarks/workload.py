@@ -1,4 +1,4 @@
-"""What the benchmarks measure: SASRec's epochs on Beauty, or on the built-in data without it."""
+"""The workload of the benchmarks: SASRec's epochs on Beauty, or on the built-in data without it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from experiments.training.loop import make_setup
 
 
 def cores() -> int:
-    """The processors that this process may run on."""
+    """Counts the processors that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def torch_csr(matrix: Any) -> Any:
-    """A SciPy CSR matrix as PyTorch's, on JAX's kind of device; ``None`` without PyTorch."""
+    """Converts a SciPy CSR matrix to PyTorch, on JAX's kind of device; ``None`` without PyTorch."""
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -39,7 +39,7 @@ def torch_csr(matrix: Any) -> Any:
 
 
 def torch_wait() -> None:
-    """Waits until PyTorch's GPU, if it has one to work on, is done."""
+    """Waits for PyTorch's GPU, if it uses one."""
     import torch  # pyright: ignore[reportMissingImports]
 
     if jax.default_backend() == "gpu":
@@ -47,7 +47,7 @@ def torch_wait() -> None:
 
 
 def dataset(quick: bool = False) -> Interactions:
-    """Beauty if its file can be had, else the built-in data set; that one if it is to be quick."""
+    """Loads Beauty; the built-in data set if Beauty cannot be had, or if ``quick`` is set."""
     if quick:
         return load("synthetic")
     try:
@@ -60,9 +60,9 @@ def dataset(quick: bool = False) -> Interactions:
 def epoch_runner(
     data: Interactions, optimizer: str, *, seeds: int = 1, **changes: Any
 ) -> tuple[Callable[[], jax.Array], int]:
-    """A call that trains SASRec's next epoch, and the number of its steps.
+    """Returns a call that trains SASRec's next epoch, and the number of its steps.
 
-    More than one seed is trained in one program.
+    Several seeds are trained in one program.
     """
     settings = published("sasrec", "beauty", optimizer).replace(**changes)
     runs = [Run("sasrec", data.name, optimizer, seed, settings) for seed in range(seeds)]

@@ -1,7 +1,8 @@
-"""SEvo in an Equinox training loop: users and items smoothed as one bipartite table.
+"""SEvo in an Equinox training loop: users and items are smoothed over one bipartite graph.
 
-Matrix factorisation with BPR on made-up purchases. Run it with ``python examples/equinox_loop.py``;
-it prints how often a user's held-out item scores above a random one.
+The model is matrix factorisation with BPR, on made-up purchases. Run it with
+``python examples/equinox_loop.py``. It prints the share of users whose held-out item scores above a
+random one.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ class Model(eqx.Module):
         self.items = eqx.nn.Embedding(weight=normal[USERS:])
 
     def __call__(self, users: jax.Array, items: jax.Array) -> jax.Array:
-        """Scores ``float[batch]`` of pairs."""
+        """Scores pairs of a user and an item, ``float[batch]``."""
         return (self.users.weight[users] * self.items.weight[items]).sum(-1)
 
 
 def purchases(rng: np.random.Generator) -> np.ndarray:
-    """Five items a user, mostly of the user's taste: ``int[users, 5]``."""
+    """Draws five items a user, mostly of the user's taste: ``int[users, 5]``."""
     taste = rng.integers(TASTES, size=(USERS, 1))
     liked = taste + TASTES * rng.integers(ITEMS // TASTES, size=(USERS, 5))
     return np.where(rng.random((USERS, 5)) < 0.8, liked, rng.integers(ITEMS, size=(USERS, 5)))

@@ -1,7 +1,7 @@
 """SEvo in a Flax NNX training loop: one line changes, the optimiser.
 
-A small next-item model on made-up sessions of 300 items in 30 groups. Run it with
-``python examples/nnx_loop.py``; it prints how often the next item's group is hit.
+The model predicts the next item of made-up sessions, of 300 items in 30 groups. Run it with
+``python examples/nnx_loop.py``. It prints how often the best item is of the next item's group.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ITEMS, GROUPS, DIM, STEPS = 300, 30, 16, 300
 
 
 def sessions(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Sessions of four items, most of them of one group: ``int[count, 4]``."""
+    """Draws sessions of four items, most of them from one group: ``int[count, 4]``."""
     group = rng.integers(GROUPS, size=(count, 1))
     within = group * (ITEMS // GROUPS) + rng.integers(ITEMS // GROUPS, size=(count, 4))
     return np.where(rng.random((count, 4)) < 0.8, within, rng.integers(ITEMS, size=(count, 4)))
@@ -32,13 +32,13 @@ class Model(nnx.Module):
         self.dense = nnx.Linear(DIM, DIM, rngs=rngs)
 
     def __call__(self, items: jax.Array) -> jax.Array:
-        """Scores of all items, ``float[batch, items]``, for ``int[batch, 3]``."""
+        """Scores all items, ``float[batch, items]``, after the items ``int[batch, 3]``."""
         return self.item_embedding.attend(self.dense(self.item_embedding(items).mean(axis=1)))
 
 
 @nnx.jit
 def train_step(model: Model, optimizer: nnx.Optimizer[Model], batch: jax.Array) -> jax.Array:
-    """One step on sessions ``int[batch, 4]``; returns the loss."""
+    """Trains a step on sessions ``int[batch, 4]``; returns the loss."""
 
     def loss_of(model: Model) -> jax.Array:
         scores = model(batch[:, :3])

@@ -1,8 +1,8 @@
 """SEvo outside recommendation: word vectors smoothed over the co-occurrence graph of a text.
 
-Skip-grams with negative samples on the licence in this repository. Run it with
-``python examples/words.py``; it prints the nearest words of a few, and how smooth the vectors are
-over the graph.
+The vectors are trained by skip-grams with negative samples, on the licence in this repository. Run
+it with ``python examples/words.py``. It prints the nearest words of three words, and how smooth the
+vectors are over the graph.
 """
 
 from __future__ import annotations

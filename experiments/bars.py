@@ -17,11 +17,11 @@ from experiments.console import cell, error_console
 from experiments.training import processes
 
 BAR, STATUS = 10, 26
-"""The width of the bar, and that of what a run says of its last epoch."""
+"""The widths of the bar and of the report on a run's last epoch."""
 OTHERS = len("epoch 1000/1000") + BAR + STATUS + len("0:00:00") + 4
-"""What is not the run's name, with a space between columns."""
+"""The width of all columns but the run's name, with a space between columns."""
 SHORTEST, LONGEST = 12, 40
-"""The width of a name, which gets what others leave."""
+"""The least and greatest width of a run's name, which gets the rest of the line."""
 HOURS = 100 * 3600
 
 
@@ -34,7 +34,7 @@ class _Name(ProgressColumn):
 
 
 def shortened(name: str, room: int) -> str:
-    """The beginning and the end of a name, where runs differ, in as many characters as fit.
+    """Shortens a name to ``room`` characters; keeps its beginning and its end, where runs differ.
 
     Examples:
         >>> shortened("sasrec-sevo-adamw-seed0", 18), shortened("mf-bpr-adam-seed0", 18)
@@ -47,7 +47,7 @@ def shortened(name: str, room: int) -> str:
 
 
 def progress_bar() -> Progress:
-    """A bar for each run, of as many steps as epochs, with a field ``status``."""
+    """Makes the bars: a task for each run, which counts epochs and has a field ``status``."""
     status = Column(no_wrap=True, overflow="ellipsis", max_width=STATUS)
     whole = Column(no_wrap=True)
     columns = (
@@ -57,7 +57,8 @@ def progress_bar() -> Progress:
         TextColumn("{task.fields[status]}", markup=False, table_column=status),
         TimeRemainingColumn(elapsed_when_finished=True, table_column=whole),
     )
-    # Rich forgets epochs older than 30 s, and knows no time left where each takes longer.
+    # By default Rich forgets epochs older than 30 s. If each takes longer, it would show no time
+    # left.
     return Progress(
         *columns,
         console=error_console,

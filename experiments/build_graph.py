@@ -1,7 +1,7 @@
-"""``python -m experiments.build_graph INPUT OUTPUT.npz``: the graph of a table of any size.
+"""``python -m experiments.build_graph INPUT OUTPUT.npz``: builds a graph from interactions.
 
-DuckDB or Spark does the counting (see `sevo_jax.sequence_graph_from_table`), within the memory that
-it is given, and spills to a temporary folder. `sevo_jax.Graph.load` reads the file.
+Files may be of any size. DuckDB or Spark counts the edges within a limit of memory, and spills to a
+temporary folder; see `sevo_jax.sequence_graph_from_table`. `sevo_jax.Graph.load` reads the result.
 """
 
 from __future__ import annotations
@@ -59,25 +59,25 @@ class Arguments:
     ids: Literal["integers", "any"] = "integers"
     """Items as nodes: integers as they are, or any integers or strings, numbered from 0."""
     num_nodes: int | None = None
-    """One more than the largest id if not given."""
+    """Number of nodes; one more than the largest id if not given."""
     max_len: int | None = 50
-    """How many items of each user count; None for all."""
+    """The most items of a user that make edges; None for all."""
     keep: Literal["last", "first"] = "last"
-    """Which ones."""
+    """Whether these are the user's last or first items."""
     walk_length: int = 1
     """The largest distance of two items that are joined."""
     weighting: Literal["distance", "frequency"] = "distance"
-    """1/h or 1 for two items at a distance h."""
+    """The weight of two items at a distance h: 1/h (distance) or 1 (frequency)."""
     self_loops: Literal["none", "isolated", "all"] = "none"
-    """Which nodes get an edge of weight 1 to themselves."""
+    """The nodes that get an edge of weight 1 to themselves."""
     capacity: int | None = None
-    """Stored entries, zero-padded; as many as there are if not given."""
+    """Entries to store, filled up with zeros; as many as there are edges need if not given."""
     engine: Literal["duckdb", "spark"] = "duckdb"
-    """What counts."""
+    """The engine that counts the edges."""
     memory: str = "4GB"
-    """What the engine may use, such as 4GB or 512MiB; for Spark, each driver and executor."""
+    """Memory for the engine, such as 4GB or 512MiB; for Spark, for each driver and executor."""
     temporary: Path | None = None
-    """Where a folder for what does not fit is made, and removed; the system's own if not given."""
+    """The folder for data that do not fit into memory; the system's own if not given."""
     master: str = "local[*]"
     """Spark's master, such as spark://host:7077."""
 
@@ -88,7 +88,7 @@ def build(arguments: Arguments, progress: Progress) -> sevo_jax.Graph:
     Raises:
         UserError: bad input, no Java for Spark, not enough memory, or no such folder.
     """
-    import polars as pl  # after --help and the mistakes in options, since they take long
+    import polars as pl  # takes long: only after --help and mistakes in options
 
     import sevo_jax
 
@@ -100,7 +100,7 @@ def build(arguments: Arguments, progress: Progress) -> sevo_jax.Graph:
     memory = parse_memory(arguments.memory)
     task = progress.add_task("starting the engine", total=None, edges="")
 
-    def tell(stage: str, edges: int) -> None:
+    def show_stage(stage: str, edges: int) -> None:
         progress.update(task, description=stage, edges=f"{edges:,} edges" if edges else "")
 
     taken = ("user", "item", "time", "order", "ids", "num_nodes", "max_len", "keep")
@@ -116,7 +116,7 @@ def build(arguments: Arguments, progress: Progress) -> sevo_jax.Graph:
         stack.enter_context(polled(progress, task, percent))
         try:
             built: Any = sevo_jax.sequence_graph_from_table(
-                arguments.input, connection=connection, progress=tell, **options
+                arguments.input, connection=connection, progress=show_stage, **options
             )
         except MemoryError as error:
             raise UserError(
@@ -141,10 +141,10 @@ def build(arguments: Arguments, progress: Progress) -> sevo_jax.Graph:
 
 
 def parse_memory(text: str) -> int:
-    """Bytes.
+    """Reads a size in bytes.
 
     Raises:
-        UserError: no number with a unit.
+        UserError: the text is no number with a unit.
 
     Examples:
         >>> parse_memory("4GB"), parse_memory("1.5 MiB")
@@ -160,10 +160,10 @@ def parse_memory(text: str) -> int:
 def duckdb(
     memory: int, folder: str, master: str
 ) -> Generator[tuple[Any, Callable[[], float | None]]]:
-    """A connection of ibis, and a function that says what percentage of a query is done.
+    """Opens DuckDB: an ibis connection, and a function that returns the percentage of a query done.
 
     Raises:
-        UserError: it is not installed.
+        UserError: DuckDB is not installed.
     """
     try:
         import ibis
@@ -185,10 +185,10 @@ def duckdb(
 def spark(
     memory: int, folder: str, master: str
 ) -> Generator[tuple[Any, Callable[[], float | None]]]:
-    """As `duckdb`.
+    """Opens Spark; yields the same as `duckdb`.
 
     Raises:
-        UserError: it or Java is not installed, or it does not start.
+        UserError: Spark or Java is not installed, or Spark does not start.
     """
     try:
         import ibis
@@ -221,7 +221,7 @@ def spark(
     )
     try:
         session = builder.getOrCreate()
-    except Exception as error:  # of the Java side, of many kinds
+    except Exception as error:  # Java has errors of many kinds
         reason = str(error).strip().splitlines()
         words = next((line for line in reason if "Exception:" in line), reason[0])
         raise UserError(f"--engine spark --master {master}: {words.strip(' :')}") from error
@@ -243,7 +243,7 @@ def spark(
 def polled(
     progress: Progress, task: TaskID, percent: Callable[[], float | None]
 ) -> Generator[None]:
-    """Keeps the bar at what the engine says of itself; it pulses while that says nothing."""
+    """Keeps the bar at the engine's percentage; the bar pulses while there is none."""
     done = threading.Event()
 
     def poll() -> None:
@@ -263,7 +263,7 @@ def polled(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Runs the command; returns its exit status."""
     arguments = tyro.cli(Arguments, args=argv, prog="python -m experiments.build_graph")
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[edges]}")
     started = time.perf_counter()

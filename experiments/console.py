@@ -1,4 +1,4 @@
-"""Words for people: text of foreign origin is printed as it is, and a closed pipe is no error."""
+"""Output for people: any text is printed without effects, and a closed pipe is no error."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from rich.text import Text
 from experiments.errors import ArgumentError, UserError
 
 CLOSED_PIPE = 141
-"""The exit status when nobody reads on: 128 and the number of SIGPIPE, as of other programs."""
+"""The exit status after a closed pipe: 128 and the number of SIGPIPE, as in other programs."""
 
 _SPELLED = str.maketrans({"±": "+/-", "…": "...", "–": "-", "β": "beta"})
-"""Characters of our own, where the output knows ASCII alone."""
+"""Our own special characters, spelled out for an output that knows ASCII alone."""
 
 
 class _Console(Console):
-    """A console of which the reader may leave."""
+    """A console whose reader may close the pipe."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
-        if not self.stderr:  # words beside the work may be lost, its result may not
+        if not self.stderr:  # notes may be lost, results may not
             raise
 
 
 error_console = _Console(stderr=True)
-"""Where progress, notes and errors go."""
+"""The console of progress, notes and errors."""
 
 
 def plain(text: str, encoding: str = "utf-8", keep: str = "") -> str:
-    r"""The text with all that would not be shown as it is escaped, as Python writes it.
+    r"""Escapes control characters, and all that the output cannot show, as Python writes them.
 
     Args:
-        text: of any origin: ids, names of files, messages.
-        encoding: the output's.
+        text: a text of any origin: an id, the name of a file, a message.
+        encoding: the output's encoding.
         keep: characters to leave alone, such as line breaks.
 
     Examples:
@@ -55,7 +55,7 @@ def plain(text: str, encoding: str = "utf-8", keep: str = "") -> str:
 
 
 def markdown_text(text: str) -> str:
-    r"""The text for Markdown, in a table too, which interprets nothing in it.
+    r"""Escapes a text for Markdown, also in the cell of a table.
 
     Examples:
         >>> print(markdown_text("a|b *c*"))
@@ -65,32 +65,32 @@ def markdown_text(text: str) -> str:
 
 
 def cell(text: str, console: Console | None = None) -> Text:
-    """The text for a table of Rich, which interprets nothing in it."""
+    """Makes a cell for a table of Rich, which interprets nothing in the text."""
     return Text(plain(text, (console or output()).encoding))
 
 
 def say(message: str, style: str = "") -> None:
-    """Prints a message beside the work: a note, progress or an error. A closed pipe is ignored."""
+    """Prints a note, progress or an error to standard error. A closed pipe is ignored."""
     with contextlib.suppress(OSError):
         text = Text(plain(message, error_console.encoding, keep="\n"), style)
         error_console.print(text, soft_wrap=True)
 
 
 def in_words(error: UserError) -> str:
-    """An error as a command prints it: an argument by the name of its option."""
+    """Returns the message of an error, in which an argument has the name of its option."""
     return error.as_option() if isinstance(error, ArgumentError) else str(error)
 
 
 def output() -> Console:
-    """The console of results."""
+    """Makes the console of results, on standard output."""
     return _Console()
 
 
 def show(content: str | RenderableType) -> None:
-    """Prints a result: a table of Rich, or a text as it is.
+    """Prints a result: a table of Rich, or plain text.
 
     Raises:
-        BrokenPipeError: nobody reads on; `run` ends the command quietly.
+        BrokenPipeError: the pipe is closed; `run` then ends the command quietly.
     """
     console = output()
     if isinstance(content, str):
@@ -102,7 +102,7 @@ def run(main: Callable[[], int]) -> NoReturn:
     """Runs a command as a program of its own, and ends it with its status."""
     sys.unraisablehook = ignore_closed_loop
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # --help, of tyro, has its own characters
+        if isinstance(stream, io.TextIOWrapper):  # tyro's --help has special characters
             stream.reconfigure(errors="backslashreplace")
     status: Any = 1
     try:
@@ -128,13 +128,13 @@ def run(main: Callable[[], int]) -> NoReturn:
 
 
 def _discard(stream: Any) -> None:
-    """Sends what a stream still holds nowhere, or Python would fail at the end in writing it."""
+    """Drops the rest of a stream, which Python would otherwise fail to write when it ends."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 
 def ignore_closed_loop(unraisable: Any) -> None:
-    """Storage threads that outlive a failed checkpoint find their event loop closed."""
+    """Hides errors of storage threads that outlive a failed checkpoint: their loop is closed."""
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)

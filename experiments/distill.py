@@ -1,4 +1,4 @@
-"""``python -m experiments.distill``: small SASRecs that learn from a large one, in several ways."""
+"""``python -m experiments.distill``: trains small SASRecs that learn from a large one."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ METHODS_HELP = (
 class Arguments:
     """Trains a large SASRec, then small ones that learn from it, side by side.
 
-    Settings are those of the students that read them.
+    A setting applies to the students that read it.
     """
 
     dataset: str = "synthetic"
-    """As in experiments.train."""
+    """A registered name or a path; see experiments.train --help."""
     methods: Annotated[tuple[str, ...], tyro.conf.arg(help=METHODS_HELP)] = tuple(METHODS)
     seeds: tuple[int, ...] = (0,)
     """A student of each method for each seed."""
@@ -62,15 +62,15 @@ class Arguments:
 
 
 def make_student_runs(arguments: Arguments, given: Given, out: Path) -> list[Run]:
-    """The runs that the options ask for, the teacher first if it is to be trained.
+    """Makes the runs that the options ask for, first the teacher's if none is named.
 
     Args:
-        arguments: the command's own.
-        given: settings of the students that are not the published ones.
+        arguments: the command's own arguments.
+        given: settings of the students that differ from the published ones.
         out: the folder of the runs.
 
     Raises:
-        UserError: an unknown method, a setting that no student reads, or one out of its range.
+        UserError: a method is unknown, no student reads a setting, or one is out of its range.
     """
     check_values("methods", arguments.methods)
     check_seeds(arguments.seeds)
@@ -106,9 +106,9 @@ def make_student_runs(arguments: Arguments, given: Given, out: Path) -> list[Run
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Runs the command; returns its exit status."""
     arguments, given = parse(Arguments, argv, "python -m experiments.distill")
-    from experiments import runner  # after --help and the mistakes in options, since it takes long
+    from experiments import runner  # takes long: only after --help and mistakes in options
 
     return runner.run_all(
         arguments, lambda out: make_student_runs(arguments, given, out), folder_name

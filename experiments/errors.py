@@ -1,4 +1,4 @@
-"""The errors that a user of the command line can mend."""
+"""Errors that a user can mend."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Bad input or surroundings. The message says where, what was found and what was expected."""
+    """Bad input or surroundings. The message says where, and what was found and expected."""
 
 
 class ArgumentError(UserError):
@@ -39,7 +39,7 @@ def option(argument: str) -> str:
 
 
 def check_name(kind: str, name: str, known: Iterable[str]) -> None:
-    """A `UserError` that lists the names, nearest first, unless ``name`` is known."""
+    """Raises a `UserError` that lists the known names, unless ``name`` is one of them."""
     known = list(known)
     if name in known:
         return

@@ -1,7 +1,7 @@
 """Leave-one-out evaluation: the held-out item's rank among all items, by counting.
 
-A user's rank is one plus the number of items scored at least as high as the held-out one: ties
-count against it. Items of the evaluation input are excluded, the held-out item itself never is.
+A user's rank is one plus the number of other items that score at least as high as the held-out one;
+ties count against it. Items that the model has read are excluded; the held-out item never is.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ from experiments.training.packing import Layout, choose_groups, group_rows, layo
 from models import Backbone, Task
 
 Split = Literal["valid", "test", "next"]
-"""What is held out; for ``next`` nothing is: everything is input."""
+"""The split to evaluate. ``next`` holds out nothing: the model reads all items of a user."""
 USERS_PER_BLOCK = 256
 SCORES_PER_BLOCK = 2**25
-"""Users and scores of a block, at most: 128 MiB of scores, however many items there are."""
+"""The most users and scores of a block: 128 MiB of scores, however many items there are."""
 CUTOFFS = {"HR": (1, 5, 10), "NDCG": (5, 10)}
 
 
 class EvaluationSet(NamedTuple):
-    """A split laid out in blocks of users, each leaf with a leading axis of blocks.
+    """A split in blocks of users; each leaf has a leading axis of blocks.
 
     Attributes:
         rows: the input, as `packing.layout` or `packing.group_rows` returns it.
-        last: ``int32[blocks, users]``, the cell of each user's newest token, or in groups its row.
+        last: ``int32[blocks, users]``, the cell of each user's newest token; for rows in groups,
+            its row.
         targets: ``int32[blocks, users]``, the held-out items; 0 beyond the last user.
         seen_users: ``int32[blocks, seen]``, a user of the block for each excluded item.
-        seen_items: ``int32[blocks, seen]``, the excluded items; 0 fills up.
+        seen_items: ``int32[blocks, seen]``, the excluded items, filled up with 0.
     """
 
     rows: Layout
@@ -48,7 +49,7 @@ class EvaluationSet(NamedTuple):
 
 
 def held_out(split: Split) -> int:
-    """How far before the end of a user's items the held-out item stands."""
+    """Returns the place of the held-out item, counted from the end of a user's items."""
     return {"valid": 2, "test": 1, "next": 0}[split]
 
 
@@ -62,18 +63,18 @@ def make_evaluation_set(
     grouped: bool = False,
     users: np.ndarray | None = None,
 ) -> EvaluationSet:
-    """Lays out users for a split. The input is everything before the held-out item.
+    """Lays out users for a split. The model reads the items before the held-out one.
 
-    For the task ``masked``, the held-out item's own cell comes last: the mask will stand there.
+    For the task ``masked``, the cell of the held-out item comes last: the mask will stand there.
 
     Args:
         data: the data set.
-        split: what is held out.
+        split: the split.
         max_len: the longest input.
-        task: of the model.
+        task: the task of the model.
         packed: whether users share rows.
-        grouped: whether the rows, then one a user, are in groups: for models that do not pack.
-        users: ``int[users]``, which ones, in which order; all if ``None``.
+        grouped: whether rows come in groups, with one user in a row: for models that do not pack.
+        users: ``int[users]``, the users in their order; all if ``None``.
     """
     users = np.arange(data.num_users) if users is None else users
     held_out_items = _held_out_items(data, split)[users]
@@ -81,6 +82,7 @@ def make_evaluation_set(
         data, split, max_len, users, held_out_items, task=task, packed=packed, grouped=grouped
     )
     blocks, users_per_block = targets.shape
+    # Pairs of a user, by its place in `users`, and an item that the user's input holds, each once.
     place = np.full(data.num_users, -1)
     place[users] = np.arange(users.size)
     stops = data.starts + data.lengths - held_out(split)
@@ -91,6 +93,7 @@ def make_evaluation_set(
     seen_users, seen_items = pairs // width, pairs % width
     kept = seen_items != held_out_items[seen_users]
     seen_users, seen_items = seen_users[kept], seen_items[kept]
+    # The pairs of each block, filled up to the same number.
     block = seen_users // users_per_block
     starts = np.searchsorted(block, np.arange(blocks + 1))
     seen = np.zeros((2, blocks, int(np.diff(starts).max())), np.int32)
@@ -101,7 +104,7 @@ def make_evaluation_set(
 
 
 def _held_out_items(data: Interactions, split: Split) -> np.ndarray:
-    """``int32[users]``; 0 where nothing is held out."""
+    """Returns the held-out items, ``int32[users]``; 0 if nothing is held out."""
     if split == "next":
         return np.zeros(data.num_users, np.int32)
     return data.items_before_end(held_out(split))
@@ -118,7 +121,7 @@ def _lay_out(
     packed: bool,
     grouped: bool,
 ) -> tuple[Layout, np.ndarray, np.ndarray]:
-    """The rows, the last cells and the targets of an `EvaluationSet`."""
+    """Makes the rows, the last cells and the targets of an `EvaluationSet`."""
     users_per_block = max(1, min(USERS_PER_BLOCK, SCORES_PER_BLOCK // data.num_items))
     ends = data.starts[users] + data.lengths[users] - held_out(split) + (task == "masked")
     counts = np.minimum(ends - data.starts[users], 1 if task == "pair" else max_len)
@@ -136,7 +139,7 @@ def _lay_out(
 def score_block(
     model: Backbone, corpus: Corpus, block: EvaluationSet, max_len: int
 ) -> Float[Array, "users items"]:
-    """Scores of the items ``1 … num_items`` for the users of one block.
+    """Scores the items ``1 … num_items`` for the users of one block.
 
     Raises:
         ValueError: as `check_layout`.
@@ -155,10 +158,13 @@ def ranks_of(
     seen_users: Int[Array, " seen"],
     seen_items: Int[Array, " seen"],
 ) -> Int[Array, " users"]:
-    """Ranks from 1, by counting; column ``j`` of ``scores`` is item ``j + 1``.
+    """Ranks the targets from 1, by counting; column ``j`` of ``scores`` is item ``j + 1``.
 
-    ``(seen_users, seen_items)`` are distinct pairs without the targets; item 0 fills up.
+    ``(seen_users, seen_items)`` are distinct pairs of a user and an excluded item, which is never
+    the target; the rest is filled up with item 0.
     """
+    # `better` counts the target itself, so ranks begin at 1. It also counts excluded items, which
+    # are subtracted at the end.
     bar = jnp.take_along_axis(scores, jnp.maximum(targets - 1, 0)[:, None], axis=1)
     better = (scores >= bar).sum(axis=1)
     excluded = (scores[seen_users, seen_items - 1] >= bar[seen_users, 0]) & (seen_items > 0)
@@ -171,14 +177,14 @@ def make_evaluator(
     """Compiles the evaluation of all users.
 
     Args:
-        make_model: from what the evaluation is given first, its parameters, to the model.
+        make_model: makes the model from the parameters that the evaluation is given.
         max_len: the longest input.
-        placement: on a mesh the users of a block are split over ``data``, the items that they are
-            scored on over ``model``.
+        placement: the devices. On a mesh the users of a block are split over ``data``, and the
+            items that are scored for them over ``model``.
 
     Returns:
-        A function of parameters, corpus and evaluation set that returns the ranks, fill-up users
-        included, and whether all scores were finite.
+        A function of parameters, corpus and evaluation set. It returns the ranks, and whether all
+        scores are finite. Ranks beyond the last user mean nothing.
     """
 
     @jax.jit
@@ -200,7 +206,7 @@ def make_evaluator(
 
 
 def metrics_of(ranks: np.ndarray) -> dict[str, float]:
-    """HR@K and NDCG@K, averaged over users, with one relevant item each.
+    """Averages HR@K and NDCG@K over users, each with one relevant item.
 
     Args:
         ranks: ``int[users]``, from 1.
@@ -218,18 +224,18 @@ def metrics_of(ranks: np.ndarray) -> dict[str, float]:
 
 
 def by_popularity(ranks: np.ndarray, data: Interactions) -> dict[str, list[Any]]:
-    """HR@10 and NDCG@10 of the test by how popular the held-out item is in training.
+    """Computes HR@10 and NDCG@10 of the test for five groups of users, by their item's popularity.
 
-    Users are sorted by the training interactions of their test item and cut into fifths, least
-    popular first; equally popular items stay together, so that fifths are about equal.
+    Users are sorted by the training interactions of their test item and cut into fifths, the least
+    popular first. Users with equally popular items stay in one group, so groups differ in size.
 
     Args:
-        ranks: ``int[users]``, from 1, of the test items.
+        ranks: ``int[users]``, the ranks of the test items, from 1.
         data: the data set.
 
     Returns:
-        Five values each: the ``users`` of a group, the ``most_interactions`` of its items, and the
-        metrics, ``None`` where a group is empty.
+        Five values each: the ``users`` of a group, the ``most_interactions`` of an item in it, and
+        the metrics, ``None`` if the group is empty.
     """
     counts = np.bincount(data.items[data.training_part()], minlength=data.num_items + 1)
     popularity = counts[data.items_before_end(1)]

@@ -1,4 +1,4 @@
-"""Files of a run: read with errors that a user can act on, replaced whole or not at all."""
+"""Reading and writing of files: errors tell the user what to do, and writes are atomic."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from experiments.errors import UserError
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds.
+    """Reads the object in a JSON file.
 
     Raises:
         UserError: the file cannot be read, or holds something else.
@@ -21,7 +21,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of one JSON object a line.
+    """Reads the objects in a file with one JSON object a line.
 
     Raises:
         UserError: the file cannot be read, or a line holds something else.
@@ -31,13 +31,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes indented JSON, as `write_text` does."""
+    """Writes indented JSON by `write_text`."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 @contextlib.contextmanager
 def replaced(path: Path) -> Generator[Path]:
-    """A draft beside a file, to be written: it takes the file's place, or goes if that fails."""
+    """Yields a draft beside a file, which then replaces the file; after an error it is removed."""
     draft = path.with_name(path.name + ".part")
     try:
         yield draft
@@ -49,7 +49,7 @@ def replaced(path: Path) -> Generator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a file whole, so that an error or a kill leaves the old one.
+    """Replaces a file whole: an error or a kill leaves the old one.
 
     Raises:
         UserError: the file cannot be written.

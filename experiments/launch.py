@@ -23,11 +23,11 @@ class Arguments:
     """
 
     processes: int = 2
-    """How many; by default each is one device, and users are split among them."""
+    """Number of processes. By default each has one device, and users are split among them."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Runs the command; returns its exit status."""
     arguments, options = tyro.cli(
         Arguments,
         args=argv,

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the runs that they come to; quick to import."""
+"""Options that several commands share, and the runs that follow from them; quick to import."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TrainingOptions(Protocol):
 
     @property
     def together(self) -> bool | None:
-        """Whether seeds are trained in one program; None for accelerators alone."""
+        """Whether seeds are trained in one program; ``None`` for accelerators alone."""
         ...
 
     @property
@@ -63,12 +63,12 @@ class TrainingOptions(Protocol):
 def parse(arguments: type[T], argv: Sequence[str] | None, prog: str) -> tuple[T, dict[str, Any]]:
     """Reads a command's own arguments and the settings of the model that they name.
 
-    The settings of other models are understood, so that a message can say that they are not read;
-    ``--help`` does not show them.
+    The settings of other models are accepted too, but ``--help`` does not show them. So a message
+    can later tell the user that the model does not read them.
 
     Args:
-        arguments: a dataclass; where it has a field ``model``, that chooses the settings.
-        argv: the words of the command line; those of this process if ``None``.
+        arguments: a dataclass; if it has a field ``model``, that field chooses the settings.
+        argv: the words of the command line; ``None`` for those of this process.
         prog: the command's name, for ``--help``.
 
     Returns:
@@ -92,13 +92,13 @@ class _Model:
 
 
 def _chosen_model(argv: Sequence[str] | None) -> str:
-    """The model that the command line names; the default for a name that is none."""
+    """Returns the model that the command line names, or the default if the name is unknown."""
     found, _ = tyro.cli(_Model, args=argv, add_help=False, return_unknown_args=True)
     return found.model if found.model in MODELS else _Model.model
 
 
 def _types() -> dict[str, Any]:
-    """The type of each setting of any model."""
+    """Returns the type of each setting of any model."""
     parts = {type(part) for e in MODELS.values() for part in vars(Settings(e.settings())).values()}
     return {
         name: get_type_hints(part)[field.name]
@@ -112,7 +112,7 @@ HINTS = _types()
 
 
 def _settings(model: str) -> dict[str, Any]:
-    """An option for each setting that runs of a model read: None stands for the published value."""
+    """Makes an option for each setting that a model reads; ``None`` is the published value."""
     entry = MODELS[model]
     options: dict[str, Any] = {}
     for part in vars(Settings(entry.settings())).values():
@@ -127,13 +127,13 @@ def _settings(model: str) -> dict[str, Any]:
 
 
 def check_values(argument: str, values: Sequence[Any]) -> None:
-    """An `ArgumentError` unless there are values, all different."""
+    """Raises an `ArgumentError` unless there are values, all different."""
     if not values or len(set(values)) < len(values):
         raise ArgumentError(argument, f"expected one or more different values, got {list(values)}")
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
-    """An `ArgumentError` unless there are seeds, all different and in range."""
+    """Raises an `ArgumentError` unless there are seeds, all different and in range."""
     check_values("seeds", seeds)
     if not 0 <= min(seeds) <= max(seeds) < 2**32:
         raise ArgumentError("seeds", f"must be in [0, 2^32), got {list(seeds)}")
@@ -146,14 +146,14 @@ def make_runs(
     seeds: Sequence[int],
     given: Given,
 ) -> list[Run]:
-    """Runs of a model with several optimisers and seeds.
+    """Makes the runs of a model with several optimisers and seeds.
 
     Args:
-        model: its name.
+        model: the model's name.
         dataset: a registered name or a path.
-        optimizers: of `OPTIMIZERS`, all different.
-        seeds: all different.
-        given: settings that are not the published ones; each run gets those that it reads.
+        optimizers: names in `OPTIMIZERS`, all different.
+        seeds: the seeds, all different.
+        given: settings that differ from the published ones; each run gets those that it reads.
 
     Raises:
         UserError: an unknown model or optimiser, a setting that no run reads, or one out of its

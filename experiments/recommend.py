@@ -1,4 +1,4 @@
-"""``python -m experiments.recommend RUN_FOLDER``: the best items for users, from a trained run."""
+"""``python -m experiments.recommend RUN_FOLDER``: recommends items to users by a trained run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SHOWN_USERS = 20
 MOVED = ("teacher", "graph", "categories")
-"""Settings that name files, which may have moved since."""
+"""Settings that name files. The files may have moved since the run was trained."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,27 +30,27 @@ class Arguments:
     run: Annotated[Path, tyro.conf.Positional]
     """The folder of the run, which holds config.json and checkpoints."""
     users: tuple[str, ...] = ()
-    """The data set's own ids; all users if not given."""
+    """Users, by the data set's own ids; all users if not given."""
     top_k: int = 10
     """Items for each user."""
     out: Path | None = None
     """A .parquet or .csv file of user, rank, item and score; if not given, they are printed."""
     dataset: str | None = None
-    """Where the run's data are now, if not where they were."""
+    """The run's data set, if its file has moved."""
     data_dir: Path | None = None
-    """The folder they are in now; of named data sets, $SEVO_DATA or a cache if not given."""
+    """Folder of the data set's file; $SEVO_DATA or, for named data sets, a cache if not given."""
     teacher: str | None = None
-    """Where the folder of the run's teacher is now, if not where it was."""
+    """The folder of the run's teacher, if it has moved."""
     graph: str | None = None
-    """Where the run's --graph FILE.npz is now, if not where it was."""
+    """The run's --graph FILE.npz, if it has moved."""
     categories: str | None = None
-    """Where the run's --categories FILE is now, if not where it was."""
+    """The run's --categories FILE, if it has moved."""
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache folder for later runs."""
 
 
 def first_users(frames: Iterable[pl.DataFrame]) -> tuple[Table, bool]:
-    """A line for each of the first users, and whether there are more."""
+    """Makes a table with a line for each of the first users; also tells if there are more."""
     table = Table("User", "Items, best first", box=SIMPLE)
     first, more = next(iter(frames)), next(iter(frames), None)
     users = first.group_by("user", maintain_order=True).agg("item")
@@ -60,9 +60,9 @@ def first_users(frames: Iterable[pl.DataFrame]) -> tuple[Table, bool]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Runs the command; returns its exit status."""
     arguments = tyro.cli(Arguments, args=argv, prog="python -m experiments.recommend")
-    from experiments import recommendations  # after --help, since it takes long
+    from experiments import recommendations  # takes long: only after --help
     from experiments.training.compilation import keep_programs
 
     out = arguments.out

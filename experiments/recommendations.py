@@ -1,4 +1,4 @@
-"""The best items for users, from a trained run."""
+"""Recommendations: the best items for users, by a trained run."""
 
 from __future__ import annotations
 
@@ -35,24 +35,25 @@ def recommend(
     dataset: str | None = None,
     moved: Mapping[str, str] | None = None,
 ) -> pl.DataFrame:
-    """The best unseen items of users, by the best checkpoint of a run.
+    """Finds the best items that users have not met, by the best checkpoint of a run.
 
-    The input is everything that the data set has of a user, validation and test items included.
+    The model reads all items of a user, validation and test items included.
 
     Args:
-        folder: of the run.
-        users: the data set's own ids; all users if ``None``.
-        top_k: items for each user; fewer where a user has met almost all.
-        data_dir: where to look for the data's file.
-        dataset: where the run's data are now, if not where they were.
-        moved: where the files of the settings ``teacher``, ``graph`` and ``categories`` are now,
-            of those that are not where they were.
+        folder: the run's folder.
+        users: the data set's own ids of users; all users if ``None``.
+        top_k: items for each user; a user who has met almost all items gets fewer.
+        data_dir: the folder of the data set's file.
+        dataset: the run's data set, if its file has moved.
+        moved: the files of the settings ``teacher``, ``graph`` and ``categories`` that have moved,
+            by the names of these settings.
 
     Returns:
         Columns ``user`` and ``item``, with the data set's own ids, ``rank`` from 1 and ``score``.
 
     Raises:
-        UserError: no run or no checkpoint, other data than the run's, an unknown user.
+        UserError: the folder holds no run or no checkpoint, the data are not the run's, or a user
+            is unknown.
     """
     return pl.concat(recommendations(folder, users, top_k, data_dir, dataset, moved))
 
@@ -65,9 +66,9 @@ def recommendations(
     dataset: str | None = None,
     moved: Mapping[str, str] | None = None,
 ) -> Generator[pl.DataFrame]:
-    """`recommend`, some hundred users at a time, so that all of them need little memory.
+    """Yields the same as `recommend`, a block of users at a time, which needs less memory.
 
-    An unknown user is an error at once, not only when the first of them are asked for.
+    Arguments are checked at the call, and not only when the first block is asked for.
     """
     folder = Path(folder)
     if top_k < 1:
@@ -83,11 +84,11 @@ def read_run(
     dataset: str | None = None,
     moved: Mapping[str, str] | None = None,
 ) -> tuple[Run, Interactions]:
-    """The run that a folder holds, and its data; the arguments are those of `recommend`.
+    """Reads a run and its data; the arguments are those of `recommend`.
 
     Raises:
-        UserError: there is none, it has no checkpoint, or its data or another file of its settings
-            are missing or have changed.
+        UserError: the folder holds no run or no checkpoint, or the run's data or another of its
+            files are missing or have changed.
     """
     file = folder / "config.json"
     if not file.exists():
@@ -127,10 +128,10 @@ def read_run(
 
 
 def find_users(data: Interactions, users: Sequence[Any]) -> np.ndarray:
-    """``int[users]``: the rows of users, by the data set's own ids.
+    """Finds the rows of users, ``int[users]``, by the data set's own ids.
 
     Raises:
-        UserError: an unknown user, or one named twice.
+        UserError: a user is unknown or named twice.
     """
     rows = {str(user): row for row, user in enumerate(data.user_ids.tolist())}
     names = [str(user) for user in users]
@@ -192,7 +193,7 @@ def _recommendations(
                 "item": data.item_ids[items[kept]].tolist(),
                 "score": scores[kept],
             },
-            # By name: a block of users who have met everything tells nothing of the ids' types.
+            # Polars could not infer the types from an empty block, of users who have met all items.
             schema={
                 "user": _type_of(data.user_ids),
                 "rank": pl.Int32,
@@ -203,7 +204,7 @@ def _recommendations(
 
 
 def _type_of(ids: np.ndarray) -> type[pl.DataType]:
-    if ids.dtype == np.uint64:  # of which some may be 2^63 or more
+    if ids.dtype == np.uint64:  # some ids may be 2^63 or more
         return pl.UInt64
     return pl.Int64 if np.issubdtype(ids.dtype, np.integer) else pl.String
 

@@ -1,4 +1,4 @@
-"""A run: its settings, its name, its folder and the files in it."""
+"""A run: its settings, its name, its folder and the files in the folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # commands read their options, and name runs, before anything
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """All that determines a run's result, and what ``config.json`` holds."""
+    """Everything that determines a run's result; ``config.json`` holds it."""
 
     model: str
     dataset: str
@@ -36,13 +36,13 @@ class Run:
         return f"{self.model}-{self.optimizer}-seed{self.seed}"
 
     def to_json(self) -> dict[str, Any]:
-        """A flat mapping of names to values."""
+        """Returns a flat mapping of names to values."""
         own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {k: v for k, v in own.items() if k != "settings"} | self.settings.flat()
 
 
 def make_run(model: str, dataset: str, optimizer: str, seed: int = 0, **values: Any) -> Run:
-    """A run with the published settings but for ``values``, by their flat names.
+    """Makes a run with the published settings; ``values`` replaces some, by their flat names.
 
     Examples:
         >>> make_run("sasrec", "beauty", "adamw", beta=0.5).settings.optimizer.beta
@@ -57,24 +57,24 @@ _USUAL = {"distill": "none", "graph": "item-item"}
 
 
 def changes(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings in a run's ``config.json`` that are not the published ones.
+    """Returns the settings in a run's ``config.json`` that differ from the published ones.
 
     A kind of graph and a method of distillation count as changes; the settings published for them
     do not.
     """
-    if config["model"] not in MODELS:  # one of the user's own, which this command does not know
+    if config["model"] not in MODELS:  # a model of the user's own, which is not registered here
         return {}
     kinds = {name: config[name] for name in _USUAL}
     base = published(config["model"], config["dataset"], config["optimizer"], **kinds).flat()
-    del base["teacher"]  # where it lies
+    del base["teacher"]  # only a place
     own = {name: kind for name, kind in kinds.items() if kind != _USUAL[name]}
     return own | {k: config[k] for k, v in base.items() if config[k] != v}
 
 
 def folder_name(run: Run) -> str:
-    """The name of a run's folder: model, optimiser, settings that are not published ones, seed.
+    """Returns the name of a run's folder: model, optimiser, changed settings and seed.
 
-    Epochs are left out: a run that goes on for longer stays where it is.
+    Epochs are left out: a run that goes on for more epochs stays in its folder.
 
     Examples:
         >>> folder_name(make_run("sasrec", "beauty", "adamw", 3, beta=0.5, epochs=60))
@@ -86,10 +86,10 @@ def folder_name(run: Run) -> str:
 
 
 def settings_of(config: dict[str, Any]) -> Settings:
-    """The settings in a run's ``config.json``.
+    """Reads the settings in a run's ``config.json``.
 
     Raises:
-        UserError: it lacks one.
+        UserError: a setting is missing.
     """
     settings = Settings(MODELS[config["model"]].settings())
     lacking = settings.flat().keys() - config.keys()
@@ -99,19 +99,19 @@ def settings_of(config: dict[str, Any]) -> Settings:
 
 
 def graph_files(path: Path) -> list[Path]:
-    """The files that `experiments.build_graph` wrote for a graph: with its items, if it has any."""
+    """Returns the files that `experiments.build_graph` wrote: the graph, and its items if any."""
     items = path.with_suffix(".items.parquet")
     return [path, items] if items.exists() else [path]
 
 
 FILES = "files"
-"""The key of ``config.json`` that has the checksums of the files that settings name."""
+"""The key in ``config.json`` of the checksums of files that settings name."""
 
 
 def files_of(settings: Settings) -> dict[str, str]:
-    """The checksums of the files that settings name, by the settings' names.
+    """Computes checksums of the files that settings name, by the names of the settings.
 
-    A teacher is told by its result, which no other training writes to the second.
+    A teacher is recognised by its ``result.json``: it holds seconds, so no two runs write the same.
     """
     paths: dict[str, list[Path]] = {}
     if settings.graph.categories:
@@ -136,7 +136,7 @@ def _checksum(files: Iterable[Path]) -> str:
 
 
 def check_files(settings: Settings, held: dict[str, Any], folder: Path) -> None:
-    """An `ArgumentError` unless the files of settings are those of a run's ``config.json``."""
+    """Raises an `ArgumentError` unless the files of settings are those in ``config.json``."""
     found = files_of(settings)
     for name, checksum in held.get(FILES, {}).items():
         place = settings.flat()[name]
@@ -155,10 +155,9 @@ def check_files(settings: Settings, held: dict[str, Any], folder: Path) -> None:
 
 
 def differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """The differences between the ``config.json`` of a folder and the one it should have.
+    """Lists the differences between the ``config.json`` of a folder and the one it should have.
 
-    Data and files are compared by their content: where they lie, and how that is written, is no
-    difference.
+    Data and files are compared by their content; their paths may differ.
     """
     from experiments.data import NAMES  # takes long to import
 
@@ -181,20 +180,20 @@ def differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 
 def _config(run: Run, data: Interactions) -> dict[str, Any]:
-    """The content of ``config.json``: the run, and what tells its data and files from others."""
+    """Makes the content of ``config.json``: the run, and checksums of its data and files."""
     files = files_of(run.settings)
     return run.to_json() | {"data": data.fingerprint} | ({FILES: files} if files else {})
 
 
 def check_folder(run: Run, data: Interactions, folder: Path, resume: bool) -> dict[str, Any] | None:
-    """Reads what the folder holds, and changes nothing; the run's result if it is finished.
+    """Checks that a run can be trained in a folder; returns its result if it is finished.
 
-    A run of fewer epochs may be gone on with for more of them. Its last epoch was validated even if
-    ``eval_every`` does not divide it: one record, and one candidate for the best epoch, that a run
-    of all epochs at once would not have.
+    A finished run may go on for more epochs. Its last epoch was validated even if ``eval_every``
+    does not divide it. That record stays, and the epoch may be the best: this alone differs from a
+    run that had all epochs from the start.
 
     Raises:
-        UserError: the folder holds another run, or this one and ``resume`` is not set.
+        UserError: the folder holds another run, or it holds this run and ``resume`` is not set.
     """
     config_file, result_file = folder / "config.json", folder / "result.json"
     try:
@@ -220,7 +219,7 @@ def check_folder(run: Run, data: Interactions, folder: Path, resume: bool) -> di
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """What a run's ``result.json`` holds.
+    """Reads a run's ``result.json``.
 
     Raises:
         UserError: the file cannot be read, or lacks a part.
@@ -237,10 +236,10 @@ def _whole(content: dict[str, Any], names: tuple[str, ...], where: Path | str) -
 
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Generator[None]:
-    """Makes the folder, and keeps others from training in it.
+    """Makes the folder, and keeps other processes from training in it.
 
-    The kernel takes the lock back when the process ends, however it does. On a network file system
-    it may hold on one machine alone, or not at all.
+    The kernel releases the lock when the process ends, even if it is killed. On a network file
+    system the lock may hold for one machine alone, or not at all.
 
     Raises:
         UserError: the folder cannot be used, or is in use.
@@ -261,8 +260,8 @@ def lock_folder(folder: Path) -> Generator[None]:
                 "ended, or name another",
             ) from error
         except OSError:
-            pass  # no locks there
-        with contextlib.suppress(OSError):  # whose it is, for the message above
+            pass  # this file system has no locks
+        with contextlib.suppress(OSError):  # the holder's number, for the message above
             os.truncate(file, 0)
             os.write(file, str(os.getpid()).encode())
         yield
@@ -271,7 +270,7 @@ def lock_folder(folder: Path) -> Generator[None]:
 
 
 def claim_folder(run: Run, data: Interactions, folder: Path) -> None:
-    """Writes into the folder, which it makes if need be, whose it is."""
+    """Makes the folder if it is missing, and writes the run's ``config.json`` into it."""
     folder.mkdir(parents=True, exist_ok=True)
     if data.renumbered:
         write_json(folder / "item_ids.json", data.item_ids.tolist())
@@ -279,7 +278,7 @@ def claim_folder(run: Run, data: Interactions, folder: Path) -> None:
 
 
 def read_records(path: Path, epoch: int) -> list[dict[str, Any]]:
-    """The lines up to the epoch of the checkpoint; what came after it is computed again.
+    """Reads ``metrics.jsonl`` up to the epoch of the checkpoint; later epochs are computed again.
 
     Raises:
         UserError: the file cannot be read, or a line lacks a part.

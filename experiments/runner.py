@@ -1,4 +1,4 @@
-"""Groups of runs under bars and signals: what several commands share once options are read."""
+"""Training of groups of runs under bars and signals, for all commands that train."""
 
 from __future__ import annotations
 
@@ -28,7 +28,12 @@ from experiments.training.mesh import DATA, MODEL, ONE_DEVICE, Placement, make_m
 
 
 def make_groups(runs: list[Run], together: bool | None) -> list[list[Run]]:
-    """The runs that differ in their seeds alone together, or every run on its own."""
+    """Groups runs that are trained in one program: those that differ in their seeds alone.
+
+    Args:
+        runs: the runs.
+        together: ``False`` for every run on its own; ``None`` groups runs on accelerators alone.
+    """
     if together is None:
         together = jax.default_backend() != "cpu"
     if not together:
@@ -41,26 +46,26 @@ def make_groups(runs: list[Run], together: bool | None) -> list[list[Run]]:
 
 @contextlib.contextmanager
 def stop_on_signal(progress: Progress) -> Generator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set. A second signal does what it did before."""
+    """Yields an event that Ctrl-C and SIGTERM set. A second signal acts as without this."""
     stop = threading.Event()
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(number) for number in numbers]
 
-    def give_back() -> None:
+    def restore_handlers() -> None:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
 
-    def heed(*_: Any) -> None:
+    def on_signal(*_: Any) -> None:
         stop.set()
-        give_back()
+        restore_handlers()
         say("stopping after this epoch; once more to stop at once")
 
     for number in numbers:
-        signal.signal(number, heed)
+        signal.signal(number, on_signal)
     try:
         yield stop
     finally:
-        give_back()
+        restore_handlers()
 
 
 def train_group(
@@ -110,7 +115,7 @@ def train_all(
     resume: bool,
     placement: Placement,
 ) -> None:
-    """Trains group after group under a progress bar; the first signal to stop is heeded.
+    """Trains one group after the other under progress bars, until a signal comes.
 
     Raises:
         UserError: as `loop.train`.
@@ -126,10 +131,10 @@ class Devices(NamedTuple):
     """The devices that a command asks for.
 
     Attributes:
-        mesh: the sizes of its axes, such as ``data=2,model=2``; one device if ``None``.
-        coordinator: ``host:port`` of process 0, where there are several processes.
-        num_processes: how many there are.
-        process_id: the number of this one.
+        mesh: the sizes of the mesh's axes, such as ``data=2,model=2``; one device if ``None``.
+        coordinator: ``host:port`` of process 0; ``None`` for one process.
+        num_processes: the number of processes.
+        process_id: the number of this process, from 0.
     """
 
     mesh: str | None = None
@@ -139,10 +144,10 @@ class Devices(NamedTuple):
 
 
 def place_runs(devices: Devices, options: TrainingOptions, runs: list[Run]) -> Placement:
-    """Joins the other processes, and finds the devices to train on.
+    """Joins the other processes, and chooses the devices to train on.
 
     Raises:
-        UserError: as `processes.join` and `make_mesh`; options that do not go with a mesh.
+        UserError: as `processes.join` and `make_mesh`; or an option does not go with a mesh.
     """
     several = devices.num_processes > 1
     if several != (devices.coordinator is not None):
@@ -171,7 +176,7 @@ def place_runs(devices: Devices, options: TrainingOptions, runs: list[Run]) -> P
 
 
 def check_processes(devices: Devices, options: TrainingOptions, runs: list[Run]) -> None:
-    """A `UserError` unless all processes are asked for the same."""
+    """Raises a `UserError` unless all processes were given the same options and files."""
     facts: dict[str, Any] = {"mesh": devices.mesh, "resume": options.resume}
     facts |= {"the runs": [run.name for run in runs]}
     for run in runs:
@@ -189,9 +194,9 @@ def run_all(
     """Trains the runs that options ask for, compares them, and returns the exit status.
 
     Args:
-        options: the command's.
-        make_runs: the runs of a folder, in the order in which they are to be done.
-        name_of: the name of a run's folder.
+        options: the command's options.
+        make_runs: makes the runs of a folder, in the order of training.
+        name_of: returns the name of a run's folder.
         devices: the devices to train on.
     """
     status = _run_all(options, make_runs, name_of, devices)
@@ -250,7 +255,7 @@ def _run_all(
             groups = make_groups(runs, together)
             train_all(groups, data, folders, options.resume, placement)
         except BaseException:
-            with contextlib.suppress(UserError, OSError):  # the first error is the one to tell
+            with contextlib.suppress(UserError, OSError):  # the first error is the one to report
                 write_summary()
             raise
         write_summary()
@@ -264,6 +269,6 @@ def _run_all(
         say(f"error: {in_words(error)}", "bold red")
         return 1
     except Exception:
-        processes.await_news()
+        processes.stop_if_another_ended()
         raise
     return 0

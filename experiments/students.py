@@ -1,4 +1,4 @@
-"""The students of a teacher: the methods by which they learn, their settings and their runs."""
+"""The students of a teacher: the methods by which they learn, and their settings."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from experiments.settings.published import published
 
 TEACHER_DIM, STUDENT_DIM = 200, 20
 TEACHER_SEED = 0
-"""All students have one teacher, so that seeds can be trained together."""
+"""The teacher's seed. Students of all seeds have this teacher, so that they train together."""
 
 
 class Method(NamedTuple):
-    """How a student learns: by which distillation and optimiser, and over which graph."""
+    """A way in which a student learns: a distillation, an optimiser and a graph."""
 
     label: str
     distill: str
@@ -41,19 +41,19 @@ METHODS = {
 def teacher_settings(
     dataset: str, dim: int = TEACHER_DIM, epochs: int | None = None
 ) -> dict[str, Any]:
-    """The settings of a teacher that are not those of SASRec's published plain run."""
+    """Returns the settings of a teacher that differ from SASRec's published plain run."""
     usual = published("sasrec", dataset, PLAIN).training.epochs
     return {"dim": dim, "epochs": usual if epochs is None else epochs}
 
 
 def student_settings(method: str, dataset: str, teacher: Path | str, epochs: int) -> dict[str, Any]:
-    """The settings of a student that are not the published ones.
+    """Returns the settings of a student that differ from the published ones.
 
     Args:
-        method: of `METHODS`.
-        dataset: a name or a path.
+        method: a key of `METHODS`.
+        dataset: a registered name or a path.
         teacher: the folder of the teacher's run.
-        epochs: the teacher's.
+        epochs: the teacher's epochs.
     """
     own, plain = METHODS[method], published("sasrec", dataset, PLAIN)
     settings: dict[str, Any] = {

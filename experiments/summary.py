@@ -1,4 +1,4 @@
-"""What a folder of runs shows: a table beside the paper's values, and the learning curves."""
+"""The summary of a folder of runs: a table beside the paper's values, and learning curves."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ LABELS = {
 }
 
 Key = tuple[str, str, str]
-"""Data set, model, and the optimiser with what is not as published."""
+"""Data set, model, and optimiser with its changed settings."""
 Results = dict[Key, list[dict[str, Any]]]
-"""The results of each row, one a seed, with their configurations."""
+"""The results of each row of the table, one for each seed, with their configurations."""
 Curves = dict[Key, list[list[dict[str, Any]]]]
 
 
@@ -51,7 +51,7 @@ def write(out: Path) -> None:
     names: dict[str, str] = {}
     for file in sorted(out.glob("*/result.json")):
         result = read_result(file)
-        # A run that is going on for more epochs has their number in its configuration already.
+        # The configuration of a run that goes on for more epochs already has the new number.
         config = read_json(file.parent / "config.json") | {"epochs": result["epochs"]}
         key = _dataset(config, names), config["model"], _label(config)
         results[key].append(result | {"config": config})
@@ -66,7 +66,7 @@ def write(out: Path) -> None:
             _draw(curves, draft)
     except OSError as error:
         raise UserError(f"{out / 'curves.png'}: cannot be written ({error.strerror})") from error
-    # Words last: whoever reads them may leave.
+    # Output comes last: a closed pipe ends the command.
     title = cell(f"{datasets}: test metrics at the best validation {CRITERION}")
     table = Table(*HEADER, title=title, box=SIMPLE)
     for row in rows:
@@ -77,7 +77,7 @@ def write(out: Path) -> None:
 
 
 def _dataset(config: dict[str, Any], names: dict[str, str]) -> str:
-    """The data set as it was first named, however often its file was named otherwise since."""
+    """Returns the data set's name; of a file that was named in several ways, the first."""
     dataset = config["dataset"]
     if dataset in NAMES:
         return dataset
@@ -85,7 +85,7 @@ def _dataset(config: dict[str, Any], names: dict[str, str]) -> str:
 
 
 def _label(config: dict[str, Any]) -> str:
-    """The optimiser's name and, in brackets, the settings that are not the defaults."""
+    """Returns the optimiser's name and, in brackets, the changed settings."""
     label = LABELS[config["optimizer"]]
     if config["dataset"] not in NAMES:  # nothing is published on a file of one's own
         label = label.partition(",")[0]
@@ -94,7 +94,7 @@ def _label(config: dict[str, Any]) -> str:
 
 
 def _rows(results: Results) -> list[list[str]]:
-    """The cells: for each optimiser the mean, the deviation over seeds, the paper's value."""
+    """Makes the cells: for each optimiser the mean, the deviation over seeds, the paper's value."""
     rows = []
     labels = [label.partition(",")[0] for label in LABELS.values()]
     order = {key: labels.index(re.split(r",| \[", key[2])[0]) for key in results}
@@ -153,8 +153,8 @@ def _draw(curves: Curves, path: Path) -> None:
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    # Below, where labels of any length leave the curves their room. As lists of their own, since
-    # the label of a line is not shown if it begins with an underscore.
+    # The legend is below the curves, where long labels take no room from them. Labels are passed
+    # as a list, since Matplotlib hides a line whose own label begins with an underscore.
     handles, labels = zip(*lines, strict=True)
     figure.legend(handles, labels, frameon=False, loc="outside lower center")
     figure.savefig(path, dpi=150, format="png")

@@ -12,7 +12,7 @@ from experiments.console import run
 from experiments.options import Given, make_runs, parse
 from experiments.run import Run
 
-# Longer than a line, where tyro would keep the breaks of a docstring.
+# Texts longer than a line: tyro would keep the line breaks of a docstring.
 MODEL_HELP = (
     "mf-bpr, gru4rec, sasrec, bert4rec, stosa, lightgcn, sr-gnn, lessr or maerec; --help with "
     "another one shows its settings."
@@ -51,11 +51,11 @@ class Arguments:
     """Train all seeds of an optimiser in one program; if not given, on accelerators alone."""
     mesh: Annotated[str | None, tyro.conf.arg(help=MESH_HELP)] = None
     coordinator: str | None = None
-    """Of several processes: host:port of process 0 (experiments.launch starts them all here)."""
+    """host:port of process 0, for several processes (experiments.launch starts them all here)."""
     num_processes: int = 1
-    """How many processes train together."""
+    """Number of processes that train together."""
     process_id: int = 0
-    """Which of them this is, from 0."""
+    """Number of this process, from 0."""
     out: Path | None = None
     """Where the runs go; runs/DATASET-TIME if not given."""
     data_dir: Path | None = None
@@ -67,15 +67,15 @@ class Arguments:
 
 
 def runs_of(arguments: Arguments, given: Given) -> list[Run]:
-    """The runs that the command's options ask for; see `make_runs`."""
+    """Makes the runs that the command's options ask for; see `make_runs`."""
     a = arguments
     return make_runs(a.model, a.dataset, a.optimizer, a.seeds, given)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Runs the command; returns its exit status."""
     arguments, given = parse(Arguments, argv, "python -m experiments.train")
-    from experiments import runner  # after --help and the mistakes in options, since it takes long
+    from experiments import runner  # takes long: only after --help and mistakes in options
 
     a = arguments
     devices = runner.Devices(a.mesh, a.coordinator, a.num_processes, a.process_id)

@@ -1,6 +1,7 @@
 """Recommendation models in Flax NNX. They know nothing of optimisers or data sets.
 
-A model is imported when it is first asked for, so that their settings can be read without Flax.
+A model is imported when it is first asked for. A command can thus read the settings of models
+without importing Flax.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class Backbone(nnx.Module):
         positions: Int[Array, "rows width"],
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "rows width dim"]:
-        """Returns the output at every token, or with ``packs = False`` at the last of each row.
+        """Returns the output at every token; with ``packs = False``, at the last token of each row.
 
         Args:
             items: item ids, 0 for padding and ``num_items + 1`` for the mask; for the task
@@ -152,7 +152,7 @@ class Backbone(nnx.Module):
         return mean_of_real(values, real)
 
     def prepared(self) -> Backbone:
-        """Returns the model that evaluation reads, with the work that all users share done.
+        """Returns a model for evaluation, in which the work that all users share is already done.
 
         Without a key, its outputs and item vectors equal those of this model, up to rounding.
         """
@@ -168,8 +168,8 @@ class Backbone(nnx.Module):
     ) -> Float[Array, ""]:
         """Returns the value that a step minimises: the `loss` of the outputs.
 
-        A model overrides it if outputs and item vectors share costly work, or if its loss has
-        further terms.
+        A model overrides this method if outputs and item vectors share costly work, or if its loss
+        has further terms.
 
         Args:
             tokens: items, segments and positions, as `__call__` reads them.

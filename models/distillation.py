@@ -1,9 +1,9 @@
-"""Losses of knowledge distillation: how far a student is from its teacher.
+"""Losses of knowledge distillation: functions of a student's arrays and its teacher's.
 
-Functions of arrays alone; what is the teacher's gets no gradient. Scores are compared item by item
-(`kd`, `dkd`), vectors of different widths through distances, angles and cosines (`rkd_…`), or
-through cosines and what can be restored from them (`htd_…`). Where the published code sums, so does
-this; where it averages, so does this.
+`kd` and `dkd` compare scores item by item. `rkd_…` and `htd_…` compare vectors, whose widths may
+differ: `rkd_…` by distances and angles, `htd_…` by cosines and by restoring the teacher's vectors
+from the student's. No gradient flows into the teacher's arrays. Each function sums or averages as
+the published code does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from models.backbone import mean_of_real
 
 _LEAST_SQUARE = 1e-12
-"""Points whose squared distance is at most this coincide: the root has no gradient there."""
+"""Points whose squared distance is at most this count as equal: the root has no gradient there."""
 _LEAST_PROBABILITY = 1e-10
 
 
@@ -27,8 +27,8 @@ def kd(
 ) -> Float[Array, "*n"]:
     """Knowledge distillation (Hinton, Vinyals and Dean, 2015): ``T² KL(q_t ‖ q_s)``.
 
-    ``q = softmax(z / T)`` are the distributions over the items. A constant added to the scores of a
-    row changes nothing; the gradient in the student's scores is ``T (q_s - q_t)``.
+    ``q = softmax(z / T)`` is the distribution over the items. A constant added to the scores of a
+    row changes nothing. The gradient with respect to the student's scores is ``T (q_s - q_t)``.
 
     Args:
         student: its scores ``z``.
@@ -47,7 +47,7 @@ def kd(
 
 
 class DKD(NamedTuple):
-    """The parts of `dkd`: of the target against all other items, and of these among each other."""
+    """The parts of `dkd`: the target against all other items, and the other items alone."""
 
     target: Float[Array, "*n"]
     others: Float[Array, "*n"]
@@ -59,13 +59,13 @@ def dkd(
     targets: Int[Array, "*n"],
     temperature: float,
 ) -> DKD:
-    """Decoupled knowledge distillation (Zhao et al., CVPR 2022), its two parts.
+    """Computes the two parts of decoupled knowledge distillation (Zhao et al., CVPR 2022).
 
     With ``p`` the probability of the target under ``softmax(z / T)``, ``b = (p, 1 - p)``, and ``r``
     the softmax over the other items,
 
     - ``target = T² KL(b_t ‖ b_s)``,
-    - ``others = T² KL(r_t ‖ r_s)``, which no score of a target changes.
+    - ``others = T² KL(r_t ‖ r_s)``, which does not depend on the target's score.
 
     The loss is ``α target + β others`` with constant weights; `kd` is
     ``target + (1 - p_t) others``, row by row. Logarithms of ``p`` and ``1 - p`` are differences of
@@ -89,7 +89,7 @@ def dkd(
     is_target = jnp.arange(student.shape[-1]) == targets[..., None]
 
     def logs(z: Array) -> tuple[Array, Array, Array]:
-        """Of the target's probability, of its complement, and of ``r``, the target's own unused."""
+        """Returns ``log p``, ``log (1 - p)`` and ``log r``; the target's entry of ``r`` is junk."""
         z = z / temperature
         everything = jax.nn.logsumexp(z, axis=-1)
         rest = jax.nn.logsumexp(jnp.where(is_target, -jnp.inf, z), axis=-1)
@@ -134,7 +134,8 @@ def rkd_angle(student: Float[Array, "n dim"], teacher: Float[Array, "n width"]) 
 
     ``mean_ijk h(A_ijk^s - A_ijk^t)``, where ``A_ijk`` is the cosine of the angle that ``x_j`` and
     ``x_k`` make at ``x_i``, 0 where one of them coincides with it, and ``h`` is Huber's function.
-    It holds ``n³`` numbers, and is invariant as `rkd_distance` is.
+    Neither moving, turning nor scaling the points of one side changes it. It takes memory for
+    ``n³`` numbers.
 
     Args:
         student: its vectors.
@@ -157,12 +158,12 @@ def rkd_angle(student: Float[Array, "n dim"], teacher: Float[Array, "n width"]) 
 
 
 class Anchored(NamedTuple):
-    """An output, and the item that came next and one that did not, as their scores read them.
+    """Outputs, each with the vectors of two items: the next item and a negative.
 
     Attributes:
-        output: at every token.
+        output: the output at every token.
         positive: the vector of the item that came next.
-        negative: that of one that did not.
+        negative: the vector of an item that did not.
     """
 
     output: Float[Array, "*n dim"]
@@ -173,9 +174,9 @@ class Anchored(NamedTuple):
 def rkd_distance_to_items(
     student: Anchored, teacher: Anchored, real: Bool[Array, "*n"]
 ) -> Float[Array, ""]:
-    """`rkd_distance` of outputs to their two items, in place of all pairs.
+    """Compares the distances from outputs to their two items, as `rkd_distance` does for all pairs.
 
-    Distances are taken relative to the mean of all those that are positive, where ``real``.
+    Distances are divided by the mean of the positive ones at ``real`` tokens.
 
     Args:
         student: its vectors.
@@ -199,9 +200,9 @@ def rkd_distance_to_items(
 def rkd_angle_to_items(
     student: Anchored, teacher: Anchored, real: Bool[Array, "*n"]
 ) -> Float[Array, ""]:
-    """`rkd_angle` at outputs, between their two items, in place of all triples.
+    """Compares the angles at outputs between their two items, as `rkd_angle` does for all triples.
 
-    The mean over the 2 x 2 cosines of a token, of which the two on the diagonal agree always.
+    A token has 2 x 2 cosines, and its loss is their mean. The two on the diagonal always agree.
 
     Args:
         student: its vectors.
@@ -226,13 +227,14 @@ def rkd_angle_to_items(
 def htd_groups(
     logits: Float[Array, "n groups"], noise: Float[Array, "n groups"] | float, temperature: Array
 ) -> Float[Array, "n groups"]:
-    """How much each entity belongs to each group, drawn by Gumbel's softmax.
+    """Draws the share of each group in each entity, by Gumbel's softmax.
 
-    ``softmax((log(softmax(logits) + 1e-10) + noise) / T)``: close to one group as ``T`` falls.
+    ``softmax((log(softmax(logits) + 1e-10) + noise) / T)``. As ``T`` falls, one group gets nearly
+    all of an entity.
 
     Args:
-        logits: from the teacher's vectors.
-        noise: standard Gumbel; 0 for none.
+        logits: computed from the teacher's vectors.
+        noise: standard Gumbel noise; 0 for none.
         temperature: ``T``, above 0.
 
     Examples:
@@ -268,17 +270,17 @@ def htd_assignment(
     experts: Experts,
     real: Bool[Array, " n"],
 ) -> Float[Array, ""]:
-    """The assignment loss of HTD (Kang et al., KDD 2021): what groups' networks do not restore.
+    """The assignment loss of HTD (Kang et al., KDD 2021): errors of the restored teacher's vectors.
 
-    ``Σ ‖x_t - Σ_k c_k f_k(x_s)‖²`` where ``real``, with ``c`` of `htd_groups` and
-    ``f(x) = W_2 relu(W_1 x + b_1) + b_2``. It forms the groups: entities that one network can
-    restore end up in one.
+    ``Σ ‖x_t - Σ_k c_k f_k(x_s)‖²`` over the ``real`` entities, with ``c`` from `htd_groups` and
+    ``f(x) = W_2 relu(W_1 x + b_1) + b_2``. It forms the groups: entities whose vectors the same
+    network restores well end up in the same group.
 
     Args:
         student: its vectors.
         teacher: its vectors of the same entities.
-        groups: ``c``.
-        experts: the networks.
+        groups: ``c``, the share of each group in each entity.
+        experts: the networks ``f_k``.
         real: which entities count.
 
     Examples:
@@ -299,7 +301,7 @@ def htd_assignment(
 
 
 class Topology(NamedTuple):
-    """The parts of `htd_topology`: within groups, and of the groups' means to all entities."""
+    """The parts of `htd_topology`: within groups, and between group means and all entities."""
 
     intra: Float[Array, ""]
     inter: Float[Array, ""]
@@ -312,11 +314,11 @@ def htd_topology(
     num_groups: int,
     real: Bool[Array, " n"],
 ) -> Topology:
-    """Hierarchical topology distillation (Kang et al., KDD 2021): cosines that are to be kept.
+    """Compares cosines in hierarchical topology distillation (Kang et al., KDD 2021).
 
     - ``intra = Σ (cos_s(x_i, x_j) - cos_t(x_i, x_j))²`` over ordered pairs of one group,
-    - ``inter = Σ (cos_s(P_k, x_i) - cos_t(P_k, x_i))²`` over the means ``P_k`` of the groups, in
-      which no gradient flows, and all entities.
+    - ``inter = Σ (cos_s(P_k, x_i) - cos_t(P_k, x_i))²`` over all entities and the means ``P_k`` of
+      the groups. The means are constants for the gradient.
 
     Both are 0 if the student's vectors are the teacher's, turned and scaled. A zero vector has a
     cosine of 0 with any other.
@@ -324,8 +326,8 @@ def htd_topology(
     Args:
         student: its vectors.
         teacher: its vectors of the same entities.
-        groups: the group of each, below ``num_groups``.
-        num_groups: empty ones add nothing.
+        groups: the group of each entity, below ``num_groups``.
+        num_groups: the number of groups; empty ones add nothing.
         real: which entities count.
 
     Examples:
@@ -370,30 +372,30 @@ def _huber(found: Array, wanted: Array) -> Array:
 
 
 def _norm(x: Float[Array, "*n dim"]) -> Float[Array, "*n"]:
-    """Lengths; of what is as good as zero, 0 with no gradient."""
+    """Returns lengths; a vector that is as good as zero has length 0 and no gradient."""
     square = (x**2).sum(-1)
     positive = square > _LEAST_SQUARE
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
 
 
 def _unit(x: Float[Array, "*n dim"]) -> Float[Array, "*n dim"]:
-    """Vectors of length 1; what is as good as zero stays zero, with no gradient."""
+    """Scales vectors to length 1; one that is as good as zero stays zero, with no gradient."""
     length = _norm(x)[..., None]
     return jnp.where(length > 0, x, 0) / jnp.where(length > 0, length, 1)
 
 
 def _differences(x: Float[Array, "n dim"]) -> Float[Array, "n n dim"]:
-    """``x_j - x_i``."""
+    """Returns ``x_j - x_i`` for all pairs."""
     return x - x[:, None]
 
 
 def _edges(side: Anchored) -> Float[Array, "*n 2 dim"]:
-    """From outputs to their items."""
+    """Returns the vectors that lead from outputs to their two items."""
     return jnp.stack([side.positive, side.negative], axis=-2) - side.output[..., None, :]
 
 
 def _relative(distances: Float[Array, ...], real: Bool[Array, ...]) -> Float[Array, ...]:
-    """Distances over the mean of the positive ones; 0 if none is."""
+    """Divides distances by the mean of the positive ones; all are 0 if none is positive."""
     counted = real & (distances > 0)
     total = jnp.where(counted, distances, 0).sum()
     mean = total / jnp.maximum(counted.sum(), 1)

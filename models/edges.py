@@ -56,7 +56,7 @@ class Edges:
     def product(
         self, kept: Bool[Array, " entries"], x: Float[Array, "nodes dim"]
     ) -> Float[Array, "nodes dim"]:
-        """Sums ``x`` over the kept entries of each row; they need not be symmetric."""
+        """Sums ``x`` over the kept entries of each row; ``kept`` need not be symmetric."""
         values = kept.astype(x.dtype)
         return _directed_product(self.graph, values, values[self.mirror], x)
 

@@ -31,16 +31,16 @@ class LightGCN(Backbone):
     then be zero.
 
     A step propagates over the whole graph once: `training_loss` shares the result between users and
-    items. `__call__` and `item_vectors` propagate each time; call those of `prepared`, which are
-    only looked up.
+    items. `__call__` and `item_vectors` propagate at every call. The model that `prepared` returns
+    has propagated already, and only looks rows up.
 
     Args:
-        graph: over ``num_users + num_items + 1`` nodes: the users, then the padding, without edges,
-            and the items; see `sevo_jax.bipartite_graph`.
+        graph: a graph of ``num_users + num_items + 1`` nodes: the users, then the padding, which
+            has no edges, then the items; see `sevo_jax.bipartite_graph`.
         num_users: users are ``0 … num_users - 1``.
         num_items: items are ``1 … num_items``.
         dim: ``d``, the width of the embeddings.
-        num_blocks: how often embeddings are propagated.
+        num_blocks: number of propagations.
         layer_weights: ``w``, ``num_blocks + 1`` numbers; ``None`` for equal ones.
         l2: weight of the L2 term.
         std: both tables start at ``N(0, std²)``. The authors use 0.1; 1e-4 is also in use.

@@ -42,8 +42,8 @@ class MAERec(Backbone):
     **The mask** is drawn anew at the first of every ``mask_steps`` batches. The seeds are the
     ``num_seeds`` nodes whose sum of score and noise (standard Gumbel) is highest. All edges at
     seeds are removed, those from a seed to itself too. Then ``floor(p^k n)`` of the ``n`` nodes at
-    the removed edges are the next seeds, and again, for ``k = 1, 2``. The edges that remain are
-    normalised by their own degrees; a node without edges has the embedding ``E_0`` alone. A node's
+    the removed edges become the next seeds; this is done twice, for ``k = 1, 2``. The edges that
+    remain are normalised by their own degrees; a node without edges has ``E_0`` alone. A node's
     score is its agreement with its surroundings, ``cos(Σ m_k / Σ n_k, E_0)``, with
     ``m_0 = A E_0 - E_0``, ``n_0 = o_0``,
 
@@ -227,10 +227,10 @@ class MAERec(Backbone):
         real: Bool[Array, "rows width"],
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, ""]:
-        """Returns the loss of the class, and writes what the next step needs to know.
+        """Returns the training loss that `MAERec` describes, and writes state for the next step.
 
-        Without a key nothing is masked or written: it is the loss of the ranking over the whole
-        graph and the ``l2`` term.
+        Without a key nothing is masked or written. The value is then the loss of the ranking over
+        the whole graph plus the ``l2`` term.
         """
         if key is None:
             ranking = super().training_loss(tokens, positives, negatives, real)
@@ -254,7 +254,7 @@ class MAERec(Backbone):
         return sum(((leaf**2).sum() for leaf in leaves), jnp.zeros(()))
 
     def reward(self, ranking: Float[Array, ""], anew: Bool[Array, ""]) -> Float[Array, ""]:
-        """Returns ``R`` of the class, and notes the loss for the next step.
+        """Returns the reward ``R`` that `MAERec` describes, and notes the loss for the next step.
 
         Args:
             ranking: the loss of the ranking at this step.

@@ -14,8 +14,8 @@ from models.layers.losses import Loss
 class MFBPR(Backbone):
     """Matrix factorisation: the score of an item is ``U[user] · E[item]``.
 
-    Trained on pairs of a user and one of the user's items against an unseen one. Both tables start
-    at ``N(0, std²)``.
+    A training example is a user, one of the user's items, and an item that the user has not met.
+    Both tables start at ``N(0, std²)``.
 
     Args:
         num_users: users are ``0 … num_users - 1``.

@@ -39,7 +39,7 @@ class SASRec(Backbone):
     All keys of padding equal the key bias, all values the value bias, and they take a share of the
     probability. With ``attend_padding`` every query gets one more key that stands for all of them,
     with the logit ``query · key bias / sqrt(d) + log(max_len - n)``; no row has to be padded for
-    it. This is the published model, but for dropout, which spares the one key.
+    it. There is one difference from the published model: dropout never drops this key.
 
     Args:
         num_items: items are ``1 … num_items``.

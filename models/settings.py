@@ -30,13 +30,13 @@ MIXTURE = Range("in [0, 1]", lambda value: 0 <= value <= 1)
 
 
 def setting(default: Any, meaning: str, within: Range | None = None, **metadata: Any) -> Any:
-    """A field of a dataclass of settings.
+    """Makes a field of a dataclass of settings.
 
     Args:
         default: the value, which data sets may override.
-        meaning: the sentence that explains it to users.
-        within: the range of its values; any if ``None``.
-        metadata: anything else that is to be known of it.
+        meaning: the sentence that explains the setting to users.
+        within: the range of its values; ``None`` allows every value.
+        metadata: more entries for the field's metadata.
     """
     metadata |= {"help": meaning, "within": within}
     return dataclasses.field(default=default, metadata=metadata)

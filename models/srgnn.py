@@ -121,8 +121,8 @@ def session_graph(
 ) -> tuple[Float[Array, "rows width width"], Float[Array, "rows width width"]]:
     """Builds the matrices that average over an item's predecessors and over its successors.
 
-    Shapes are static and nothing leaves the device: an item's first token stands for its node. In
-    row ``t`` are the weights of the neighbours of token ``t``, at their first tokens. Tokens of the
+    Shapes are static and nothing leaves the device: an item's first token stands for its node. Row
+    ``t`` holds the weights of the neighbours of token ``t``, at their first tokens. Tokens of the
     same item have equal rows, so that each carries the state of its node.
 
     Args:

@@ -67,7 +67,7 @@ class STOSA(Backbone):
         attention_dropout_rate: dropout rate of the attention probabilities.
         pvn_weight: weight of the distance between positive and negative item.
         published: whether the means leave the blocks as they entered them, as in the published
-            code. Means and covariances then decide on the attention, but it mixes only covariances.
+            code. Means and covariances then both set the attention, which mixes only covariances.
         loss: a name in `models.layers.losses`; the second term is added to ``bpr`` alone.
         rngs: the stream ``params`` initialises the weights.
 

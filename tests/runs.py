@@ -74,7 +74,7 @@ def same_run(one: Path, other: Path) -> None:
 
 
 def error_of(capsys, argv: list[str]) -> str:
-    """What the command complains about, on one line."""
+    """Runs the command, which must fail, and returns its error on one line."""
     assert train.main(argv) == 1
     printed = capsys.readouterr().err
     assert "Traceback" not in printed

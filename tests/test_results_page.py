@@ -74,7 +74,7 @@ def document(name: str = "table2", **changes: Any) -> Document:
 
 
 def section(page: str, name: str) -> str:
-    """What is below the heading of a table or figure."""
+    """Returns the text below the heading of a table or figure."""
     return page.partition(f"{{ #{name} }}\n")[2].partition("\n## ")[0]
 
 

@@ -68,7 +68,7 @@ def on_page_content(html: str, page: Page, **_: Any) -> str:
 
 
 def results_page(folder: Path) -> str:
-    """The page of all results of a folder, in Markdown."""
+    """Makes the page of all results in a folder, in Markdown."""
     found = {path.stem for suffix in ("json", "md") for path in folder.glob(f"*.{suffix}")}
     others = sorted(found - {*TARGETS, "README"})
     sections = [_section(folder, name) for name in (*TARGETS, *others)]
@@ -88,7 +88,7 @@ def results_page(folder: Path) -> str:
         ),
         *(f"## {section.title} {{ #{section.name} }}\n\n{section.body}" for section in sections),
     ]
-    if (folder / "README.md").exists():  # its sections say more about some of the results
+    if (folder / "README.md").exists():  # has sections with more about some of the results
         notes = _page(folder / "README.md").partition("\n## ")
         parts.append(re.sub(r"\]\(([\w-]+)\.md\)", r"](#\1)", notes[1] + notes[2]))
     return "\n\n".join(parts) + "\n"
@@ -120,7 +120,7 @@ def _section(folder: Path, name: str) -> Section:
 
 
 def _page(path: Path) -> str:
-    """The text of a page, or why there is none."""
+    """Returns the text of a page, or the reason why it cannot be shown."""
     try:
         return _text(path)
     except DAMAGE as error:
@@ -128,14 +128,14 @@ def _page(path: Path) -> str:
 
 
 def _failure(name: str, error: Exception) -> str:
-    """Markdown that says why something is not on the page; logs it too."""
+    """Returns Markdown with the reason why something is missing on the page; logs it too."""
     reason = f"{name} cannot be shown: {type(error).__name__}: {error}"
     log.warning(reason)
     return f"!!! failure\n\n    {reason}"
 
 
 def _text(path: Path) -> str:
-    """A file's text, in which nothing is HTML."""
+    """Reads a file's text, and escapes HTML in it."""
     return _bytes(path).decode("utf-8").replace("<", "&lt;")
 
 
@@ -155,7 +155,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _objects(content: Any) -> Iterator[dict[str, Any]]:
-    """All objects in a JSON value, the outer ones first."""
+    """Yields all objects in a JSON value, the outer ones first."""
     if isinstance(content, dict):
         yield content
         content = list(content.values())
@@ -165,13 +165,13 @@ def _objects(content: Any) -> Iterator[dict[str, Any]]:
 
 
 def _epochs(content: Any) -> Counter[tuple[int, int]]:
-    """How many rows have so many epochs of those published, of the rows that have runs."""
+    """Counts the rows that have runs, by their epochs and the published epochs."""
     rows = [r for r in _objects(content) if r.keys() >= {"epochs_published", "seeds_done"}]
     return Counter((row["epochs"], row["epochs_published"]) for row in rows if row["seeds_done"])
 
 
 def _stopped_early(content: Any, missing: Sequence[str]) -> list[str]:
-    """A line for all rows of so many epochs, unless a line of ``missing`` says it."""
+    """Returns a line for each number of epochs that is too low and not yet in ``missing``."""
     return [
         f"{_counted(count, 'row')} stopped early: {epochs} of {published} epochs"
         for (epochs, published), count in sorted(_epochs(content).items())
@@ -181,7 +181,7 @@ def _stopped_early(content: Any, missing: Sequence[str]) -> list[str]:
 
 
 def _facts(content: Any) -> list[str]:
-    """Devices, seeds and epochs of the runs, as far as the file records them."""
+    """Lists devices, seeds and epochs of the runs, as far as the file records them."""
     objects = list(_objects(content))
     devices = {own["device"] for own in objects if "device" in own}
     devices |= {device for own in objects for device in own.get("devices", ())}

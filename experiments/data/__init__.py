@@ -1,4 +1,4 @@
-"""Data sets: `load` by registered name or path; and the categories of their items."""
+"""Data sets, loaded by registered name or path, and the categories of their items."""
 
 from experiments.data.categories import Categories, load_categories
 from experiments.data.interactions import Interactions

@@ -1,7 +1,8 @@
-"""A cache of parsed data sets: read in a second what took minutes to parse.
+"""A cache of parsed data sets: what took minutes to parse is read in a second.
 
-A cache that cannot be read is made anew, and one that cannot be written is done without; a note
-says so. `VERSION` changes whenever the same raw file would be parsed to something else.
+A cached file that cannot be read is made again. If the cache cannot be written, the data set is
+parsed each time. A note tells the user. `VERSION` must change whenever the parser would turn the
+same raw file into something else.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ DAY = 86400  # seconds
 
 
 def cache_folder() -> Path:
-    """``$SEVO_CACHE``, or the folder that the operating system has for caches.
+    """Returns ``$SEVO_CACHE``, or the operating system's folder for caches.
 
-    A user without a home, as containers have, gets one among temporary files.
+    A user without a home, as in some containers, gets a folder among the temporary files.
     """
     if named := os.environ.get("SEVO_CACHE"):
         return Path(named)
@@ -38,11 +39,11 @@ def cache_folder() -> Path:
 
 
 def cached(name: str, raw: Path, make: Callable[[], Interactions]) -> Interactions:
-    """What ``make`` returns, or returned the last time for the same raw file.
+    """Returns the result of ``make``, from the cache if it has it for the same raw file.
 
     Args:
-        name: of the data set.
-        raw: the file that ``make`` reads; known again by its size and time of change.
+        name: the name of the data set.
+        raw: the file that ``make`` reads; recognised by its size and time of change.
         make: reads the file.
 
     Raises:
@@ -74,9 +75,9 @@ def _read(path: Path, name: str) -> Interactions:
 
 
 def _write(path: Path, data: Interactions) -> None:
-    """Whole or not at all."""
+    """Writes the file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for old in path.parent.glob(f"{path.name}?*"):  # of writes that were killed
+    for old in path.parent.glob(f"{path.name}?*"):  # drafts of writes that were killed
         if time.time() - old.stat().st_mtime > DAY:
             old.unlink()
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as draft:
@@ -114,7 +115,8 @@ def _from_arrays(name: str, stored: Mapping[str, Any]) -> Interactions:
 
 
 def _packed(ids: np.ndarray) -> np.ndarray:
-    """Strings as one of JSON, which needs no pickle, and is no longer for one that is very long."""
+    """Packs string ids into one JSON text."""
+    # NumPy would pickle objects, or make all strings as wide as the longest.
     return np.array(json.dumps(ids.tolist()).encode()) if ids.dtype == object else ids
 
 

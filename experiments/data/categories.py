@@ -1,8 +1,8 @@
 """Categories of a data set's items: side information, from a file beside the interactions.
 
-Amazon Beauty has them in a JSON object of items and their categories, MovieLens-1M in the zip of
-its ratings. Both number the items as one particular file of interactions does, so that they go with
-no other. A user's own data set has them in a file that the user names.
+For Amazon Beauty they are in a JSON object of items and their categories, for MovieLens-1M in the
+zip of its ratings. The item ids in these files are those of one particular file of interactions,
+and fit no other. For a data set of the user's own, the user names the file.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from experiments.files import read_json
 
 
 class Source(NamedTuple):
-    """Where the categories of a data set are.
+    """The file of a data set's categories.
 
     Attributes:
-        file: their file's name.
-        of: the file of interactions whose item ids they have, in the same folder.
+        file: the file's name.
+        of: the file of interactions that has the same item ids, in the same folder.
         read: reads the categories of each item, by its id.
-        covers_more: whether the file may have items that the data set has not.
+        covers_more: whether the file may have items that the data set lacks.
         max_size: items of the largest category that makes edges; any number if ``None``.
     """
 
@@ -53,11 +53,12 @@ SOURCES = {
 
 
 class Categories(NamedTuple):
-    """What shares a category.
+    """The categories of a data set and the items in each.
 
     Attributes:
-        names: of the categories, as the file has them.
-        members: the items of each, ``int64[items]``, numbered ``1 … num_items`` and sorted.
+        names: the categories' names, as in the file.
+        members: the items of each category, ``int64[items]``, numbered ``1 … num_items`` and
+            sorted.
         max_size: items of the largest category that makes edges; any number if ``None``.
     """
 
@@ -67,19 +68,18 @@ class Categories(NamedTuple):
 
 
 def load_categories(data: Interactions, file: str = "", max_size: int | None = None) -> Categories:
-    """The categories of a data set's items.
+    """Loads the categories of a data set's items.
 
     Args:
         data: the data set.
-        file: of items, by the ids of the data's source, and their categories; if empty, the one
-            that a registered data set has.
-        max_size: items of the largest category of ``file`` that makes edges; any number if
-            ``None``.
+        file: a file of items and their categories, with the item ids of the data's source. If
+            empty, the file that belongs to a registered data set.
+        max_size: the size of the largest category of ``file`` that makes edges; any if ``None``.
 
     Raises:
-        UserError: nothing is known of the data set's categories, their file is missing or malformed
-            or has items that the data set has not (all of them, of a ``file``), or the data were
-            read from another file than the one whose items it numbers.
+        UserError: no file is named and none belongs to the data set; the file is missing or
+            malformed; its items are unknown to the data set; or it belongs to another file of
+            interactions than the one that was read.
     """
     if file:
         own = Source(file, data.name, read_categories, True, max_size)
@@ -120,10 +120,14 @@ COLUMNS = {
 
 
 def read_categories(path: Path) -> Mapping[str, Any]:
-    """The categories of each item in a file: a JSON object, or a table of a pair a row.
+    """Reads the categories of each item from a file.
+
+    Args:
+        path: a JSON object of items and lists of their categories, or a ``.csv``, ``.tsv`` or
+            ``.parquet`` file with an item and a category in each row.
 
     Raises:
-        UserError: the file cannot be read, or is no such object or table.
+        UserError: the file cannot be read, or has another form.
     """
     if path.suffix.lower() == ".json":
         return read_json(path)

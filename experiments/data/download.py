@@ -1,8 +1,8 @@
-"""Downloads that can be interrupted, and raw files that are known again by their checksum.
+"""Downloads that can be interrupted, and raw files that are recognised by their checksum.
 
-What has come of a file waits in a ``.part`` file beside it, with the server's validator (an ETag or
-a date): the next download goes on from there if the server still has that version, and starts
-from zero otherwise. Only a whole file of the right checksum gets the file's own name.
+The first part of an interrupted download waits in a ``.part`` file, beside the server's validator
+(an ETag or a date). If the server still has that version, the next download goes on from there;
+otherwise it starts from zero. Only a whole file with the right checksum gets the file's own name.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ CHUNK = 2**16
 
 
 def download(url: str, path: Path, checksum: str | None = None) -> None:
-    """Downloads a file under a progress bar, or what is still missing of it.
+    """Downloads a file, or the rest of it, under a progress bar.
 
     Args:
-        url: where it is.
-        path: where it goes.
-        checksum: as ``algorithm:digits``, if known.
+        url: the file's address.
+        path: the file on this machine.
+        checksum: ``algorithm:digits``; ``None`` if it is not known.
 
     Raises:
-        Exception: whatever requests, urllib3, pooch or the file system had to say.
+        Exception: any error of requests, urllib3, pooch or the file system.
     """
     part = part_of(path)
     pooch.get_logger().setLevel(logging.WARNING)  # it advises programmers on every download
-    fetch: Any = functools.partial(_fetch, part=part)  # pooch's type of it names other arguments
+    fetch: Any = functools.partial(_fetch, part=part)  # pooch's type has other names of arguments
     try:
         pooch.retrieve(
             url, known_hash=checksum, fname=path.name, path=path.parent, downloader=fetch
@@ -45,12 +45,12 @@ def download(url: str, path: Path, checksum: str | None = None) -> None:
 
 
 def part_of(path: Path) -> Path:
-    """Where an interrupted download of ``path`` waits."""
+    """Returns the file in which an interrupted download of ``path`` waits."""
     return path.with_name(path.name + ".part")
 
 
 def check_recorded(path: Path) -> None:
-    """A `UserError` if a raw file is not the one whose SHA-256 was recorded at its first use.
+    """Checks a raw file against the SHA-256 that was recorded at its first use.
 
     Raises:
         UserError: the file has changed since, or cannot be read.
@@ -68,7 +68,7 @@ def check_recorded(path: Path) -> None:
 
 
 def record(path: Path) -> tuple[str, ...]:
-    """Records the SHA-256 of a raw file that proved usable; a note if that cannot be done."""
+    """Records the SHA-256 of a raw file that proved usable; returns a note if it cannot."""
     if not _record_of(path).exists():
         try:
             write_json(_record_of(path), {"sha256": _sha256(path)})
@@ -89,19 +89,19 @@ def _record_of(path: Path) -> Path:
 
 
 def _fetch(url: str, output_file: str, _: Any, *, part: Path) -> None:
-    """What `pooch.retrieve` takes as a downloader."""
+    """Downloads for `pooch.retrieve`: goes on with ``part``, and moves it to ``output_file``."""
     validator = part.with_name(part.name + ".validator")
     headers = {"Accept-Encoding": "identity"}
     size = part.stat().st_size if part.exists() else 0
     if size > 1 and validator.exists():
-        # from the last byte that is there, since a server has no range behind the end
+        # From the last byte that we have: a range that begins behind the end is an error.
         headers |= {"Range": f"bytes={size - 1}-", "If-Range": validator.read_text("utf-8")}
     expected = None
     with part.open("ab") as file:
 
         def begin(response: Any, *_: Any, **__: Any) -> None:
             nonlocal expected
-            # some servers call a .gz file gzip-encoded: it is to stay as it is
+            # Some servers call a .gz file gzip-encoded. It must not be unpacked.
             response.raw.headers.pop("Content-Encoding", None)
             if response.status_code == 206:
                 file.truncate(size - 1)

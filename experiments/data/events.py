@@ -1,4 +1,4 @@
-"""From events (a user, an item, maybe a time) in any order to `Interactions`."""
+"""Conversion of events (a user, an item, maybe a time) in any order to `Interactions`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from experiments.errors import UserError
 
 
 def check_complete(events: pl.DataFrame, path: Path, what: str, first: int = 1) -> None:
-    """A `UserError` that names the first event with a missing value, unless there is none.
+    """Raises a `UserError` that names the first event with a missing value, if there is one.
 
     Args:
-        events: every column must be filled.
+        events: the events, in which every column must be filled.
         path: the file they come from.
-        what: what an event is called there, such as a row.
+        what: the word for an event in the message, such as ``"row"``.
         first: the number of the first event.
 
     Raises:
@@ -33,32 +33,32 @@ def check_complete(events: pl.DataFrame, path: Path, what: str, first: int = 1) 
 
 
 def without_blank_lines(events: pl.DataFrame) -> pl.DataFrame:
-    """The events that have a value."""
+    """Drops the events without any value."""
     return events.filter(pl.any_horizontal(pl.all().is_not_null()))
 
 
 def first_line(error: Exception) -> str:
-    """What Polars says, without its advice to programmers."""
+    """Returns the first line of an error: Polars adds advice to programmers below it."""
     return (str(error).splitlines() or [""])[0]
 
 
 def k_core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
-    """The largest part in which every user and every item has ``k`` or more interactions.
+    """Finds the largest part in which every user and every item has ``k`` or more interactions.
 
     Args:
         users: ``int[interactions]``, non-negative.
         items: ``int[interactions]``, non-negative.
-        k: repeated interactions count.
+        k: the least number of interactions, repeated ones included.
 
     Returns:
-        ``int[kept]``, the positions of what is kept, in order.
+        ``int[kept]``, the positions of the interactions that are kept, in order.
 
     Examples:
         >>> k_core(np.array([0, 0, 1, 1, 2]), np.array([5, 6, 5, 6, 6]), 2)
         array([0, 1, 2, 3])
     """
     kept = np.arange(users.size)
-    while True:
+    while True:  # removing a user may leave an item with too few interactions, and so on
         u, i = users[kept], items[kept]
         enough = (np.bincount(u)[u] >= k) & (np.bincount(i)[i] >= k)
         if enough.all():
@@ -69,18 +69,18 @@ def k_core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
 def from_events(
     name: str, events: pl.DataFrame, source: Path, *, repeats: bool = True, core: int = 1
 ) -> Interactions:
-    """Orders the events of each user by time and numbers users and items by their sorted ids.
+    """Orders the events of each user by time, and numbers users and items by their sorted ids.
 
     Args:
-        name: of the data set.
-        events: columns ``user`` and ``item`` (integers or strings) and, unless each user's events
-            are in order already, ``time``. Equal times keep the order given.
+        name: the name of the data set.
+        events: columns ``user`` and ``item`` (integers or strings) and ``time``. Without ``time``,
+            each user's events are in order already. Events of equal times keep their order.
         source: the file, for messages.
-        repeats: whether a user's repeated interactions with an item are kept, or the first alone.
-        core: users and items of fewer interactions are removed, until none are left.
+        repeats: whether to keep all of a user's interactions with the same item, or the first only.
+        core: the least interactions of a user and of an item; see `k_core`.
 
     Raises:
-        UserError: there are none, or none is left.
+        UserError: there are no events, or none is left.
 
     Examples:
         >>> events = pl.DataFrame({"user": list("bbbaaa"), "item": list("xyzxyz"),
@@ -132,5 +132,6 @@ def from_events(
 
 
 def _codes(values: pl.Series, ids: pl.Series) -> pl.Series:
-    """The position of each value in ``ids``; an `Enum` is several times as fast as ranks."""
+    """Finds the position of each value in ``ids``."""
+    # Polars' Enum is several times as fast as ranks.
     return values.cast(pl.String).cast(pl.Enum(ids.cast(pl.String))).to_physical()

@@ -1,4 +1,4 @@
-"""Interactions: every user's items in order of time, as flat arrays."""
+"""Interactions: the items of every user in order of time, as flat arrays."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from experiments.data.reading import open_text
 from experiments.errors import UserError
 
 MIN_INTERACTIONS = 3
-"""One item each to train on, to validate and to test."""
+"""The least interactions of a user: one item to train on, one to validate and one to test."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Interactions:
     """A data set, with items numbered ``1 … num_items``; 0 is padding.
 
-    The leave-one-out split is a matter of position: a user's last item is the test item, the one
-    before it the validation item, the rest is for training.
+    The leave-one-out split follows from positions: a user's last item is the test item, the one
+    before it the validation item, and the others are training items.
 
     Attributes:
-        name: what the data set is called in results.
-        items: ``int32[interactions]``, user after user, each in order of time.
+        name: the data set's name in results.
+        items: ``int32[interactions]``, the items of one user after the other, in order of time.
         lengths: ``int64[users]``, each at least 3.
         item_ids: ``[num_items]``, the id that the source gave to item ``i + 1``.
         user_ids: ``[users]``, the id that the source gave to each user.
         dropped_users: users left out because they had fewer than 3 interactions.
-        notes: sentences on how the data came about, for whoever uses them.
-        source: the file that a registered data set was read from.
+        notes: sentences that tell the user how the data were prepared.
+        source: the file from which a registered data set was read.
     """
 
     name: str
@@ -46,22 +46,22 @@ class Interactions:
 
     @property
     def num_users(self) -> int:
-        """Users that were kept."""
+        """The number of users."""
         return self.lengths.size
 
     @property
     def num_items(self) -> int:
-        """Distinct items."""
+        """The number of different items."""
         return self.item_ids.size
 
     @property
     def num_interactions(self) -> int:
-        """All users' interactions."""
+        """The number of interactions of all users."""
         return int(self.lengths.sum())
 
     @property
     def starts(self) -> np.ndarray:
-        """``int64[users]``: where each user's items begin in ``items``."""
+        """``int64[users]``: the position in ``items`` at which each user's items begin."""
         return np.cumsum(self.lengths) - self.lengths
 
     @property
@@ -80,7 +80,7 @@ class Interactions:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Tells these interactions from any others, under any numbering of the items."""
+        """A hash of lengths, items and item ids, which only equal interactions share."""
         digest = hashlib.sha256(self.lengths.tobytes())
         digest.update(self.items.tobytes())
         for piece in _id_bytes(self.item_ids):
@@ -89,15 +89,15 @@ class Interactions:
 
     @property
     def renumbered(self) -> bool:
-        """Whether the source's item ids had gaps or were no numbers ``1 … num_items``."""
+        """Whether the source's item ids differ from ``1 … num_items``."""
         return not np.array_equal(self.item_ids, np.arange(1, self.num_items + 1))
 
     def sample_users(self, share: float, seed: int = 0) -> Interactions:
-        """A random share of the users, at least one; the items and their numbers stay.
+        """Draws a random share of the users, at least one; the items and their numbers stay.
 
         Args:
             share: in (0, 1].
-            seed: of the draw.
+            seed: the seed of the draw.
 
         Raises:
             UserError: ``share`` is out of range.
@@ -124,15 +124,16 @@ class Interactions:
 
 
 LONG_ID = 1000
-"""Characters up to which fingerprints take ids as NumPy stores them, all as wide as the longest."""
+"""The longest id, in characters, for which a fingerprint reads ids as NumPy stores them: all as
+wide as the longest."""
 IDS_AT_ONCE = 2**16
 
 
 def _id_bytes(ids: np.ndarray) -> Iterator[bytes]:
-    """The bytes of ids that a fingerprint takes, some at a time.
+    """Returns the bytes of ids for a fingerprint, some ids at a time.
 
-    They are those of ``ids.astype("U")``, which committed runs were made with, unless an id is so
-    long that these would be gigabytes: then each id's length comes before its characters.
+    They are the bytes of ``ids.astype("U")``, as in the fingerprints of committed runs. If an id is
+    very long, these would be gigabytes. Each id is then written with its length before it.
     """
     pieces = np.array_split(ids, -(-ids.size // IDS_AT_ONCE)) if ids.size else []
     if ids.dtype != object:
@@ -157,9 +158,9 @@ def from_sequences(
     """Drops users of fewer than 3 interactions and renumbers the items that remain.
 
     Args:
-        name: of the data set.
-        values: ``int[interactions]``, non-negative codes of items, user after user.
-        lengths: ``int[users]``.
+        name: the name of the data set.
+        values: ``int[interactions]``, non-negative codes of items, one user after the other.
+        lengths: ``int[users]``, the interactions of each user.
         item_ids: the source's id of each code; the codes themselves if ``None``.
         source: the file, for messages.
         user_ids: the source's id of each user; ``1 … users`` if ``None``.

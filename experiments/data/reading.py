@@ -1,4 +1,4 @@
-"""Text files as they are on disk: gzipped or not, in UTF-8, with errors that name the file."""
+"""Reading of text files: gzipped or not, in UTF-8, with errors that name the file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEAD = 4096
 
 @contextlib.contextmanager
 def readable(path: Path) -> Generator[None]:
-    """A `UserError` where a file cannot be read."""
+    """Turns errors of reading a file into a `UserError`."""
     try:
         yield
     except EOFError as error:
@@ -42,11 +42,11 @@ def open_text(path: Path, newline: str | None = None) -> Generator[TextIO]:
 
 
 def check_encoding(path: Path) -> None:
-    """A `UserError` if a text file is UTF-16 or UTF-32, as spreadsheets and PowerShell write it."""
+    """Raises a `UserError` for UTF-16 and UTF-32, which spreadsheets and PowerShell write."""
     with readable(path), _open_bytes(path) as file:
         head = file.read(HEAD)
     marked = head.startswith((b"\xff\xfe", b"\xfe\xff"))
-    # Without its mark, every second byte of ASCII is zero.
+    # Without a byte-order mark, UTF-16 is recognised by ASCII text: every second byte is zero.
     zeros = len(head) > 3 and not all(half.strip(b"\0") for half in (head[::2], head[1::2]))
     if marked or zeros:
         raise UserError(
@@ -62,4 +62,4 @@ def _open_bytes(path: Path) -> BinaryIO:
     if not gzipped:
         return file
     file.close()
-    return gzip.open(path)  # pyright: ignore[reportReturnType], of all methods that are used here
+    return gzip.open(path)  # pyright: ignore[reportReturnType], it has all methods used here

@@ -1,4 +1,4 @@
-"""Data sets by name: where their files are looked for, and how they are read."""
+"""Data sets by name: the places of their files, and their readers."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ CORE = 5
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A registered data set: its ready text file, or the raw file and the folder it comes from.
+    """The files of a registered data set: a text file that is ready to use, or the raw file.
 
     Attributes:
         text: name of the ready file.
         raw: name of the raw file.
-        url: of the folder of the raw file.
+        url: address of the folder from which the raw file is downloaded.
         read: reads the raw file into columns user, item and time.
-        repeats: whether a user's repeated interactions with an item are kept. Table 1 has those
-            of 2014, and not those of 2018.
-        checksum: of the raw file, where its publisher tells it.
+        repeats: whether a user's repeated interactions with an item are kept. Table 1 counts them
+            for the data of 2014, and does not for those of 2018.
+        checksum: checksum of the raw file; ``None`` if it is not published.
     """
 
     text: str
@@ -71,7 +71,7 @@ SOURCES = {
     ),
 }
 DRAWN = {"synthetic-electronics": "electronics", "synthetic-clothing": "clothing"}
-"""Seeded sets of the size that the other data set has in Table 1."""
+"""Data sets drawn from a seed, each with the size that another one has in Table 1."""
 
 NAMES = ("synthetic", *SOURCES, *DRAWN)
 
@@ -79,14 +79,16 @@ NAMES = ("synthetic", *SOURCES, *DRAWN)
 def load(dataset: str, data_dir: Path | None = None) -> Interactions:
     """Loads a data set by registered name or path.
 
-    A registered name is looked up in ``data_dir``, else ``$SEVO_DATA``, and then in a cache folder:
-    the ready text file or the raw file. Only when neither is there, the raw file is downloaded to
-    the first of these, or to the cache where that cannot be written. Users and items of fewer
-    than 5 interactions are removed from raw files. A path names a file as `read_file` reads it,
-    which may have moved to ``data_dir``.
+    For a registered name, the ready text file or the raw file is looked for in ``data_dir`` or else
+    ``$SEVO_DATA``, then in the cache folder. If neither is there, the raw file is downloaded to the
+    first of these folders that can be written. Users and items of fewer than 5 interactions are
+    removed from raw files.
+
+    A path names a file of lines of ``user item item …``, or one that `read_file` reads. If it is
+    not there, a file of that name is looked for in ``data_dir``.
 
     Raises:
-        UserError: an unknown name, a file that is missing or malformed, or a failed download.
+        UserError: the name is unknown, a file is missing or malformed, or a download failed.
     """
     if dataset == "synthetic":
         return synthetic()
@@ -104,14 +106,14 @@ def load(dataset: str, data_dir: Path | None = None) -> Interactions:
 
 
 def at_hand(dataset: str, data_dir: Path | None = None) -> bool:
-    """Whether a registered data set can be loaded without a download."""
+    """Tells whether a registered data set can be loaded without a download."""
     if dataset not in SOURCES:
         return dataset in NAMES
     return _find(SOURCES[dataset], _folder(data_dir)) is not None
 
 
 def find_path(dataset: str, data_dir: Path | None = None) -> Path:
-    """The file that a path names: there, or else in ``data_dir`` or ``$SEVO_DATA``."""
+    """Finds the file that a path names: there, or else in ``data_dir`` or ``$SEVO_DATA``."""
     path = Path(dataset)
     folder = data_dir or os.environ.get("SEVO_DATA")
     places = [Path(folder, path), Path(folder, path.name)] if folder and path.name else []
@@ -123,7 +125,7 @@ def _folder(data_dir: Path | None) -> Path:
 
 
 def _find(source: Source, folder: Path) -> Path | None:
-    """The ready text file or the raw one, in the folder or else in the cache."""
+    """Finds the ready text file or the raw one, in the folder or else in the cache."""
     places = (folder, cache_folder())
     files = (place / name for place in places for name in (source.text, source.raw))
     return next((file for file in files if file.exists()), None)
@@ -157,7 +159,7 @@ def _download(source: Source, folder: Path) -> Path:
     path = (folder if _writable(folder) else cache_folder()) / source.raw
     try:
         download(url, path, source.checksum)
-    except Exception as error:  # requests, urllib3 and the file system each have their own
+    except Exception as error:  # requests, urllib3 and the file system have errors of their own
         go_on = "what has come is kept, and the same command goes on from there; or "
         raise UserError(
             f"{folder}: holds neither {source.text} nor {source.raw}, and the download of {url} "

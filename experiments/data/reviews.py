@@ -1,4 +1,4 @@
-"""The raw files of Amazon's reviews and of MovieLens: read into columns user, item and time."""
+"""Readers of the raw files of Amazon's reviews and of MovieLens."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ BLOCK = 2**26
 
 def read_amazon(path: Path) -> pl.DataFrame:
     """Reads gzipped JSON lines of reviewerID, asin and unixReviewTime, a block of lines at a time.
+
+    Returns:
+        Columns ``user``, ``item`` and ``time``.
 
     Raises:
         UserError: the file cannot be read, is damaged or cut off, or a review lacks a field.
@@ -48,6 +51,9 @@ def read_amazon(path: Path) -> pl.DataFrame:
 
 def read_movielens(path: Path) -> pl.DataFrame:
     """Reads ``ratings.dat`` of a zip: lines of ``UserID::MovieID::Rating::Timestamp``.
+
+    Returns:
+        Columns ``user``, ``item`` and ``time``.
 
     Raises:
         UserError: the file cannot be read, is damaged, has no ``ratings.dat``, or a rating in it
@@ -87,7 +93,7 @@ def read_genres(path: Path) -> dict[str, list[str]]:
 
 
 def _member(path: Path, wanted: str) -> tuple[str, bytes]:
-    """The file called ``wanted`` of a zip, in whatever folder: its whole name and its content."""
+    """Reads the file ``wanted`` from any folder of a zip; returns its full name and its content."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.namelist()
@@ -99,7 +105,7 @@ def _member(path: Path, wanted: str) -> tuple[str, bytes]:
             return name, archive.read(name)
     except (
         *(OSError, EOFError, zipfile.BadZipFile, zlib.error),
-        *(NotImplementedError, RuntimeError),  # a damaged header asks for what zipfile has not
+        *(NotImplementedError, RuntimeError),  # a damaged header asks for unsupported features
     ) as error:
         raise UserError(
             f"{path}: is no zip, or a damaged one ({error}); delete it to have it downloaded again"

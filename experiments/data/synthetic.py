@@ -13,12 +13,12 @@ SHORTEST, MEAN_LENGTH = 4, 4.5
 
 
 def synthetic(seed: int = 0) -> Interactions:
-    """About 3,000 users and 1,000 items in planted communities, drawn from ``seed``.
+    """Draws about 3,000 users and 1,000 items in planted communities from ``seed``.
 
-    Items belong to communities, which stand in a ring; popularity follows Zipf's law. A user walks
-    over items: the next one is of the same community, of the one after it in the ring, or any item,
-    drawn by popularity. As in shops, an item is met so rarely (a few times in training) that its
-    own interactions say little of it, and those of its neighbours help.
+    Items belong to communities, which form a ring; popularity follows Zipf's law. A user walks over
+    items. The next item is from the same community, from the next one in the ring, or from all
+    items; it is drawn by popularity. As in shops, an item occurs so rarely (a few times in
+    training) that its own interactions tell little about it, and those of its neighbours help.
     """
     rng = np.random.default_rng(seed)
     community = rng.permutation(NUM_ITEMS) % NUM_COMMUNITIES

@@ -1,4 +1,4 @@
-"""The sizes of the paper's Table 1, and sets of those sizes drawn from a seed."""
+"""The sizes of the paper's Table 1, and data sets of these sizes drawn from a seed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TABLE_1 = {
 
 
 def draw_sequences(size: Size, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Items ``int32[interactions]``, by a power law, and lengths ``int64[users]`` of 5 or more."""
+    """Draws items ``int32[interactions]`` by a power law, and lengths ``int64[users]`` from 5."""
     rng = np.random.default_rng(seed)
     spare = size.interactions - 5 * size.users
     lengths = 5 + rng.multinomial(spare, np.full(size.users, 1 / size.users))
@@ -40,9 +40,10 @@ def draw_sequences(size: Size, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw(name: str, size: Size, seed: int = 0) -> Interactions:
-    """A data set of exactly that size, for speed and memory alone: it has no structure to learn.
+    """Draws a data set of exactly a given size, to measure speed and memory.
 
-    All ``size.items`` are in the catalogue; the rarest may have no interaction.
+    It has no structure to learn. It has ``size.items`` items, the rarest perhaps without any
+    interaction.
 
     Examples:
         >>> data = draw("small", Size(users=10, items=20, interactions=80))
@@ -60,7 +61,7 @@ def draw(name: str, size: Size, seed: int = 0) -> Interactions:
 
 
 def differences(data: Interactions, size: Size) -> tuple[str, ...]:
-    """A note of what differs from Table 1, if anything does.
+    """Returns a note of the differences from Table 1, if there are any.
 
     Examples:
         >>> data = draw("small", Size(users=10, items=20, interactions=80))

@@ -1,4 +1,4 @@
-"""Files of a user's own: tables of users, items and times, or lines of ``user item item …``."""
+"""Readers of a user's own files, in which each row has a user, an item and maybe a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLUMNS = {
     "item": ("item", "itemid", "iid", "asin", "movieid", "productid"),
     "time": ("timestamp", "unixreviewtime", "time", "ts", "datetime", "date"),
 }
-"""The names that are understood, preferred ones first; case, ``_`` and the like do not matter."""
+"""Names of columns that are recognised, preferred ones first. Case and punctuation are ignored."""
 
 TEXT_TABLES: dict[str, dict[str, Any]] = {
     ".csv": {},
@@ -36,21 +36,21 @@ ISO_DATE = (
 )
 
 
-# Of a row with other fields than the header has, Polars does not notice any while it parses
-# no more columns than are asked for: they would be read shifted.
+# If Polars parses only some columns, it does not notice rows with more or fewer fields than the
+# header, and reads their fields into the wrong columns.
 ALL_COLUMNS = pl.QueryOptFlags(projection_pushdown=False)
 NO_LAST = "no last field"
-"""A column that tells whether the last one is empty; no name of `COLUMNS` is like it."""
+"""Our own column: whether the last field of a row is empty. No name in `COLUMNS` is like it."""
 
 
 def kind_of(path: Path) -> str:
-    """What a file is by its name: the ending, the one before ``.gz`` if it is gzipped."""
+    """Returns the ending of a file's name; of a gzipped file, the ending before ``.gz``."""
     name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
     return name.suffix.lower()
 
 
 def name_of(path: Path) -> str:
-    """The name of a data set: its file's, without the ending.
+    """Returns the name of a data set: its file's name without the ending.
 
     Examples:
         >>> name_of(Path("logs/shop.csv.gz")), name_of(Path("logs/shop.v2.csv"))
@@ -60,16 +60,16 @@ def name_of(path: Path) -> str:
 
 
 def is_text(path: Path) -> bool:
-    """Whether a file is none of these, but lines of ``user item item …``."""
+    """Tells whether a file, by its name, has lines of ``user item item …``."""
     return kind_of(path) not in (*TEXT_TABLES, ".parquet")
 
 
 def read_file(path: Path) -> Interactions:
-    """Reads ``.csv``, ``.tsv``, ``.parquet`` and RecBole's ``.inter`` by columns.
+    """Reads a ``.csv``, ``.tsv`` or ``.parquet`` file, or RecBole's ``.inter``.
 
     The columns of users, items and times are recognised by their names (`COLUMNS`). Ids are
-    integers or strings; times are numbers or ISO dates. Without times, the order is the file's.
-    All but ``.parquet`` may be gzipped.
+    integers or strings; times are numbers or ISO dates. Without times, each user's items are in the
+    order of the file. All but ``.parquet`` may be gzipped.
 
     Raises:
         UserError: the file cannot be read, lacks a column or a value, has a row of more fields than
@@ -90,14 +90,17 @@ def read_file(path: Path) -> Interactions:
 def read_columns(
     path: Path, known: Mapping[str, tuple[str, ...]], needed: tuple[str, ...]
 ) -> tuple[pl.DataFrame, tuple[str, ...]]:
-    """The columns of a table that are known by their names, complete, and notes on its rows.
+    """Reads the columns of a file that are recognised by their names.
 
-    Text is not cast: 0000031887 is an id of Amazon's.
+    Text is not converted to numbers: Amazon has ids such as 0000031887.
 
     Args:
         path: a file as `read_file` takes it.
-        known: of each column the names it may have in the file, preferred ones first.
+        known: for each column, the names that it may have in the file, preferred ones first.
         needed: the columns that must be there.
+
+    Returns:
+        The columns, in which no value is missing, and notes on the file's rows.
 
     Raises:
         UserError: the file cannot be read, lacks a column or a value, or has a row of more fields
@@ -108,7 +111,7 @@ def read_columns(
     notes: tuple[str, ...] = ()
     names: list[str] = []
     try:
-        path.open("rb").close()  # says why it cannot be read better than Polars does
+        path.open("rb").close()  # its error explains more than that of Polars
         if is_parquet:
             table = pl.scan_parquet(path, glob=False)
         else:
@@ -123,7 +126,7 @@ def read_columns(
             events = table.select(*found.values(), last).collect(
                 engine="streaming", optimizations=ALL_COLUMNS
             )
-            # In quotes, too, an empty string is no value.
+            # An empty string is a missing value, also in quotes.
             events = events.with_columns(pl.col(found.values()).replace("", None))
             events = events.filter(~pl.all_horizontal(pl.col(found.values()).is_null()))
             suspect = events.select(
@@ -153,9 +156,9 @@ def read_columns(
 def _check_rows(
     path: Path, kind: str, names: list[str], found: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """A `UserError` that names the first wrong line of a table; a note if rows are short.
+    """Raises a `UserError` that names the first wrong line; returns a note if rows are short.
 
-    It is slow, and for files alone in which something is amiss.
+    It is slow, so it is only called once something seems wrong with the file.
 
     Args:
         path: the file.
@@ -199,7 +202,7 @@ def _check_rows(
 
 
 def _rows(path: Path, kind: str) -> Iterator[tuple[int, list[str]]]:
-    """The number of each row's first line, and its fields."""
+    """Yields the number of each row's first line, and the row's fields."""
     options = TEXT_TABLES[kind]
     quote = options.get("quote_char", '"')
     csv.field_size_limit(sys.maxsize)
@@ -246,10 +249,11 @@ def _find_columns(
 
 
 def _ids(ids: pl.Series, path: Path) -> pl.Series:
-    """Integers where all are written as such (so that 10 comes after 2), else strings."""
+    """Converts ids to integers if all are written as integers, else to strings."""
+    # Integers, since ids are numbered in sorted order, in which 10 should come after 2.
     if ids.dtype.is_nested():
         raise UserError(f"{path}: found ids of type {ids.dtype}; expected integers or strings")
-    if ids.dtype.is_integer() and not str(ids.dtype).endswith("128"):  # NumPy has none such
+    if ids.dtype.is_integer() and not str(ids.dtype).endswith("128"):  # NumPy has no such type
         return ids
     if ids.dtype.is_float() and not ids.is_finite().all():
         row = (~ids.is_finite()).arg_true()[0]
@@ -269,7 +273,7 @@ def _ids(ids: pl.Series, path: Path) -> pl.Series:
 
 
 def _times(times: pl.Series, path: Path) -> pl.Series:
-    """Numbers, moments, or ISO dates as strings, which sort as they are."""
+    """Converts times to values that sort: numbers, dates, or ISO dates as strings."""
     if times.dtype == pl.String:
         dates = pl.lit(times.str.replace("T", " ").str.strip_suffix("Z"))
         readings = [

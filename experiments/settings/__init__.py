@@ -21,14 +21,14 @@ from experiments.settings.parts import (
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """All settings of a run. Every field of every part has a name of its own; see `flat`.
+    """All settings of a run. No two fields of its parts share a name; see `flat`.
 
     Attributes:
-        model: the dataclass of the model's own settings; see `models.settings`.
-        training: how it is trained.
-        optimizer: the optimiser's numbers.
-        graph: the graph that tables are smoothed over.
-        distillation: what a student learns from its teacher.
+        model: the model's own settings, a dataclass of `models.settings`.
+        training: the settings of training and data.
+        optimizer: the numbers of optimiser and smoothing.
+        graph: the graph over which tables are smoothed.
+        distillation: the settings of a student.
     """
 
     model: Any
@@ -38,7 +38,7 @@ class Settings:
     distillation: DistillationSettings = dataclasses.field(default_factory=DistillationSettings)
 
     def flat(self) -> dict[str, Any]:
-        """Names and values of all settings, as ``config.json`` and the command line have them.
+        """Returns names and values of all settings, as in ``config.json`` and on the command line.
 
         Examples:
             >>> from models.settings import MFBPRSettings
@@ -53,10 +53,10 @@ class Settings:
         }
 
     def replace(self, **values: Any) -> Settings:
-        """These settings with other values, by the names of `flat`.
+        """Returns these settings with some values replaced, by the names of `flat`.
 
         Raises:
-            TypeError: a name that is no setting of this run.
+            TypeError: a name is no setting of this run.
 
         Examples:
             >>> from models.settings import MFBPRSettings
@@ -80,7 +80,7 @@ class Settings:
         return Settings(**parts)
 
     def check(self) -> None:
-        """An `ArgumentError` that names the setting, unless each is in its range."""
+        """Raises an `ArgumentError` for a value out of its range, or for values that do not fit."""
         values = self.flat()
         for part in self._parts().values():
             for name, field in fields_of(type(part)).items():
@@ -114,12 +114,12 @@ class Settings:
 
 
 def is_file(graph: str) -> bool:
-    """Whether a kind of graph names a file."""
+    """Tells whether a kind of graph is the name of a file."""
     return graph.endswith(".npz")
 
 
 def fields_of(part: type) -> Mapping[str, dataclasses.Field[Any]]:
-    """The fields of a dataclass of settings by their names in `Settings.flat`."""
+    """Returns the fields of a dataclass of settings, by their names in `Settings.flat`."""
     return {f.metadata.get("name", f.name): f for f in dataclasses.fields(part)}
 
 

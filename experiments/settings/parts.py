@@ -1,7 +1,7 @@
-"""The settings of a run that belong to no model: of training, optimiser, graph and distillation.
+"""The settings of a run that belong to no model: training, optimiser, graph and distillation.
 
-A field's ``readers`` are the optimisers, or the methods of distillation, that read it; all do where
-there are none.
+The ``readers`` of a field are the optimisers or the methods of distillation that read it. A field
+without readers is read by all.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ OPTIMIZERS = ("adam", "adamw", "sevo-adamw", "sevo-adam", "sgd", "sevo-sgd")
 SEVO = tuple(name for name in OPTIMIZERS if name.startswith("sevo-"))
 ADAMS = tuple(name for name in OPTIMIZERS if "adam" in name)
 GRAPHS = ("item-item", "user-item", "category", "teacher")
-"""The kinds of graphs; any other is a file."""
+"""The kinds of graphs; any other value names a file."""
 METHODS = ("kd", "rkd", "htd", "dkd")
 """The methods of distillation."""
 
@@ -28,7 +28,15 @@ def setting(
     readers: tuple[str, ...] = (),
     name: str | None = None,
 ) -> Any:
-    """As `models.settings.setting`, with the readers, and with a flat name of its own."""
+    """Makes a field of a dataclass of settings; see `models.settings.setting`.
+
+    Args:
+        default: the value, which data sets may override.
+        meaning: the sentence that explains the setting to users.
+        within: the range of its values; ``None`` allows every value.
+        readers: the optimisers and methods of distillation that read it; all if empty.
+        name: its name in `Settings.flat`; the name of the field if ``None``.
+    """
     shown = f"{', '.join(readers)}: {meaning}" if readers and readers != SEVO else meaning
     named = {} if name is None else {"name": name}
     return model_setting(default, shown, within, readers=readers, **named)
@@ -36,7 +44,7 @@ def setting(
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSettings:
-    """How a model is trained, and on what part of the data."""
+    """The settings of training, the share of the data included."""
 
     epochs: int = setting(200, "Passes over the training rows.", COUNT)
     batch_size: int = setting(512, "Training rows of a step: users, prefixes or pairs.", COUNT)
@@ -45,26 +53,26 @@ class TrainingSettings:
     loss: Loss = setting("bce", "What is minimised.")
     num_negatives: int = setting(
         1,
-        "Unseen items against each positive; for sampled-softmax, any items shared by a step.",
+        "Unseen items drawn for each positive; for sampled-softmax, items shared by a whole step.",
         COUNT,
     )
     user_share: float = setting(1.0, "Share of the users to train and test on.", SHARE)
     eval_every: int = setting(5, "Epochs between validations.", COUNT)
     rng: Literal["threefry2x32", "rbg", "unsafe_rbg"] = setting(
         "threefry2x32",
-        "Generator of negatives, masks and the seeds of dropout's hash. The others may be faster "
-        "on accelerators; seeds trained together then draw other numbers than on their own.",
+        "Random generator of negatives, masks and dropout. rbg and unsafe_rbg may be faster on "
+        "accelerators, but seeds trained together then draw other numbers than on their own.",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-    """The optimiser's numbers, those of the smoothing included."""
+    """The numbers of the optimiser and of the smoothing."""
 
     learning_rate: float = setting(1e-3, "Step size.", ABOVE_0)
     decay_every: int = setting(
         0,
-        "Epochs after which the step size is divided by ten, again and again; 0 for never.",
+        "Divide the step size by ten every so many epochs; 0 for never.",
         FROM_0,
     )
     b1: float = setting(0.9, "Decay of the first moment; for sgd, the momentum.", RATE)
@@ -78,17 +86,17 @@ class OptimizerSettings:
     num_layers: int = setting(3, "Sparse products of a smoothing.", FROM_0, SEVO)
     method: Literal["neumann", "neumann_unscaled", "iterative", "exact"] = setting(
         "neumann",
-        "How the smoothing is approximated; exact ignores the number of products.",
+        "Approximation of the smoothing; exact ignores the number of products.",
         readers=SEVO,
     )
     moment_correction: bool = setting(
         True,
-        "Whether the moments of items that a step does not meet rest.",
+        "Whether moments rest for items that a step does not touch (moment correction).",
         readers=("sevo-adamw",),
     )
     smoothness_weight: float = setting(
         0.0,
-        "Weight in the loss of the tables' smoothness over the published graph, Tr(E'(I - Ã)E).",
+        "Weight of a loss term, Tr(E'(I - Ã)E), the roughness of tables E over the graph.",
         FROM_0,
         ("adamw",),
     )
@@ -96,14 +104,14 @@ class OptimizerSettings:
 
 @dataclasses.dataclass(frozen=True)
 class GraphSettings:
-    """The graph that tables are smoothed over."""
+    """The graph over which tables are smoothed."""
 
     kind: str = setting(
         "item-item",
-        "SEvo: smooth items over consecutive ones, (mf-bpr) users with their items, items over "
-        "those of the same categories, or over the nearest neighbours in a teacher's table: "
-        "item-item, user-item, category or teacher; or over the graph in an .npz file of "
-        "experiments.build_graph, which should be built from training interactions alone.",
+        "Graph of SEvo. item-item joins consecutive items, user-item users and their items (for "
+        "mf-bpr), category items of the same category, teacher nearest neighbours in a teacher's "
+        "table. Or an .npz file of experiments.build_graph, which should be built from training "
+        "interactions alone.",
         name="graph",
     )
     categories: str = setting(
@@ -113,17 +121,17 @@ class GraphSettings:
         readers=SEVO,
     )
     max_category_size: int = setting(
-        500, "Items of the largest category of that file that makes edges.", COUNT, SEVO
+        500, "Larger categories of that file make no edges.", COUNT, SEVO
     )
-    max_len_graph: int = setting(50, "Training items of a user that make edges.", COUNT, SEVO)
+    max_len_graph: int = setting(50, "Most items of a user that make edges.", COUNT, SEVO)
     keep: Literal["last", "first"] = setting(
         "last", "Whether the newest or the oldest items of a user make edges.", readers=SEVO
     )
     walk_length: int = setting(
-        1, "The greatest distance in a sequence at which two items make an edge.", COUNT, SEVO
+        1, "Greatest distance of two items in a sequence that make an edge.", COUNT, SEVO
     )
     weighting: Literal["distance", "frequency"] = setting(
-        "distance", "What a pair adds to its edge: 1 over its distance, or 1.", readers=SEVO
+        "distance", "Weight of a pair: 1 over its distance (distance) or 1.", readers=SEVO
     )
     num_neighbours: int = setting(
         10, "Neighbours of an item in the graph of a teacher.", COUNT, SEVO
@@ -135,10 +143,10 @@ class GraphSettings:
 
 @dataclasses.dataclass(frozen=True)
 class DistillationSettings:
-    """What a student learns from its teacher, and how."""
+    """The method of distillation, the teacher, and the weights of the method."""
 
     method: Literal["none", "kd", "rkd", "htd", "dkd"] = setting(
-        "none", "How a sasrec learns from a teacher.", name="distill"
+        "none", "Method of distillation, for a sasrec with a teacher.", name="distill"
     )
     teacher: str = setting("", "Folder of the teacher's finished run.", readers=(*METHODS, *SEVO))
     teacher_epochs: int = setting(

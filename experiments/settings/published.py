@@ -1,10 +1,12 @@
 """The published settings: a TOML file for each model, with a section for each data set.
 
-A section holds the values of the run with SEvo, which ``adamw`` shares. Its table ``adam`` holds
-what the plain run has otherwise, which was tuned on its own and decays weights by an L2 term; the
-other optimisers with an L2 term share it, for want of published values. The section ``default``
-comes first, and is all there is for a data set without a section. A kind of graph or a method of
-distillation under ``variants`` has sections of its own, in place of those of the data sets.
+The section ``default`` holds the values for all data sets. The section of a data set replaces some
+of them. Both are those of the run with SEvo, which ``adamw`` shares. In either section, the part
+``adam`` replaces values for optimisers whose weight decay is an L2 term: the plain run with Adam
+was tuned on its own, and nothing is published for the other optimisers of this kind.
+
+A kind of graph or a method of distillation may have a ``default`` and sections of its own under
+``variants``. They come in place of the sections of the data sets.
 """
 
 from __future__ import annotations
@@ -34,12 +36,12 @@ DECOUPLED = ("adamw", "sevo-adamw")
 
 
 class ModelEntry(NamedTuple):
-    """What is known of a model before it is built.
+    """The settings of a model.
 
     Attributes:
-        settings: the dataclass of its own settings.
-        published: its settings, by data set, optimiser and variant, which may be ignored.
-        ignores: the settings of training that it does not read.
+        settings: the dataclass of the model's own settings.
+        published: returns the published settings for a data set, an optimiser and a variant.
+        ignores: other settings that the model does not read.
     """
 
     settings: type
@@ -50,7 +52,7 @@ class ModelEntry(NamedTuple):
 def published(
     model: str, dataset: str, optimizer: str, *, distill: str = "none", graph: str = "item-item"
 ) -> Settings:
-    """The published settings of a run.
+    """Returns the published settings of a run.
 
     Args:
         model: one of `MODELS`.
@@ -71,13 +73,13 @@ def published(
 
 
 def reads(model: str, optimizer: str, distill: str, setting: str) -> bool:
-    """Whether a run reads a setting."""
+    """Tells whether a run reads a setting."""
     readers = _readers(model, setting)
     return readers is not None and (not readers or optimizer in readers or distill in readers)
 
 
 def _readers(model: str, setting: str) -> tuple[str, ...] | None:
-    """The optimisers and methods that read a setting, none for all; None if the model does not."""
+    """Returns the readers of a setting, none for all; ``None`` if the model does not read it."""
     entry = MODELS[model]
     for part in vars(Settings(entry.settings())).values():
         fields = fields_of(type(part))
@@ -89,7 +91,7 @@ def _readers(model: str, setting: str) -> tuple[str, ...] | None:
 def check_read(
     model: str, optimizers: Sequence[str], distill: str, settings: Iterable[str]
 ) -> None:
-    """An `ArgumentError` that names the setting, unless some optimiser's run reads each."""
+    """Raises an `ArgumentError` for a setting that no optimiser's run reads."""
     for setting in settings:
         if not any(reads(model, optimizer, distill, setting) for optimizer in optimizers):
             readers = _readers(model, setting)
@@ -103,7 +105,7 @@ def check_read(
 
 
 def from_toml(model: str, settings: type) -> Callable[[str, str, str], Settings]:
-    """The settings that the model's TOML file holds, as a function of `ModelEntry`."""
+    """Makes the function `ModelEntry.published` of a model, which reads the model's TOML file."""
 
     @cache
     def read(dataset: str, optimizer: str, variant: str) -> Settings:

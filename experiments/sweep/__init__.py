@@ -1,1 +1,1 @@
-"""``python -m experiments.sweep``: a search for hyper-parameters, resumable and shared."""
+"""A search for hyper-parameters, which can be resumed and shared by several processes."""

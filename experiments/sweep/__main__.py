@@ -8,9 +8,9 @@ from experiments.sweep.arguments import Arguments
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Runs the command; returns its exit status."""
     arguments, given = parse(Arguments, argv, "python -m experiments.sweep")
-    from experiments.sweep import session  # after --help, since it takes long
+    from experiments.sweep import session  # takes long: only after --help
 
     return session.run(arguments, given)
 

@@ -20,31 +20,31 @@ SEARCH_HELP = (
 class Arguments:
     """Searches for hyper-parameters by the best validation NDCG@10.
 
-    Any setting below can be searched; those that are neither searched nor given are the published
-    ones. The same command goes on with what was interrupted, and several at once share the work.
+    Any setting below can be searched. Settings that are neither searched nor given have their
+    published values. The same command resumes a sweep, and several at once share its trials.
     """
 
     search: Annotated[tuple[str, ...], tyro.conf.arg(help=SEARCH_HELP)]
     model: str = "sasrec"
-    """As in experiments.train."""
+    """A model of experiments.train."""
     dataset: str = "synthetic"
-    """As in experiments.train."""
+    """A registered name or a path; see experiments.train --help."""
     optimizer: str = "sevo-adamw"
-    """One of experiments.train's."""
+    """An optimiser of experiments.train."""
     sampler: Sampler = "tpe"
-    """grid (all combinations), random, or tpe (a model of what was good so far)."""
+    """grid (all combinations), random, or tpe (a model of the values that were good so far)."""
     trials: int | None = None
-    """How many, of all processes and commands together; if not given, all of a grid, or 20."""
+    """Trials of all processes together; if not given, all of a grid, else 20."""
     seeds: tuple[int, ...] = (0,)
-    """A trial trains a run for each of them, and its score is the mean."""
+    """A trial trains a run for each seed, and its score is their mean."""
     seed: int = 0
-    """Of the sampler."""
+    """Seed of the sampler."""
     axes: tuple[str, ...] = ()
-    """One or two fields for the picture; the two most varied if not given."""
+    """One or two fields for the picture; the two with the most values if not given."""
     together: bool | None = None
     """Train all seeds of a trial in one program; if not given, on accelerators alone."""
     out: Path | None = None
-    """Where everything goes; sweeps/DATASET-MODEL-OPTIMIZER if not given."""
+    """Folder of the sweep; sweeps/DATASET-MODEL-OPTIMIZER if not given."""
     data_dir: Path | None = None
     """Where to look for the files of named data sets; $SEVO_DATA or a cache if not given."""
     compilation_cache: bool = True

@@ -1,4 +1,4 @@
-"""What a sweep shows: its table, on the screen and in Markdown, JSON and LaTeX, and its picture."""
+"""The report of a sweep: a table on the screen and in Markdown, JSON and LaTeX, and a picture."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ SCORE = f"best validation {CRITERION}"
 
 
 class Frame(NamedTuple):
-    """What all tables of a sweep have in common.
+    """The configuration of a sweep, as its tables show it.
 
     Attributes:
-        config: as `study.open_study` takes it.
-        fields: what is searched.
-        axes: the fields of the picture; all are candidates if there are none.
-        limit: trials of all processes together.
+        config: the configuration that `study.open_study` takes.
+        fields: the fields that are searched.
+        axes: the fields of the picture; if empty, they are chosen from all fields.
+        limit: the number of trials of all processes together.
     """
 
     config: dict[str, Any]
@@ -52,32 +52,32 @@ class Frame(NamedTuple):
 
 
 def state_of(trial: FrozenTrial) -> str:
-    """Whether a trial is done, failed or begun."""
+    """Returns ``done``, ``failed`` or ``begun``."""
     if trial.state == TrialState.FAIL and "reason" in trial.user_attrs:
         return "failed"
     return "done" if trial.state == TrialState.COMPLETE else "begun"
 
 
 def is_over(trials: Sequence[FrozenTrial], frame: Frame) -> bool:
-    """Whether all trials are done or failed."""
+    """Tells whether all trials are done or failed."""
     return len(trials) >= frame.limit and all(state_of(t) != "begun" for t in trials)
 
 
 def _ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The best trial first, those without a score last."""
+    """Sorts trials: the best first, those without a score last."""
     return sorted(trials, key=lambda t: (t.value is None, -(t.value or 0.0), t.number))
 
 
 def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    """The trial with the best score, if any has one."""
+    """Returns the trial with the best score, if any has one."""
     return next((t for t in _ranked(trials) if t.value is not None), None)
 
 
 def to_json(trial: FrozenTrial) -> dict[str, Any]:
-    """A trial as ``sweep.json`` has it.
+    """Returns a trial as ``sweep.json`` has it.
 
-    Its seconds are those of training, without interruptions and what a killed process had spent.
-    Its twin is the trial whose runs these are: another one, if that had the same settings before.
+    Its seconds are those of training, without pauses and without the time of killed processes. If
+    an earlier trial had the same settings, its runs are used again, and it is the twin of this one.
     """
     held = trial.user_attrs
     return {
@@ -98,13 +98,13 @@ def _written(value: Any) -> str:
 
 
 def in_words(trial: FrozenTrial, fields: Sequence[Field]) -> str:
-    """A trial's settings and score."""
+    """Describes a trial: its settings and score."""
     settings = ", ".join(f"{f.name} {_written(trial.params[f.name])}" for f in fields)
     return f"trial {trial.number} ({settings}): {SCORE} {score(trial.value)}"
 
 
 def make_table(trials: Sequence[FrozenTrial], frame: Frame) -> Table:
-    """The trials, the best first, and the values of the fields that are searched."""
+    """Makes the table of trials, the best first, with the values of their fields."""
     names = [field.name for field in frame.fields]
     header = ["Trial", *names, f"Validation {CRITERION}", "Best epoch", "Seconds", "State"]
     rows = [
@@ -122,7 +122,7 @@ def make_table(trials: Sequence[FrozenTrial], frame: Frame) -> Table:
 
 
 def make_grid(trials: Sequence[FrozenTrial], frame: Frame) -> Grid:
-    """The table for the screen."""
+    """Makes the table for the screen."""
     table, counts = make_table(trials, frame), Counter(map(state_of, trials))
     words = ", ".join(f"{counts[s]} {s}" for s in ("done", "failed", "begun") if counts[s])
     title = Text(f"{frame.title}: {words or 'none'} of {frame.limit} trials")
@@ -139,7 +139,13 @@ def make_grid(trials: Sequence[FrozenTrial], frame: Frame) -> Grid:
 def compose(
     trials: Sequence[FrozenTrial], frame: Frame, tests: Sequence[dict[str, Any]]
 ) -> Document:
-    """The document of the trials; ``tests`` are the results of the best one, if all are over."""
+    """Composes the document of the trials.
+
+    Args:
+        trials: the trials.
+        frame: the configuration.
+        tests: the results of the best trial's runs; empty until all trials are over.
+    """
     best, seeds = best_of(trials), frame.config["seeds"]
     over = f", mean ± deviation over seeds {' '.join(map(str, seeds))}" if len(seeds) > 1 else ""
     doubt = (
@@ -195,7 +201,7 @@ def _no_formula(value: Any) -> Any:
 def draw(trials: Sequence[FrozenTrial], frame: Frame, path: Path) -> None:
     """Draws the mean scores over two fields as a map, or over one field as dots, into a PNG file.
 
-    The fields are those of ``axes``, or else the two of which the most values have a score.
+    The fields are those of ``axes``, or else the two with the most different values.
     """
     scored = [t for t in trials if t.value is not None]
     values = {f: len({t.params[f.name] for t in scored}) for f in frame.axes or frame.fields}

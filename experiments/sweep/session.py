@@ -28,7 +28,7 @@ from experiments.training.compilation import keep_programs
 
 
 def run(options: Arguments, given: Given) -> int:
-    """Works at the sweep that the options ask for, and says what went wrong.
+    """Works at the sweep that the options ask for, and prints errors.
 
     Returns:
         The exit status: 1 after an error or if no trial has a score, 130 after an interruption.
@@ -36,7 +36,7 @@ def run(options: Arguments, given: Given) -> int:
     keep_programs(options.compilation_cache)
     try:
         with warnings.catch_warnings():
-            # Heartbeats, retries and plots, of which Optuna says that they may change.
+            # Optuna warns that heartbeats, retries and plots may change.
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return sweep(options, given)
     except loop.Interrupted as interruption:
@@ -53,11 +53,11 @@ def run(options: Arguments, given: Given) -> int:
 
 
 def sweep(options: Arguments, given: Given) -> int:
-    """Works at the sweep that the options ask for; the exit status: 1 if no trial has a score.
+    """Works at the sweep that the options ask for; returns 1 if no trial has a score, else 0.
 
     Raises:
         UserError: bad options, data or folder, or a run that cannot go on.
-        Interrupted: a signal came; the trial in hand is saved.
+        Interrupted: a signal came; the current trial is saved.
     """
     if options.trials is not None and options.trials < 1:
         raise ArgumentError("trials", f"must be at least 1, got {options.trials}")
@@ -74,7 +74,7 @@ def sweep(options: Arguments, given: Given) -> int:
     data = load(options.dataset, options.data_dir)
     for note in data.notes:
         say(note)
-    for run in others:  # names that the model may refuse, before hours of training
+    for run in others:  # finds values that a model does not allow before hours of training
         loop.make_setup(run, loop.used_users(run, data))
     config = first.to_json() | {field.name: field.text for field in fields}
     config |= {"seeds": list(options.seeds), "sampler": options.sampler, "seed": options.seed}
@@ -107,14 +107,14 @@ def runs_of(options: Arguments, given: Given, settings: dict[str, Any]) -> list[
 
 
 def check_fields(options: Arguments, given: Given, fields: Sequence[Field]) -> list[Run]:
-    """Checks each value of the fields beside the first values of the others.
+    """Checks each value of a field together with the first values of the other fields.
 
     Returns:
-        A run with those first values; then a run for each value that is a name, which the model
-        may refuse.
+        A run with all first values; then a run for each value that is a name. Only building the
+        model can show whether it allows a name.
 
     Raises:
-        UserError: a field that no run reads or that is given as an option too, or a value out of
+        UserError: no run reads a field, a field is also given as an option, or a value is out of
             its range.
     """
     for field in fields:
@@ -135,7 +135,11 @@ def check_fields(options: Arguments, given: Given, fields: Sequence[Field]) -> l
 
 
 def choose_axes(axes: Sequence[str], fields: Sequence[Field]) -> list[Field]:
-    """The fields that ``axes`` names; a `UserError` unless they are searched, and two at most."""
+    """Returns the fields that ``axes`` names.
+
+    Raises:
+        UserError: a field is not searched, or there are more than two.
+    """
     named = {field.name: field for field in fields}
     names = [name.replace("-", "_") for name in axes]
     for name in names:

@@ -1,4 +1,4 @@
-"""The space that a sweep searches: settings, and the values that each may take."""
+"""The space of a sweep: the settings that it searches, and the values of each."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ class Field(NamedTuple):
     """A setting that is searched.
 
     Attributes:
-        name: of `Settings.flat`.
-        text: its values as the command line has them, in one form for one meaning.
-        values: all values of a list, or the two ends of a range; if they are allowed, all are.
-        scale: of a range; None for a list.
+        name: a name in `Settings.flat`.
+        text: the values as on the command line, normalised: equal values have equal texts.
+        values: the values of a list, or the two ends of a range. A range is allowed if its ends
+            are.
+        scale: the scale of a range; ``None`` for a list.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Field(NamedTuple):
 
     @property
     def distribution(self) -> BaseDistribution:
-        """The values, as Optuna has them.
+        """The values as a distribution of Optuna.
 
         Examples:
             >>> parse_field("learning-rate=1e-4:1e-2:log").distribution
@@ -57,7 +58,7 @@ class Field(NamedTuple):
             suggest(self.name, *self.values, log=self.scale == "log")
 
     def listed(self) -> list[Any]:
-        """All values, for a grid.
+        """Lists all values, for a grid.
 
         Raises:
             UserError: they cannot be listed.
@@ -80,7 +81,7 @@ def parse_search(search: Sequence[str]) -> list[Field]:
     """Reads the fields of ``--search``.
 
     Raises:
-        UserError: none is given, one twice, or one that `parse_field` refuses.
+        UserError: no field is given, one is given twice, or `parse_field` cannot read one.
     """
     if not search:
         raise UserError(f"--search: {EXPECTED}, once for each field to search; got none")
@@ -96,7 +97,7 @@ def parse_field(text: str) -> Field:
     """Reads a field and its values.
 
     Raises:
-        UserError: an unknown field, values of another kind than the field's, or an empty range.
+        UserError: the field is unknown, values are of another kind, or the range is empty.
 
     Examples:
         >>> parse_field("beta=.5,0.9").text

@@ -1,8 +1,11 @@
-"""A sweep on disk: Optuna's study of it, which processes share, and the trials in it.
+"""A sweep on disk: an Optuna study that processes share, and its trials.
 
-Optuna fails the trial of a process that died, and queues another one with its values and a new
-number. Here such attempts are one trial, numbered in the order of the first attempts. So an
-interruption changes no number, no folder and no value.
+If a process dies, Optuna marks its trial as failed, and queues a new one with the same values and
+another number. We count these attempts as one trial, numbered in the order of first attempts. So an
+interruption changes no number, no folder and no value:
+
+    Optuna's trials    0     1 (process died)    2     3 (retries 1)
+    our trials         0     1                   2     1
 """
 
 from __future__ import annotations
@@ -30,16 +33,16 @@ from experiments.sweep.arguments import Sampler
 from experiments.sweep.space import Field
 
 HEARTBEAT = 10
-"""Seconds between two signs of life of a trial."""
+"""Seconds between two heartbeats of a trial."""
 GRACE = 60
-"""Seconds without one after which a trial is taken for dead; and to wait for the database."""
+"""Seconds without a heartbeat after which a trial counts as dead; also the database's timeout."""
 
 
 class _PerTrialSampler(BaseSampler):
-    """A sampler of Optuna's, made anew for each trial from the trial's number.
+    """An Optuna sampler that is made anew for each trial, from the trial's number.
 
-    One that lives longer draws the same values in each process that shares the sweep, and draws
-    them once more when the sweep is resumed.
+    A sampler that serves several trials would draw the same values in every process of the sweep,
+    and once more when the sweep is resumed.
     """
 
     def __init__(self, make: Callable[[int], BaseSampler]):
@@ -47,7 +50,7 @@ class _PerTrialSampler(BaseSampler):
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         own = copy.copy(trial)
-        own.number = number_of(study, trial.number)  # decides the cell of a grid
+        own.number = number_of(study, trial.number)  # GridSampler takes the cell of this number
         self._own = self._make(own.number)
         self._own.before_trial(study, own)
 
@@ -62,7 +65,11 @@ class _PerTrialSampler(BaseSampler):
 
 
 def make_sampler(sampler: Sampler, fields: Sequence[Field], seed: int) -> BaseSampler:
-    """Makes the sampler; a `UserError` if the values of a grid cannot be listed."""
+    """Makes the sampler.
+
+    Raises:
+        UserError: the values of a grid cannot be listed.
+    """
     if sampler == "grid":
         cells = {field.name: field.listed() for field in fields}
         return _PerTrialSampler(lambda number: GridSampler(cells, seed=seed))
@@ -74,7 +81,7 @@ def make_sampler(sampler: Sampler, fields: Sequence[Field], seed: int) -> BaseSa
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Generator[None]:
-    """Keeps other processes from the documents, and from a database that is being made."""
+    """Locks the folder while documents are written, or while its database is made."""
     lock = JournalFileOpenLock(str(folder / "sweep"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +91,7 @@ def alone(folder: Path) -> Generator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(RuntimeError):  # held for so long that another has broken it
+        with contextlib.suppress(RuntimeError):  # another process broke a lock held for too long
             lock.release()
 
 
@@ -96,7 +103,7 @@ def open_study(folder: Path, config: dict[str, Any], sampler: BaseSampler) -> op
     """
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     database = folder.absolute() / "sweep.db"
-    # The path is in no URL, so it may have any characters.
+    # A URL could not hold every path.
     engine = {
         "creator": lambda: sqlite3.connect(database, timeout=GRACE),
         "poolclass": sqlalchemy.NullPool,
@@ -137,17 +144,17 @@ def open_study(folder: Path, config: dict[str, Any], sampler: BaseSampler) -> op
 
 
 def cause_of(error: BaseException) -> str:
-    """The first cause of an error, on one line."""
+    """Returns the first cause of an error, on one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).strip().partition("\n")[0]
 
 
 def trials_of(study: optuna.Study) -> list[FrozenTrial]:
-    """The last attempt at each trial, under the trial's number."""
+    """Returns the last attempt at each trial, under our number of the trial."""
     attempts: dict[int, FrozenTrial] = {}
     for attempt in study.get_trials():
-        if attempt.state != TrialState.PRUNED:  # a trial too many
+        if attempt.state != TrialState.PRUNED:  # two processes began the last trial at once
             attempts[_first(attempt)] = attempt
     for number, trial in enumerate(attempts.values()):
         trial.number = number
@@ -155,7 +162,7 @@ def trials_of(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def number_of(study: optuna.Study, attempt: int) -> int:
-    """The number of the trial that Optuna's trial ``attempt`` is an attempt at."""
+    """Returns our number of a trial from Optuna's number of an attempt at it."""
     attempts = study.get_trials(deepcopy=False)
     firsts = [_first(a) for a in attempts if a.state != TrialState.PRUNED]
     return list(dict.fromkeys(firsts)).index(_first(attempts[attempt]))

@@ -1,4 +1,4 @@
-"""A process's part in a sweep: it asks for trials, trains their runs, and writes the documents."""
+"""A worker of a sweep: it asks for trials, trains their runs, and writes the documents."""
 
 from __future__ import annotations
 
@@ -27,17 +27,23 @@ from experiments.sweep.study import GRACE, HEARTBEAT, alone, number_of, trials_o
 from experiments.training import loop
 
 PATIENCE = GRACE + HEARTBEAT + 1
-"""Seconds after which a trial is in live hands."""
+"""Seconds after which a trial without a failure must belong to a live process."""
 
 
 class TrialFailed(Exception):  # noqa: N818, like Optuna's TrialPruned
-    """The trial has no score, and never will."""
+    """A trial failed for good: trying again would fail again."""
 
 
 class Worker(NamedTuple):
-    """A process that works at a sweep: its study and tables, the runs of a trial, and their data.
+    """A process that works at a sweep.
 
-    ``make_runs`` makes a run for each seed with the settings of a trial, or raises a `UserError`.
+    Attributes:
+        study: the study.
+        frame: the configuration, as tables show it.
+        make_runs: makes a run for each seed with the settings of a trial, or raises a `UserError`.
+        together: whether all seeds of a trial are trained in one program.
+        data: the data set.
+        out: the folder of the sweep.
     """
 
     study: optuna.Study
@@ -48,11 +54,11 @@ class Worker(NamedTuple):
     out: Path
 
     def work(self) -> None:
-        """Works until all trials have been begun and none was left behind; writes after each.
+        """Works until no trial is left to begin or to resume; writes the documents after each.
 
         Raises:
-            UserError: as `loop.train`, but for a run that diverges: that trial has failed.
-            Interrupted: a signal came; the trial in hand is saved.
+            UserError: as `loop.train`. A run that diverges is no error: its trial has failed.
+            Interrupted: a signal came; the current trial is saved.
         """
         with progress_bar() as bar, runner.stop_on_signal(bar) as stop:
             while self._wait_for_work(stop):
@@ -61,7 +67,7 @@ class Worker(NamedTuple):
                 raise loop.Interrupted("between two trials")
 
     def write(self) -> list[Path]:
-        """Writes the documents; their paths."""
+        """Writes the documents; returns their paths."""
         with alone(self.out):
             trials, tests = trials_of(self.study), []
             best = best_of(trials)
@@ -72,13 +78,13 @@ class Worker(NamedTuple):
             return documents.write(compose(trials, self.frame, tests), self.out)
 
     def _wait_for_work(self, stop: threading.Event) -> bool:
-        """Whether there is a trial to begin or to go on with.
+        """Waits for a trial to begin or to resume; returns whether there is one.
 
-        Trials that all are in other hands may be those of a process that died just now: waits as
-        long as it takes Optuna to tell.
+        If other processes have all trials, one of them may just have died. Optuna notices this only
+        after a while, so this waits for as long.
         """
         until = time.monotonic() + PATIENCE
-        told = False
+        noted = False
         while not stop.is_set():
             fail_stale_trials(self.study)
             states = [trial.state for trial in trials_of(self.study)]
@@ -86,9 +92,9 @@ class Worker(NamedTuple):
                 return True
             if TrialState.RUNNING not in states or time.monotonic() > until:
                 return False
-            if not told:
+            if not noted:
                 say("all trials have been begun; waits a minute for those of processes that died")
-                told = True
+                noted = True
             stop.wait(1)
         return False
 
@@ -105,7 +111,7 @@ class Worker(NamedTuple):
             taken = any(self._leave(attempt) for attempt in attempts)
             with contextlib.suppress(UserError):  # the first error is the one to raise
                 self.write()
-            # What Optuna raises of a trial that has ended.
+            # Optuna raises these if another process has ended the trial.
             if not (taken and isinstance(error, ValueError | AssertionError)):
                 raise
             say("another process went on with the trial, as when this machine was asleep")
@@ -117,7 +123,7 @@ class Worker(NamedTuple):
                 say(in_words(trials[number], self.frame.fields))
 
     def _leave(self, attempt: int) -> bool:
-        """Leaves an attempt to be gone on with; whether another process already does so."""
+        """Leaves an attempt to be resumed; returns whether another process already does."""
         retry, attempts = RetryHeartbeatStaleTrialCallback(), self.study.get_trials()
         if any(attempt in retry.retry_history(other) for other in attempts):
             return True
@@ -129,7 +135,7 @@ class Worker(NamedTuple):
         return self.out / "runs" / f"trial{number}-seed{seed}"
 
     def _conduct(self, trial: Trial, bar: Progress, stop: threading.Event) -> float:
-        """Trains what is missing of a trial's runs; the mean of their scores."""
+        """Trains the runs of a trial, or resumes them; returns the mean of their scores."""
         number = number_of(self.study, trial.number)
         if number >= self.frame.limit:  # two processes began the last trial
             raise optuna.TrialPruned
@@ -140,7 +146,7 @@ class Worker(NamedTuple):
         began, before = time.monotonic(), trial.user_attrs.get("seconds", 0.0)
         try:
             runs = self.make_runs(trial.params)
-        except UserError as error:  # values that are allowed, but not together
+        except UserError as error:  # values that are allowed alone, but not together
             raise _failure(trial, number, error) from error
         folders = {run: self._folder(twin, run.seed) for run in runs}
         try:

@@ -1,4 +1,4 @@
-"""From a run's settings to its model: a function for each name that ``--model`` takes."""
+"""Builders of models from a run's settings: a function for each name of a model."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def maerec(s: Settings, data: Interactions, rngs: nnx.Rngs) -> Backbone:
 
 
 def _own(s: Settings) -> dict[str, Any]:
-    """The model's own settings and the loss, as its constructor takes them."""
+    """Returns the model's own settings and the loss, as its constructor takes them."""
     return {**dataclasses.asdict(s.model), "loss": s.training.loss}
 
 

@@ -1,7 +1,7 @@
 """Batches on the device: from rows of a layout to items, targets and negatives.
 
-The whole data set lives on the device, or on each one of a mesh; an epoch's only traffic is the
-layout of `packing.layout`.
+The whole data set lives on the device, or on every device of a mesh. Only the layout of an epoch is
+sent there.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from models import Backbone, Task
 
 
 class Tokens(NamedTuple):
-    """What a model reads: ``int32[rows, width]`` each, 0 where a cell is empty.
+    """The input of a model: ``int32[rows, width]`` each, 0 where a cell is empty.
 
-    Of rows in groups, each is a tuple of such arrays.
+    For rows in groups, each field is a tuple of such arrays, one for each group.
     """
 
     items: Int[Array, "rows width"]
@@ -30,12 +30,14 @@ class Tokens(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A step of training: what the model reads and what it is to predict.
+    """The data of a training step: the model's input and its targets.
+
+    For rows in groups, targets exist at the newest token of each row alone: ``width`` is then 1 in
+    all fields but ``tokens``.
 
     Attributes:
         tokens: the input.
-        positives: ``int32[rows, width]``, the item to predict at each token; of rows in groups,
-            ``int32[rows, 1]``, as what follows, of the newest tokens alone.
+        positives: ``int32[rows, width]``, the item to predict at each token.
         negatives: ``int32[rows, width, k]``, items that the user has not met; or ``int32[k]``, any
             items, shared by all tokens.
         real: ``bool[rows, width]``, where there is something to predict.
@@ -47,7 +49,7 @@ class Batch(NamedTuple):
     real: Bool[Array, "rows width"]
 
     def first_rows(self, rows: int) -> Batch:
-        """The batch without the rows after the first so many."""
+        """Returns the batch of the first ``rows`` rows."""
         if rows == self.real.shape[0]:
             return self
         shared = self.negatives.ndim == 1
@@ -60,7 +62,7 @@ class Batch(NamedTuple):
 
 
 def read_tokens(task: Task, corpus: Corpus, rows: Layout, max_len: int) -> Tokens:
-    """Looks up the tokens of a batch of rows, nothing masked.
+    """Looks up the tokens of a batch of rows; masks none.
 
     Args:
         task: for ``pair`` a token is a user, otherwise an item.
@@ -83,9 +85,9 @@ def read_tokens(task: Task, corpus: Corpus, rows: Layout, max_len: int) -> Token
 
 
 def check_layout(model: Backbone, rows: Layout) -> None:
-    """A `ValueError` unless the rows are of the kind that the model reads.
+    """Raises a `ValueError` unless the rows are of the kind that the model reads.
 
-    Its outputs would be taken for those of other tokens, and nothing else would tell.
+    Without this check, outputs would silently be taken for those of other tokens.
     """
     grouped = isinstance(rows, list)
     if grouped == model.packs:
@@ -100,7 +102,7 @@ def check_layout(model: Backbone, rows: Layout) -> None:
 
 
 def newest(groups: list[Rows]) -> Rows:
-    """The last cell of each row, ``int32[rows, 1]``, one group after the other."""
+    """Returns the last cell of each row, ``int32[rows, 1]``, one group after the other."""
     last = [jax.tree.map(lambda a: a[:, -1:], group) for group in groups]
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *last)
 
@@ -113,19 +115,19 @@ def make_batch(
     key: PRNGKeyArray,
     mask_rate: float = 0.5,
 ) -> Batch:
-    """Looks up a batch of training and draws its negatives and, for the task ``masked``, its mask.
+    """Looks up a training batch; draws its negatives and, for the task ``masked``, its mask.
 
     Args:
-        task: what to predict; see `models.Task`.
+        task: the training task; see `models.Task`.
         training: the settings of the run.
         corpus: the data.
         rows: the layout; in groups, only the last token of each row predicts.
-        key: of the draws.
+        key: random key of the draws.
         mask_rate: the share of the tokens to mask, for the task ``masked``.
     """
     tokens = read_tokens(task, corpus, rows, training.max_len)
     cells, ends = newest(rows) if isinstance(rows, list) else rows
-    real, ahead = cells != EMPTY, 1
+    real, ahead = cells != EMPTY, 1  # the target of a cell is the item one place ahead
     if task == "prefix":
         real &= cells == ends
     elif task == "pair":
@@ -147,7 +149,7 @@ def make_batch(
 
 
 def mask_tokens(tokens: Tokens, where: Bool[Array, "rows width"], corpus: Corpus) -> Tokens:
-    """Puts the mask, whose id comes after those of the items, where it is to stand."""
+    """Puts the mask in place of the tokens that ``where`` selects; its id is ``num_items + 1``."""
     mask = corpus.num_items + 1
     return tokens._replace(items=jnp.where(where & (tokens.segments > 0), mask, tokens.items))
 
@@ -155,11 +157,11 @@ def mask_tokens(tokens: Tokens, where: Bool[Array, "rows width"], corpus: Corpus
 def sample_negatives(
     unseen: Unseen, owners: Int[Array, "*shape"], key: PRNGKeyArray
 ) -> Int[Array, "*shape"]:
-    """One item for each entry of ``owners``, uniform over the items that user has not met.
+    """Draws an item for each entry of ``owners``, uniformly over the items the user has not met.
 
-    The ``r``-th unseen item is ``r`` plus the number of seen items before it, and that is the
-    number of gaps of at most ``r``; so one uniform draw and a binary search give it,
-    without rejection.
+    It draws a rank ``r`` and returns the ``r``-th unseen item: ``r`` plus the number of seen items
+    before it. That number is how many of the user's `Unseen.gaps` are at most ``r``. A binary
+    search finds it, so that no draw is ever rejected.
     """
     begin, end = unseen.starts[owners], unseen.starts[owners + 1]
     rank = jax.random.randint(key, owners.shape, 0, unseen.num_items - (end - begin))

@@ -1,7 +1,7 @@
 """The checkpoints of a run.
 
-The newest two are kept, each with the checksums of its files: where the newest one is damaged, the
-one before is taken, and what came after it is computed again, to the same bits.
+The newest two are kept, each with the checksums of its files. If the newest one is damaged, the run
+goes on from the one before, and computes the later epochs again, to the same bits.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ CHECKSUMS = "checksums.json"
 
 @contextlib.contextmanager
 def open_checkpoints(folder: Path, *, clean: bool = False) -> Generator[ocp.CheckpointManager]:
-    """The checkpoints of a run's folder, of which the newest two are kept.
+    """Opens the checkpoints in a run's folder.
 
     Args:
-        folder: of the run.
-        clean: removes what writes that were killed have left; for who has locked the folder.
+        folder: the run's folder.
+        clean: whether to remove the leftovers of killed writes; only safe under the folder's lock.
 
     Raises:
         UserError: the folder cannot be used.
     """
-    # The error that Orbax raises says it all; its tasks would log a traceback each besides.
+    # The error that Orbax raises is enough; each of its tasks would also log a traceback.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     options = ocp.CheckpointManagerOptions(
         max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=clean
@@ -55,18 +55,18 @@ def open_checkpoints(folder: Path, *, clean: bool = False) -> Generator[ocp.Chec
 
 
 def _misread(path: Path) -> list[str]:
-    """Characters of a path that are more than themselves.
+    """Returns the characters of a path that Orbax or TensorStore would misread.
 
-    Orbax searches by a pattern that begins with the whole path; TensorStore takes no backslash, and
-    no name that is not UTF-8.
+    Orbax searches by a glob pattern that begins with the whole path. TensorStore takes neither
+    backslashes nor names that are not UTF-8.
     """
     return [c for c in dict.fromkeys(str(path)) if c in "*?[]\\" or "\ud800" <= c <= "\udfff"]
 
 
 @contextlib.contextmanager
 def _plain_path(path: Path) -> Generator[Path]:
-    """A link to a folder, by a path that Orbax reads as it stands."""
-    if jax.process_count() > 1:  # which must agree on the path, and may have no folder in common
+    """Makes a temporary link to a folder, whose path has no character that Orbax misreads."""
+    if jax.process_count() > 1:  # all would need the same link, but each has its own TMPDIR
         raise ArgumentError(
             "out",
             f"several processes cannot write to {path}, for Orbax takes "
@@ -85,10 +85,7 @@ def _plain_path(path: Path) -> Generator[Path]:
 
 
 def _stored(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The content of a checkpoint on disk.
-
-    The empty trees of a model that carries nothing are left out.
-    """
+    """Returns a checkpoint as it is stored, without the empty trees of a model without state."""
     stored = checkpoint._asdict() | {"state": checkpoint.state._asdict()}
     if not jax.tree.leaves(checkpoint.best_carried):
         del stored["best_carried"], stored["state"]["carried"]
@@ -96,19 +93,19 @@ def _stored(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def save_checkpoint(saved: ocp.CheckpointManager, checkpoint: Checkpoint, folder: Path) -> None:
-    """Saves a checkpoint; the first one of a run is read back, or all might be in vain.
+    """Saves a checkpoint, and reads a run's first one back to see that it can be read.
 
     Raises:
-        UserError: it cannot be written, or not be read again.
+        UserError: it cannot be written, or cannot be read again.
     """
     first = not saved.all_steps()
     log = logging.getLogger("absl")
     level = log.level
-    log.setLevel(logging.CRITICAL)  # Orbax logs a traceback of every thread that fails
+    log.setLevel(logging.CRITICAL)  # Orbax logs a traceback for every thread that fails
     try:
         done = saved.save(checkpoint.epoch, args=ocp.args.StandardSave(_stored(checkpoint)))
-    except Exception as error:  # each storage layer below has its own
-        processes.await_news()
+    except Exception as error:  # Orbax, TensorStore and the file system have errors of their own
+        processes.stop_if_another_ended()
         raise UserError(
             f"{folder}: the checkpoint of epoch {checkpoint.epoch} could not be written "
             f"({_brief(error)}); any before it is intact, so make room and resume "
@@ -126,11 +123,11 @@ def save_checkpoint(saved: ocp.CheckpointManager, checkpoint: Checkpoint, folder
 
 
 def _read_back(saved: ocp.CheckpointManager, checkpoint: Checkpoint, folder: Path) -> None:
-    """A `UserError` unless a checkpoint can be read again."""
+    """Raises a `UserError` unless a checkpoint can be read again."""
 
     def target(leaf: Any) -> Any:
         if isinstance(leaf, jax.Array) and leaf.is_fully_addressable:
-            return np.empty(leaf.shape, leaf.dtype)  # on the host, for the device may be full
+            return np.empty(leaf.shape, leaf.dtype)  # on the host: the device may be full
         return leaf
 
     try:
@@ -138,8 +135,8 @@ def _read_back(saved: ocp.CheckpointManager, checkpoint: Checkpoint, folder: Pat
             checkpoint.epoch,
             args=ocp.args.StandardRestore(jax.tree.map(target, _stored(checkpoint))),
         )
-    except Exception as error:  # each storage layer below has its own
-        processes.await_news()
+    except Exception as error:  # as in `save_checkpoint`
+        processes.stop_if_another_ended()
         raise UserError(
             f"{folder}: the checkpoint of epoch {checkpoint.epoch} was written and cannot be read "
             f"again ({_brief(error)}); write to another folder"
@@ -147,7 +144,10 @@ def _read_back(saved: ocp.CheckpointManager, checkpoint: Checkpoint, folder: Pat
 
 
 def resume_checkpoint(saved: ocp.CheckpointManager, start: Checkpoint) -> Checkpoint:
-    """As `restore_checkpoint`; removes newer ones that cannot be read, to be written again."""
+    """Restores a checkpoint to train on from; see `restore_checkpoint`.
+
+    Newer checkpoints, which cannot be read, are removed: the run will write them again.
+    """
     checkpoint = restore_checkpoint(saved, start)
     for step in saved.all_steps():
         if step > checkpoint.epoch:
@@ -156,7 +156,15 @@ def resume_checkpoint(saved: ocp.CheckpointManager, start: Checkpoint) -> Checkp
 
 
 def restore_checkpoint(saved: ocp.CheckpointManager, start: Checkpoint) -> Checkpoint:
-    """The newest checkpoint that can be read; ``start``, whose shapes it must have, if none is."""
+    """Returns the newest checkpoint that can be read, or ``start`` if there is none.
+
+    Args:
+        saved: the run's checkpoints.
+        start: the run's state before its first epoch. Checkpoints must have its shapes.
+
+    Raises:
+        UserError: there are checkpoints, and none of them can be read.
+    """
     stored = _restore_newest(saved, ocp.args.StandardRestore(_stored(start)))
     if stored is None:
         return start
@@ -165,10 +173,14 @@ def restore_checkpoint(saved: ocp.CheckpointManager, start: Checkpoint) -> Check
 
 
 def restore_best_params(folder: Path, params: Any) -> Any:
-    """The parameters of a run's best epoch; of the shapes of ``params``, which it must have.
+    """Returns the parameters of a run's best epoch.
+
+    Args:
+        folder: the run's folder.
+        params: any parameters of the model; those in the checkpoint must have their shapes.
 
     Raises:
-        UserError: there is no checkpoint, or not one of these parameters.
+        UserError: there is no checkpoint, or none with parameters of these shapes.
     """
     target = {"best_params": params}
     restore_args = ocp.checkpoint_utils.construct_restore_args(target)
@@ -186,7 +198,7 @@ def restore_best_params(folder: Path, params: Any) -> Any:
 
 
 def _restore_newest(saved: ocp.CheckpointManager, args: ocp.args.CheckpointArgs) -> Any:
-    """What the newest checkpoint that can be read holds, or None if there is none.
+    """Returns the content of the newest checkpoint that can be read; ``None`` without checkpoints.
 
     Raises:
         UserError: there are checkpoints, and none of them can be read.
@@ -196,7 +208,7 @@ def _restore_newest(saved: ocp.CheckpointManager, args: ocp.args.CheckpointArgs)
         try:
             _verify(_step_folder(saved, step))
             stored: Any = saved.restore(step, args=args)
-        except Exception as error:  # each storage layer below has its own
+        except Exception as error:  # as in `save_checkpoint`
             reasons.append(f"the checkpoint of epoch {step} cannot be read ({_brief(error)})")
             continue
         for reason in reasons:
@@ -216,12 +228,13 @@ def _step_folder(saved: ocp.CheckpointManager, epoch: int) -> Path:
 
 
 def _folder(saved: ocp.CheckpointManager) -> Path:
-    """The folder itself, where Orbax has a link to it."""
+    """Returns the folder itself, also where Orbax was given a link to it."""
     return Path(saved.directory).resolve()
 
 
 def _checksums(step: Path) -> dict[str, str]:
-    """Of each file of a checkpoint; Orbax has some of its own, but none of arrays."""
+    """Computes the checksum of each file of a checkpoint."""
+    # Orbax checks some of its own files, but no arrays.
     sums: dict[str, str] = {}
     for path in sorted(step.rglob("*")):
         if path.is_file() and path.name != CHECKSUMS:
@@ -232,7 +245,7 @@ def _checksums(step: Path) -> dict[str, str]:
 
 
 def _verify(step: Path) -> None:
-    """A `UserError` that names a file of a checkpoint that is not as it was written.
+    """Raises a `UserError` that names a file of a checkpoint that has changed since it was written.
 
     A checkpoint without checksums passes: its process was killed before it wrote them.
     """
@@ -245,5 +258,5 @@ def _verify(step: Path) -> None:
 
 
 def _brief(error: Exception) -> str:
-    """What is wrong, without the pages of TensorStore's context."""
+    """Shortens an error's message: TensorStore adds pages of context after `` [``."""
     return textwrap.shorten(str(error).partition(" [")[0], 1000)

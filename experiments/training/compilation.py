@@ -19,10 +19,12 @@ LEAST_SECONDS = 0.2
 
 
 def keep_programs(wanted: bool = True) -> None:
-    """Lets JAX keep what it compiles, unless the user has told JAX where to, or not to.
+    """Lets JAX keep compiled programs in the cache folder.
+
+    A folder that the user has set in JAX's own configuration stays.
 
     Args:
-        wanted: whether to; nothing is changed otherwise.
+        wanted: whether to keep programs; if not, nothing is changed.
     """
     config: Any = jax.config
     if not wanted or config.jax_compilation_cache_dir is not None:
@@ -30,7 +32,7 @@ def keep_programs(wanted: bool = True) -> None:
     folder = cache_folder() / "programs" / _machine()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        owned = folder.stat().st_uid == os.getuid()  # programs of others are not to be run
+        owned = folder.stat().st_uid == os.getuid()  # never run programs that others wrote
         if not (owned and os.access(folder, os.W_OK | os.X_OK)):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
@@ -42,7 +44,7 @@ def keep_programs(wanted: bool = True) -> None:
 
 
 def _machine() -> str:
-    """Tells kinds of CPUs apart, since JAX does not: programs of one may end another's process."""
+    """Names the kind of CPU. JAX does not tell kinds apart, and a foreign program may crash."""
     kind = platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()

@@ -1,4 +1,4 @@
-"""The interactions as arrays on the device, and what negatives are drawn from."""
+"""The interactions as arrays on the device, and an index from which negatives are drawn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Corpus(NamedTuple):
     Attributes:
         items: ``int32[interactions]``.
         owners: ``int32[interactions]``, the user of each.
-        unseen: what `sample_negatives` needs to know of each user's training items.
+        unseen: the index of each user's training items, which `sample_negatives` reads.
     """
 
     items: Int[Array, " interactions"]
@@ -29,12 +29,15 @@ class Corpus(NamedTuple):
 
     @property
     def num_items(self) -> Int[Array, ""]:
-        """As an array, since a program that is compiled for it serves all."""
+        """The number of items, ``int32[]``: as an array, it is no constant of compiled programs."""
         return self.unseen.num_items
 
 
 class Unseen(NamedTuple):
     """The items that users have not met in training, in a form that can be indexed by rank.
+
+    A user who has met the items 2, 3 and 6 has ``s = 1, 2, 5`` and the gaps ``1, 1, 3``. The unseen
+    item of rank 2 comes after the two gaps of at most 2, so it is item ``1 + 2 + 2 = 5``.
 
     Attributes:
         gaps: ``int32[…]``, for each user the sorted distinct training items ``s_0 < s_1 < …``,
@@ -58,11 +61,12 @@ def make_corpus(
 
     Args:
         data: the data set.
-        placement: on a mesh.
-        draws_unseen: whether items will be drawn for users that they have not met.
+        placement: where the arrays lie.
+        draws_unseen: whether negatives will be drawn that the user has not met.
 
     Raises:
-        UserError: they will be, and a user has every item in training.
+        UserError: a user has every item in training and ``draws_unseen`` is set, or there are
+            2^31 interactions or more.
     """
     if data.num_interactions >= 2**31:
         raise UserError(

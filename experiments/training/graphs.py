@@ -1,4 +1,4 @@
-"""The graphs of a data set, from training interactions alone; and those of a trained table."""
+"""Graphs of a data set, from training interactions alone, and graphs of a trained table."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def item_graph(
     keep: Literal["last", "first"] = "last",
     weighting: Literal["distance", "frequency"] = "distance",
 ) -> sevo_jax.Graph:
-    """Items at a distance of at most ``walk_length`` in the training sequences.
+    """Joins items at a distance of at most ``walk_length`` in the training sequences.
 
-    Node 0 is padding, and there may be more after the items: isolated nodes. For the rest see
+    Node 0 is padding. Nodes after the items are isolated. The other arguments are those of
     `sevo_jax.sequence_graph`.
     """
     return sevo_jax.sequence_graph(
@@ -43,12 +43,12 @@ def item_graph(
 
 
 def neighbour_graph(data: Interactions) -> sevo_jax.Graph:
-    """Items at a distance of at most 3 in the whole training sequences; node 0 is padding."""
+    """Joins items at a distance of at most 3 in whole training sequences; node 0 is padding."""
     return item_graph(data, max_len=None, walk_length=3)
 
 
 def user_item_graph(data: Interactions) -> sevo_jax.Graph:
-    """Users and their training items, the padding item among the items."""
+    """Joins users to their training items; padding is the first node after the users."""
     training = data.training_part()
     return sevo_jax.bipartite_graph(
         data.owners[training], data.items[training], data.num_users, data.num_items + 1
@@ -61,10 +61,16 @@ def category_graph(
     file: str = "",
     max_size: int | None = None,
 ) -> sevo_jax.Graph:
-    """Items that share a category which is not too large (Section C.2); node 0 is padding.
+    """Joins items that share a category which is not too large (Section C.2); node 0 is padding.
+
+    Args:
+        data: the data set.
+        num_nodes: one more than items if ``None``; nodes after the items are isolated.
+        file: as in `load_categories`.
+        max_size: as in `load_categories`.
 
     Raises:
-        UserError: as `load_categories`, which ``file`` and ``max_size`` are for.
+        UserError: as `load_categories`.
     """
     categories = load_categories(data, file, max_size)
     return sevo_jax.category_graph(
@@ -75,10 +81,11 @@ def category_graph(
 
 
 def check_graph(settings: GraphSettings, data: Interactions) -> str:
-    """Reads the files that a run's graph comes from, before anything is trained; a note, or "".
+    """Checks the files of a run's graph before anything is trained; returns a note, or ``""``.
 
     Raises:
-        UserError: as `load_categories` and `graph_from_file`; fewer items than neighbours.
+        UserError: as `load_categories` and `graph_from_file`; or there are too few items for the
+            number of neighbours.
     """
     if settings.kind == "teacher":
         check_neighbours(settings.num_neighbours, data.num_items)
@@ -98,11 +105,11 @@ def check_graph(settings: GraphSettings, data: Interactions) -> str:
 def graph_from_file(
     path: Path, data: Interactions, num_nodes: int | None = None
 ) -> tuple[sevo_jax.Graph, str]:
-    """The part of a graph of `experiments.build_graph` that joins items of the data.
+    """Loads a graph that `experiments.build_graph` wrote, and keeps the items of the data.
 
-    Its nodes are the data's items by the ids that the source gave them: those in the file
-    ``.items.parquet`` beside the graph or, without it, the integers that the nodes are. Items that
-    the graph lacks have no neighbours; its other nodes are left out.
+    Items are found by the ids that their source gave them. The ids of the graph's nodes are in the
+    file ``.items.parquet`` beside it; without that file a node's id is its number. Items that the
+    graph lacks have no neighbours. Nodes that are no items of the data are left out.
 
     Args:
         path: the graph's file, ``.npz``.
@@ -165,11 +172,11 @@ def graph_from_file(
 def teacher_graph(
     table: Float[Array, "rows dim"], num_neighbours: int, tau: float
 ) -> sevo_jax.Graph:
-    """Items and their nearest neighbours in a teacher's table; node 0 is padding.
+    """Joins items to their nearest neighbours in a teacher's table; node 0 is padding.
 
     Args:
-        table: a row for padding, then the items'.
-        num_neighbours: of each item, fewer than there are others.
+        table: a row for padding, then a row for each item.
+        num_neighbours: the neighbours of each item; fewer than there are items.
         tau: the bandwidth of `sevo_jax.knn_graph`, above 0.
 
     Raises:
@@ -183,7 +190,7 @@ def teacher_graph(
 
 
 def check_neighbours(num_neighbours: int, num_items: int) -> None:
-    """A `UserError` that names the option, unless an item has so many neighbours."""
+    """Raises an `ArgumentError` unless an item can have so many neighbours."""
     if num_neighbours >= num_items:
         raise ArgumentError(
             "num_neighbours", f"must be less than the {num_items} items, got {num_neighbours}"

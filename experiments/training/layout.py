@@ -23,11 +23,19 @@ from models.backbone import Task
 def training_sequences(
     data: Interactions, max_len: int, task: Task
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What is read in training: where in the flat array each sequence ends, and how long it is.
+    """Lists the sequences that training reads.
 
-    A user's training items are all but the last two. For ``next`` and ``prefix`` the newest of them
-    is a target only; for ``prefix`` a sequence ends at each of the others, and for ``pair`` each is
-    one.
+    A user with the items ``a b c d e`` trains on ``a b c``: ``d`` validates, and ``e`` tests. The
+    sequences of that user are, for each task,
+
+    - ``next``: ``a b``, since ``c`` is only predicted;
+    - ``prefix``: ``a`` and ``a b``;
+    - ``masked``: ``a b c``;
+    - ``pair``: ``a``, ``b`` and ``c``.
+
+    Returns:
+        ``int64[sequences]`` each: the position in the flat array at which a sequence ends, and its
+        length.
     """
     held_back = 3 if task in ("next", "prefix") else 2
     stops = data.starts + data.lengths - held_back
@@ -42,7 +50,13 @@ def training_sequences(
 
 
 class EpochLayouts:
-    """The layout of every epoch, a function of the data, the seed and the epoch alone."""
+    """The layout of every epoch. It depends on data, settings, seed and epoch alone.
+
+    Attributes:
+        groups: the groups of rows of a batch; ``None`` for rows of one width.
+        rows: the least rows of a batch, the same for every epoch.
+        few_rows: the rows that many batches need at most; see `_few_rows`.
+    """
 
     def __init__(
         self,
@@ -56,7 +70,7 @@ class EpochLayouts:
         self._ends, self._counts = training_sequences(data, training.max_len, task)
         if not self._ends.size:
             raise UserError(f"{data.name}: no user has two training items; nothing to learn from")
-        # Users and their runs of sequences, from which pairs are drawn.
+        # A user's sequences follow each other. Pairs are drawn from them, by start and length.
         users = np.searchsorted(data.starts, self._ends, side="right")
         _, self._starts, self._lengths = np.unique(users, return_index=True, return_counts=True)
         self.training, self.seed = training, seed
@@ -64,8 +78,8 @@ class EpochLayouts:
         self.groups = None
         if grouped:
             self.groups = choose_groups(longer_of_random(self._counts, training.batch_size))
-        # Epochs pack into about as many rows each. Epoch 0 sets the least for all, so that few
-        # epochs differ in shape and compile anew.
+        # All epochs pack into about the same number of rows. Epoch 0 sets the least for all, since
+        # an epoch of another shape is compiled anew.
         self.rows = self.few_rows = 0
         first = self(0)
         if isinstance(first, Rows):
@@ -74,7 +88,7 @@ class EpochLayouts:
             self.few_rows = _few_rows(used.sum(axis=-1), self.rows)
 
     def __call__(self, epoch: int) -> Layout:
-        """Sequences shuffled and dealt into batches; for pairs, drawn anew."""
+        """Shuffles the sequences, or draws pairs anew, and lays them out in batches."""
         rng = np.random.default_rng([self.seed, epoch])
         pairs = self.task == "pair"
         order = self._draw_pairs(rng) if pairs else rng.permutation(self._ends.size)
@@ -93,24 +107,36 @@ class EpochLayouts:
         return rows
 
     def _draw_pairs(self, rng: np.random.Generator) -> np.ndarray:
-        """As many users as there are training items, uniformly, and one of the items of each."""
+        """Draws users uniformly, and an item of each; as many pairs as there are training items."""
         user = rng.integers(self._starts.size, size=self._ends.size)
         return self._starts[user] + rng.integers(self._lengths[user])
 
     @property
     def sequences_per_step(self) -> np.ndarray:
-        """``int64[steps]``: the weights of the steps' losses in an epoch's mean."""
+        """``int64[steps]``: the sequences of each step, by which an epoch's loss is averaged."""
         steps = np.arange(0, self._ends.size, self.training.batch_size)
         return np.minimum(self._ends.size - steps, self.training.batch_size)
 
 
 def round_up(rows: float) -> int:
-    """The next multiple of `ROWS_MULTIPLE`, so that few epochs differ in shape."""
+    """Rounds up to a multiple of `ROWS_MULTIPLE`, so that few epochs differ in shape."""
     return -(-int(np.ceil(rows)) // ROWS_MULTIPLE) * ROWS_MULTIPLE
 
 
 def _few_rows(needed: np.ndarray, rows: int) -> int:
-    """The number of rows that saves most if steps which need no more compute no more."""
+    """Chooses the number of rows for the smaller of the two programs of `steps.make_step`.
+
+    A step that needs no more rows computes no more; all other steps compute all ``rows``. The
+    choice saves the most rows in an epoch.
+
+    Args:
+        needed: ``int[steps]``, the rows that each step needs.
+        rows: the rows of the largest step.
+
+    Examples:
+        >>> _few_rows(np.array([4, 4, 8, 12]), 12)  # saves 8 + 8 rows; 8 would save 4 + 4 + 4
+        4
+    """
     choices = np.append(np.arange(ROWS_MULTIPLE, rows, ROWS_MULTIPLE), rows)
     saved = (rows - choices) * (needed[:, None] <= choices).mean(axis=0)
     return int(choices[saved.argmax()]) if saved.any() else rows

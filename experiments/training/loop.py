@@ -57,7 +57,7 @@ CRITERION = "NDCG@10"
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What a run reports after each epoch."""
+    """The report of a run after an epoch; ``score`` is ``None`` without a validation."""
 
     epoch: int
     train_loss: float
@@ -66,7 +66,7 @@ class Progress:
 
 
 class DivergedError(UserError):
-    """A loss, a parameter or a score that is not finite."""
+    """A loss, a parameter or a score is not finite."""
 
 
 class Interrupted(Exception):  # noqa: N818, like KeyboardInterrupt
@@ -74,7 +74,7 @@ class Interrupted(Exception):  # noqa: N818, like KeyboardInterrupt
 
 
 def used_users(run: Run, data: Interactions) -> Interactions:
-    """The users that a run is trained and tested on: the same ones whatever its seed."""
+    """Returns the users that a run is trained and tested on: the same ones for every seed."""
     share = run.settings.training.user_share
     return data if share == 1 else data.sample_users(share)
 
@@ -108,16 +108,16 @@ def train(
     """Trains, validates and tests; writes the run's folder and returns ``result.json``.
 
     Args:
-        run: what to train.
-        data: on what.
-        folder: where; created if missing.
+        run: the run.
+        data: the data set.
+        folder: the run's folder; created if missing.
         resume: whether to go on with the run that the folder holds, if any.
         stop: when set, the run saves itself after the epoch it is in.
         report: called after every epoch.
 
     Raises:
-        UserError: a folder that holds another run or cannot be written, a loss or score that is not
-            finite.
+        UserError: the folder holds another run or cannot be written, or a loss, a parameter or a
+            score is not finite.
         Interrupted: ``stop`` was set.
     """
     return train_together([run], data, [folder], resume=resume, stop=stop, report=report)[0]
@@ -133,16 +133,37 @@ def train_together(
     report: Callable[[Progress], None] = lambda progress: None,
     placement: Placement = ONE_DEVICE,
 ) -> list[dict[str, Any]]:
-    """`train` for runs that differ in their seeds alone, in one program that shares the graph.
+    """Trains runs that differ in their seeds alone, in one program that shares the graph.
 
-    Every run gets the folder and, up to rounding, the numbers that it would get on its own; other
-    random ones in the rare epochs in which a seed has more long sequences in a batch than its
-    groups of rows have room for, since the places of all seeds' rows then shift. On
-    resuming, runs that lag behind are trained first, until they meet the next ones. A run that
-    fails does not hold up the others; its error is raised when they are done.
+    Every run gets the folder and, up to rounding, the numbers that `train` would give it. There is
+    one exception. In rare epochs, a batch of some seed has more long sequences than its groups of
+    rows have room for; the rows of all seeds then shift, and with them the random numbers they get.
 
-    The seconds of an epoch are divided by the runs trained in it; those of ``metrics.jsonl`` are
-    the time since the first of them began, resting times left out.
+    A run that fails does not hold up the others: its error is raised when they are done. On
+    resuming, runs that lag behind are trained first. If seeds 0 and 1 have 10 of 50 epochs, and
+    seed 2 has 30,
+
+    - seeds 0 and 1 are trained together to epoch 30, and then
+    - seeds 0, 1 and 2 are trained together to epoch 50.
+
+    The seconds of an epoch are divided by the number of runs trained in it. The seconds in
+    ``metrics.jsonl`` are the time of training since the first of these runs began.
+
+    Args:
+        runs: the runs.
+        data: the data set.
+        folders: a folder for each run.
+        resume: as in `train`.
+        stop: as in `train`.
+        report: called for each run after every epoch.
+        placement: where arrays lie.
+
+    Returns:
+        The content of ``result.json`` of each run.
+
+    Raises:
+        UserError: as `train`.
+        Interrupted: ``stop`` was set.
     """
     if len({dataclasses.replace(run, seed=0) for run in runs}) != 1:
         raise ValueError("runs that are trained together must differ in their seeds alone")
@@ -150,7 +171,7 @@ def train_together(
     found = [check_folder(run, data, folder, resume) for run, folder in held]
     results = {i: result for i, result in enumerate(found) if result is not None}
     todo = [i for i, result in enumerate(found) if result is None]
-    # All have looked before the first one writes.
+    # No process writes before all of them have read the folders.
     processes.agree({f"what {out} holds": bool(found[i]) for i, (_, out) in enumerate(held)})
     if not todo:
         return [results[i] for i in range(len(runs))]
@@ -187,7 +208,7 @@ def train_together(
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What runs share that differ in their seeds alone."""
+    """The parts that runs share if they differ in their seeds alone."""
 
     graphdef: nnx.GraphDef[Backbone]
     task: Task
@@ -199,17 +220,17 @@ class Setup:
     placement: Placement
 
     def layouts(self, data: Interactions, seed: int) -> EpochLayouts:
-        """The layouts of a run's epochs."""
+        """Makes the layouts of a run's epochs."""
         return EpochLayouts(data, self.settings.training, seed, self.task, grouped=not self.packs)
 
     def evaluate(self, split: Split, params: Any, carried: Any) -> dict[str, float]:
-        """The metrics of a split."""
+        """Returns the metrics of a split."""
         return metrics_of(self.rank(split, params, carried))
 
 
 @dataclasses.dataclass
 class _Lane:
-    """A run in training, on the host."""
+    """A run in training: its part of a program that trains several runs side by side."""
 
     run: Run
     folder: Path
@@ -222,18 +243,18 @@ class _Lane:
 
     @property
     def epoch(self) -> int:
-        """The epochs behind it."""
+        """The epochs that are done."""
         return self.checkpoint.epoch
 
     def diverged(self, what: str, epoch: int) -> DivergedError:
-        """The error for a number that is not finite."""
+        """Makes the error for a number that is not finite."""
         last = self.checkpoint.epoch
         kept = f"the checkpoint of epoch {last} in {self.folder} is the last good one"
         kept = kept if last else "there is no checkpoint yet"
         return DivergedError(f"{self.run.name}: {what} (epoch {epoch}); {kept}")
 
     def mean_loss(self, losses: np.ndarray, epoch: int) -> float:
-        """The mean loss of an epoch over sequences, from ``float[steps]``."""
+        """Averages an epoch's losses, ``float[steps]``, over its sequences."""
         finite = np.isfinite(losses)
         if not finite.all():
             step = (epoch - 1) * losses.size + int(np.argmin(finite)) + 1
@@ -243,7 +264,7 @@ class _Lane:
     def validate(
         self, state: TrainState, setup: Setup, epoch: int, loss: float, began: float
     ) -> float:
-        """Scores an epoch, keeps the best one's model, and returns the criterion."""
+        """Validates the state after an epoch, keeps the best so far, and returns the score."""
         step = epoch * self.layouts.sequences_per_step.size
         clock = time.perf_counter()
         try:
@@ -274,14 +295,17 @@ class _Lane:
 
 
 def draws_unseen(run: Run) -> bool:
-    """Whether a run's loss takes items that a user has not met: students do beside any softmax."""
+    """Tells whether a run needs negatives that the user has not met.
+
+    A student with the loss ``softmax`` does: methods such as `models.student.RKD` read them.
+    """
     s = run.settings
     alone = s.training.loss == "softmax" and s.distillation.method == "none"
     return not alone and s.training.loss != "sampled-softmax"
 
 
 def make_setup(run: Run, data: Interactions, placement: Placement = ONE_DEVICE) -> Setup:
-    """Builds what the run shares with those of other seeds."""
+    """Builds the parts that a run shares with runs of other seeds."""
     settings = run.settings
     model = make_model(run, data)
     task, max_len = model.task, settings.training.max_len
@@ -318,7 +342,7 @@ def make_setup(run: Run, data: Interactions, placement: Placement = ONE_DEVICE) 
 
 
 def initial_checkpoint(run: Run, setup: Setup, data: Interactions) -> Checkpoint:
-    """Where a run begins, its weights drawn from its seed."""
+    """Makes the state in which a run begins; its weights are drawn from its seed."""
     _, params, carried, _ = split_model(make_model(run, data))
     opt_state, place = setup.optimizer.init(params), setup.placement
     opt_state = place.put_opt_state(setup.optimizer, opt_state, params)
@@ -348,12 +372,15 @@ def _train_lanes(
     stop: threading.Event | None,
     report: Callable[[Progress], None],
 ) -> list[UserError | None]:
-    """Trains runs that stand at one epoch to the epoch ``until``; returns the errors of each.
+    """Trains runs from the epoch at which all of them stand to the epoch ``until``.
 
-    An error ends the training of all, once the others are saved.
+    An error of one run ends the training of all, once the others are saved.
+
+    Returns:
+        The error of each run, or ``None``.
 
     Raises:
-        Interrupted: ``stop`` was set, and all are saved.
+        Interrupted: ``stop`` was set, and all runs are saved.
     """
     settings, epoch = setup.settings, lanes[0].epoch
     began = time.perf_counter() - lanes[0].checkpoint.seconds
@@ -364,7 +391,7 @@ def _train_lanes(
         setup.graphdef, setup.optimizer, setup.inputs, layouts, states[0], setup.placement
     )
     state = epochs.stack(states)
-    for lane in lanes:  # an epoch takes the state's memory
+    for lane in lanes:  # a compiled epoch takes over the memory of its state
         lane.checkpoint = lane.checkpoint._replace(state=None)
     del states
     errors: list[UserError | None] = [None] * len(lanes)
@@ -375,7 +402,7 @@ def _train_lanes(
         if saving:
             own = epochs.state_of(state, i)
             if not _all_finite(own):
-                # The loss of a step is that of the parameters before it.
+                # The loss of a step is computed before its update. It does not show this.
                 raise lane.diverged(
                     f"parameters are not finite at step {epoch * losses.size}", epoch
                 )
@@ -429,7 +456,7 @@ def _finish(lane: _Lane, setup: Setup, data: Interactions) -> dict[str, Any]:
         "valid": best["valid"] if best else setup.evaluate("valid", *best_model),
         "test": metrics_of(ranks),
         "by_popularity": by_popularity(ranks, data),
-        # A run that had stopped after its last epoch knows the whole time, evaluations included.
+        # A process that trained no epoch itself has only the whole time, evaluations included.
         "seconds_per_epoch": _median(lane.epoch_seconds)
         or round(checkpoint.seconds / checkpoint.epoch, 4),
         "seconds_per_evaluation": _median(lane.evaluation_seconds),
@@ -445,7 +472,7 @@ def _finish(lane: _Lane, setup: Setup, data: Interactions) -> dict[str, Any]:
 
 
 def device(count: int = 1) -> str:
-    """The machine at hand, as results and tables name it, and how many of its devices work."""
+    """Names this machine and the number of devices in use, as results show them."""
     kind = jax.devices()[0].device_kind
     return f"{f'{count} x ' if count > 1 else ''}{kind}, {os.cpu_count()} cores"
 

@@ -1,8 +1,8 @@
 """Several devices: users are split over the axis ``data`` of a mesh, tables over ``model``.
 
-The program is that of one device; what differs is where its arrays lie, which is decided here, and
-XLA's partitioner does the rest. Random numbers belong to cells and not to devices, so that losses
-and metrics are those of one device, up to rounding.
+The program is the same as on one device. This file decides where its arrays lie, and XLA's
+partitioner does the rest. Random numbers belong to cells and not to devices, so that losses and
+metrics are those of one device, up to rounding.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HOST_DEVICES = "--xla_force_host_platform_device_count"
 
 
 def parse_mesh(text: str) -> dict[str, int]:
-    """The sizes of the axes in ``data=2,model=2``; an axis that is left out has size 1.
+    """Reads the sizes of axes, such as ``data=2,model=2``; an axis left out has size 1.
 
     Raises:
         UserError: the text is something else.
@@ -54,10 +54,14 @@ def parse_mesh(text: str) -> dict[str, int]:
 
 
 def make_mesh(text: str) -> Mesh:
-    """The mesh of ``data=2,model=2``, of the first devices at hand; of several processes, of all.
+    """Makes a mesh of the first devices; with several processes, of all devices.
+
+    Args:
+        text: the sizes of the axes; see `parse_mesh`.
 
     Raises:
-        UserError: as `parse_mesh`; there are fewer devices, or some process would have none.
+        UserError: as `parse_mesh`; or there are too few devices, or several processes have more
+            devices than the mesh.
     """
     sizes = parse_mesh(text)
     count, devices = math.prod(sizes.values()), jax.devices()
@@ -81,33 +85,34 @@ def make_mesh(text: str) -> Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where arrays lie: on a mesh, or without one where JAX puts them.
+    """The places of arrays: on a mesh, or without a mesh where JAX puts them.
 
-    Several processes call it alike, with equal arrays, of which each keeps what its devices hold.
+    With several processes, all make the same calls with equal arrays. Each process keeps the parts
+    that its devices hold.
     """
 
     mesh: Mesh | None = None
 
     @property
     def num_devices(self) -> int:
-        """How many devices there are to work."""
+        """The number of devices in use."""
         return 1 if self.mesh is None else self.mesh.size
 
     def splits_both(self) -> bool:
-        """Whether both axes have several devices."""
+        """Tells whether both axes have several devices."""
         return self.mesh is not None and min(self.mesh.shape.values()) > 1
 
     def rows_for(self, rows: int) -> int:
-        """So many rows, or as many more as ``data`` needs to divide them."""
+        """Rounds a number of rows up to a multiple of the size of ``data``."""
         parts = 1 if self.mesh is None else self.mesh.shape[DATA]
         return -(-rows // parts) * parts
 
     def put_whole(self, tree: Any) -> Any:
-        """Every leaf whole on every device."""
+        """Puts every leaf whole on every device."""
         return tree if self.mesh is None else self._put(tree, jax.tree.map(lambda _: _WHOLE, tree))
 
     def put_split(self, tree: Any) -> Any:
-        """Every leaf's axis 1, of rows or users, over ``data``; whole if that does not divide."""
+        """Splits axis 1 of every leaf, of rows or users, over ``data``; whole if uneven."""
         if self.mesh is None:
             return tree
         parts, split = self.mesh.shape[DATA], PartitionSpec(None, DATA)
@@ -115,7 +120,7 @@ class Placement:
         return self._put(tree, specs)
 
     def put_params(self, params: Any) -> Any:
-        """The features of tables over ``model``, all else whole.
+        """Splits the features of tables over ``model``; all else is whole.
 
         Raises:
             UserError: ``model`` does not divide the width of a table.
@@ -125,7 +130,7 @@ class Placement:
     def put_opt_state(
         self, optimizer: optax.GradientTransformation, state: Any, params: Any
     ) -> Any:
-        """An optimiser's state: what is as large as a parameter lies as it does."""
+        """Puts each moment of a parameter where the parameter lies; all else is whole."""
         if self.mesh is None:
             return state
         specs = optax.tree.map_params(
@@ -138,10 +143,14 @@ class Placement:
         return self._put(state, specs)
 
     def split(self, tree: Any, *axes: str) -> Any:
-        """In a compiled function: leading axes over ``axes``, but whole where that is uneven.
+        """Splits leading axes over ``axes`` in a compiled function; axes that do not divide stay.
 
-        Of uneven parts on both axes, XLA (of JAX 0.10.2, on CPUs) made other numbers.
+        Args:
+            tree: arrays of the function.
+            axes: the axis of the mesh for each leading axis of an array.
         """
+        # Uneven parts would also do, but with uneven parts on both axes, XLA (of JAX 0.10.2, on
+        # CPUs) computed wrong numbers.
         mesh = self.mesh
         if mesh is None:
             return tree
@@ -155,7 +164,7 @@ class Placement:
         return jax.tree.map(split, tree)
 
     def shardings(self, state: Any) -> Any:
-        """Of what an epoch returns: the state, which stays where it lies, and the losses, whole."""
+        """Returns the shardings of an epoch's results: the state as it lies, whole losses."""
         if self.mesh is None:
             return None
         return jax.tree.map(lambda x: x.sharding, state), NamedSharding(self.mesh, _WHOLE)

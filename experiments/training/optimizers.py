@@ -29,9 +29,13 @@ from models.backbone import Task
 def make_optimizer(
     name: str, settings: Settings, data: Interactions, model: Backbone
 ) -> optax.GradientTransformation:
-    """The optimiser called ``name``, one of `configs.OPTIMIZERS`, for a model.
+    """Makes an optimiser for a model.
 
-    The graph ``user-item`` needs a model with a table ``user_embedding``.
+    Args:
+        name: one of `experiments.settings.OPTIMIZERS`.
+        settings: the settings of the run.
+        data: the data set, from which the graph is built.
+        model: the model; for the graph ``user-item`` it needs a table ``user_embedding``.
     """
     s, mask, rate = settings.optimizer, decay_mask(model), learning_rate(settings, data, model.task)
     if name == "adam":
@@ -73,7 +77,7 @@ def make_optimizer(
 
 
 def learning_rate(settings: Settings, data: Interactions, task: Task) -> optax.ScalarOrSchedule:
-    """The step size, or its schedule over steps where it is divided by ten every few epochs."""
+    """Returns the step size; a schedule over steps if ``decay_every`` is set."""
     s, training = settings.optimizer, settings.training
     if not s.decay_every:
         return s.learning_rate
@@ -85,7 +89,7 @@ def learning_rate(settings: Settings, data: Interactions, task: Task) -> optax.S
 def smoothed_tables(
     settings: Settings, data: Interactions, model: Backbone
 ) -> tuple[sevo_jax.Graph, list[list[str]]]:
-    """The graph that the settings name, and the tables of the model that are smoothed over it."""
+    """Returns the graph that the settings name, and the groups of tables smoothed over it."""
     s, own = settings.graph, [[table] for table in model.tables]
     if s.kind == "teacher":
         table = load_teacher(settings, data).item_embedding.embedding[...]
@@ -111,7 +115,7 @@ def smoothed_tables(
 def add_smoothness_gradient(
     weight: float, graph: sevo_jax.Graph, tables: Sequence[Sequence[str]]
 ) -> optax.GradientTransformation:
-    """Adds the gradient of ``weight * Tr(E'(I - Ã)E)``, a term of the loss (Eq. 43), of each table.
+    """Adds the gradient of ``weight * Tr(E'(I - Ã)E)``, a loss term for each table ``E`` (Eq. 43).
 
     Examples:
         >>> import jax.numpy as jnp
@@ -122,7 +126,7 @@ def add_smoothness_gradient(
         >>> tx.update(gradient, tx.init(params), params)[0]["table"].tolist()
         [[2.0], [-2.0]]
     """
-    # One iteration at beta = 1/2 is (E + ÃE) / 2, and 2 (I - Ã)E four times what E is above it.
+    # One iteration at beta = 1/2 gives S = (E + ÃE) / 2. So the gradient 2 (I - Ã)E is 4 (E - S).
     halfway = sevo_jax.sevo_smooth(graph, beta=0.5, num_layers=1, method="iterative", tables=tables)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
@@ -134,7 +138,7 @@ def add_smoothness_gradient(
 
 
 def decay_mask(model: Backbone) -> Any:
-    """Which parameters decay, as Optax takes it: ``None`` for all."""
+    """Returns Optax's mask of the parameters that decay; ``None`` if all do."""
     if not model.undecayed:
         return None
     params = nnx.state(model, nnx.Param)

@@ -1,8 +1,8 @@
 """Several processes that train a run together, each on devices of its own.
 
-They meet at the address of process 0 before JAX connects them, for JAX ends a process that waits in
-vain by an abort. The connections stay: whichever process dies closes its own, and the others stop
-at once, whatever they are in the middle of.
+The processes first meet at the address of process 0, and only then call JAX: where a process is
+missing, JAX aborts the others, while we can say who is missing. The connections stay open. A
+process that dies closes its own, and the others stop at once, even in the middle of a step.
 """
 
 from __future__ import annotations
@@ -26,33 +26,34 @@ from experiments.console import say
 from experiments.errors import ArgumentError, UserError
 
 MEETING_SECONDS = 60
-"""How long processes wait for each other at the start."""
+"""The time that processes wait for each other at the start."""
 HEARTBEAT_SECONDS = 30
-"""How long JAX waits for a sign of life of a process that hangs, or whose machine is gone."""
+"""The time after which JAX gives up a process that hangs, or whose machine is gone."""
 GRACE_SECONDS = 5
-"""How long a process that has lost another has to end by itself, with an error of its own."""
+"""The time that a process has to end with an error of its own after it has lost another one."""
 _DONE, _FAILED = b"done", b"fail"
-"""Messages, as long as the number of a process that has ended."""
+"""Messages of four bytes. The third kind of message is the number of a process that has ended."""
 
 T = TypeVar("T")
 
 _links: dict[int, socket.socket] = {}
-"""Connections to other processes: of process 0 to all, of the others to process 0."""
+"""Connections by process number: process 0 has one to every other, the others one to process 0."""
 _ending = threading.Lock()
 _ended: set[int] = set()
-"""Those that have ended without being done."""
+"""The processes that have ended before their work was done."""
 
 
 def join(coordinator: str, num_processes: int, process_id: int) -> None:
-    """Waits for the other processes and connects to them; to be called before all of JAX.
+    """Waits for the other processes and connects to them. Call it before anything else of JAX.
 
     Args:
         coordinator: ``host:port`` of process 0, which must be free there.
-        num_processes: how many there are.
-        process_id: this one's number, from 0.
+        num_processes: the number of processes.
+        process_id: the number of this one, from 0.
 
     Raises:
-        UserError: numbers out of range, no such address, or some process does not come in time.
+        UserError: a number is out of range, the address cannot be used, or a process does not come
+            in time.
     """
     host, _, port = coordinator.rpartition(":")
     if not (host and port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
@@ -81,30 +82,37 @@ def join(coordinator: str, num_processes: int, process_id: int) -> None:
 
 
 def leave(status: int) -> None:
-    """Ends this process's part; at an error, ends the process, and so the others."""
+    """Tells the others that this process is done; after an error, ends it, which ends the others.
+
+    Args:
+        status: the exit status of the command.
+    """
     if not _links:
         return
-    failed = status not in (0, 130)  # all are interrupted together
-    _tell_all(_FAILED if failed else _DONE)
+    failed = status not in (0, 130)  # 130: all are interrupted together
+    _send_to_all(_FAILED if failed else _DONE)
     if failed:
         _exit(status)
 
 
-def await_news() -> None:
-    """After an error: if it comes from the end of another process, this one ends here."""
+def stop_if_another_ended() -> None:
+    """Ends this process if another one has ended. Call it before an error is reported.
+
+    The end of another process causes odd errors in collectives; `_watch` names the real reason.
+    """
     if _links:
-        time.sleep(1)  # the error may be ahead of the news
+        time.sleep(1)  # the error may arrive before the closed connection is noticed
         if _ended:
-            time.sleep(2 * GRACE_SECONDS)
+            time.sleep(2 * GRACE_SECONDS)  # meanwhile `_watch` ends this process
 
 
 def agree(facts: dict[str, Any]) -> None:
-    """Waits until all processes are here.
+    """Waits for all processes, and compares their facts.
 
     Raises:
-        UserError: some facts are not the same in all.
+        UserError: a fact is not the same in all processes.
     """
-    first, *others = each_said(facts)
+    first, *others = gather_values(facts)
     for number, other in enumerate(others, 1):
         for name in sorted(first.keys() | other.keys()):
             if first.get(name) != other.get(name):
@@ -115,10 +123,10 @@ def agree(facts: dict[str, Any]) -> None:
 
 
 def attempt(function: Callable[[], T]) -> T:
-    """What a function returns here, as soon as it has returned in all processes.
+    """Calls a function in every process, and returns its result once all have succeeded.
 
     Raises:
-        UserError: what the first of the processes raised that raised one.
+        UserError: the function raised one in some process; all raise that of the first of them.
     """
     result, error = None, None
     try:
@@ -127,9 +135,9 @@ def attempt(function: Callable[[], T]) -> T:
         if jax.process_count() == 1:
             raise
         error = str(own)
-    for said in each_said(error):
-        if said is not None:
-            raise UserError(said)
+    for message in gather_values(error):
+        if message is not None:
+            raise UserError(message)
     return cast(T, result)
 
 
@@ -143,8 +151,8 @@ def first_then_all(function: Callable[[], T]) -> T:
     return attempt(lambda: early[0] if early else function())
 
 
-def each_said(own: Any) -> list[Any]:
-    """The values of all processes, each of which JSON can hold, in their order."""
+def gather_values(own: Any) -> list[Any]:
+    """Returns the values of all processes, in their order. JSON must be able to hold them."""
     if jax.process_count() == 1:
         return [own]
     message = np.frombuffer(json.dumps(own).encode(), np.uint8)
@@ -156,12 +164,12 @@ def each_said(own: Any) -> list[Any]:
 
 
 def any_process(flag: bool) -> bool:
-    """Whether the flag is set in some process; all of them wait for each other."""
+    """Tells whether the flag is set in some process; all of them wait for each other."""
     return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(flag).any())
 
 
 def is_first() -> bool:
-    """Whether this is the process that prints and writes, or the only one."""
+    """Tells whether this is process 0, which prints and writes."""
     return jax.process_index() == 0
 
 
@@ -181,7 +189,7 @@ def _wait_for_others(
                 link, _ = server.accept()
                 link.settimeout(GRACE_SECONDS)
                 number, count = map(int, link.recv(64).split())
-            except ValueError:  # who knows who that was
+            except ValueError:  # a stranger, such as a port scan
                 continue
             except OSError as error:
                 if time.monotonic() < deadline:
@@ -234,7 +242,7 @@ def _find_first(
 
 
 def _watch() -> None:
-    """Ends this process when another ends that was not done."""
+    """Ends this process when another one ends before its work is done."""
     with selectors.DefaultSelector() as selector:
         for number, link in _links.items():
             selector.register(link, selectors.EVENT_READ, number)
@@ -249,27 +257,29 @@ def _watch() -> None:
 
 def _stop(ended: int, failed: bool) -> None:
     _ended.add(ended)
-    if failed:  # with an error that others may have, too
+    if failed:  # this process may have the same error, and is given time to report it
         time.sleep(GRACE_SECONDS)
     say(
         f"error: process {jax.process_index()} stops, for process {ended} has ended; start all of "
         "them again, to resume"
     )
-    _tell_all(f"{ended:04}".encode())
+    _send_to_all(f"{ended:04}".encode())
     _exit(1)
 
 
-def _tell_all(message: bytes) -> None:
+def _send_to_all(message: bytes) -> None:
     for link in _links.values():
         with contextlib.suppress(OSError):
             link.sendall(message)
 
 
 def _exit(status: int) -> None:
-    """Process 0 waits for the others, whom JAX would abort without it; JAX's farewell is no use."""
-    _ending.acquire()  # either thread, and never both
+    """Ends this process at once; process 0 first waits for the others."""
+    # JAX aborts the others when process 0 goes. `os._exit` skips JAX's own shutdown, in which all
+    # processes would have to meet.
+    _ending.acquire()  # the main thread and `_watch` may both come here: one of them ends it all
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # nobody may read on
+        with contextlib.suppress(OSError):  # a closed pipe
             stream.flush()
     if jax.process_index() == 0:
         deadline = time.monotonic() + 2 * GRACE_SECONDS
@@ -281,7 +291,7 @@ def _exit(status: int) -> None:
 
 
 def _receive(link: socket.socket) -> bytes:
-    """The next message, or nothing if the other end is closed."""
+    """Returns the next message, or nothing if the other end is closed."""
     try:
         return link.recv(len(_DONE), socket.MSG_WAITALL)
     except OSError:

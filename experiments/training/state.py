@@ -1,4 +1,4 @@
-"""The state of training: what a step changes, and what a run needs to go on."""
+"""The state of training, and the checkpoint of a run."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from models import Backbone, Constant
 
 
 class TrainState(NamedTuple):
-    """What an epoch changes.
+    """The state that every step changes.
 
     Attributes:
         params: the model's parameters.
         opt_state: the optimiser's state.
-        carried: what else a step of the model leaves to the next, such as running statistics.
+        carried: other state that the model changes in training, such as running statistics.
     """
 
     params: Any
@@ -24,9 +24,20 @@ class TrainState(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """What a run needs to go on."""
+    """Everything that a run needs to go on.
 
-    state: TrainState | Any  # None while the run is trained: an epoch takes its memory
+    Attributes:
+        state: the state after ``epoch``. It is ``None`` while the run is trained, since a compiled
+            epoch takes over its memory.
+        best_params: the parameters of the best epoch.
+        best_carried: the carried state of the best epoch.
+        epoch: the epochs that are done.
+        best_epoch: the epoch with the best score; 0 before the first validation.
+        best_score: its validation score; -1 before the first validation.
+        seconds: the time that training has taken.
+    """
+
+    state: TrainState | Any
     best_params: Any
     best_carried: Any
     epoch: int
@@ -36,6 +47,6 @@ class Checkpoint(NamedTuple):
 
 
 def split_model(model: Backbone) -> tuple[nnx.GraphDef[Backbone], Any, Any, Any]:
-    """A model's structure, its parameters, what else training changes, and its constants."""
+    """Splits a model into its structure, parameters, carried state and constants."""
     graphdef, params, constants, carried = nnx.split(model, nnx.Param, Constant, ...)
     return graphdef, params, carried, constants

@@ -1,7 +1,7 @@
-"""The device's part of training: steps, compiled epochs and their layouts, for one seed or several.
+"""The device's part of training: steps and compiled epochs, for one seed or several.
 
-Everything random follows from the seed, the epoch and the step, so that a run that was interrupted
-goes on exactly as it would have.
+All random numbers follow from the seed, the epoch and the step. A run that was interrupted thus
+goes on exactly as it would have without the interruption.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from models import Backbone
 
 
 class Inputs(NamedTuple):
-    """What an epoch reads and does not change.
+    """The arrays that an epoch reads and does not change.
 
     Attributes:
         corpus: the data.
-        constants: what the model reads beside its parameters, such as a graph.
+        constants: the model's constants, such as a graph.
     """
 
     corpus: Corpus
@@ -44,11 +44,24 @@ def make_step(
     training: TrainingSettings,
     few_rows: int | None = None,
 ) -> Callable[[Inputs, TrainState, Layout, jax.Array], tuple[TrainState, jax.Array]]:
-    """A training step: of what does not change, a state, a batch of rows and a key.
+    """Makes a training step: a function of the inputs, a state, a batch of rows and a key.
 
-    Packed batches of an epoch have the rows of its largest. Most need fewer: where ``few_rows`` are
-    enough, the model computes no more than these. Neither layout nor dropout, whose bits belong to
-    positions counted from the first row, notices the rows that are left out.
+    All packed batches of an epoch have as many rows as the largest of them, but most need fewer.
+    With ``few_rows``, a batch whose later rows are empty computes its first ``few_rows`` rows only:
+
+        rows used    4    9    8   12      of 12 rows, few_rows = 8
+        computed     8   12    8   12
+
+    The results are the same: empty rows add nothing, and dropout counts cells from the first row.
+
+    Args:
+        graphdef: the model, without its parameters.
+        optimizer: the optimiser.
+        training: the settings of training.
+        few_rows: see above; ``None`` computes all rows.
+
+    Returns:
+        The step, which returns the new state and the loss.
     """
 
     def step(
@@ -62,7 +75,7 @@ def make_step(
         )
 
         def loss(params: Any, rows: int) -> tuple[jax.Array, Any]:
-            # Copied, since a model may write to what it carries.
+            # A copy, since the model may write to its carried state.
             model = nnx.merge(graphdef, params, state.carried, inputs.constants, copy=True)
             tokens, positives, negatives, real = batch.first_rows(rows)
             value = model.training_loss(tokens, positives, negatives, real, dropout_key)
@@ -90,9 +103,15 @@ def make_epoch(
 ) -> Callable[..., tuple[TrainState, jax.Array]]:
     """Compiles an epoch: a scan of ``step`` over rows with a leading axis of steps.
 
-    With ``seed_axes``, the axes of a state of several seeds, it trains them all: rows, keys and
-    losses then have a leading axis of seeds. The state is donated. Returns the new state and the
-    loss of every step, with ``shardings`` if given.
+    Args:
+        step: a step of `make_step`.
+        seed_axes: the axis of seeds in each leaf of a state of several seeds. All seeds are then
+            trained together: rows, keys and losses have a leading axis of seeds.
+        shardings: the shardings of the results.
+
+    Returns:
+        A function of state, inputs, rows and a key, which returns the new state and the loss of
+        every step. It takes over the memory of the state.
     """
 
     def epoch(
@@ -107,15 +126,15 @@ def make_epoch(
 
 
 class Epochs:
-    """Compiled epochs of one seed, or of several in one program that shares what they can.
+    """Compiled epochs of one seed, or of several seeds in one program that shares the graph.
 
     Args:
         graphdef: the model, without its parameters.
         optimizer: the optimiser.
         inputs: the data and the model's constants.
-        layouts: one for each seed, equal but for the seed.
-        state: the state of any of them.
-        placement: on which devices; on a mesh, of one seed.
+        layouts: the layouts of each seed, which differ in the seed alone.
+        state: the state of any of the seeds.
+        placement: where arrays lie; on a mesh there can be one seed only.
     """
 
     def __init__(
@@ -131,15 +150,16 @@ class Epochs:
         self._together = len(layouts) > 1
         params, carried = jax.tree.map(lambda _: 0, (state.params, state.carried))
         self._axes = TrainState(params, sevo_jax.seed_axes(optimizer, state.params), carried)
-        # Under vmap both sides of a condition are computed, and a GPU may wait for the host to
-        # choose. On a mesh the first rows are not everywhere.
+        # Choosing between few rows and all rows pays on one CPU, for one seed. Under vmap both
+        # sides of a condition are computed, a GPU may wait for the host to choose, and on a mesh
+        # the first rows are not on all devices.
         shared = layouts[0]
         on_cpu = jax.default_backend() == "cpu"
         choosing = (
             not self._together and on_cpu and shared.training.packed and placement.mesh is None
         )
-        # Epochs differ by some rows. An accelerator hardly notices a few more, but compiles for
-        # seconds for each other number of them.
+        # Epochs differ by some rows. On an accelerator a few more rows cost little, but every new
+        # number of rows costs seconds to compile.
         packs = shared.training.packed and shared.task != "pair"
         most = max(each.rows for each in layouts)
         self._least_rows = round_up(1.05 * most) if packs and not on_cpu else 0
@@ -153,7 +173,7 @@ class Epochs:
         self.compiled: Any = make_epoch(split_step, axes, placement.shardings(state))
 
     def __call__(self, state: TrainState, rows: Layout, epoch: int) -> tuple[TrainState, jax.Array]:
-        """Trains an epoch laid out by `lay_out`; the new state and losses ``[seeds, steps]``."""
+        """Trains an epoch that `lay_out` laid out; returns state and losses ``[seeds, steps]``."""
         keys = [_training_key(layouts, epoch) for layouts in self._layouts]
         key = jnp.stack(keys) if self._together else keys[0]
         rows = self._placement.put_split(rows)
@@ -161,13 +181,14 @@ class Epochs:
         return state, losses.reshape(len(keys), -1)
 
     def lay_out(self, epoch: int) -> Layout:
-        """``int32[(seeds,) steps, rows, width]`` each, filled up to equal rows."""
+        """Lays out an epoch: ``int32[(seeds,) steps, rows, width]``, filled up with empty rows."""
         each = [layouts(epoch) for layouts in self._layouts]
         grouped = isinstance(each[0], list)
 
         def stack(*arrays: np.ndarray) -> np.ndarray:
             most = max(self._least_rows, *(a.shape[1] for a in arrays))
-            # More rows of a group would move those of the next, and with them what they draw.
+            # Random numbers belong to rows counted over all groups. Spare rows in one group would
+            # shift the rows of the next, and change their negatives.
             most = most if grouped else self._placement.rows_for(most)
             spare = [((0, 0), (0, most - a.shape[1]), (0, 0)) for a in arrays]
             pairs = zip(arrays, spare, strict=True)
@@ -177,17 +198,17 @@ class Epochs:
         return jax.tree.map(stack, *each)
 
     def stack(self, states: Sequence[TrainState]) -> TrainState:
-        """The states of the seeds as one."""
+        """Joins the states of the seeds into one."""
         if not self._together:
             return states[0]
         return self._by_axis(lambda *leaves: jnp.stack(leaves), *states)
 
     def state_of(self, state: TrainState, i: int) -> TrainState:
-        """The state of seed ``i`` in that of all."""
+        """Returns the state of seed ``i`` from the joined state."""
         return self._by_axis(lambda leaf: leaf[i], state) if self._together else state
 
     def _by_axis(self, function: Callable[..., Any], *states: TrainState) -> TrainState:
-        """``function`` of each seed's own leaves; what seeds share is taken from the first."""
+        """Applies a function to leaves that each seed has; shared leaves come from the first."""
 
         def apply(axis: int | None, *subtrees: Any) -> Any:
             return subtrees[0] if axis is None else function(*subtrees)
@@ -196,12 +217,12 @@ class Epochs:
 
 
 _INITIAL, _TRAINING = 0, 1
-"""What is folded into a seed's key for the initial weights, and for the epochs. Both fold numbers
-from 0 on into the key that they get: from one key, weights and epochs would draw alike."""
+"""Numbers folded into a seed's key, one for the initial weights and one for the epochs. Both then
+fold in 0, 1, …: without these numbers, weights and epochs would draw the same random numbers."""
 
 
 def initial_key(seed: int) -> jax.Array:
-    """The key of a seed's initial weights, of one generator whatever JAX's default is."""
+    """Returns the key of a seed's initial weights; its generator does not depend on JAX's flags."""
     return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), _INITIAL)
 
 

@@ -1,4 +1,4 @@
-"""Teachers: finished runs whose models others learn from."""
+"""Teachers: finished runs from whose models students learn."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from models import SASRec
 
 
 def load_teacher(settings: Settings, data: Interactions) -> SASRec:
-    """The model of the best epoch of the run that a student's settings name.
+    """Loads the teacher that a student's settings name, at its best epoch.
 
     Args:
-        settings: of the student.
-        data: of the student.
+        settings: the student's settings.
+        data: the student's data set.
 
     Raises:
-        UserError: no teacher is named, or its folder holds no finished run of SASRec on as many
-            items and of the same, that reads as many of a user, for as many epochs as the student
+        UserError: no teacher is named, or its folder holds no finished run of SASRec; or that run
+            has other items, another ``max_len``, or another number of epochs than the student
             expects.
     """
     if not settings.distillation.teacher:
@@ -85,7 +85,7 @@ def load_teacher(settings: Settings, data: Interactions) -> SASRec:
 
 
 def _item_ids(folder: Path) -> list[Any] | None:
-    """The ids of a run's items; none are written where they are 1 … num_items."""
+    """Reads the ids of a run's items; ``None`` if they are ``1 … num_items``."""
     file = folder / "item_ids.json"
     try:
         return json.loads(file.read_text("utf-8")) if file.exists() else None

@@ -1,4 +1,4 @@
-"""Measuring time: candidates in turn, and the epochs and evaluations to measure."""
+"""Measuring time: candidates in turn, and the epochs to measure."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ QUICK_CALL, SLOW_CALL = 0.2, 30.0
 
 
 def in_turn(candidates: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:
-    """Seconds of each candidate, ``float[rounds]``, in turns, after two calls to warm up.
+    """Measures the seconds of each candidate, ``float[rounds]``, in turns, after warming up.
 
-    Turns let a change of the machine's speed meet all candidates alike, and every other round goes
-    backwards, so that none always follows the same one. A quick call is preceded by one that is
-    not counted, so that none finds the caches that another has filled.
+    If the machine's speed changes, it changes for all candidates alike. Every other round goes
+    backwards, so that no candidate always follows the same one. A quick candidate is called once
+    before each measured call, so that it does not find the caches that another has filled.
     """
 
     def seconds_of(call: Callable[[], Any]) -> float:
@@ -33,7 +33,7 @@ def in_turn(candidates: Mapping[str, Callable[[], Any]], rounds: int) -> dict[st
 
     quick = {}
     for name, call in candidates.items():
-        first = seconds_of(call)  # which may compile
+        first = seconds_of(call)  # the first call may compile
         quick[name] = first < SLOW_CALL and seconds_of(call) < QUICK_CALL
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     names = list(candidates)
@@ -48,10 +48,10 @@ def in_turn(candidates: Mapping[str, Callable[[], Any]], rounds: int) -> dict[st
 def epoch_runner(
     runs: Sequence[Run], setup: Setup, data: Interactions
 ) -> tuple[Callable[[], jax.Array], int]:
-    """A call that trains the next epoch, as training does it, and the number of its steps.
+    """Returns a call that trains the next epoch as `loop.train` does, and the number of its steps.
 
-    Laying out the epoch after it is part of the call, and overlaps as it does in training. Runs
-    that differ in their seeds alone are trained in one program.
+    The call also lays out the epoch after it, at the same time, as training does. Runs that differ
+    in their seeds alone are trained in one program.
     """
     epochs, state, steps = _begin(runs, setup, data)
     number = 0
@@ -72,9 +72,12 @@ def epoch_runner(
 def steps_runner(
     run: Run, setup: Setup, data: Interactions, max_steps: int
 ) -> tuple[Callable[[], jax.Array], int, int]:
-    """A call that trains the first steps of an epoch, their number, and that of a whole epoch.
+    """Returns a call that trains the first steps of an epoch, and two numbers of steps.
 
-    For epochs that take too long to be measured whole; laying them out is not part of the call.
+    It serves epochs that take too long to be measured whole. The call does not lay them out.
+
+    Returns:
+        The call, the steps that it trains, and the steps of a whole epoch.
     """
     epochs, state, whole = _begin([run], setup, data)
     rows = jax.tree.map(lambda x: x[:max_steps], epochs.lay_out(0))
@@ -88,7 +91,7 @@ def steps_runner(
 
 
 def _begin(runs: Sequence[Run], setup: Setup, data: Interactions) -> tuple[Epochs, TrainState, int]:
-    """The epochs of runs, the state before the first, and the steps of each."""
+    """Returns the epochs of runs, the state before the first, and the steps of an epoch."""
     states = [initial_checkpoint(run, setup, data).state for run in runs]
     layouts = [setup.layouts(data, run.seed) for run in runs]
     epochs = Epochs(setup.graphdef, setup.optimizer, setup.inputs, layouts, states[0])

@@ -96,8 +96,8 @@ def attention(
     total = weights.sum(-1, keepdims=True)
     mixed = dropout(weights, dropout_rate, key) @ v
     if pad is not None:
-        # No dropout here. It would drop each of the equal keys on its own, and what it keeps of
-        # many is nearly the same share every time.
+        # No dropout here. It would drop each of the equal keys on its own. Of many keys it keeps
+        # nearly the same share every time.
         weight = jnp.exp(pad[0] - top)
         total, mixed = total + weight, mixed + weight * pad[1]
     return join_heads(mixed / total, num_heads)

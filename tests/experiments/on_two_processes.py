@@ -71,7 +71,7 @@ def test_evaluation_sets_are_those_of_one_device(users_file, place):
 
 def test_process_0_reads_first(tmp_path, number):
     """The other finds what it has downloaded or cached."""
-    shared = Path(processes.each_said(str(tmp_path))[0]) / "cached"
+    shared = Path(processes.gather_values(str(tmp_path))[0]) / "cached"
 
     def read() -> bool:
         found = shared.exists()
@@ -91,7 +91,8 @@ def test_an_error_of_one_is_told_by_all(number):
 
 
 def test_all_say_what_they_hold(number):
-    assert processes.each_said({"rows": [number] * 3 * number}) == [{"rows": []}, {"rows": [1] * 3}]
+    found = processes.gather_values({"rows": [number] * 3 * number})
+    assert found == [{"rows": []}, {"rows": [1] * 3}]
 
 
 def test_other_data_are_told(tmp_path, number):

@@ -23,7 +23,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "add-a-backbone.md"
 
 @pytest.fixture
 def registries(monkeypatch):
-    """What the page registers is gone after the test."""
+    """Removes the page's model from the registries after the test."""
     monkeypatch.setattr("experiments.training.backbones.BUILDERS", BUILDERS)
     for registry in (BUILDERS, MODELS):
         monkeypatch.setitem(registry, "mean", None)

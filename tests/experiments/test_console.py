@@ -220,7 +220,7 @@ def test_a_user_without_a_home_has_a_cache(monkeypatch, tmp_path):
 
 @contextlib.contextmanager
 def no_cache_of_the_tests():
-    """As where nobody has told JAX to keep programs."""
+    """Clears JAX's own settings of its cache, as for a user who has set none."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
     jax.config.update(names[0], None)

@@ -30,7 +30,7 @@ from models.settings import SASRecSettings
 
 
 def checkpoint(epoch: int) -> Checkpoint:
-    """Of which all leaves differ from those of other epochs."""
+    """Makes a checkpoint, all of whose leaves differ from those of other epochs."""
     params = {"w": jnp.linspace(0, epoch, 600).reshape(30, 20)}
     empty = nnx.State({})
     state = TrainState(params, {"count": jnp.array(epoch)}, empty)

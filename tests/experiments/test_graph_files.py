@@ -48,7 +48,7 @@ def written(path: Path, nodes: list, *, items: bool = True) -> str:
 def weights_of(
     graph_settings: GraphSettings, data: Interactions, model: str = "mf-bpr"
 ) -> np.ndarray:
-    """What an optimiser of these settings smooths over, as a dense matrix."""
+    """Returns the graph over which an optimiser of these settings smooths, as a dense matrix."""
     settings = make_run(model, "mine", "sevo-adamw", dim=4).settings
     settings = dataclasses.replace(settings, graph=graph_settings)
     abstract = nnx.eval_shape(lambda: BUILDERS[model](settings, data, nnx.Rngs(0)))
@@ -137,7 +137,7 @@ CATEGORIES = {"p": ["tea", "green"], "r": ["tea"], "q": ["green"], "elsewhere": 
 
 @pytest.mark.parametrize("name", ["c.json", "c.csv", "c.tsv", "c.parquet", "c.csv.gz"])
 def test_categories_of_ones_own(tmp_path, name):
-    """Of items that the data lack, too."""
+    """The files also have items that the data lack."""
     file = tmp_path / name
     pairs = [(item, category) for item, own in CATEGORIES.items() for category in own]
     frame = pl.DataFrame(pairs, ["item_id", "category"], orient="row").with_columns(price=1)
@@ -158,7 +158,7 @@ def test_categories_of_ones_own(tmp_path, name):
 
 
 def test_large_categories_of_ones_own(tmp_path):
-    """As large as they are among the items of the data."""
+    """Only items of the data count for the size of a category."""
     (tmp_path / "c.json").write_text(json.dumps({"p": [1, 2], "q": [1], "r": [1, 2], "x": [2]}))
     settings = GraphSettings(
         kind="category", categories=str(tmp_path / "c.json"), max_category_size=2

@@ -70,7 +70,7 @@ def test_no_other_groups_cost_less(counts, batch_size, most):
     longer = longer_of_blocks(np.array(counts), batch_size)
 
     def cost(widths) -> int:
-        """Of groups of these widths, the widest first."""
+        """Returns the cost of groups of these widths, the widest first."""
         ends = [*(longer[w] for w in widths[1:]), longer[0]]
         return sum((e - longer[w]) * w**2 for e, w in zip(ends, widths, strict=True))
 

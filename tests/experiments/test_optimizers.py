@@ -1,4 +1,4 @@
-"""What the settings of an optimiser come to."""
+"""Optimisers made from settings."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_smoothness_in_the_loss(small):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-14), ("float32", 1e-6)])
 def test_gradient_of_smoothness(small, dtype, tolerance):
-    """Of joint tables and of tables on their own."""
+    """Both joint tables and single tables are covered."""
     rng = np.random.default_rng(0)
     items, pairs = item_graph(small, 50), user_item_graph(small)
     with jax.enable_x64(dtype == "float64"):

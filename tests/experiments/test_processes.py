@@ -90,7 +90,7 @@ def wait_together(address: str, number: int, met: Any, said: Path) -> None:
         while not processes.any_process(False):
             met.set()
     except Exception:  # as the command does
-        processes.await_news()
+        processes.stop_if_another_ended()
         raise
 
 

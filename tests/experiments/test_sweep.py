@@ -72,7 +72,7 @@ def cells_of(out: Path) -> Counter[tuple[float, int]]:
 
 
 def error_of(capsys, *argv: str) -> str:
-    """What the command complains about, on one line."""
+    """Runs the command, which must fail, and returns its error on one line."""
     assert main(list(argv)) == 1
     printed = capsys.readouterr().err
     assert "Traceback" not in printed
@@ -209,7 +209,7 @@ def test_a_trial_in_other_hands_is_left_alone_while_they_live(tmp_path, trained,
 
 
 def test_a_trial_that_another_process_went_on_with(tmp_path, trained, monkeypatch):
-    """As when a machine sleeps in the middle of a trial, and wakes once others have taken it."""
+    """A machine sleeps in the middle of a trial, and wakes once another has taken the trial."""
     fake, slept = loop.train_together, []
 
     def sleep(runs, data, folders, **options):

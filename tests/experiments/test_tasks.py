@@ -1,4 +1,4 @@
-"""What models of each task read and predict, against loops over users."""
+"""The inputs and targets of each task, against loops over users."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def seen_in_training(data) -> list[set[int]]:
 
 
 def test_prefixes_are_all_beginnings_and_predict_the_next_training_item(small):
-    """Of two or more training items, the last of which is the target."""
+    """A prefix and its target are two or more training items."""
     want, owners_of = Counter(), {}
     for user, cells in enumerate(training(small)):
         items = small.items[cells].tolist()

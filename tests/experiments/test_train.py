@@ -104,7 +104,7 @@ def test_resume_is_bit_identical(arguments, straight, tmp_path, epoch):
 
 
 def test_a_finished_run_goes_on_for_more_epochs(arguments, straight, tmp_path, capsys):
-    """As if it had been asked for all of them at once; not for fewer than it has."""
+    """The result is that of a run of all epochs at once. Fewer epochs are an error."""
     out = ["--out", str(tmp_path)]
     assert train.main([*arguments, "--epochs", "2", *out]) == 0
     assert train.main([*arguments, "--epochs", "4", *out, "--resume"]) == 0
@@ -120,7 +120,7 @@ def test_resuming_a_finished_run_keeps_it(arguments, straight):
 
 
 def test_a_run_that_ended_before_its_result_has_one(arguments, straight, tmp_path):
-    """Of the same numbers, and with the seconds that are known."""
+    """The numbers are the same, and the seconds are those that the checkpoint knows."""
     out = tmp_path / "out"
     shutil.copytree(straight, out)
     (out / NAME / "result.json").unlink()

@@ -164,7 +164,7 @@ def fix_dropout(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
 
 
 def assert_uniform(leaf, bound: float, path: object = None) -> None:
-    """Of ``U(-bound, bound)``; mean and deviation may be off by over four standard errors."""
+    """Checks draws from ``U(-bound, bound)``, with room of four standard errors or more."""
     values, std = array(leaf), bound / np.sqrt(3)
     assert np.abs(values).max() <= bound * (1 + 1e-6), path
     assert abs(values.mean()) < 4 * std / np.sqrt(values.size), path

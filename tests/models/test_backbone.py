@@ -1,4 +1,4 @@
-"""What holds of every model of sequences: rows do not matter, gradients reach everything."""
+"""Properties of every model of sequences: rows do not matter, gradients reach everything."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def test_dkd_of_the_others_ignores_targets():
 
 @pytest.mark.parametrize("gap", [200.0, -200.0])
 def test_dkd_is_finite_where_probabilities_underflow(gap):
-    """Where the student holds the target to be certain, or impossible."""
+    """The student takes the target to be certain, or impossible."""
     student = np.zeros((1, ITEMS), np.float32)
     student[0, 0] = gap
 

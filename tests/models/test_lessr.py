@@ -310,7 +310,7 @@ def test_batch_norm(count):
 
 
 def test_initial_weights():
-    """Of every parameter, so that none starts at another scale unnoticed."""
+    """Every parameter is checked, so that none starts at another scale unnoticed."""
     model = LESSR(500, dim=16, rngs=nnx.Rngs(0))
     checked = 0
     for path, module in nnx.iter_modules(model):

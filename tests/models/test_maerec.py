@@ -341,7 +341,7 @@ def test_the_loss_and_its_parts():
 
 
 def test_the_reward_reaches_the_embeddings():
-    """Where nothing is ranked nor restored, the loss is the mean score of the nodes, negated.
+    """The loss is minus the mean score of the nodes if nothing is ranked nor restored.
 
     Its gradient is that of the formula, by differences in float64.
     """
@@ -364,7 +364,7 @@ def test_the_reward_reaches_the_embeddings():
 
 
 def reward_of(history: list[float]) -> float:
-    """Of the losses since the last mask, that of its step included."""
+    """Computes the reward from the losses since the step of the last mask, which is included."""
     if len(history) < 3:
         return 1.0
     drops = [a - b for a, b in pairwise(history)]
@@ -492,7 +492,7 @@ def xavier(shape: tuple[int, int]) -> float:
 
 
 def test_initial_weights():
-    """Of every parameter, so that none starts at another scale unnoticed."""
+    """Every parameter is checked, so that none starts at another scale unnoticed."""
     model = MAERec(NUM_ITEMS, GRAPH, **SMALL, rngs=nnx.Rngs(0))
     checked = 0
     for path, module in nnx.iter_modules(model):

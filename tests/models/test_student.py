@@ -33,7 +33,7 @@ def make_student(name: str, teacher: SASRec, seed: int = 1) -> Student:
 
 
 def added(student: Student) -> tuple[jax.Array, nnx.State]:
-    """What the method adds to the loss of a packed batch, and its gradients."""
+    """Returns the method's term in the loss of a packed batch, and its gradients."""
     graphdef, params, rest = nnx.split(student, nnx.Param, ...)
 
     @jax.jit

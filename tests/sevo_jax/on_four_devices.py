@@ -41,7 +41,7 @@ KINDS = {
 
 
 def mesh(*axis_types: AxisType) -> jax.sharding.Mesh:
-    """Of one kind of axes, or of a kind for each of both."""
+    """Makes a mesh of one kind of axes, or with a kind for each axis."""
     kinds = axis_types if len(axis_types) == 2 else 2 * axis_types
     return jax.make_mesh((2, 2), ("data", "model"), axis_types=kinds)
 
@@ -205,7 +205,7 @@ def test_seeds_share_a_sharded_graph():
 
 
 def test_a_sharded_graph_is_replaced_without_compiling_anew():
-    """Of equal capacity, where all rows are gathered, or the halos are as wide."""
+    """The graphs have equal capacity, and rows are gathered or halos are as wide."""
     sharding = NamedSharding(mesh(AxisType.Auto), SPECS["rows"])
     step = jax.jit(lambda graph, x: sevo_jax.smooth(graph, x))
     x = jax.device_put(arrays()[0], sharding)
@@ -268,7 +268,7 @@ def test_rows_that_do_not_divide(kernel):
 
 
 def test_inside_shard_map():
-    """Where the user has split the features himself, the product is that of each part."""
+    """The product multiplies each part if the user has split the features."""
     g, (x, _) = graph(), arrays()
     split = P(None, ("data", "model"))
     part = jax.shard_map(

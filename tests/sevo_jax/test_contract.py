@@ -1,4 +1,4 @@
-"""What Optax asks of an optimiser, asked of ours."""
+"""Optax's demands on an optimiser, checked for ours."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def test_double_precision(kernel, x64):
 
 @pytest.mark.parametrize("kernel", [None, "gather", "pallas"])
 def test_gradients_vmap_and_padding(kernel):
-    """What the rules around the kernels do, they do for every kernel."""
+    """The rules around the kernels hold for every kernel."""
     graph = random_graph(0).with_kernel(kernel)  # padded to its capacity
     xs, psi = jnp.asarray(table(NODES, 4, 3)), dense(graph)
     got = jax.jit(jax.vmap(sevo_jax.spmm, (None, 2), 2))(graph, xs)
@@ -183,7 +183,7 @@ def test_rows_are_dealt_to_threads(dim):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("narrow", [False, True])
 def test_vectors_of_every_width(widest, dtype, narrow, x64):
-    """What CPUs that have no wider ones compute; of features that fill vectors, and do not."""
+    """CPUs without wider vectors get the same result, whether features fill vectors or not."""
     graph = hub_graph(100)
     m, matrix = graph.operator, graph.to_scipy().astype(np.float64)
     tables = [table(100, dim).astype(dtype) for dim in (1, 3, 4, 7, 16, 19, 33, 50, 64, 65, 130)]

@@ -198,7 +198,7 @@ WRAPPERS = {
 @pytest.mark.parametrize("name", WRAPPERS)
 @pytest.mark.parametrize("kind", ["graph", "operator"])
 def test_a_graph_that_is_set_stays_the_callers(name, kind):
-    """What donation does to the state's arrays happens to no array of the caller's."""
+    """Donation of the state leaves the caller's arrays alone."""
     graph, params = random_graph(1), tree(0)
     if kind == "operator":
         graph = sevo_jax.Graph.from_operator(graph.to_scipy(), capacity=graph.capacity)

@@ -14,7 +14,7 @@ import sevo_jax
 
 @dataclass
 class Mask:
-    """As an Equinox module is one."""
+    """A mask of a dataclass of the user's own, such as an Equinox module."""
 
     table: bool
 
