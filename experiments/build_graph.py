@@ -93,6 +93,7 @@ def build(arguments: Arguments, progress: Progress) -> sevo_jax.Graph:
     import sevo_jax
 
     output, draft = arguments.output, arguments.output.with_suffix(".part.npz")
+    items_file, items_draft = (path.with_suffix(".items.parquet") for path in (output, draft))
     if output.suffix != ".npz":
         raise UserError(f"OUTPUT: expected a name that ends in .npz, got {output}")
     if not output.parent.is_dir():
@@ -128,14 +129,19 @@ def build(arguments: Arguments, progress: Progress) -> sevo_jax.Graph:
     progress.update(task, description="writing")
     try:
         graph.save(draft)
-        draft.replace(output)
         if items is not None:
             nodes = pl.DataFrame({"node": range(len(items)), "item": items.tolist()})
-            nodes.write_parquet(output.with_suffix(".items.parquet"))
+            nodes.write_parquet(items_draft)
+        draft.replace(output)
+        if items is None:
+            items_file.unlink(missing_ok=True)  # of a graph that was there before
+        else:
+            items_draft.replace(items_file)
     except OSError as error:
         raise UserError(f"OUTPUT: {output} cannot be written ({error.strerror})") from error
     finally:
         draft.unlink(missing_ok=True)
+        items_draft.unlink(missing_ok=True)
     progress.update(task, description="done", total=1, completed=1)
     return graph
 

@@ -27,6 +27,7 @@ from sevo_jax.validation import (
     check_choice,
     check_count,
     check_ids,
+    check_nodes,
     check_positive,
     check_weights,
 )
@@ -78,7 +79,7 @@ def edge_graph(
         >>> graph.to_scipy(normalized=False).toarray().tolist()
         [[0.0, 1.0, 3.0], [1.0, 0.0, 0.0], [3.0, 0.0, 0.0]]
     """
-    num_nodes = check_count("num_nodes", num_nodes)
+    num_nodes = check_nodes("num_nodes", num_nodes)
     matrix, dtype = adjacency(senders, receivers, num_nodes, weights)
     return graph_of(matrix, dtype, self_loops, capacity)
 
@@ -106,10 +107,10 @@ def sequence_graph(
     twice that to its own diagonal.
 
     Args:
-        sequences: one sequence of node ids a user, as lists, arrays, or a Polars, pandas or Arrow
-            column of lists; or, with ``lengths``, all of them joined into one flat
-            ``int[interactions]``; or, with ``user`` and ``item``, a data frame of interactions
-            (Polars, pandas, or a pyarrow table). What a masked array masks is padding.
+        sequences: one sequence of node ids a user, as lists, arrays, a mapping from users to
+            either, or a Polars, pandas or Arrow column of lists; or, with ``lengths``, all of them
+            joined into one flat ``int[interactions]``; or, with ``user`` and ``item``, a data frame
+            of interactions (Polars, pandas, or a pyarrow table). What a masked array masks is padding.
         num_nodes: the number of nodes, the padding item and unseen items included.
         lengths: ``int[users]``, the length of each sequence in a flat array.
         padding: a value that is no item: it is taken off the beginnings and the ends of sequences,
@@ -145,7 +146,7 @@ def sequence_graph(
         >>> same.to_scipy(normalized=False).toarray()[1].tolist()
         [0.0, 0.0, 2.0, 0.0]
     """
-    num_nodes = check_count("num_nodes", num_nodes)
+    num_nodes = check_nodes("num_nodes", num_nodes)
     check_choice("keep", keep, ("first", "last"))
     check_choice("weighting", weighting, ("distance", "frequency"))
     walk_length = check_count("walk_length", walk_length)
@@ -212,6 +213,7 @@ def bipartite_graph(
         [0.0, 0.0, 1.0, 0.0]
     """
     num_rows, num_cols = check_count("num_rows", num_rows), check_count("num_cols", num_cols)
+    check_nodes("num_rows + num_cols", num_rows + num_cols)
     rows = check_ids("rows", rows, num_rows, "num_rows")
     cols = check_ids("cols", cols, num_cols, "num_cols")
     if rows.shape != cols.shape:
@@ -264,7 +266,7 @@ def category_graph(
         >>> graph.to_scipy(normalized=False).toarray()[2].tolist()
         [1.0, 1.0, 0.0, 1.0]
     """
-    num_nodes = check_count("num_nodes", num_nodes)
+    num_nodes = check_nodes("num_nodes", num_nodes)
     if sp.issparse(members):
         incidence: Any = sp.csc_array(members)
         if incidence.shape[0] != num_nodes:
@@ -274,8 +276,7 @@ def category_graph(
         incidence.sum_duplicates()
         incidence.eliminate_zeros()
     else:
-        given = list(members.values()) if isinstance(members, Mapping) else members
-        values, lengths = _ragged("members", given, lengths, padding)
+        values, lengths = _ragged("members", members, lengths, padding)
         values = check_ids("members", values, num_nodes)
         category = np.repeat(np.arange(lengths.size), lengths)
         shape = (num_nodes, lengths.size)
@@ -532,7 +533,9 @@ def _joined(name: str, runs: Any, lengths: ArrayLike | None) -> tuple[np.ndarray
         return array.reshape(-1), np.full(array.shape[0], array.shape[1], np.int64)
     if not isinstance(runs, Iterable):
         raise TypeError(f"{name} must be a sequence of arrays of ids, got {type(runs).__name__}")
-    arrays = [np.asanyarray(() if run is None else run) for run in runs]
+    if isinstance(runs, Mapping):
+        runs = list(runs.values())
+    arrays = [_array(name, i, run) for i, run in enumerate(runs)]
     flat = [i for i, array in enumerate(arrays) if array.ndim != 1]
     if flat:
         raise TypeError(
@@ -545,6 +548,17 @@ def _joined(name: str, runs: Any, lengths: ArrayLike | None) -> tuple[np.ndarray
         return np.zeros(0, np.int64), counts
     masked = any(isinstance(array, np.ma.MaskedArray) for array in arrays)
     return (np.ma.concatenate if masked else np.concatenate)(arrays), counts
+
+
+def _array(name: str, position: int, run: Any) -> np.ndarray:
+    """One run of ids; none at all for None."""
+    try:
+        return np.asanyarray(() if run is None else run)
+    except ValueError as error:  # lists of different lengths
+        raise TypeError(
+            f"{name} must be a sequence of arrays of ids, got {str(run)[:60]!r} at position "
+            f"{position}, which is not flat; of pandas' groups pass groups.apply(list)"
+        ) from error
 
 
 def _nearest(

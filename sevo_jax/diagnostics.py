@@ -46,7 +46,7 @@ def smoothness(graph: Graph | Operator, x: Float[Array, "nodes ..."]) -> Float[A
         4.0
     """
     graph = as_graph(graph)
-    check_rows(graph, x)
+    x = check_rows(graph, x)
     x = x.astype(compute_dtype(x))
     return (x * (x - spmm(graph, x))).sum()
 

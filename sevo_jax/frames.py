@@ -93,14 +93,18 @@ def sequences_of(
                 f"{table.num_rows} rows have none"
             )
     if not pa.types.is_integer(types["item"]) and table.num_rows:
-        raise TypeError(
-            f"item={item!r} must hold integers, got {types['item']}; sequence_graph_from_table("
-            'frame, ids="any") numbers strings'
-        )
+        advice = "cast it to integers"
+        if pa.types.is_floating(types["item"]):
+            advice += " (pandas makes floats of them where values are missing)"
+        if pa.types.is_string(types["item"]) or pa.types.is_large_string(types["item"]):
+            advice = 'sequence_graph_from_table(frame, ids="any") numbers strings'
+        raise TypeError(f"item={item!r} must hold integers, got {types['item']}; {advice}")
     if time is not None and not _orders(pa, types["time"]):
         raise TypeError(
             f"time={time!r} must hold numbers, dates or timestamps, got {types['time']}"
         )
+    if pa.types.is_nested(types["user"]):
+        raise TypeError(f"user={user!r} must hold integers or strings, got {types['user']}")
     if not table.num_rows:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     users = table["user"].combine_chunks().dictionary_encode().indices

@@ -34,7 +34,7 @@ from sevo_jax.matrices import (
     to_scipy,
 )
 from sevo_jax.sharding import Exchange, Plan, Way, cut, mesh_size, rows_and_columns
-from sevo_jax.validation import check_choice, check_count
+from sevo_jax.validation import check_choice, check_nodes
 
 SelfLoops = Literal["none", "isolated", "all"]
 """Which nodes get an edge of weight 1 to themselves."""
@@ -218,7 +218,7 @@ class Graph:
             [1.0, 0.0, 1.0]
         """
         before = self.to_scipy(normalized=False)
-        n = self.num_nodes if num_nodes is None else check_count("num_nodes", num_nodes)
+        n = self.num_nodes if num_nodes is None else check_nodes("num_nodes", num_nodes)
         if n < self.num_nodes:
             raise ValueError(f"num_nodes must be at least the present {self.num_nodes}, got {n}")
         before.resize((n, n))

@@ -81,7 +81,7 @@ def operator_rows(
         TypeError: ``x`` is not floating.
         ValueError: the leading axis of ``x`` is not the number of nodes.
     """
-    check_rows(graph, x)
+    x = check_rows(graph, x)
     rows, restore = _flattened(x)
     return rows.astype(compute_dtype(x)), lambda y: restore(y).astype(x.dtype)
 
@@ -585,8 +585,9 @@ def compute_dtype(x: Array) -> jnp.dtype:
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
-def check_rows(graph: Graph, x: Array) -> None:
-    """Errors unless ``x`` is a floating array with one row a node."""
+def check_rows(graph: Graph, x: ArrayLike) -> Array:
+    """``x`` as an array of JAX; errors unless it is floating, with one row a node."""
+    x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"x must be a floating-point array, got dtype {x.dtype}")
     if x.ndim == 0 or x.shape[0] != graph.num_nodes:
@@ -594,3 +595,4 @@ def check_rows(graph: Graph, x: Array) -> None:
             f"x must have one row for each of the graph's {graph.num_nodes} nodes, "
             f"got shape {x.shape}"
         )
+    return x

@@ -18,7 +18,7 @@ from sevo_jax.graph import Graph, as_graph
 from sevo_jax.matrices import Operator
 from sevo_jax.tables import Tables, table_groups, tree_entries
 from sevo_jax.transform import SevoSmoothState, own_operator
-from sevo_jax.validation import check_count
+from sevo_jax.validation import check_nodes
 
 State = TypeVar("State")
 
@@ -163,7 +163,7 @@ def grow(
         >>> params["table"].shape, optax.tree.get(state, "mu")["table"].shape
         ((3, 4), (3, 4))
     """
-    num_nodes = check_count("num_nodes", num_nodes)
+    num_nodes = check_nodes("num_nodes", num_nodes)
     sizes = sorted({g.num_nodes for _, g in tree_entries(state, _is_graph) if _is_graph(g)})
     if not sizes:
         raise ValueError("state must hold a graph, as the states of sevo_smooth do; found none")

@@ -22,7 +22,7 @@ from sevo_jax.builders import Keep, Weighting
 from sevo_jax.graph import Graph, SelfLoops, graph_of
 from sevo_jax.matrices import symmetrized
 from sevo_jax.sources import Source, source_of
-from sevo_jax.validation import check_choice, check_count
+from sevo_jax.validation import check_choice, check_count, check_nodes
 
 Ids = Literal["integers", "any"]
 Progress = Callable[[str, int], None]
@@ -172,7 +172,7 @@ def sequence_graph_from_table(
     check_choice("weighting", weighting, ("distance", "frequency"))
     check_choice("self_loops", self_loops, ("none", "isolated", "all"))
     max_len = None if max_len is None else check_count("max_len", max_len)
-    num_nodes = None if num_nodes is None else check_count("num_nodes", num_nodes)
+    num_nodes = None if num_nodes is None else check_nodes("num_nodes", num_nodes)
     options = _Options(max_len, keep, check_count("walk_length", walk_length), weighting)
     tell = progress or (lambda stage, edges: None)
     ibis = _import_ibis()

@@ -90,6 +90,17 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
     return number
 
 
+def check_nodes(name: str, value: Any) -> int:
+    """``value`` as a number of nodes, which indices of 32 bits must reach."""
+    number = check_count(name, value)
+    if number >= 2**31 - 1:
+        raise ValueError(
+            f"{name} must be less than 2^31 - 1, got {number}; number the ids from 0, such as by "
+            "np.unique(ids, return_inverse=True)"
+        )
+    return number
+
+
 def check_ids(name: str, ids: ArrayLike, num_nodes: int, limit: str = "num_nodes") -> np.ndarray:
     """``ids`` as an integer array of one dimension, all in ``[0, num_nodes)``."""
     ids = np.asarray(ids)

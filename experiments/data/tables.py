@@ -118,6 +118,11 @@ def read_columns(
             check_encoding(path)
             table = pl.scan_csv(path, glob=False, infer_schema=False, **TEXT_TABLES[kind])
         names = table.collect_schema().names()
+        if not is_parquet and "\r" in "".join(names):
+            raise UserError(
+                f"{path}: its lines end with a carriage return alone; write "
+                f"tr '\\r' '\\n' < {path.name} > lines-{path.name}"
+            )
         found = _find_columns(names, path, known, needed)
         if is_parquet:
             events = table.select(found.values()).collect()
@@ -129,10 +134,11 @@ def read_columns(
             # An empty string is a missing value, also in quotes.
             events = events.with_columns(pl.col(found.values()).replace("", None))
             events = events.filter(~pl.all_horizontal(pl.col(found.values()).is_null()))
+            separator = TEXT_TABLES[kind].get("separator", ",")
             suspect = events.select(
                 pl.col(NO_LAST).any()
                 | pl.any_horizontal(
-                    pl.col(column).is_null().any() | pl.col(column).str.contains("\n").any()
+                    pl.col(column).is_null().any() | _swallowed(pl.col(column), separator).any()
                     for column in found.values()
                 )
             )
@@ -142,6 +148,11 @@ def read_columns(
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except pl.exceptions.PolarsError as error:
+        if "invalid utf-8" in str(error):
+            raise UserError(
+                f"{path}: is not UTF-8 text; save it so, or, if it is Latin-1, write "
+                f"iconv -f LATIN1 -t UTF-8 {path.name} > utf8-{path.name}"
+            ) from error
         if names and not is_parquet:
             _check_rows(path, kind, names, {})
         raise UserError(
@@ -151,6 +162,11 @@ def read_columns(
         raise UserError(f"{path}: holds no interactions; expected one a row")
     check_complete(events, path, "row")
     return events.select(pl.col(name).alias(column) for column, name in found.items()), notes
+
+
+def _swallowed(text: pl.Expr, separator: str) -> pl.Expr:
+    """Where a field may hold the end of its row: a stray quote takes a separator in, too."""
+    return text.str.contains("\n") & text.str.contains(separator, literal=True)
 
 
 def _check_rows(
@@ -164,13 +180,15 @@ def _check_rows(
         path: the file.
         kind: of `TEXT_TABLES`.
         names: of its columns.
-        found: the columns that are read; of these, no field may be missing or have line breaks.
+        found: the columns that are read; of these, no field may be missing or hold the end of a
+            row.
 
     Raises:
         UserError: a row has more fields than there are columns, or lacks one that is read, or a
             quote is open or stray.
     """
     places = {names.index(name): column for column, name in found.items()}
+    separator = TEXT_TABLES[kind].get("separator", ",")
     short: list[int] = []
     for line, fields in _rows(path, kind):
         where = f"{path}, line {line}: found {', '.join(map(repr, fields))[:80]}"
@@ -179,7 +197,11 @@ def _check_rows(
                 f"{where}, which are {len(fields)} fields; expected {len(names)} as in the first "
                 "line: a separator that belongs to a field needs quotes around the field"
             )
-        broken = [c for place, c in places.items() if "\n" in "".join(fields[place : place + 1])]
+        broken = [
+            column
+            for place, column in places.items()
+            if all(c in "".join(fields[place : place + 1]) for c in ("\n", separator))
+        ]
         if broken:
             raise UserError(
                 f"{where}, in which the {broken[0]} goes over several lines; expected it on one: "
@@ -234,18 +256,40 @@ def _find_columns(
     names: list[str], path: Path, known: Mapping[str, tuple[str, ...]], needed: tuple[str, ...]
 ) -> dict[str, str]:
     """The file's name of each known column that it has."""
-    plain = {re.sub(r"[\W_]", "", name.split(":")[0]).lower(): name for name in reversed(names)}
+    named: dict[str, list[str]] = {}
+    for name in names:
+        # Polars renames the second of two columns that are called the same.
+        first = re.sub(r"_duplicated_\d+$", "", name)
+        plain = re.sub(r"[\W_]", "", first.split(":")[0]).lower()
+        named.setdefault(plain, []).append(first)
     found = {
-        column: next((plain[name] for name in own if name in plain), None)
+        column: next((named[name] for name in own if name in named), [])
         for column, own in known.items()
     }
-    for column in needed:
-        if found[column] is None:
+    for column, its in found.items():
+        if not its and column in needed:
             raise UserError(
                 f"{path}: found columns {', '.join(names)[:200]}; expected one of "
-                f"{_plural(column)}, called {' or '.join(known[column])}"
+                f"{_plural(column)}, called {' or '.join(known[column])}{_hint(path, names)}"
             )
-    return {column: name for column, name in found.items() if name is not None}
+        if len(its) > 1:
+            raise UserError(
+                f"{path}: found {len(its)} columns of {_plural(column)}, {' and '.join(its)}; "
+                "expected one: rename the others"
+            )
+    return {column: its[0] for column, its in found.items() if its}
+
+
+def _hint(path: Path, names: list[str]) -> str:
+    """A hint at the separator, if it is another than the file's name says."""
+    kind = kind_of(path)
+    if len(names) > 1 or kind not in TEXT_TABLES:
+        return ""
+    separator = TEXT_TABLES[kind].get("separator", ",")
+    other = next((c for c in ",;\t|" if c in names[0] and c != separator), None)
+    if other is None:
+        return ""
+    return f"; fields of {kind} are separated by {separator!r}, and the first line has {other!r}"
 
 
 def _ids(ids: pl.Series, path: Path) -> pl.Series:
@@ -275,13 +319,8 @@ def _ids(ids: pl.Series, path: Path) -> pl.Series:
 def _times(times: pl.Series, path: Path) -> pl.Series:
     """Converts times to values that sort: numbers, dates, or ISO dates as strings."""
     if times.dtype == pl.String:
-        dates = pl.lit(times.str.replace("T", " ").str.strip_suffix("Z"))
-        readings = [
-            times.cast(pl.Int64, strict=False),
-            times.cast(pl.Float64, strict=False),
-            pl.select(pl.when(dates.str.contains(ISO_DATE)).then(dates)).to_series(),
-        ]
-        times_read = min(readings, key=pl.Series.null_count)
+        times = times.str.strip_chars(" ")
+        times_read = min(_readings(times), key=pl.Series.null_count)
     elif times.dtype.is_numeric() or isinstance(times.dtype, pl.Date | pl.Datetime):
         times_read = times
     else:
@@ -296,3 +335,15 @@ def _times(times: pl.Series, path: Path) -> pl.Series:
             "an ISO date such as 2014-05-12 10:00:00, and the same in every row"
         )
     return times_read
+
+
+def _readings(times: pl.Series) -> list[pl.Series]:
+    """Text as numbers and as dates, null where it is none; the exact numbers come first."""
+    numbers = (pl.Int64, pl.Int128, pl.Decimal(38, 19), pl.Float64)
+    readings: list[pl.Series] = []
+    for kind in numbers:
+        readings.append(times.cast(kind, strict=False))
+        if not readings[-1].null_count():
+            return readings
+    dates = pl.lit(times.str.replace("T", " ").str.strip_suffix("Z"))
+    return [*readings, pl.select(pl.when(dates.str.contains(ISO_DATE)).then(dates)).to_series()]

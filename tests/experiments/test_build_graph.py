@@ -157,6 +157,33 @@ def test_an_old_graph_stays_when_the_new_one_fails(tmp_path, capsys):
     assert graph.read_bytes() == before
 
 
+def test_the_items_of_an_earlier_graph_go(tmp_path):
+    """They would be taken for those of the new one's nodes."""
+    events, graph = tmp_path / "events.parquet", tmp_path / "graph.npz"
+    GOOD.write_parquet(events)
+    assert run(events, graph, "--ids", "any") == 0
+    assert graph.with_suffix(".items.parquet").exists()
+    assert run(events, graph) == 0
+    assert sorted(tmp_path.iterdir()) == [events, graph]
+
+
+def test_a_graph_stays_when_its_items_cannot_be_written(tmp_path, monkeypatch, capsys):
+    events, graph = tmp_path / "events.parquet", tmp_path / "graph.npz"
+    GOOD.write_parquet(events)
+    assert run(events, graph, "--num-nodes", 5) == 0
+    before = graph.read_bytes()
+
+    def write(frame, path):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", write)
+    assert run(events, graph, "--ids", "any") == 1
+    assert "graph.npz cannot be written (No space left on device)" in capsys.readouterr().err
+    assert graph.read_bytes() == before
+    assert sorted(tmp_path.iterdir()) == [events, graph]
+
+
 @pytest.mark.parametrize(
     ("error", "status", "says"),
     [

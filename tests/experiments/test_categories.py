@@ -122,7 +122,7 @@ def test_data_of_other_ids(tmp_path, folder):
 
 def test_data_without_categories(folder):
     for data in (load("synthetic"), load(str(folder / "Beauty.txt"))):
-        with pytest.raises(UserError, match=r"--graph: category needs .*: beauty, ml-1m; got"):
+        with pytest.raises(UserError, match=r"graph: category needs .*: beauty, ml-1m; got"):
             load_categories(data)
 
 

@@ -277,6 +277,61 @@ def test_stray_quotes(tmp_path, row, message):
         load(str(file))
 
 
+def test_line_breaks_in_ids(tmp_path):
+    """A field in quotes may have one; what a stray quote takes in has a separator, too."""
+    file = tmp_path / "a.csv"
+    file.write_text('user,item\nann,"one\ntwo"\nann,"three"\nann,"four\r\nfive"\n')
+    assert load(str(file)).item_ids.tolist() == ["four\r\nfive", "one\ntwo", "three"]
+
+
+@pytest.mark.parametrize(
+    ("header", "named"),
+    [
+        ("user,item,item", "2 columns of items, item and item"),
+        ("user,Item_ID,itemId", "2 columns of items, Item_ID and itemId"),
+        ("user,item,ts,user", "2 columns of users, user and user"),
+        ("user_id,item,time,TIME,time", "3 columns of times, time and TIME and time"),
+    ],
+)
+def test_two_columns_of_one_kind(tmp_path, header, named):
+    file = tmp_path / "a.csv"
+    rows = [",".join(str(7 * k + i) for i in range(header.count(",") + 1)) for k in range(3)]
+    file.write_text("\n".join([header, *rows]))
+    with pytest.raises(UserError, match=rf"found {named}; expected one: rename the others"):
+        load(str(file))
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        ["1700000000.1234567893", "1700000000.1234567892", "1700000000.1234567891"],
+        ["40000000000000000003", "40000000000000000002", "40000000000000000001"],
+        [" 3.5", " 2.5 ", "1e0"],
+        ["  12", "7 ", "-3"],
+        [" 2021-03-01", "2021-02-28 23:00 ", " 2020-01-01"],
+    ],
+)
+def test_times_are_read_to_the_last_digit_and_without_spaces(tmp_path, times):
+    columns = {"user": ["u"] * 3, "item": list("abc"), "time": times}
+    data = load(str(table(tmp_path / "a.csv", columns)))
+    assert data.item_ids[data.items - 1].tolist() == ["c", "b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "advice"),
+    [
+        ("a.csv", b"user,item\ru,a\ru,b\r", r"carriage return alone; write tr '\\r' '\\n' < a.csv"),
+        ("a.tsv", b"user\titem\nu\t\xfcber\n", "not UTF-8 text; .* iconv -f LATIN1 -t UTF-8 a.tsv"),
+        ("a.csv", b"user|item\nu|a\n", r"separated by ',', and the first line has '\|'"),
+        ("a.tsv", b"user,item\nu,a\n", r"separated by '\\t', and the first line has ','"),
+    ],
+)
+def test_text_of_other_programs(tmp_path, name, content, advice):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=advice):
+        load(str(tmp_path / name))
+
+
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".inter", ".CSV"])
 def test_gzipped_tables(tmp_path, ending):
     columns = {"user": USERS, "item": ITEMS, "shop": [""] * 7, "time": TIMES}

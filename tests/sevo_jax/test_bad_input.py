@@ -54,6 +54,13 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], list[str]]] = [
     (lambda: Graph.from_weights(-np.eye(2)), ValueError, ["non-negative", "-1"]),
     (lambda: Graph.from_operator(np.eye(2)).to_scipy(normalized=False), ValueError, ["weights"]),
     (lambda: Graph.from_operator(np.eye(2) * 1j), ValueError, ["real", "complex128"]),
+    # sizes
+    (lambda: sequence_graph([[0, 1]], 2**31), ValueError, ["num_nodes", "2147483648", "unique"]),
+    (lambda: category_graph([[0]], 10**13), ValueError, ["num_nodes", "number the ids from 0"]),
+    (lambda: edge_graph([], [], 2**31 - 1), ValueError, ["num_nodes", "2147483647"]),
+    (lambda: bipartite_graph([0], [0], 2**30, 2**30), ValueError, ["num_rows + num_cols"]),
+    (lambda: GRAPH.add_edges([0], [1], num_nodes=2**40), ValueError, ["num_nodes"]),
+    (lambda: sequence_graph([[1, 2], [[0], [1, 2]]], 3), TypeError, ["position 1", "not flat"]),
     # tables
     (
         init({"a": jnp.ones(()), "b": X}, tables={"a": True, "b": False}),

@@ -101,6 +101,7 @@ FORMS = {
     "polars array": lambda runs: (pl.DataFrame({"a": runs})["a"].cast(pl.List(pl.UInt16)), None),
     "pandas": lambda runs: (pd.Series(runs), None),
     "tuple": lambda runs: (tuple(runs), None),
+    "mapping": lambda runs: (dict(zip("abcde", runs, strict=False)), None),
 }
 
 
@@ -409,6 +410,10 @@ def test_bare_frames_are_refused(events, form):
         ({}, {"item": None}, TypeError, "user and item must both name a column"),
         ({}, {"user": "u"}, ValueError, "user='u': no such column; there are who, what, at"),
         ({"what": pl.lit("a")}, {}, TypeError, "item='what' must hold integers, got .*string"),
+        ({"what": pl.lit(2).cast(pl.Decimal)}, {}, TypeError, "got decimal.*; cast it to integers"),
+        ({"who": pl.struct(pl.lit(2))}, {}, TypeError, "user='who' must hold integers or strings"),
+        ({"who": pl.concat_list("what")}, {}, TypeError, "user='who' must hold .* got .*list"),
+        ({"what": pl.lit(2.0)}, {}, TypeError, "got double; cast it to integers .pandas makes"),
         ({"what": pl.lit(None)}, {}, ValueError, "'what' must have a value in every row"),
         ({"at": pl.lit(float("nan"))}, {}, ValueError, "'at' must have a value .* but 80 of 80"),
         ({"at": pl.lit("9")}, {}, TypeError, "time='at' must hold numbers, dates or timestamps"),

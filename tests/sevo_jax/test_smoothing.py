@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 
 import chex
@@ -241,6 +242,17 @@ def test_an_operator_in_place_of_a_graph(form):
     operator = form(dense(graph).astype(np.float32))
     for call in (sevo_jax.smooth, sevo_jax.spmm, sevo_jax.smoothness):
         np.testing.assert_allclose(call(operator, x), call(graph, x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", [np.asarray, np.ndarray.tolist])
+def test_tables_of_the_host(form):
+    """Arrays of NumPy are narrowed without a warning, as JAX does, and lists are taken."""
+    graph, x = random_graph(0), table(1, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for call in (sevo_jax.smooth, sevo_jax.spmm, sevo_jax.smoothness):
+            wanted = call(graph, jnp.asarray(x, jnp.float32))
+            np.testing.assert_allclose(call(graph, form(x)), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_beta_in_half_precision():
