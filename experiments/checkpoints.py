@@ -125,11 +125,18 @@ def save_checkpoint(saved: ocp.CheckpointManager, checkpoint: Checkpoint, folder
 
 
 def _read_back(saved: ocp.CheckpointManager, checkpoint: Checkpoint, folder: Path) -> None:
-    """A `UserError` unless a checkpoint can be read again, on the host: the device may be full."""
-    target = _stored(checkpoint)
-    on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
+    """A `UserError` unless a checkpoint can be read again."""
+
+    def target(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and leaf.is_fully_addressable:
+            return np.empty(leaf.shape, leaf.dtype)  # on the host, for the device may be full
+        return leaf
+
     try:
-        saved.restore(checkpoint.epoch, args=ocp.args.PyTreeRestore(target, on_host))
+        saved.restore(
+            checkpoint.epoch,
+            args=ocp.args.StandardRestore(jax.tree.map(target, _stored(checkpoint))),
+        )
     except Exception as error:  # each storage layer below has its own
         processes.await_news()
         raise UserError(

@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -22,7 +23,8 @@ def keep_programs(wanted: bool = True) -> None:
     Args:
         wanted: whether to; nothing is changed otherwise.
     """
-    if not wanted or jax.config.read("jax_compilation_cache_dir") is not None:
+    config: Any = jax.config
+    if not wanted or config.jax_compilation_cache_dir is not None:
         return
     folder = cache_folder() / "programs" / _machine()
     try:
