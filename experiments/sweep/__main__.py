@@ -10,9 +10,9 @@ from typing import Any
 import tyro
 
 from experiments import trainer
+from experiments.console import say
 from experiments.data import load
 from experiments.errors import UserError
-from experiments.reproduce.runs import say
 from experiments.sweep.options import (
     Arguments,
     Options,

@@ -9,12 +9,12 @@ from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from experiments.paper import METRICS
-from experiments.reproduce.cells import score, score_over_seeds, span
-from experiments.reproduce.documents import NONE, Document, Table
+from experiments.paper.numbers import METRICS
 from experiments.sweep.picture import SCORE, draw, most_varied, written
 from experiments.sweep.space import Field
 from experiments.sweep.study import Tried
+from experiments.tables.cells import score, score_over_seeds, span
+from experiments.tables.documents import NONE, Document, Table
 from experiments.trainer import CRITERION
 
 

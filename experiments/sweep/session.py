@@ -13,14 +13,14 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from experiments import train, trainer
+from experiments.console import say
 from experiments.data import Interactions
 from experiments.errors import UserError
-from experiments.reproduce import documents
-from experiments.reproduce.runs import say
 from experiments.run import Run, read_result
 from experiments.sweep.options import make_runs
 from experiments.sweep.report import Frame, compose, grid, in_words, is_over
 from experiments.sweep.study import Sweep
+from experiments.tables import documents
 
 
 class Session:

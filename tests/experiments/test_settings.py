@@ -10,9 +10,9 @@ import pytest
 from experiments import train, trainer
 from experiments.errors import UserError
 from experiments.options import make_runs
-from experiments.reproduce.runs import folder_name, look
-from experiments.run import Run
+from experiments.run import Run, folder_name
 from experiments.settings.published import FOLDER, MODELS, published
+from experiments.tables.runs import look
 
 SECTIONS = [
     (file.stem, dataset, {})

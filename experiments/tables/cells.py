@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from experiments.paper import Scores
-from experiments.reproduce.documents import NONE
+from experiments.paper.numbers import Scores
+from experiments.tables.documents import NONE
 
 
 class Cell(NamedTuple):
@@ -48,6 +48,12 @@ def make_cell(results: Iterable[dict[str, Any] | None], published: int) -> Cell:
 def mean(values: Sequence[float]) -> float | None:
     """The mean, if there are values."""
     return float(np.mean(values)) if values else None
+
+
+def complete_mean(values: Sequence[float | None]) -> float | None:
+    """The mean, if there are values and none is missing."""
+    known = [value for value in values if value is not None]
+    return mean(known) if len(known) == len(values) else None
 
 
 def deviation(values: Sequence[float]) -> float | None:
@@ -143,7 +149,7 @@ def progress_of(cell: Cell) -> list[str]:
 
 
 def cell_json(cell: Cell, metrics: Sequence[str], paper: Scores | None) -> dict[str, Any]:
-    """What the JSON file says of a cell: everything, in full precision."""
+    """The entry of a cell in the JSON file: everything, in full precision."""
     scores: dict[str, Any] = {}
     for i, metric in enumerate(metrics):
         average = mean(cell.values(metric))

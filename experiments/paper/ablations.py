@@ -1,4 +1,4 @@
-"""The paper's ablations as data: series of runs that vary one or two settings.
+"""The paper's ablations and Table 7 as data: series of runs that vary one or two settings.
 
 Where the paper names no values, they are some factor apart: each is a whole run.
 """
@@ -6,10 +6,16 @@ Where the paper names no values, they are some factor apart: each is a whole run
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from experiments.paper import PLAIN, SEVO
-from experiments.reproduce.rows import UNSMOOTHED
+from experiments import data
+from experiments.paper import accuracy, numbers
+from experiments.paper.accuracy import Accuracy, Picture, Versus
+from experiments.paper.numbers import METRICS, PLAIN, SEVO, UNSMOOTHED
+from experiments.settings.published import MODELS, published
+from experiments.tables import cells
+from experiments.tables.requests import Choice, Choices, Names, Request
+from experiments.tables.rows import Comparison, Row
 from experiments.trainer import CRITERION
 
 
@@ -22,7 +28,7 @@ class Point(NamedTuple):
     Attributes:
         series: its label.
         x: the place; None for a series that is one and the same at all places.
-        optimizer: of `configs.OPTIMIZERS`.
+        optimizer: of `settings.OPTIMIZERS`.
         settings: those that are not the optimiser's published ones.
         quick: whether a quick look has it.
     """
@@ -41,8 +47,7 @@ class Ablation(NamedTuple):
         title: the heading.
         text: what varies, and what the paper says of it.
         points: what is trained.
-        kind: of the picture.
-        x_label: what the places of a series are.
+        picture: its kind, and what the places of a series are.
         symbol: its short form, for labels.
         baseline: the series that the others' gains are over, if they are shown.
     """
@@ -50,8 +55,7 @@ class Ablation(NamedTuple):
     title: str
     text: tuple[str, ...]
     points: tuple[Point, ...]
-    kind: Literal["lines", "bars", "curves"]
-    x_label: str = ""
+    picture: Picture
     symbol: str = ""
     baseline: str | None = None
 
@@ -136,8 +140,7 @@ ABLATIONS = {
             "smoothing at first, but not in the end. The figure's values are not printed.",
         ),
         tuple(_rescaling()),
-        "curves",
-        "epoch",
+        Picture("curves", "epoch"),
     ),
     "figure3a": Ablation(
         "Figure 3a: SGD, Adam and AdamW, plain and with SEvo",
@@ -148,8 +151,7 @@ ABLATIONS = {
             "is the best. The figure's values are not printed; *paper* is from Table 2.",
         ),
         tuple(_optimizers()),
-        "bars",
-        "optimiser",
+        Picture("bars", "optimiser"),
     ),
     "figure3b": Ablation(
         "Figure 3b: Neumann series and iterative approximation over β",
@@ -160,8 +162,7 @@ ABLATIONS = {
             "from Table 2.",
         ),
         tuple(_approximations()),
-        "lines",
-        "degree of smoothness β",
+        Picture("lines", "degree of smoothness β"),
         "β",
     ),
     "figure3c": Ablation(
@@ -174,8 +175,7 @@ ABLATIONS = {
             "printed; *paper* is from Tables 2 and 7.",
         ),
         tuple(_correction()),
-        "bars",
-        "steps of the item table",
+        Picture("bars", "steps of the item table"),
         baseline="Adam, as published",
     ),
     "figure5a": Ablation(
@@ -187,8 +187,7 @@ ABLATIONS = {
             "*paper* is from Table 2, whose runs have the last 50.",
         ),
         tuple(_ends()),
-        "lines",
-        "items of a user that make edges, K",
+        Picture("lines", "items of a user that make edges, K"),
         "K",
     ),
     "figure5b": Ablation(
@@ -200,8 +199,7 @@ ABLATIONS = {
             "figure's values are not printed; *paper* is from Table 2.",
         ),
         tuple(_walks()),
-        "lines",
-        "greatest distance in a sequence, H",
+        Picture("lines", "greatest distance in a sequence, H"),
         "H",
     ),
     "figure7": Ablation(
@@ -212,8 +210,7 @@ ABLATIONS = {
             "more. The figure's values are not printed; *paper* is from Table 2.",
         ),
         tuple(_regulariser()),
-        "lines",
-        "weight of the term, λ",
+        Picture("lines", "weight of the term, λ"),
         "λ",
     ),
     "table7": Ablation(
@@ -224,8 +221,75 @@ ABLATIONS = {
             "Beauty.",
         ),
         tuple(_layers()),
-        "lines",
-        "layers L",
+        Picture("lines", "layers L"),
         "L",
     ),
 }
+
+
+def rows_of(ablation: Ablation, request: Request, chosen: Choice) -> Iterable[Row]:
+    """The points for each model on each data set; in a quick look some of them."""
+    for dataset in chosen.datasets:
+        for model in chosen.models:
+            for point in ablation.points:
+                if point.quick or not request.quick:
+                    _, _, optimizer, settings, _ = point
+                    paper = papers_value(model, dataset, optimizer, settings)
+                    label = label_of(ablation, point)
+                    yield Row(
+                        dataset, model, label, optimizer, settings, paper, point.series, point.x
+                    )
+
+
+def label_of(ablation: Ablation, point: Point) -> str:
+    """The point in words, with what sets it apart from its alternatives."""
+    words = [point.series]
+    if point.x is not None:
+        words.append(f"{ablation.symbol} = {point.x:g}" if ablation.symbol else str(point.x))
+    others = [p for p in ablation.points if (p.series, p.x) == (point.series, point.x)]
+    if len(others) > 1:
+        words += [f"{name.replace('_', ' ')} {v:g}" for name, v in point.settings.items()]
+    return ", ".join(words)
+
+
+def papers_value(
+    model: str, dataset: str, optimizer: str, settings: Mapping[str, Any]
+) -> numbers.Scores | None:
+    """The paper's value of a run: with its published settings, or of L layers."""
+    usual = published(model, dataset, optimizer).flat()
+    changed = {k: v for k, v in settings.items() if usual[k] != v}
+    if not changed:
+        return numbers.TABLE_2.get((model, dataset, optimizer))
+    if changed.keys() == {"num_layers"} and (model, optimizer) == ("sasrec", SEVO):
+        return numbers.TABLE_7.get((dataset, changed["num_layers"]))
+    return None
+
+
+def _gains(comparison: Comparison) -> list[list[str]]:
+    """Gains by metric and, as the paper has them, their average."""
+    gains = comparison.gains
+    average = cells.mean([gain for gain in gains if gain is not None])
+    return [[comparison.one.row.label, *map(cells.percent, [*gains, average])]]
+
+
+def table_of(ablation: Ablation) -> Accuracy:
+    """The ablation for the composer: of SASRec on Beauty, seed 0, unless options say otherwise."""
+    versus = Versus(
+        f"gain over {ablation.baseline}",
+        accuracy.against(lambda row: row.series == ablation.baseline),
+        header=("Run", *METRICS, "average"),
+        written=_gains,
+    )
+    return Accuracy(
+        ablation.title,
+        (*ablation.text, accuracy.ABLATION),
+        choices=lambda _: Choices(
+            models=Names(MODELS, ("sasrec",)),
+            datasets=Names(data.NAMES, ("beauty",)),
+            seeds=(0,),
+            quick=True,
+        ),
+        rows=lambda request, chosen: rows_of(ablation, request, chosen),
+        versus=versus if ablation.baseline else None,
+        picture=ablation.picture,
+    )

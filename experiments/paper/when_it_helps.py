@@ -10,26 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.paper import METRICS, SEVO
-from experiments.reproduce.cells import (
-    Cell,
-    cell_json,
-    gain,
-    make_cell,
-    mean,
-    percent,
-    progress_of,
-    score,
-)
-from experiments.reproduce.documents import Document, Table
-from experiments.reproduce.options import Options, chosen_seeds, refuse
-from experiments.reproduce.rows import UNSMOOTHED
-from experiments.reproduce.runs import Outcomes, carry_out, missing
+from experiments.paper.numbers import METRICS, SEVO, UNSMOOTHED
 from experiments.run import Run, make_run
+from experiments.tables import cells, plots, requests, rows, runs
+from experiments.tables.cells import Cell, mean, percent, score
+from experiments.tables.documents import Document, Table
 from experiments.trainer import CRITERION
 
 MODEL, DATASET = "sasrec", "beauty"
@@ -49,7 +36,7 @@ QUINTILES = 5
 
 
 class Condition(NamedTuple):
-    """What both runs of a pair have in common."""
+    """The settings that both runs of a pair have in common."""
 
     negatives: int
     share: float
@@ -76,28 +63,27 @@ class Pair(NamedTuple):
         return [str(self.condition.negatives), f"{users} ({share})" if users else share]
 
 
-def make(options: Options) -> int:
+def make(request: requests.Request) -> int:
     """Runs what is missing, and writes the table and the picture."""
-    refuse(options, "models", "datasets", "optimizers", "quick")
-    seeds = chosen_seeds(options.seeds, (0,))
+    seeds = requests.choose(request, requests.Choices(seeds=(0,))).seeds
     conditions = [Condition(negatives, share) for share in SHARES for negatives in NEGATIVES]
-    epochs = EPOCHS if options.epochs is None else options.epochs
-    runs = {
+    epochs = EPOCHS if request.epochs is None else request.epochs
+    wanted = {
         (condition, optimizer): [run_of(condition, optimizer, seed, epochs) for seed in seeds]
         for condition in conditions
         for optimizer in (UNSMOOTHED, SEVO)
     }
-    order = [run for seed in zip(*runs.values(), strict=True) for run in seed]
+    order = rows.in_turn(wanted.values())
 
-    def document(outcomes: Outcomes) -> Document:
-        cells = {
-            key: make_cell([outcomes[run].result for run in own], EPOCHS)
-            for key, own in runs.items()
+    def document(outcomes: runs.Outcomes) -> Document:
+        found = {
+            key: cells.make_cell([outcomes[run].result for run in own], EPOCHS)
+            for key, own in wanted.items()
         }
-        pairs = [Pair(c, cells[c, UNSMOOTHED], cells[c, SEVO]) for c in conditions]
-        return compose(pairs, missing(order, outcomes))
+        pairs = [Pair(c, found[c, UNSMOOTHED], found[c, SEVO]) for c in conditions]
+        return compose(pairs, runs.missing(order, outcomes))
 
-    return carry_out(order, options, document)
+    return runs.carry_out(order, request, document)
 
 
 def run_of(condition: Condition, optimizer: str, seed: int, epochs: int) -> Run:
@@ -117,9 +103,7 @@ def by_popularity(cell: Cell, metric: str) -> list[float | None]:
 
 
 def compose(pairs: Sequence[Pair], not_done: list[str]) -> Document:
-    """The table, the picture and what they come to."""
-    results = [r for pair in pairs for cell in pair[1:] for r in cell.results.values()]
-    devices = sorted({r["device"] for r in results})
+    """The page: the verdict, the tables and the picture."""
     text = [
         "SASRec on Beauty, sampled softmax over negatives shared by a batch, AdamW "
         f"with and without smoothing (β 0.99, L 3), {EPOCHS} epochs, all other settings equal: "
@@ -127,7 +111,7 @@ def compose(pairs: Sequence[Pair], not_done: list[str]) -> Document:
         f"the best validation {CRITERION}. *25%* trains and tests on a quarter of the users. Where "
         "two numbers stand in a cell, the first is of the plain runs.",
         verdict(pairs),
-        f"Trained on: {', '.join(devices) or 'nothing yet'}.",
+        rows.trained_on(rows.devices(cell for pair in pairs for cell in pair[1:])),
     ]
     header = [
         "Negatives",
@@ -137,15 +121,15 @@ def compose(pairs: Sequence[Pair], not_done: list[str]) -> Document:
         "Epochs",
         "Best epoch",
     ]
-    rows = [
+    written = [
         [
             *pair.words,
             *(text for metric in SHOWN for text in _beside(pair, metric)),
-            *map(_both, progress_of(pair.plain), progress_of(pair.sevo)),
+            *map(_both, cells.progress_of(pair.plain), cells.progress_of(pair.sevo)),
         ]
         for pair in pairs
     ]
-    tables = [Table("By negatives and users", header, rows, text_columns=2)]
+    tables = [Table("By negatives and users", header, written, text_columns=2)]
     tables += [_popularity_table(pairs, metric) for metric in SHOWN]
     return Document(
         name="when-it-helps",
@@ -166,8 +150,8 @@ def compose(pairs: Sequence[Pair], not_done: list[str]) -> Document:
 
 
 def verdict(pairs: Sequence[Pair]) -> str:
-    """What the numbers say, whichever way they fall."""
-    found = [(gain(pair.sevo, pair.plain, CRITERION), pair) for pair in pairs]
+    """The numbers in words, whichever way they fall."""
+    found = [(cells.gain(pair.sevo, pair.plain, CRITERION), pair) for pair in pairs]
     gains = [(value, pair) for value, pair in found if value is not None]
     if not gains:
         return "No pair of runs is done yet."
@@ -195,7 +179,7 @@ def verdict(pairs: Sequence[Pair]) -> str:
 
 
 def _both(plain: str, sevo: str) -> str:
-    """What holds for both runs, or what holds for each."""
+    """The words of both runs, once if they are the same."""
     return plain if plain == sevo else f"{plain} / {sevo}"
 
 
@@ -220,20 +204,20 @@ def _quintile_changes(pair: Pair) -> list[float | None]:
 
 def _beside(pair: Pair, metric: str) -> list[str]:
     averages = [mean(cell.values(metric)) for cell in (pair.plain, pair.sevo)]
-    return [*map(score, averages), percent(gain(pair.sevo, pair.plain, metric))]
+    return [*map(score, averages), percent(cells.gain(pair.sevo, pair.plain, metric))]
 
 
 def _popularity_table(pairs: Sequence[Pair], metric: str) -> Table:
     header = ["Negatives", "Users", "", "Q1, least popular", "Q2", "Q3", "Q4", "Q5, most popular"]
-    rows: list[list[str]] = []
+    written: list[list[str]] = []
     for pair in pairs:
         plain, sevo = (by_popularity(cell, metric) for cell in (pair.plain, pair.sevo))
         changes = [_difference(a, b) for a, b in zip(sevo, plain, strict=True)]
-        rows.append([*pair.words, "plain", *map(score, plain)])
-        rows.append(["", "", "SEvo", *map(score, sevo)])
-        rows.append(["", "", "difference", *changes])
+        written.append([*pair.words, "plain", *map(score, plain)])
+        written.append(["", "", "SEvo", *map(score, sevo)])
+        written.append(["", "", "difference", *changes])
     title = f"{metric} by popularity of the target item, in quintiles"
-    return Table(title, header, rows, text_columns=3)
+    return Table(title, header, written, text_columns=3)
 
 
 def _difference(ours: float | None, other: float | None) -> str:
@@ -243,67 +227,50 @@ def _difference(ours: float | None, other: float | None) -> str:
 def _pair_json(pair: Pair) -> dict[str, Any]:
     def side(cell: Cell) -> dict[str, Any]:
         own = {str(seed): r["by_popularity"] for seed, r in cell.results.items()}
-        return cell_json(cell, METRICS, None) | {"by_popularity": own}
+        return cells.cell_json(cell, METRICS, None) | {"by_popularity": own}
 
     return {
         "negatives": pair.condition.negatives,
         "user_share": pair.condition.share,
         "plain": side(pair.plain),
         "sevo": side(pair.sevo),
-        "gain": {metric: gain(pair.sevo, pair.plain, metric) for metric in METRICS},
+        "gain": {metric: cells.gain(pair.sevo, pair.plain, metric) for metric in METRICS},
     }
 
 
 def _heights(values: Sequence[float | None]) -> list[float]:
-    """What Matplotlib leaves out where a value is missing."""
+    """The values for Matplotlib, which leaves out the missing ones."""
     return [np.nan if value is None else value for value in values]
 
 
 def draw(pairs: Sequence[Pair], path: Path) -> None:
     """Left the criterion against negatives, right SEvo's change of it by popularity."""
-    mpl.use("agg")
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     styles = dict(zip(SHARES, ("-", "--"), strict=True))
-    for share, style in styles.items():
-        own = [pair for pair in pairs if pair.condition.share == share]
-        negatives = [pair.condition.negatives for pair in own]
-        for label, color, cells in (
-            ("plain", "tab:gray", [pair.plain for pair in own]),
-            ("SEvo", "tab:blue", [pair.sevo for pair in own]),
-        ):
-            values = [mean(cell.values(CRITERION)) for cell in cells]
-            left.plot(
-                negatives,
-                _heights(values),
-                style,
-                color=color,
-                marker="o",
-                label=f"{label}, {_users(share)}",
-            )
-    colors = dict(zip(NEGATIVES, mpl.color_sequences["tab10"], strict=False))
-    quintiles = np.arange(1, QUINTILES + 1)
-    for pair in pairs:
-        changes = _quintile_changes(pair)
-        if any(change is not None for change in changes):
-            right.plot(
-                quintiles,
-                _heights(changes),
-                styles[pair.condition.share],
-                color=colors[pair.condition.negatives],
-                marker="o",
-                label=_phrase(pair.condition),
-            )
-    right.axhline(0, color="black", lw=0.8)
-    left.set(xscale="log", xticks=NEGATIVES, xticklabels=map(str, NEGATIVES))
-    left.minorticks_off()
-    left.set_ylim(0, 1.1 * left.get_ylim()[1])
-    left.set(xlabel="shared negatives", ylabel=f"test {CRITERION}")
-    right.set(xlabel="popularity quintile of the target item (5: most popular)")
-    right.set(ylabel=f"{CRITERION}, SEvo less plain", xticks=quintiles)
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        if axes.get_legend_handles_labels()[1]:
-            axes.legend(frameon=False, fontsize="small")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    with plots.picture(path, (10, 4), 1, 2) as (_, ((left, right),)):
+        for share, style in styles.items():
+            own = [pair for pair in pairs if pair.condition.share == share]
+            negatives = [pair.condition.negatives for pair in own]
+            for label, color, found in (
+                ("plain", "tab:gray", [pair.plain for pair in own]),
+                ("SEvo", "tab:blue", [pair.sevo for pair in own]),
+            ):
+                heights = _heights([mean(cell.values(CRITERION)) for cell in found])
+                label = f"{label}, {_users(share)}"
+                left.plot(negatives, heights, style, color=color, marker="o", label=label)
+        colors = dict(zip(NEGATIVES, plots.COLORS, strict=False))
+        quintiles = np.arange(1, QUINTILES + 1)
+        for pair in pairs:
+            changes, (negatives, share) = _quintile_changes(pair), pair.condition
+            if any(change is not None for change in changes):
+                look = {"color": colors[negatives], "marker": "o", "label": _phrase(pair.condition)}
+                right.plot(quintiles, _heights(changes), styles[share], **look)
+        right.axhline(0, color="black", lw=0.8)
+        left.set(xscale="log", xticks=NEGATIVES, xticklabels=map(str, NEGATIVES))
+        left.minorticks_off()
+        left.set_ylim(0, 1.1 * left.get_ylim()[1])
+        left.set(xlabel="shared negatives", ylabel=f"test {CRITERION}")
+        right.set(xlabel="popularity quintile of the target item (5: most popular)")
+        right.set(ylabel=f"{CRITERION}, SEvo less plain", xticks=quintiles)
+        for axes in (left, right):
+            if axes.get_legend_handles_labels()[1]:
+                axes.legend()

@@ -1,0 +1,1 @@
+"""How results become Markdown, LaTeX and pictures, and the runs behind them."""
