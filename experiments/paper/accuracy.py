@@ -114,16 +114,13 @@ def make(table: Accuracy, request: requests.Request) -> int:
         raise ArgumentError(
             "optimizers", f"{request.table} has no row of {models} with {optimizers}"
         )
-    seeds = rows.runs_of(asked, chosen.seeds, request.epochs)
-    first = table.before(request, asked)
-    everything = dict.fromkeys([*first, *(run for own in seeds for run in own)])
-    order = list(dict.fromkeys([*first, *rows.in_turn(seeds)]))
-
-    def document(outcomes: runs.Outcomes) -> Document:
-        lines = rows.lines_of(asked, seeds, outcomes, request.runs)
-        return compose(request.table, table, lines, runs.missing(everything, outcomes))
-
-    return runs.carry_out(order, request, document)
+    before = table.before(request, asked)
+    plan = rows.make_plan(asked, chosen.seeds, request.epochs, before)
+    return runs.carry_out(
+        plan.order(),
+        request,
+        lambda outcomes: compose(request.table, table, *plan.read(outcomes, request.runs)),
+    )
 
 
 def compose(name: str, table: Accuracy, lines: Sequence[Line], missing: Sequence[str]) -> Document:
@@ -145,11 +142,11 @@ def compose(name: str, table: Accuracy, lines: Sequence[Line], missing: Sequence
             tables += points.curves(place, own)
         compared += found
     tables += table.summary(compared)
-    text += [*table.notes([line.row for line in lines]), rows.trained_on(_machines(lines))]
+    machines = rows.devices(line.cell for line in lines)
+    text += [*table.notes([line.row for line in lines]), rows.trained_on(machines)]
     content: dict[str, Any] = {"table": name, "metrics": METRICS}
     if table.picture:
-        with_curves = table.picture.kind == "curves"
-        content["points"] = points.to_json(lines, with_curves)
+        content["points"] = points.to_json(lines, table.picture.kind == "curves")
     else:
         content["rows"] = [rows.row_json(line) for line in lines]
     if table.versus and table.versus.entry:
@@ -195,10 +192,6 @@ def _scores(place: str, lines: Sequence[Line], labelled: bool) -> Table:
 def _table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
     """A table in which numbers begin with the metrics."""
     return Table(title, header, lines, text_columns=list(header).index(METRICS[0]))
-
-
-def _machines(lines: Iterable[Line]) -> list[str]:
-    return rows.devices(line.cell for line in lines)
 
 
 def _with_picture(document: Document, picture: Picture, lines: Sequence[Line]) -> Document:

@@ -26,17 +26,9 @@ from experiments.trainer import CRITERION
 
 QUIET, BESIDE = "quiet", "beside other jobs"
 HEADER = (
-    "Model",
-    "Optimiser",
-    CRITERION,
-    "Seconds",
-    "An epoch",
-    "Measured",
-    "Device",
-    "Seeds",
-    "Epochs",
+    "Model", "Optimiser", CRITERION, "Seconds", "An epoch", "Measured", "Device", "Seeds", "Epochs",
     "Best epoch",
-)
+)  # fmt: skip
 COLORS = dict(zip(numbers.MODELS, plots.COLORS, strict=False))
 MARKERS = {False: "o", True: "^"}
 """Without SEvo and with it."""
@@ -86,14 +78,13 @@ def make(request: requests.Request) -> int:
     )
     models, datasets, _, seeds = requests.choose(request, choices)
     asked = [row for dataset in datasets for model in models for row in make_rows(model, dataset)]
-    wanted = rows.runs_of(asked, seeds, None)
-    order = rows.in_turn(wanted)
-    outcomes = runs.look_at_all(order, request.runs)
+    plan = rows.make_plan(asked, seeds, None)
+    outcomes = runs.look_at_all(plan.order(), request.runs)
+    lines, _ = plan.read(outcomes, request.runs)
     file = request.out / "table8.json"
     timed = read_json(file) if file.exists() else {}
-    lines = rows.lines_of(asked, wanted, outcomes, request.runs)
     points = [make_point(line, timed) for line in lines if line.cell.results]
-    document = compose(datasets, points, runs.missing(order, outcomes))
+    document = compose(datasets, points, runs.missing(plan.order(), outcomes))
     say(f"written: {runs.publish(document, request)}")
     return 0
 

@@ -27,9 +27,9 @@ from experiments.run import make_run
 from experiments.settings import OPTIMIZERS
 from experiments.summary import LABELS
 from experiments.tables import cells, requests, rows, runs
-from experiments.tables.cells import Cell, percent
+from experiments.tables.cells import percent
 from experiments.tables.documents import NONE, Document, Table
-from experiments.tables.rows import Line, Row
+from experiments.tables.rows import Comparison, Line, Row
 from experiments.trainer import CRITERION
 
 MODEL = "sasrec"
@@ -57,11 +57,9 @@ def make(request: requests.Request) -> int:
         datasets=requests.Names(DATASETS), optimizers=requests.Names(OPTIMIZERS, (PLAIN, SEVO))
     )
     _, datasets, optimizers, seeds = requests.choose(request, choices)
-    name = numbers.MODELS[MODEL]
-    asked = [Row(dataset, MODEL, name, own) for dataset in datasets for own in optimizers]
-    wanted = rows.runs_of(asked, seeds, request.epochs)
-    order = rows.in_turn(wanted)
-    for run in order:  # before anything is measured
+    asked = [make_row(dataset, optimizer) for dataset in datasets for optimizer in optimizers]
+    plan = rows.make_plan(asked, seeds, request.epochs)
+    for run in plan.order():  # before anything is measured
         run.settings.check()
     measured = kept(request.out / "table3.json", request.train)
     there = [name for name in datasets if data.at_hand(name, request.data_dir)]
@@ -73,11 +71,10 @@ def make(request: requests.Request) -> int:
     absent = [f"{numbers.DATASETS[name]}: {reason}" for name, reason in reasons.items()]
 
     def document(outcomes: runs.Outcomes) -> Document:
-        lines = rows.lines_of(asked, wanted, outcomes, request.runs)
-        not_done = runs.missing((run for own in wanted for run in own), outcomes)
-        return compose(lines, measured, absent + not_done)
+        lines, missing = plan.read(outcomes, request.runs)
+        return compose(lines, measured, absent + missing)
 
-    outcomes = runs.look_at_all(order, request.runs)
+    outcomes = runs.look_at_all(plan.order(), request.runs)
     for name in (name for name in datasets if name not in there and request.train):
         for optimizer in (UNSMOOTHED, SEVO):
             if optimizer in measured.get(name, {}):
@@ -93,8 +90,15 @@ def make(request: requests.Request) -> int:
                 measured.setdefault(name, {})[optimizer] = found
             runs.publish(document(outcomes), request)
     # Runs that cannot go on for want of data are in the table, but not done.
-    status = runs.carry_out(order, request, document, loaded)
+    status = runs.carry_out(plan.order(), request, document, loaded)
     return 1 if failed else status
+
+
+def make_row(dataset: str, optimizer: str) -> Row:
+    """SASRec with an optimiser, and the paper's value of the three metrics."""
+    theirs = TABLE_3.get((dataset, optimizer))
+    scores = theirs and (theirs.hr_1, None, theirs.hr_10, None, theirs.ndcg_10)
+    return Row(dataset, MODEL, numbers.MODELS[MODEL], optimizer, {}, scores)
 
 
 def kept(file: Path, train: bool) -> Measured:
@@ -102,10 +106,9 @@ def kept(file: Path, train: bool) -> Measured:
     measured: Measured = read_json(file).get("synthetic", {}) if file.exists() else {}
     if train:
         for by_optimizer in measured.values():
-            for optimizer in [
-                o for o, own in by_optimizer.items() if own["device"] != trainer.device()
-            ]:
-                del by_optimizer[optimizer]
+            for name, own in list(by_optimizer.items()):
+                if own["device"] != trainer.device():
+                    del by_optimizer[name]
     return measured
 
 
@@ -152,7 +155,7 @@ def compose(lines: list[Line], measured: Measured, missing: list[str]) -> Docume
         own = {line.row.optimizer: line for line in lines if line.row.dataset == dataset}
         written = [line for each in own.values() for line in _lines(each)]
         if SEVO in own and PLAIN in own:
-            comparisons.append(_comparison(dataset, own[SEVO].cell, own[PLAIN].cell))
+            comparisons.append(_comparison(Comparison(own[SEVO], own[PLAIN])))
             written += _gains(comparisons[-1])
         tables.append(Table(f"{name}: {numbers.MODELS[MODEL]}", HEADER, written, text_columns=2))
         if dataset in measured:
@@ -218,17 +221,11 @@ def _lines(line: Line) -> list[list[str]]:
     ]
 
 
-def _comparison(dataset: str, sevo: Cell, plain: Cell) -> dict[str, Any]:
+def _comparison(own: Comparison) -> dict[str, Any]:
     """SEvo over plain, for each metric."""
-    theirs = [TABLE_3[dataset, optimizer][: len(METRICS)] for optimizer in (SEVO, PLAIN)]
-    paper_gains = [cells.relative(a, b) for a, b in zip(*theirs, strict=True)]
-    return {
-        "dataset": dataset,
-        "seeds": cells.common_seeds(sevo, plain),
-        "gain": {m: cells.gain(sevo, plain, m) for m in METRICS},
-        "p_value": {m: cells.p_value(sevo, plain, m) for m in METRICS},
-        "paper_gain": dict(zip(METRICS, paper_gains, strict=True)),
-    }
+    found = own.to_json()
+    shown = {"dataset": own.one.row.dataset, "seeds": found.pop("seeds")}
+    return shown | {name: {m: values[m] for m in METRICS} for name, values in found.items()}
 
 
 def _gains(comparison: dict[str, Any]) -> list[list[str]]:

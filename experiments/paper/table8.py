@@ -25,16 +25,9 @@ ROUNDS = 3
 Measured = dict[str, dict[str, Any]]
 """Seconds by data set and model."""
 HEADER = (
-    "Model",
-    "",
-    "Epoch, plain",
-    "Epoch, SEvo",
-    "Training, plain",
-    "Training, SEvo",
-    "Overhead",
-    "Inference",
-    "Epochs",
-)
+    "Model", "", "Epoch, plain", "Epoch, SEvo", "Training, plain", "Training, SEvo", "Overhead",
+    "Inference", "Epochs",
+)  # fmt: skip
 
 
 def make(request: requests.Request) -> int:
@@ -176,14 +169,9 @@ def compose(
 
 
 COLUMNS: tuple[str, ...] = (
-    "epoch_plain",
-    "epoch_sevo",
-    "training_plain",
-    "training_sevo",
-    "overhead",
-    "inference",
+    "epoch_plain", "epoch_sevo", "training_plain", "training_sevo", "overhead", "inference",
     "epochs",
-)
+)  # fmt: skip
 
 
 def ours_of(found: dict[str, Any]) -> dict[str, float | None]:

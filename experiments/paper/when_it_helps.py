@@ -8,88 +8,69 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from experiments.paper.numbers import METRICS, SEVO, UNSMOOTHED
-from experiments.run import Run, make_run
 from experiments.tables import cells, plots, requests, rows, runs
 from experiments.tables.cells import Cell, mean, percent, score
-from experiments.tables.documents import Document, Table
+from experiments.tables.documents import NONE, Document, Table
+from experiments.tables.rows import Comparison, Row
 from experiments.trainer import CRITERION
 
-MODEL, DATASET = "sasrec", "beauty"
 EPOCHS = 100
 NEGATIVES: tuple[int, ...] = (1, 16, 512)
 SHARES: tuple[float, ...] = (1.0, 0.25)
 COMMON = {
-    "loss": "sampled-softmax",
-    "dropout_rate": 0.5,
-    "weight_decay": 0.1,
-    "attend_padding": False,
-    "beta": 0.99,
-    "num_layers": 3,
-}
+    "loss": "sampled-softmax", "dropout_rate": 0.5, "weight_decay": 0.1, "attend_padding": False,
+    "beta": 0.99, "num_layers": 3,
+}  # fmt: skip
 SHOWN = ("HR@10", "NDCG@10")
 QUINTILES = 5
-
-
-class Condition(NamedTuple):
-    """The settings that both runs of a pair have in common."""
-
-    negatives: int
-    share: float
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Its hyper-parameters."""
-        return COMMON | {"num_negatives": self.negatives, "user_share": self.share}
-
-
-class Pair(NamedTuple):
-    """A condition without smoothing and with it."""
-
-    condition: Condition
-    plain: Cell
-    sevo: Cell
-
-    @property
-    def words(self) -> list[str]:
-        """Negatives and users, for reading: the users that there really were, once there were."""
-        share = f"{self.condition.share:.0%}"
-        counts = {r["num_users"] for cell in self[1:] for r in cell.results.values()}
-        users = " / ".join(f"{count:,}" for count in sorted(counts))
-        return [str(self.condition.negatives), f"{users} ({share})" if users else share]
 
 
 def make(request: requests.Request) -> int:
     """Runs what is missing, and writes the table and the picture."""
     seeds = requests.choose(request, requests.Choices(seeds=(0,))).seeds
-    conditions = [Condition(negatives, share) for share in SHARES for negatives in NEGATIVES]
-    epochs = EPOCHS if request.epochs is None else request.epochs
-    wanted = {
-        (condition, optimizer): [run_of(condition, optimizer, seed, epochs) for seed in seeds]
-        for condition in conditions
+    asked = [
+        Row(
+            "beauty",
+            "sasrec",
+            f"{negatives} negative{'s' * (negatives != 1)}, {_users(share)}",
+            optimizer,
+            {**COMMON, "num_negatives": negatives, "user_share": share},
+            epochs=EPOCHS,
+        )
+        for share in SHARES
+        for negatives in NEGATIVES
         for optimizer in (UNSMOOTHED, SEVO)
-    }
-    order = rows.in_turn(wanted.values())
+    ]
+    plan = rows.make_plan(asked, seeds, request.epochs)
 
     def document(outcomes: runs.Outcomes) -> Document:
-        found = {
-            key: cells.make_cell([outcomes[run].result for run in own], EPOCHS)
-            for key, own in wanted.items()
-        }
-        pairs = [Pair(c, found[c, UNSMOOTHED], found[c, SEVO]) for c in conditions]
-        return compose(pairs, runs.missing(order, outcomes))
+        lines, missing = plan.read(outcomes, request.runs)
+        return compose(list(map(Comparison, lines[1::2], lines[::2])), missing)
 
-    return runs.carry_out(order, request, document)
+    return runs.carry_out(plan.order(), request, document)
 
 
-def run_of(condition: Condition, optimizer: str, seed: int, epochs: int) -> Run:
-    """A run under a condition."""
-    values = {**condition.settings, "epochs": epochs}
-    return make_run(MODEL, DATASET, optimizer, seed, **values)
+def _users(share: float) -> str:
+    return "all users" if share == 1 else f"{share:.0%} of the users"
+
+
+def _condition(pair: Comparison) -> tuple[int, float]:
+    """The number of negatives and the share of the users."""
+    settings = pair.one.row.settings
+    return settings["num_negatives"], settings["user_share"]
+
+
+def _words(pair: Comparison) -> list[str]:
+    """Negatives and users, for reading: the users that there really were, once there were."""
+    negatives, share = _condition(pair)
+    counts = {r["num_users"] for line in pair for r in line.cell.results.values()}
+    users = " / ".join(f"{count:,}" for count in sorted(counts))
+    return [str(negatives), f"{users} ({share:.0%})" if users else f"{share:.0%}"]
 
 
 def by_popularity(cell: Cell, metric: str) -> list[float | None]:
@@ -97,12 +78,12 @@ def by_popularity(cell: Cell, metric: str) -> list[float | None]:
 
     The mean over seeds; None where a quintile is empty, since equally popular items are together.
     """
-    rows = [r["by_popularity"][metric] for r in cell.results.values()]
-    columns = zip(*rows, strict=True) if rows else [()] * QUINTILES
+    values = [r["by_popularity"][metric] for r in cell.results.values()]
+    columns = zip(*values, strict=True) if values else [()] * QUINTILES
     return [mean([value for value in column if value is not None]) for column in columns]
 
 
-def compose(pairs: Sequence[Pair], not_done: list[str]) -> Document:
+def compose(pairs: Sequence[Comparison], not_done: list[str]) -> Document:
     """The page: the verdict, the tables and the picture."""
     text = [
         "SASRec on Beauty, sampled softmax over negatives shared by a batch, AdamW "
@@ -111,7 +92,7 @@ def compose(pairs: Sequence[Pair], not_done: list[str]) -> Document:
         f"the best validation {CRITERION}. *25%* trains and tests on a quarter of the users. Where "
         "two numbers stand in a cell, the first is of the plain runs.",
         verdict(pairs),
-        rows.trained_on(rows.devices(cell for pair in pairs for cell in pair[1:])),
+        rows.trained_on(rows.devices(line.cell for pair in pairs for line in pair)),
     ]
     header = [
         "Negatives",
@@ -123,9 +104,9 @@ def compose(pairs: Sequence[Pair], not_done: list[str]) -> Document:
     ]
     written = [
         [
-            *pair.words,
+            *_words(pair),
             *(text for metric in SHOWN for text in _beside(pair, metric)),
-            *map(_both, cells.progress_of(pair.plain), cells.progress_of(pair.sevo)),
+            *map(_both, *(cells.progress_of(line.cell) for line in (pair.other, pair.one))),
         ]
         for pair in pairs
     ]
@@ -149,23 +130,24 @@ def compose(pairs: Sequence[Pair], not_done: list[str]) -> Document:
     )
 
 
-def verdict(pairs: Sequence[Pair]) -> str:
+def verdict(pairs: Sequence[Comparison]) -> str:
     """The numbers in words, whichever way they fall."""
-    found = [(cells.gain(pair.sevo, pair.plain, CRITERION), pair) for pair in pairs]
+    found = [(pair.gain(CRITERION), pair) for pair in pairs]
     gains = [(value, pair) for value, pair in found if value is not None]
     if not gains:
         return "No pair of runs is done yet."
     ahead = sum(value > 0 for value, _ in gains)
-    (least, low), (most, high) = min(gains, key=_first), max(gains, key=_first)
+    ordered = sorted(gains, key=lambda own: own[0])
+    (least, low), (most, high) = ordered[0], ordered[-1]
     sentences = [
         f"By test {CRITERION}, SEvo is ahead of the plain run in {ahead} of {len(gains)} pairs."
     ]
     if len(gains) > 1:
         sentences.append(
-            f"Its gain is largest with {_phrase(high.condition)} ({percent(most)}), and smallest "
-            f"with {_phrase(low.condition)} ({percent(least)})."
+            f"Its gain is largest with {high.one.row.label} ({percent(most)}), and smallest "
+            f"with {low.one.row.label} ({percent(least)})."
         )
-    changes = [_quintile_changes(pair) for _, pair in gains]
+    changes = [_changes(pair) for _, pair in gains]
     ends = [[value for c in changes if (value := c[end]) is not None] for end in (0, -1)]
     rare, popular = map(mean, ends)
     if rare is not None and popular is not None:
@@ -173,7 +155,7 @@ def verdict(pairs: Sequence[Pair]) -> str:
             f"Averaged over the pairs, smoothing changes {CRITERION} by {rare:+.4f} for targets of "
             f"the least popular quintile and by {popular:+.4f} for those of the most popular one."
         )
-    if len(pairs[0].sevo.results) <= 1:
+    if len(pairs[0].one.cell.results) <= 1:
         sentences.append("One seed a run: gains of a few per cent may be chance.")
     return " ".join(sentences)
 
@@ -183,87 +165,68 @@ def _both(plain: str, sevo: str) -> str:
     return plain if plain == sevo else f"{plain} / {sevo}"
 
 
-def _first(item: tuple[float, Pair]) -> float:
-    return item[0]
-
-
-def _phrase(condition: Condition) -> str:
-    plural = "s" * (condition.negatives != 1)
-    return f"{condition.negatives} negative{plural}, {_users(condition.share)}"
-
-
-def _users(share: float) -> str:
-    return "all users" if share == 1 else f"{share:.0%} of the users"
-
-
-def _quintile_changes(pair: Pair) -> list[float | None]:
-    """SEvo's criterion less the plain one's, by quintile."""
-    both = by_popularity(pair.sevo, CRITERION), by_popularity(pair.plain, CRITERION)
+def _changes(pair: Comparison, metric: str = CRITERION) -> list[float | None]:
+    """SEvo's metric less the plain one's, by quintile."""
+    both = (by_popularity(line.cell, metric) for line in pair)
     return [None if a is None or b is None else a - b for a, b in zip(*both, strict=True)]
 
 
-def _beside(pair: Pair, metric: str) -> list[str]:
-    averages = [mean(cell.values(metric)) for cell in (pair.plain, pair.sevo)]
-    return [*map(score, averages), percent(cells.gain(pair.sevo, pair.plain, metric))]
+def _beside(pair: Comparison, metric: str) -> list[str]:
+    averages = [mean(line.cell.values(metric)) for line in (pair.other, pair.one)]
+    return [*map(score, averages), percent(pair.gain(metric))]
 
 
-def _popularity_table(pairs: Sequence[Pair], metric: str) -> Table:
+def _popularity_table(pairs: Sequence[Comparison], metric: str) -> Table:
     header = ["Negatives", "Users", "", "Q1, least popular", "Q2", "Q3", "Q4", "Q5, most popular"]
     written: list[list[str]] = []
     for pair in pairs:
-        plain, sevo = (by_popularity(cell, metric) for cell in (pair.plain, pair.sevo))
-        changes = [_difference(a, b) for a, b in zip(sevo, plain, strict=True)]
-        written.append([*pair.words, "plain", *map(score, plain)])
+        plain, sevo = (by_popularity(line.cell, metric) for line in (pair.other, pair.one))
+        changes = [NONE if c is None else f"{c:+.4f}" for c in _changes(pair, metric)]
+        written.append([*_words(pair), "plain", *map(score, plain)])
         written.append(["", "", "SEvo", *map(score, sevo)])
         written.append(["", "", "difference", *changes])
     title = f"{metric} by popularity of the target item, in quintiles"
     return Table(title, header, written, text_columns=3)
 
 
-def _difference(ours: float | None, other: float | None) -> str:
-    return score(None) if ours is None or other is None else f"{ours - other:+.4f}"
-
-
-def _pair_json(pair: Pair) -> dict[str, Any]:
+def _pair_json(pair: Comparison) -> dict[str, Any]:
     def side(cell: Cell) -> dict[str, Any]:
         own = {str(seed): r["by_popularity"] for seed, r in cell.results.items()}
         return cells.cell_json(cell, METRICS, None) | {"by_popularity": own}
 
+    negatives, share = _condition(pair)
     return {
-        "negatives": pair.condition.negatives,
-        "user_share": pair.condition.share,
-        "plain": side(pair.plain),
-        "sevo": side(pair.sevo),
-        "gain": {metric: cells.gain(pair.sevo, pair.plain, metric) for metric in METRICS},
+        "negatives": negatives,
+        "user_share": share,
+        "plain": side(pair.other.cell),
+        "sevo": side(pair.one.cell),
+        "gain": {metric: pair.gain(metric) for metric in METRICS},
     }
 
 
-def _heights(values: Sequence[float | None]) -> list[float]:
-    """The values for Matplotlib, which leaves out the missing ones."""
-    return [np.nan if value is None else value for value in values]
-
-
-def draw(pairs: Sequence[Pair], path: Path) -> None:
+def draw(pairs: Sequence[Comparison], path: Path) -> None:
     """Left the criterion against negatives, right SEvo's change of it by popularity."""
     styles = dict(zip(SHARES, ("-", "--"), strict=True))
     with plots.picture(path, (10, 4), 1, 2) as (_, ((left, right),)):
         for share, style in styles.items():
-            own = [pair for pair in pairs if pair.condition.share == share]
-            negatives = [pair.condition.negatives for pair in own]
-            for label, color, found in (
-                ("plain", "tab:gray", [pair.plain for pair in own]),
-                ("SEvo", "tab:blue", [pair.sevo for pair in own]),
-            ):
-                heights = _heights([mean(cell.values(CRITERION)) for cell in found])
-                label = f"{label}, {_users(share)}"
-                left.plot(negatives, heights, style, color=color, marker="o", label=label)
+            own = [pair for pair in pairs if _condition(pair)[1] == share]
+            for side, label, color in ((1, "plain", "tab:gray"), (0, "SEvo", "tab:blue")):
+                means = [mean(pair[side].cell.values(CRITERION)) for pair in own]
+                left.plot(
+                    [_condition(pair)[0] for pair in own],
+                    np.array(means, float),  # NaN where a value is missing
+                    style,
+                    color=color,
+                    marker="o",
+                    label=f"{label}, {_users(share)}",
+                )
         colors = dict(zip(NEGATIVES, plots.COLORS, strict=False))
         quintiles = np.arange(1, QUINTILES + 1)
         for pair in pairs:
-            changes, (negatives, share) = _quintile_changes(pair), pair.condition
+            changes, (negatives, share) = _changes(pair), _condition(pair)
             if any(change is not None for change in changes):
-                look = {"color": colors[negatives], "marker": "o", "label": _phrase(pair.condition)}
-                right.plot(quintiles, _heights(changes), styles[share], **look)
+                look = {"color": colors[negatives], "marker": "o", "label": pair.one.row.label}
+                right.plot(quintiles, np.array(changes, float), styles[share], **look)
         right.axhline(0, color="black", lw=0.8)
         left.set(xscale="log", xticks=NEGATIVES, xticklabels=map(str, NEGATIVES))
         left.minorticks_off()

@@ -141,13 +141,10 @@ def command(table: str, **options: object) -> str:
 
 QUICK_EPOCHS = 8
 _QUICK = {
-    "user_share": 0.1,
-    "batch_size": 256,
-    "max_len": 20,
-    "num_blocks": 1,
-    "packed": False,  # compiles once for all epochs
+    # Not packed, so that all epochs are compiled once.
+    "user_share": 0.1, "batch_size": 256, "max_len": 20, "num_blocks": 1, "packed": False,
     "eval_every": 2,
-}
+}  # fmt: skip
 QUICK_NOTE = (
     "**A quick look**, to see the command work: a small model, trained on a tenth of the users for "
     "a few epochs. It says nothing of the paper's values, which are left out."

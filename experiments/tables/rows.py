@@ -26,6 +26,7 @@ class Row(NamedTuple):
         paper: the paper's value, if it has one.
         series: of a picture, if the row is in one.
         x: the row's place in its series; None for a series that is the same at all places.
+        epochs: of its runs, if they are not the published ones.
     """
 
     dataset: str
@@ -36,6 +37,7 @@ class Row(NamedTuple):
     paper: numbers.Scores | None = None
     series: str = ""
     x: float | str | None = None
+    epochs: int | None = None
 
 
 class Line(NamedTuple):
@@ -73,42 +75,53 @@ def quick_row(row: Row) -> Row:
 
 def run_of(row: Row, seed: int, epochs: int | None) -> Run:
     """A seed of a row, stopped early if ``epochs`` are given."""
-    values = dict(row.settings)
-    if epochs is not None:
-        values["epochs"] = epochs
+    epochs = row.epochs if epochs is None else epochs
+    values = {**row.settings, **({} if epochs is None else {"epochs": epochs})}
     return make_run(row.model, row.dataset, row.optimizer, seed, **values)
 
 
-def runs_of(rows: Iterable[Row], seeds: Sequence[int], epochs: int | None) -> list[list[Run]]:
-    """The seeds of each row."""
-    return [[run_of(row, seed, epochs) for seed in seeds] for row in rows]
-
-
-def in_turn(seeds: Iterable[Iterable[Run]]) -> list[Run]:
-    """The runs of all rows, each once: the first seed of every row comes first."""
-    return list(dict.fromkeys(run for turn in zip(*seeds, strict=True) for run in turn))
-
-
 def published_epochs(row: Row) -> int:
-    """The epochs of the row's published runs."""
+    """The epochs of a run that is not stopped early."""
     kinds = {k: v for k, v in row.settings.items() if k in ("distill", "graph")}
-    return published(row.model, row.dataset, row.optimizer, **kinds).training.epochs
+    usual = published(row.model, row.dataset, row.optimizer, **kinds).training.epochs
+    return row.epochs or usual
 
 
-def lines_of(
-    rows: Iterable[Row], seeds: Iterable[Sequence[Run]], outcomes: runs.Outcomes, folder: Path
-) -> list[Line]:
-    """The rows with what there is of their runs in ``folder``."""
-    lines: list[Line] = []
-    for row, own in zip(rows, seeds, strict=True):
-        cell = cells.make_cell([outcomes[run].result for run in own], published_epochs(row))
-        files = [
-            runs.folder_of(run, folder) / "metrics.jsonl"
-            for run in own
-            if outcomes[run].result is not None
-        ]
-        lines.append(Line(row, cell, [file for file in files if file.exists()]))
-    return lines
+class Plan(NamedTuple):
+    """Rows and their runs.
+
+    Attributes:
+        rows: the rows.
+        runs: the seeds of each row.
+        before: runs that come first, since others need them.
+    """
+
+    rows: Sequence[Row]
+    runs: Sequence[Sequence[Run]]
+    before: Sequence[Run] = ()
+
+    def order(self) -> list[Run]:
+        """All runs as they are to be done: the first seed of every row, then the second."""
+        turns = [run for turn in zip(*self.runs, strict=True) for run in turn]
+        return list(dict.fromkeys([*self.before, *turns]))
+
+    def read(self, outcomes: runs.Outcomes, folder: Path) -> tuple[list[Line], list[str]]:
+        """The lines, from what there is of their runs in ``folder``, and what is missing."""
+        lines: list[Line] = []
+        for row, own in zip(self.rows, self.runs, strict=True):
+            done = [run for run in own if outcomes[run].result is not None]
+            files = [runs.folder_of(run, folder) / "metrics.jsonl" for run in done]
+            cell = cells.make_cell([outcomes[run].result for run in own], published_epochs(row))
+            lines.append(Line(row, cell, [file for file in files if file.exists()]))
+        in_table = [run for own in self.runs for run in own]
+        return lines, runs.missing(dict.fromkeys([*self.before, *in_table]), outcomes)
+
+
+def make_plan(
+    asked: Sequence[Row], seeds: Sequence[int], epochs: int | None, before: Sequence[Run] = ()
+) -> Plan:
+    """The runs of rows, stopped early if ``epochs`` are given."""
+    return Plan(asked, [[run_of(row, seed, epochs) for seed in seeds] for row in asked], before)
 
 
 def differences(
@@ -149,10 +162,14 @@ class Comparison(NamedTuple):
         """The seeds of both."""
         return cells.common_seeds(self.one.cell, self.other.cell)
 
+    def gain(self, metric: str) -> float | None:
+        """How far the one is above the other, as a share of it."""
+        return cells.gain(self.one.cell, self.other.cell, metric)
+
     @property
     def gains(self) -> list[float | None]:
         """Ours, for each metric."""
-        return [cells.gain(self.one.cell, self.other.cell, metric) for metric in METRICS]
+        return [self.gain(metric) for metric in METRICS]
 
     @property
     def p_values(self) -> list[float | None]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from rich.progress import Progress
 
 from experiments import data, runner
 from experiments.bars import progress_bar
@@ -165,21 +168,10 @@ def carry_out(
         say(f"{finished()}, {len(todo)} to do")
         with progress_bar() as bar, runner.stop_on_signal(bar) as stop:
             for group in runner.make_groups(todo, None):
-                places = [folder_of(run, request.runs) for run in group]
-                for run, place in zip(group, places, strict=True):
-                    _tell_of_lost_checkpoint(outcomes[run], place)
-                error = ""
+                own = loaded[group[0].dataset]
                 try:
-                    own = loaded[group[0].dataset]
-                    runner.train_group(group, own, places, resume=True, bar=bar, stop=stop)
-                except UserError as caught:
-                    error, failed = str(caught), True
-                    say(f"error: {error}")
-                finally:
-                    for run, place in zip(group, places, strict=True):
-                        outcomes[run] = look(run, place)
-                        if not is_finished(run, outcomes[run]) and error:
-                            outcomes[run] = outcomes[run]._replace(reason=error)
+                    failed |= not _train(group, own, request.runs, outcomes, bar, stop)
+                finally:  # after a signal, too
                     publish(compose(outcomes), request)
     say(f"{finished()}; written: {publish(compose(outcomes), request)}")
     for line in missing(runs, outcomes) if failed else []:
@@ -187,12 +179,39 @@ def carry_out(
     return 1 if failed else 0
 
 
-def _tell_of_lost_checkpoint(outcome: Outcome, folder: Path) -> None:
-    if outcome.result is not None and not any((folder / "checkpoints").glob("*")):
-        say(
-            f"{folder}: holds a result of {outcome.result['epochs']} epochs and no checkpoint to "
-            "go on from, so the run starts anew"
-        )
+def _train(
+    group: list[Run],
+    own: data.Interactions,
+    folder: Path,
+    outcomes: dict[Run, Outcome],
+    bar: Progress,
+    stop: threading.Event,
+) -> bool:
+    """Trains runs that differ in their seeds alone, and looks at them again; whether all went well.
+
+    Raises:
+        Interrupted: a signal came; the runs are saved.
+    """
+    places = [folder_of(run, folder) for run in group]
+    for run, place in zip(group, places, strict=True):
+        result = outcomes[run].result
+        if result is not None and not any((place / "checkpoints").glob("*")):
+            say(
+                f"{place}: holds a result of {result['epochs']} epochs and no checkpoint to go on "
+                "from, so the run starts anew"
+            )
+    error = ""
+    try:
+        runner.train_group(group, own, places, resume=True, bar=bar, stop=stop)
+    except UserError as caught:
+        error = str(caught)
+        say(f"error: {error}")
+    finally:
+        for run, place in zip(group, places, strict=True):
+            outcomes[run] = look(run, place)
+            if error and not is_finished(run, outcomes[run]):
+                outcomes[run] = outcomes[run]._replace(reason=error)
+    return not error
 
 
 def load_all(
