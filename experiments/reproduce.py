@@ -32,7 +32,7 @@ SEEDS_DEFAULT = (
 
 
 def _default(text: str, default: str) -> Any:
-    """What ``--help`` says of an option whose default depends on the table."""
+    """The help of an option whose default depends on the table."""
     return tyro.conf.arg(help=text, help_behavior_hint=f"(default: {default})")
 
 

@@ -38,7 +38,7 @@ LEARNING_RATE = 100.0
 """The loss is a mean over a batch, so that its gradient of one row is small."""
 TABLES = [["user_embedding", "item_embedding"]]
 BOUNDS = {"float64": 1e-10, "float32": 1e-4}
-"""How far the two may be apart, for each precision."""
+"""The largest difference allowed between the two, for each precision."""
 COLORS = {"float64": "tab:blue", "float32": "tab:orange"}
 
 

@@ -14,13 +14,13 @@ from experiments.paper.accuracy import Accuracy, Picture, Versus
 from experiments.paper.numbers import METRICS, PLAIN, SEVO, UNSMOOTHED
 from experiments.settings.published import MODELS, published
 from experiments.tables import cells
-from experiments.tables.requests import Choice, Choices, Names, Request
+from experiments.tables.requests import Choices, Names, Request
 from experiments.tables.rows import Comparison, Row
 from experiments.trainer import CRITERION
 
 
 class Point(NamedTuple):
-    """What is trained at a place of a series.
+    """A run at a place of a series.
 
     Points of one series at one place are alternatives, of which the picture shows the best on
     validation.
@@ -227,12 +227,12 @@ ABLATIONS = {
 }
 
 
-def rows_of(ablation: Ablation, request: Request, chosen: Choice) -> Iterable[Row]:
+def rows_of(ablation: Ablation, asked: Request) -> Iterable[Row]:
     """The points for each model on each data set; in a quick look some of them."""
-    for dataset in chosen.datasets:
-        for model in chosen.models:
+    for dataset in asked.datasets:
+        for model in asked.models:
             for point in ablation.points:
-                if point.quick or not request.quick:
+                if point.quick or not asked.quick:
                     _, _, optimizer, settings, _ = point
                     paper = papers_value(model, dataset, optimizer, settings)
                     label = label_of(ablation, point)
@@ -289,7 +289,7 @@ def table_of(ablation: Ablation) -> Accuracy:
             seeds=(0,),
             quick=True,
         ),
-        rows=lambda request, chosen: rows_of(ablation, request, chosen),
+        rows=lambda asked: rows_of(ablation, asked),
         versus=versus if ablation.baseline else None,
         picture=ablation.picture,
     )

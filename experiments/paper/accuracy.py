@@ -38,11 +38,11 @@ class Versus(NamedTuple):
 
     Attributes:
         title: of the tables of gains.
-        others: the lines that a line is held against, from all of its place.
+        others: picks the lines that a line is held against from those of its place.
         header: of the tables.
-        written: a comparison under the header.
+        written: the lines of a comparison under the header.
         key: of the list of comparisons in the JSON file.
-        entry: a comparison there; the file has no such list if None.
+        entry: the comparison there; the file has no such list if None.
     """
 
     title: str
@@ -54,14 +54,14 @@ class Versus(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """The kind of an ablation's picture, and its places: the label of the axis."""
+    """The kind of an ablation's picture, and the label of its horizontal axis."""
 
     kind: Literal["lines", "bars", "curves"]
     x_label: str
 
 
 def nothing(*_: Any) -> list[Any]:
-    """No notes, no tables, no runs."""
+    """Stands for notes, tables or runs that a table does not have."""
     return []
 
 
@@ -71,10 +71,10 @@ class Accuracy(NamedTuple):
     Attributes:
         title: the heading.
         text: paragraphs above the tables.
-        choices: the options that it has, for a quick look if True.
-        rows: the rows of a request.
-        notes: further paragraphs, which depend on the rows.
-        before: runs that come before those of the rows, which need theirs.
+        choices: the options that it has; the argument tells whether it is a quick look.
+        rows: the rows of a request that names its models, data sets and optimisers.
+        notes: further paragraphs, from the rows.
+        before: runs that come first, since those of the rows need them.
         versus: which rows are held against which.
         summary: tables below all others, from the comparisons.
         picture: of an ablation.
@@ -83,7 +83,7 @@ class Accuracy(NamedTuple):
     title: str
     text: Sequence[str]
     choices: Callable[[bool], requests.Choices]
-    rows: Callable[[requests.Request, requests.Choice], Iterable[Row]]
+    rows: Callable[[requests.Request], Iterable[Row]]
     notes: Callable[[Sequence[Row]], Iterable[str]] = nothing
     before: Callable[[requests.Request, Sequence[Row]], list[Run]] = nothing
     versus: Versus | None = None
@@ -105,17 +105,12 @@ def make(table: Accuracy, request: requests.Request) -> int:
     choices = table.choices(request.quick)
     if choices.quick:
         request = requests.quick_look(request)
-    chosen = requests.choose(request, choices)
-    asked = list(table.rows(request, chosen))
-    if request.quick:
-        asked = [rows.quick_row(row) for row in asked]
-    if not asked:
-        models, optimizers = map(", ".join, (chosen.models, chosen.optimizers))
-        raise ArgumentError(
-            "optimizers", f"{request.table} has no row of {models} with {optimizers}"
-        )
-    before = table.before(request, asked)
-    plan = rows.make_plan(asked, chosen.seeds, request.epochs, before)
+    asked = requests.choose(request, choices)
+    wanted = [rows.quick_row(row) if asked.quick else row for row in table.rows(asked)]
+    if not wanted:
+        models, optimizers = map(", ".join, (asked.models, asked.optimizers))
+        raise ArgumentError("optimizers", f"{asked.table} has no row of {models} with {optimizers}")
+    plan = rows.make_plan(wanted, asked.seeds, asked.epochs, table.before(asked, wanted))
     return runs.carry_out(
         plan.order(),
         request,

@@ -15,7 +15,7 @@ from experiments.settings import OPTIMIZERS
 from experiments.settings.published import MODELS
 from experiments.summary import LABELS
 from experiments.tables import cells, documents, rows, runs
-from experiments.tables.requests import Choice, Choices, Names, Request
+from experiments.tables.requests import Choices, Names, Request
 from experiments.tables.rows import Comparison, Line, Row
 
 
@@ -80,8 +80,8 @@ def plain_and_unsmoothed(line: Line, own: Sequence[Line]) -> Iterable[Line]:
                 break
 
 
-def _defects(asked: Sequence[Row]) -> list[str]:
-    return numbers.defects(row.model for row in asked)
+def _defects(wanted: Sequence[Row]) -> list[str]:
+    return numbers.defects(row.model for row in wanted)
 
 
 def _sevo_json(comparison: Comparison) -> dict[str, Any]:
@@ -126,11 +126,11 @@ TABLE_2 = Accuracy(
         datasets=Names(data.NAMES, numbers.TABLE_2_DATASETS),
         optimizers=Names(OPTIMIZERS, (PLAIN, UNSMOOTHED, SEVO)),
     ),
-    rows=lambda _, chosen: (
+    rows=lambda asked: (
         row
-        for dataset in chosen.datasets
-        for model in chosen.models
-        for row in rows_of_model(model, dataset, chosen.optimizers)
+        for dataset in asked.datasets
+        for model in asked.models
+        for row in rows_of_model(model, dataset, asked.optimizers)
     ),
     notes=_defects,
     versus=Versus("gain of SEvo", plain_and_unsmoothed, key="comparisons", entry=_sevo_json),
@@ -165,9 +165,9 @@ def rows_by_category(dataset: str) -> list[Row]:
     ]
 
 
-def _on_categories(asked: Sequence[Row]) -> Iterable[str]:
-    """Which categories of each data set make edges."""
-    for dataset in dict.fromkeys(row.dataset for row in asked if row.dataset in SOURCES):
+def _on_categories(wanted: Sequence[Row]) -> Iterable[str]:
+    """Tells which categories of each data set make edges."""
+    for dataset in dict.fromkeys(row.dataset for row in wanted if row.dataset in SOURCES):
         name, source = numbers.DATASETS[dataset], SOURCES[dataset]
         if source.max_size is None:
             yield f"{name}: every category makes edges."
@@ -190,7 +190,7 @@ TABLE_4 = Accuracy(
         "β = 0 is AdamW with the moment correction and no smoothing: one run, whatever the graph.",
     ),
     choices=lambda quick: Choices(datasets=Names(data.NAMES, DATASETS_4[quick:]), quick=True),
-    rows=lambda _, chosen: (row for name in chosen.datasets for row in rows_by_category(name)),
+    rows=lambda asked: (row for name in asked.datasets for row in rows_by_category(name)),
     notes=_on_categories,
     versus=Versus(
         "gain over β = 0",
@@ -209,24 +209,24 @@ DATASETS_5 = ("beauty",)
 QUICK_METHODS = ("plain", "dkd", "sevo")
 
 
-def _distilled(request: Request, chosen: Choice) -> Iterable[Row]:
+def _distilled(asked: Request) -> Iterable[Row]:
     """A teacher and its students on each data set."""
-    for dataset in chosen.datasets:
+    for dataset in asked.datasets:
         paper = numbers.TABLE_5 if dataset in DATASETS_5 else {}
-        settings = students.teacher_settings(dataset, epochs=request.epochs)
+        settings = students.teacher_settings(dataset, epochs=asked.epochs)
         row = Row(dataset, "sasrec", TEACHER, PLAIN, settings, paper.get("teacher"))
         yield row
-        teacher = _teacher(request, rows.quick_row(row) if request.quick else row)
-        folder, epochs = runs.folder_of(teacher, request.runs), teacher.settings.training.epochs
-        for name in chosen.models:
+        teacher = _teacher(asked, rows.quick_row(row) if asked.quick else row)
+        folder, epochs = runs.folder_of(teacher, asked.runs), teacher.settings.training.epochs
+        for name in asked.models:
             method = students.METHODS[name]
             settings = students.student_settings(name, dataset, folder, epochs)
             yield Row(dataset, "sasrec", method.label, method.optimizer, settings, paper.get(name))
 
 
-def _teacher(request: Request, row: Row) -> Run:
+def _teacher(asked: Request, row: Row) -> Run:
     """The run that all students learn from."""
-    return rows.run_of(row, students.TEACHER_SEED, request.epochs)
+    return rows.run_of(row, students.TEACHER_SEED, asked.epochs)
 
 
 TABLE_5 = Accuracy(
@@ -246,7 +246,7 @@ TABLE_5 = Accuracy(
         quick=True,
     ),
     rows=_distilled,
-    before=lambda request, asked: [_teacher(request, r) for r in asked if r.label == TEACHER],
+    before=lambda asked, wanted: [_teacher(asked, r) for r in wanted if r.label == TEACHER],
     versus=Versus(
         "gain over the student on its own",
         accuracy.against(lambda row: row.label == STUDENT),
@@ -261,10 +261,10 @@ TABLE_5 = Accuracy(
 )
 
 
-def _with_and_without(_: Request, chosen: Choice) -> Iterable[Row]:
+def _with_and_without(asked: Request) -> Iterable[Row]:
     """A graph neural network plain and with SEvo."""
-    for dataset in chosen.datasets:
-        for model in chosen.models:
+    for dataset in asked.datasets:
+        for model in asked.models:
             name, plain = numbers.MODELS[model], rows.plain_optimizer(model)
             scores = [numbers.TABLE_6.get((model, dataset, column)) for column in (PLAIN, SEVO)]
             yield Row(dataset, model, name, plain, paper=scores[0])

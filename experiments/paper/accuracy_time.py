@@ -33,7 +33,7 @@ COLORS = dict(zip(numbers.MODELS, plots.COLORS, strict=False))
 MARKERS = {False: "o", True: "^"}
 """Without SEvo and with it."""
 FAINT = 0.4
-"""Of seconds that were taken beside other jobs."""
+"""The opacity of seconds that were taken beside other jobs."""
 
 
 class Point(NamedTuple):
@@ -65,7 +65,7 @@ class Point(NamedTuple):
 
     @property
     def stopped(self) -> bool:
-        """Whether it has fewer epochs than published."""
+        """Tells whether it has fewer epochs than published."""
         return self.cell.epochs < self.cell.published
 
 
@@ -76,15 +76,17 @@ def make(request: requests.Request) -> int:
         datasets=requests.Names(data.NAMES, numbers.TABLE_2_DATASETS),
         epochs=False,
     )
-    models, datasets, _, seeds = requests.choose(request, choices)
-    asked = [row for dataset in datasets for model in models for row in make_rows(model, dataset)]
-    plan = rows.make_plan(asked, seeds, None)
+    asked = requests.choose(request, choices)
+    wanted = [
+        row for name in asked.datasets for model in asked.models for row in make_rows(model, name)
+    ]
+    plan = rows.make_plan(wanted, asked.seeds, None)
     outcomes = runs.look_at_all(plan.order(), request.runs)
     lines, _ = plan.read(outcomes, request.runs)
     file = request.out / "table8.json"
     timed = read_json(file) if file.exists() else {}
     points = [make_point(line, timed) for line in lines if line.cell.results]
-    document = compose(datasets, points, runs.missing(plan.order(), outcomes))
+    document = compose(asked.datasets, points, runs.missing(plan.order(), outcomes))
     say(f"written: {runs.publish(document, request)}")
     return 0
 

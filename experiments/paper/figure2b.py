@@ -35,12 +35,12 @@ from experiments.tables.documents import NONE, Document, Table
 MODEL, OPTIMIZER = "sasrec", "sevo-adamw"
 BETAS = (0.0, 0.5, 0.9, 0.99, 0.999)
 EPS = 1e-8
-"""Of the optimiser's denominators."""
+"""The optimiser's, which it adds to denominators."""
 STAGES = ("original variation", "smoothed variation", "embeddings")
 
 
 class Smoothness(NamedTuple):
-    """Of the three `STAGES`, ``float[3]`` each.
+    """The smoothness of the three `STAGES`, ``float[3]`` each.
 
     Attributes:
         total: ``Tr(X' L~ X)``, as Eq. 2 has it.
@@ -52,8 +52,8 @@ class Smoothness(NamedTuple):
 
 
 Series = dict[str, list[Any]]
-"""By epoch: ``epoch``, ``train_loss``, and the three values of ``total`` and of ``relative``; and
-``devices``, the one that it was trained on."""
+"""Lists by epoch: ``epoch``, ``train_loss``, and the three values of ``total`` and of ``relative``.
+``devices`` is the one that it was trained on."""
 
 
 def make(request: requests.Request) -> int:

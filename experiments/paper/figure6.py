@@ -36,7 +36,7 @@ from experiments.tables.rows import Row
 MODEL = "sasrec"
 NEIGHBOURS = 10
 COLOURED = 6
-"""How many categories have a colour."""
+"""The number of categories that have a colour."""
 UMAP_SEED = 0
 GREY = "0.85"
 _ROWS_PER_BLOCK = 1024
@@ -58,7 +58,7 @@ class Side(NamedTuple):
     colours: np.ndarray
     """``int[num_items]``: which of the `COLOURED` categories, -1 for none."""
     names: list[str]
-    """Of the categories that have a colour, for the legend."""
+    """The categories that have a colour, for the legend."""
 
 
 class Map(NamedTuple):
@@ -86,10 +86,10 @@ def make(request: requests.Request) -> int:
     dataset, seed = requests.choose_one(request, default, quick=True)
     interactions = runs.load_one(dataset, request.data_dir)
     side = make_side(interactions, load_categories(interactions))
-    asked = accuracy_tables.rows_by_category(dataset)
+    wanted = accuracy_tables.rows_by_category(dataset)
     if request.quick:
-        asked = [rows.quick_row(row) for row in asked]
-    order = [rows.run_of(row, seed, request.epochs) for row in asked]
+        wanted = [rows.quick_row(row) for row in wanted]
+    order = [rows.run_of(row, seed, request.epochs) for row in wanted]
     maps: dict[Run, Map] = {}
     lost: dict[Run, str] = {}
 
@@ -102,7 +102,7 @@ def make(request: requests.Request) -> int:
                     lost[run] = f"{error}. {command(run, request)} makes one"
                 else:
                     maps[run] = make_map(table, side)
-        return compose(asked, order, outcomes, maps, lost, side)
+        return compose(wanted, order, outcomes, maps, lost, side)
 
     return runs.carry_out(order, request, draw_new, {dataset: interactions})
 
@@ -166,7 +166,7 @@ def project(items: np.ndarray) -> np.ndarray:
 
 
 def share_of_neighbours(items: np.ndarray, graph: sevo_jax.Graph) -> float:
-    """Of each item's `NEIGHBOURS` nearest, the share joined with it; node 0 is no item."""
+    """The share of items' `NEIGHBOURS` nearest that are joined with them; node 0 is no item."""
     nearest = nearest_neighbours(jnp.asarray(items), min(NEIGHBOURS, len(items) - 1)) + 1
     joined: sp.csr_array = graph.to_scipy(normalized=False)
     own = np.repeat(np.arange(1, len(items) + 1), nearest.shape[1])
@@ -174,7 +174,7 @@ def share_of_neighbours(items: np.ndarray, graph: sevo_jax.Graph) -> float:
 
 
 def nearest_neighbours(items: Float[Array, "items dim"], k: int) -> Int[np.ndarray, "items k"]:
-    """By cosine; an item is no neighbour of its own."""
+    """The nearest items by cosine; an item is no neighbour of its own."""
     unit = items / jnp.maximum(jnp.linalg.norm(items, axis=1, keepdims=True), 1e-12)
 
     @jax.jit
@@ -188,7 +188,7 @@ def nearest_neighbours(items: Float[Array, "items dim"], k: int) -> Int[np.ndarr
 
 
 def compose(
-    asked: Sequence[Row],
+    wanted: Sequence[Row],
     order: Sequence[Run],
     outcomes: runs.Outcomes,
     maps: Mapping[Run, Map],
@@ -196,7 +196,7 @@ def compose(
     side: Side,
 ) -> Document:
     """The page: the measurements, and the picture."""
-    held = [(row, run, maps.get(run)) for row, run in zip(asked, order, strict=True)]
+    held = [(row, run, maps.get(run)) for row, run in zip(wanted, order, strict=True)]
     joined = side.by_category.to_scipy(normalized=False)
     items = side.colours.size
     chance = joined.nnz / (items * (items - 1))

@@ -115,7 +115,7 @@ TABLE_6: dict[tuple[str, str, str], Scores] = {
     ("maerec", "beauty", PLAIN): (0.0113, 0.0424, 0.0662, 0.0269, 0.0346),
     ("maerec", "beauty", SEVO): (0.0120, 0.0441, 0.0677, 0.0283, 0.0358),
 }
-"""As `TABLE_2`, of two graph neural networks."""
+"""Test metrics of two graph neural networks, by the keys of `TABLE_2`."""
 TABLE_6_MODELS = tuple(dict.fromkeys(model for model, _, _ in TABLE_6))
 _TABLE_7 = {  # HR@1, HR@10 and NDCG@10 in units of 1e-4, a row for each L
     "beauty": (
@@ -215,7 +215,7 @@ DEFECTS = {
     "maerec": "The published MAERec adds the two ids of a removed edge up where the next seeds of "
     "its mask are drawn. Ours draws from both ends.",
 }
-"""Where the runs behind the paper's values probably differ from the models as they are defined."""
+"""Probable differences between the runs behind the paper's values and the models as defined."""
 
 
 def defects(models: Iterable[str]) -> list[str]:

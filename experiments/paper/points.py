@@ -13,7 +13,7 @@ from experiments.tables.rows import Line
 from experiments.trainer import CRITERION
 
 CURVE_EPOCHS = (5, 10, 20, 50, 100, 150, 200)
-"""Where the tables of curves read them."""
+"""The epochs at which tables read curves."""
 Curve = list[dict[str, Any]]
 """The lines of a run's ``metrics.jsonl``."""
 
@@ -24,7 +24,7 @@ def validation(line: Line) -> list[float]:
 
 
 def best_of(lines: Sequence[Line]) -> list[Line]:
-    """Of alternatives the best on validation, among those trained for the most epochs.
+    """The best on validation of alternatives, among those trained for the most epochs.
 
     Lines of one series at one place are alternatives.
     """
@@ -46,7 +46,7 @@ def longest_of(lines: Sequence[Line]) -> list[Line]:
 
 
 def verdict(lines: Sequence[Line]) -> str:
-    """Which point is the best and which the worst, whichever way they fall."""
+    """Names the best point and the worst, whichever they are."""
     longest = [line for line in longest_of(lines) if line.cell.results]
     if len(longest) < 2:
         return "fewer than two runs are done yet."

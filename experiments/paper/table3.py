@@ -36,7 +36,7 @@ MODEL = "sasrec"
 METRICS = ("HR@1", "HR@10", "NDCG@10")
 DATASETS = tuple(dict.fromkeys(dataset for dataset, _ in TABLE_3))
 STEPS, ROUNDS = 10, 5
-"""Of a measurement on synthetic data: an epoch may take a quarter of an hour."""
+"""The size of a measurement on synthetic data: an epoch may take a quarter of an hour."""
 HEADER = ("Optimiser", "", *METRICS, "Seconds/epoch", "Seeds", "Epochs", "Best epoch")
 SYNTHETIC_HEADER = ("Optimiser", "Seconds/epoch", "Overhead", "Peak memory (GiB)", "Steps/epoch")
 Measured = dict[str, dict[str, Any]]
@@ -44,7 +44,7 @@ Measured = dict[str, dict[str, Any]]
 
 
 def not_there(dataset: str) -> str:
-    """Why there are no runs on a data set without files."""
+    """The reason why there are no runs on a data set without files."""
     return (
         "no file of it in --data-dir, $SEVO_DATA or the cache, and this command downloads none of "
         f"such size; {requests.command('table1', datasets=dataset)} does"
@@ -56,9 +56,10 @@ def make(request: requests.Request) -> int:
     choices = requests.Choices(
         datasets=requests.Names(DATASETS), optimizers=requests.Names(OPTIMIZERS, (PLAIN, SEVO))
     )
-    _, datasets, optimizers, seeds = requests.choose(request, choices)
-    asked = [make_row(dataset, optimizer) for dataset in datasets for optimizer in optimizers]
-    plan = rows.make_plan(asked, seeds, request.epochs)
+    asked = requests.choose(request, choices)
+    datasets = asked.datasets
+    wanted = [make_row(dataset, name) for dataset in datasets for name in asked.optimizers]
+    plan = rows.make_plan(wanted, asked.seeds, request.epochs)
     for run in plan.order():  # before anything is measured
         run.settings.check()
     measured = kept(request.out / "table3.json", request.train)

@@ -38,7 +38,8 @@ def make(request: requests.Request) -> int:
         seeds=(),
         epochs=False,
     )
-    models, datasets, *_ = requests.choose(request, choices)
+    asked = requests.choose(request, choices)
+    models, datasets = asked.models, asked.datasets
     machine, measured = kept(request.out / "table8.json", request.train)
     loaded, reasons = runs.load_all(datasets if request.train else (), request.data_dir)
     failed = any(name in request.datasets for name in reasons)

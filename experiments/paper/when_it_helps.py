@@ -1,4 +1,4 @@
-"""When SEvo helps: by the number of negatives, by the amount of data, by the popularity of items.
+"""The gain of SEvo by the number of negatives, the amount of data and the popularity of items.
 
 SASRec on Beauty with a sampled softmax whose negatives are shared by a batch, with and without
 smoothing and otherwise alike. Not from the paper.
@@ -33,7 +33,7 @@ QUINTILES = 5
 def make(request: requests.Request) -> int:
     """Runs what is missing, and writes the table and the picture."""
     seeds = requests.choose(request, requests.Choices(seeds=(0,))).seeds
-    asked = [
+    wanted = [
         Row(
             "beauty",
             "sasrec",
@@ -46,7 +46,7 @@ def make(request: requests.Request) -> int:
         for negatives in NEGATIVES
         for optimizer in (UNSMOOTHED, SEVO)
     ]
-    plan = rows.make_plan(asked, seeds, request.epochs)
+    plan = rows.make_plan(wanted, seeds, request.epochs)
 
     def document(outcomes: runs.Outcomes) -> Document:
         lines, missing = plan.read(outcomes, request.runs)
@@ -205,7 +205,7 @@ def _pair_json(pair: Comparison) -> dict[str, Any]:
 
 
 def draw(pairs: Sequence[Comparison], path: Path) -> None:
-    """Left the criterion against negatives, right SEvo's change of it by popularity."""
+    """Draws the criterion against negatives, and SEvo's change of it by popularity."""
     styles = dict(zip(SHARES, ("-", "--"), strict=True))
     with plots.picture(path, (10, 4), 1, 2) as (_, ((left, right),)):
         for share, style in styles.items():

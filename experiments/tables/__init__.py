@@ -1,1 +1,1 @@
-"""How results become Markdown, LaTeX and pictures, and the runs behind them."""
+"""Turns runs and their results into Markdown, LaTeX and pictures."""

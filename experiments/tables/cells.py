@@ -62,7 +62,7 @@ def deviation(values: Sequence[float]) -> float | None:
 
 
 def relative(ours: float | None, other: float | None) -> float | None:
-    """How far ours is above the other, as a share of it.
+    """The share by which ours is above the other.
 
     Examples:
         >>> relative(3.0, 2.0)
@@ -79,14 +79,14 @@ def common_seeds(one: Cell, other: Cell) -> list[int]:
 
 
 def gain(one: Cell, other: Cell, metric: str) -> float | None:
-    """How far the mean of one is above that of the other, over their common seeds."""
+    """The share by which the mean of one is above the other's, over their common seeds."""
     seeds = common_seeds(one, other)
     means = [mean([cell.results[s]["test"][metric] for s in seeds]) for cell in (one, other)]
     return relative(*means)
 
 
 def p_value(one: Cell, other: Cell, metric: str) -> float | None:
-    """Of the paired t-test over common seeds, two-sided; None for fewer than two of them."""
+    """The paired t-test over common seeds, two-sided; None for fewer than two of them."""
     seeds = common_seeds(one, other)
     if len(seeds) < 2:
         return None

@@ -1,4 +1,4 @@
-"""What is asked of a table or figure: a part of it, a quick look, and places for the files."""
+"""Requests for a table or figure: a part of it, a quick look, and places for the files."""
 
 from __future__ import annotations
 
@@ -62,17 +62,8 @@ class Choices(NamedTuple):
     quick: bool = False
 
 
-class Choice(NamedTuple):
-    """What is chosen of a table."""
-
-    models: tuple[str, ...]
-    datasets: tuple[str, ...]
-    optimizers: tuple[str, ...]
-    seeds: tuple[int, ...]
-
-
-def choose(request: Request, choices: Choices) -> Choice:
-    """What a request comes to, with the table's own where nothing is given.
+def choose(request: Request, choices: Choices) -> Request:
+    """The request with the table's own names and seeds where none are given.
 
     Raises:
         UserError: an option that the table does not have, a name that is unknown or given twice,
@@ -84,12 +75,11 @@ def choose(request: Request, choices: Choices) -> Choice:
             raise ArgumentError(option, f"{request.table} does not have it; leave it out")
     if request.seeds:
         check_seeds(request.seeds)
-    return Choice(
-        _choose_names("models", request.models, choices.models),
-        _choose_names("datasets", request.datasets, choices.datasets),
-        _choose_names("optimizers", request.optimizers, choices.optimizers),
-        request.seeds or choices.seeds,
-    )
+    names = {
+        option: _choose_names(option, getattr(request, option), getattr(choices, option))
+        for option in ("models", "datasets", "optimizers")
+    }
+    return dataclasses.replace(request, seeds=request.seeds or choices.seeds, **names)
 
 
 def _choose_names(option: str, given: tuple[str, ...], names: Names | None) -> tuple[str, ...]:
@@ -118,12 +108,12 @@ def choose_one(request: Request, dataset: str, **choices: bool) -> tuple[str, in
     from experiments.data import NAMES  # after --help, since it takes long
 
     own = Choices(datasets=Names(NAMES, (dataset,)), seeds=(0,))._replace(**choices)
-    chosen = choose(request, own)
+    asked = choose(request, own)
     for option in ("datasets", "seeds"):
-        count = len(getattr(chosen, option))
+        count = len(getattr(asked, option))
         if count != 1:
             raise ArgumentError(option, f"{request.table} takes one, got {count}")
-    return chosen.datasets[0], chosen.seeds[0]
+    return asked.datasets[0], asked.seeds[0]
 
 
 def command(table: str, **options: object) -> str:

@@ -15,7 +15,7 @@ from experiments.tables import cells, requests, runs
 
 
 class Row(NamedTuple):
-    """What is trained for a row.
+    """A row to be trained.
 
     Attributes:
         dataset: its name.
@@ -118,16 +118,16 @@ class Plan(NamedTuple):
 
 
 def make_plan(
-    asked: Sequence[Row], seeds: Sequence[int], epochs: int | None, before: Sequence[Run] = ()
+    wanted: Sequence[Row], seeds: Sequence[int], epochs: int | None, before: Sequence[Run] = ()
 ) -> Plan:
     """The runs of rows, stopped early if ``epochs`` are given."""
-    return Plan(asked, [[run_of(row, seed, epochs) for seed in seeds] for row in asked], before)
+    return Plan(wanted, [[run_of(row, seed, epochs) for seed in seeds] for row in wanted], before)
 
 
 def differences(
     cell: cells.Cell, paper: numbers.Scores, metrics: Sequence[str] = METRICS
 ) -> list[str]:
-    """How far the means are above the paper's, for reading.
+    """The differences between the means and the paper's, for reading.
 
     A run that was stopped early says nothing of the paper's.
     """
@@ -163,7 +163,7 @@ class Comparison(NamedTuple):
         return cells.common_seeds(self.one.cell, self.other.cell)
 
     def gain(self, metric: str) -> float | None:
-        """How far the one is above the other, as a share of it."""
+        """The share by which the one is above the other, ours."""
         return cells.gain(self.one.cell, self.other.cell, metric)
 
     @property
@@ -173,7 +173,7 @@ class Comparison(NamedTuple):
 
     @property
     def p_values(self) -> list[float | None]:
-        """For each metric."""
+        """Ours, for each metric."""
         return [cells.p_value(self.one.cell, self.other.cell, metric) for metric in METRICS]
 
     @property

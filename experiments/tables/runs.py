@@ -20,12 +20,12 @@ from experiments.tables import documents, requests
 
 
 class Outcome(NamedTuple):
-    """What there is of a run: its result, or else why there is none."""
+    """The result of a run, or the reason why there is none."""
 
     result: dict[str, Any] | None
     reason: str = ""
     in_the_way: bool = False
-    """Whether the folder holds something else, which no run may overwrite."""
+    """Tells whether the folder holds something else, which no run may overwrite."""
 
 
 Outcomes = Mapping[Run, Outcome]
@@ -86,7 +86,7 @@ def _size(result: dict[str, Any]) -> tuple[int, ...]:
 
 
 def is_finished(run: Run, outcome: Outcome) -> bool:
-    """Whether the run has the epochs that it was asked for."""
+    """Tells whether the run has the epochs that it was asked for."""
     return outcome.result is not None and outcome.result["epochs"] >= run.settings.training.epochs
 
 
