@@ -29,7 +29,7 @@ from experiments.paper import numbers
 from experiments.run import Run, differences, make_run
 from experiments.settings import OptimizerSettings
 from experiments.settings.published import published
-from experiments.tables import plots, requests, runs
+from experiments.tables import plots, requests, rows, runs
 from experiments.tables.documents import NONE, Document, Table
 
 MODEL, OPTIMIZER = "sasrec", "sevo-adamw"
@@ -199,7 +199,7 @@ def compose(run: Run, found: dict[float, Series]) -> Document:
             "[0, 2], 0 where related rows are alike and 1 for rows that have nothing to do with "
             "each other. The second table and the JSON file have J itself. All rows of the table "
             "count; an isolated one, such as that of padding, adds its squared norm to J.",
-            f"Trained on: {'; '.join(machines) or 'nothing yet'}.",
+            rows.trained_on(machines, "; "),
         ],
         tables=[
             Table("J(X) / ‖X‖² after the last epoch", header, relative),

@@ -365,6 +365,7 @@ def test_rows_beside_the_usual_ones():
         ("MF-BPR", "mf-bpr", "sevo-adamw"),
         ("MF-BPR, user-item graph", "mf-bpr", "sevo-adamw"),
     ]
+    assert rows[2].settings == {"graph": "user-item"}
     assert rows[2].paper == (0.0084, 0.0288, 0.0447, 0.0187, 0.0237)
     assert len(rows_of_model("mf-bpr", "tools", ["sevo-adamw"])) == 1
     stosa = rows_of_model("stosa", "tools", ["adam", "adamw", "sevo-adamw"])
