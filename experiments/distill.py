@@ -11,7 +11,7 @@ import tyro
 from experiments import console
 from experiments.errors import ArgumentError, check_name
 from experiments.options import Given, check_seeds, check_values, parse
-from experiments.paper import PLAIN
+from experiments.paper.numbers import PLAIN
 from experiments.run import Run, folder_name, make_run
 from experiments.settings.published import reads
 from experiments.students import (

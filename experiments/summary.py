@@ -17,7 +17,7 @@ from experiments.console import cell, markdown_text, plain, show
 from experiments.data import NAMES
 from experiments.errors import UserError
 from experiments.files import read_json, replaced, write_text
-from experiments.paper import METRICS, MODELS, TABLE_2
+from experiments.paper.numbers import METRICS, MODELS, TABLE_2
 from experiments.run import changes, read_records, read_result
 from experiments.training.loop import CRITERION
 

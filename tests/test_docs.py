@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import sevo_jax
-from experiments.reproduce.__main__ import TABLES
+from experiments.paper.targets import TARGETS
 from experiments.settings.published import MODELS
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -27,4 +27,4 @@ def test_every_model_is_listed() -> None:
 def test_every_target_is_listed() -> None:
     rows = re.findall(r"^\| (`.*?) \|", (DOCS / "experiments.md").read_text(), re.M)
     named = [name for row in rows for name in re.findall(r"`([a-z][\w-]*)`", row)]
-    assert sorted(named) == sorted(TABLES)
+    assert sorted(named) == sorted(TARGETS)

@@ -16,9 +16,9 @@ from typing import Any
 import matplotlib.figure
 import pytest
 
-from experiments.reproduce import documents
-from experiments.reproduce.__main__ import TABLES
-from experiments.reproduce.documents import Document, Table
+from experiments.paper.targets import TARGETS
+from experiments.tables import documents
+from experiments.tables.documents import Document, Table
 
 pytest.importorskip("mkdocs", reason='needs mkdocs: pip install -e ".[docs]"')
 
@@ -86,7 +86,7 @@ def status(page: str, name: str) -> list[str]:
 
 
 def test_the_hook_knows_every_target(hook) -> None:
-    assert sorted(hook.TARGETS) == sorted(TABLES)
+    assert sorted(hook.TARGETS) == sorted(TARGETS)
 
 
 def test_summary(hook, tmp_path) -> None:

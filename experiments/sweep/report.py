@@ -20,9 +20,9 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from experiments.files import replaced
-from experiments.paper import METRICS
-from experiments.reproduce.cells import score, score_over_seeds, span
-from experiments.reproduce.documents import NONE, Document, Table
+from experiments.paper.numbers import METRICS
+from experiments.tables.cells import score, score_over_seeds, span
+from experiments.tables.documents import NONE, Document, Table
 from experiments.sweep.space import Field
 from experiments.training.loop import CRITERION
 

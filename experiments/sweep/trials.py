@@ -20,7 +20,7 @@ from experiments.bars import progress_bar
 from experiments.console import say
 from experiments.data import Interactions
 from experiments.errors import UserError
-from experiments.reproduce import documents
+from experiments.tables import documents
 from experiments.run import Run, read_result
 from experiments.sweep.report import Frame, best_of, compose, in_words, is_over
 from experiments.sweep.study import GRACE, HEARTBEAT, alone, number_of, trials_of

@@ -7,9 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from experiments.reproduce import a4
-from experiments.reproduce.__main__ import main
+from experiments.paper import a4
+from experiments.reproduce import main
 from experiments.settings.published import MODELS, published
+from experiments.tables import runs
 
 SETTINGS = published("lightgcn", "synthetic", "sgd").replace(dim=8, batch_size=64)
 
@@ -17,7 +18,7 @@ SETTINGS = published("lightgcn", "synthetic", "sgd").replace(dim=8, batch_size=6
 @pytest.fixture
 def few_users(small, monkeypatch):
     """A small data set passes for the built-in one."""
-    monkeypatch.setattr(a4, "load_one", lambda *_: small)
+    monkeypatch.setattr(runs, "load_one", lambda *_: small)
     entry = MODELS["lightgcn"]._replace(published=lambda *_: SETTINGS)
     monkeypatch.setitem(MODELS, "lightgcn", entry)
 

@@ -12,16 +12,16 @@ import pytest
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
-from experiments import paper
+from experiments import trainer
 from experiments.data import registry
 from experiments.files import read_json, write_json
-from experiments.reproduce.__main__ import TABLES, main
-from experiments.reproduce.ablation_pictures import Drawn, draw_bars, draw_curves, draw_lines
-from experiments.reproduce.ablation_points import ABLATIONS, RATES
-from experiments.reproduce.ablations import papers_value
+from experiments.paper import numbers
+from experiments.paper.ablations import ABLATIONS, RATES, papers_value
+from experiments.paper.targets import TARGETS
+from experiments.reproduce import main
 from experiments.run import claim_folder
 from experiments.settings.published import published
-from experiments.training import loop
+from experiments.tables.panels import Drawn, draw_bars, draw_curves, draw_lines
 
 PNG = b"\x89PNG"
 
@@ -57,8 +57,8 @@ def trained(monkeypatch) -> list:
     def fake(runs, data, folders, *, resume, stop, report, **_):
         for run, folder in zip(runs, folders, strict=True):
             claim_folder(run, data, folder)
-            valid = dict.fromkeys(paper.METRICS, score_of(run))
-            test = dict.fromkeys(paper.METRICS, 0.05 - score_of(run))
+            valid = dict.fromkeys(numbers.METRICS, score_of(run))
+            test = dict.fromkeys(numbers.METRICS, 0.05 - score_of(run))
             epochs = range(2, run.settings.training.epochs + 1, 2)
             lines = [{"epoch": e, "train_loss": 1 / e, "valid": valid} for e in epochs]
             (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
@@ -68,7 +68,7 @@ def trained(monkeypatch) -> list:
             write_json(folder / "result.json", result | {"device": "abacus"})
             done.append(run)
 
-    monkeypatch.setattr(loop, "train_together", fake)
+    monkeypatch.setattr(trainer, "train_together", fake)
     return done
 
 
@@ -112,7 +112,7 @@ def test_a_quick_look(name, data_dir, own_folders, trained, monkeypatch, tmp_pat
 
 @pytest.mark.usefixtures("no_pictures")
 def test_a_quick_look_without_beauty_and_with_places(own_folders, trained, tmp_path):
-    """The options given replace those of --quick."""
+    """What is given is heeded."""
     argv = ["--epochs", "4", "--seeds", "1", "2", "--datasets", "synthetic"]
     assert call("table7", tmp_path, tmp_path, "--quick", *argv[:-2]) == 0
     assert not list(own_folders.glob("sevo-*"))
@@ -221,7 +221,8 @@ def test_no_layers_is_no_smoothing_with_the_correction(data_dir, trained, tmp_pa
     run = next(run for run in trained if run.settings.optimizer.num_layers == 0)
     assert (run.optimizer, run.settings.optimizer.moment_correction) == ("sevo-adamw", True)
     row = next(p for p in read_json(tmp_path / "table7.json")["points"] if p["x"] == 0)
-    assert [row["test"][m]["paper"] for m in paper.METRICS] == [0.0124, None, 0.0664, None, 0.0353]
+    values = [row["test"][metric]["paper"] for metric in numbers.METRICS]
+    assert values == [0.0124, None, 0.0664, None, 0.0353]
     assert papers_value("sasrec", "ml-1m", "sevo-adamw", {"num_layers": 2})[-1] == 0.1389
     assert papers_value("gru4rec", "beauty", "sevo-adamw", {"num_layers": 2}) is None
     assert papers_value("sasrec", "beauty", "sevo-adamw", {"beta": 0.5}) is None
@@ -237,7 +238,7 @@ def test_gains_over_the_baseline(data_dir, trained, tmp_path):
 
 
 QUICK = ("table4", "table5", "figure2b", "figure6")
-"""The targets with --quick, beside the ablations."""
+"""What has a quick look beside the ablations."""
 
 
 @pytest.mark.parametrize(
@@ -247,7 +248,7 @@ QUICK = ("table4", "table5", "figure2b", "figure6")
         (["figure3b", "--models", "sasrek"], "unknown model 'sasrek'"),
         *(
             ([name, "--quick"], f"--quick: {name} does not have it; leave it out")
-            for name in TABLES
+            for name in TARGETS
             if name not in (*ABLATIONS, *QUICK)
         ),
     ],

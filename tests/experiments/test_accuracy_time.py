@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from experiments.files import read_json, write_json
-from experiments.paper import METRICS
-from experiments.reproduce.__main__ import main
-from experiments.reproduce.runs import folder_of
+from experiments.paper.numbers import METRICS
+from experiments.reproduce import main
 from experiments.run import Run
 from experiments.settings.published import published
+from experiments.tables.runs import folder_of
 
 
 def make_up(

@@ -7,16 +7,16 @@ import json
 import numpy as np
 import pytest
 
-from experiments.reproduce import figure2b
-from experiments.reproduce.__main__ import main
+from experiments.epochs import Epochs
+from experiments.graphs import item_graph
+from experiments.paper import figure2b
+from experiments.reproduce import main
 from experiments.run import Run
 from experiments.settings.published import MODELS, published
-from experiments.training.graphs import item_graph
-from experiments.training.loop import initial_checkpoint, make_setup
-from experiments.training.steps import Epochs
+from experiments.tables import runs
+from experiments.trainer import initial_checkpoint, make_setup
 
-SETTINGS = published("sasrec", "synthetic", "sevo-adamw").replace(
-    epochs=2, dim=8, num_blocks=1, max_len=10,
+SETTINGS = published("sasrec", "synthetic", "sevo-adamw").replace(epochs=2, dim=8, num_blocks=1, max_len=10,
     batch_size=128, dropout_rate=0.0, learning_rate=0.1, beta=0.7, packed=False,
 )  # fmt: skip
 
@@ -72,7 +72,7 @@ def few_users(small, monkeypatch) -> list[float]:
         found = {"epoch": epochs, "train_loss": losses, "total": total, "relative": relative}
         return found | {"devices": ["a machine"]}
 
-    monkeypatch.setattr(figure2b, "load_one", lambda *_: small)
+    monkeypatch.setattr(runs, "load_one", lambda *_: small)
     monkeypatch.setattr(figure2b, "follow", made_up)
     monkeypatch.setattr(figure2b, "BETAS", (0.5, 0.99))
     entry = MODELS["sasrec"]._replace(published=lambda *_: SETTINGS)

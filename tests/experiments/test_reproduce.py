@@ -11,18 +11,19 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import paper
+from experiments import trainer
 from experiments.data import registry
 from experiments.errors import UserError
 from experiments.files import read_json, write_json
-from experiments.reproduce import cells, table2, table3, table8, when_it_helps
-from experiments.reproduce.__main__ import main
-from experiments.reproduce.documents import Document, Table, latex, markdown
-from experiments.reproduce.runs import folder_name
-from experiments.run import Run, claim_folder
+from experiments.paper import accuracy, accuracy_tables, numbers, table3, table8, when_it_helps
+from experiments.paper.accuracy_tables import rows_of_model
+from experiments.reproduce import main
+from experiments.run import Run, claim_folder, folder_name
 from experiments.settings import Settings
 from experiments.settings.published import MODELS
-from experiments.training import loop
+from experiments.tables import cells, runs
+from experiments.tables.documents import Document, Table, latex, markdown
+from experiments.tables.rows import Line
 
 EPOCHS = 2
 ONE = ["--datasets", "beauty", "--optimizers", "sevo-adamw", "--seeds", "0"]
@@ -87,7 +88,7 @@ def no_training(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("nothing is to be trained")
 
-    monkeypatch.setattr(loop, "train_together", refuse)
+    monkeypatch.setattr(trainer, "train_together", refuse)
 
 
 def make_up_results(monkeypatch) -> list[str]:
@@ -98,7 +99,7 @@ def make_up_results(monkeypatch) -> list[str]:
         for run, folder in zip(runs, folders, strict=True):
             claim_folder(run, data, folder)
             rng = np.random.default_rng(run.seed)
-            scores = {metric: 0.05 + 0.001 * rng.random() for metric in paper.METRICS}
+            scores = {metric: 0.05 + 0.001 * rng.random() for metric in numbers.METRICS}
             if "sevo" in run.optimizer:
                 scores = {
                     metric: 1.1 * value + 0.001 * rng.random() for metric, value in scores.items()
@@ -110,14 +111,14 @@ def make_up_results(monkeypatch) -> list[str]:
             write_json(folder / "result.json", result | {"device": "abacus"})
             trained.append(folder.name)
 
-    monkeypatch.setattr(loop, "train_together", fake)
+    monkeypatch.setattr(trainer, "train_together", fake)
     return trained
 
 
 def test_a_run_is_trained_and_in_the_table(done):
     result = read_json(done / NAME / "result.json")
     (row,) = read_json(done / "table2.json")["rows"]
-    for metric in paper.METRICS:
+    for metric in numbers.METRICS:
         assert row["test"][metric]["seeds"] == {"0": result["test"][metric]}
         assert row["test"][metric]["mean"] == result["test"][metric]
     assert row["best_epochs"] == {"0": result["best_epoch"]}
@@ -131,24 +132,24 @@ def test_a_second_call_runs_nothing(done, data_dir, no_training):
 
 
 def test_without_checkpoints_a_run_is_finished(done, data_dir, tmp_path, no_training):
-    """Committed runs have no checkpoints."""
+    """What is committed has none."""
     folder = tmp_path / "copy"
     shutil.copytree(done, folder, ignore=shutil.ignore_patterns("checkpoints"))
     assert call("table2", folder, data_dir, *ONE) == 0
 
 
 def test_an_interrupted_run_goes_on_to_the_same_result(done, data_dir, tmp_path, monkeypatch):
-    train_together = loop.train_together
+    train_together = trainer.train_together
 
     def stopped(runs, data, folders, *, resume, stop, report, **_):
         stop.set()
         return train_together(runs, data, folders, resume=resume, stop=stop, report=report)
 
-    monkeypatch.setattr(loop, "train_together", stopped)
+    monkeypatch.setattr(trainer, "train_together", stopped)
     assert call("table2", tmp_path, data_dir, *ONE) == 130
     assert "sasrec-sevo-adamw, seed 0: interrupted" in (tmp_path / "table2.md").read_text()
 
-    monkeypatch.setattr(loop, "train_together", train_together)
+    monkeypatch.setattr(trainer, "train_together", train_together)
     assert call("table2", tmp_path, data_dir, *ONE) == 0
     lines = (tmp_path / NAME / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
@@ -245,14 +246,14 @@ def test_results_on_other_data_are_not_averaged(data_dir, tmp_path, monkeypatch)
 
 def test_a_failing_run_does_not_stop_the_others(data_dir, tmp_path, monkeypatch, capsys):
     make_up_results(monkeypatch)
-    train_together = loop.train_together
+    train_together = trainer.train_together
 
     def failing(runs, *args, **named):
         if runs[0].optimizer == "adam":
             raise UserError("the loss is nan at step 2")
         train_together(runs, *args, **named)
 
-    monkeypatch.setattr(loop, "train_together", failing)
+    monkeypatch.setattr(trainer, "train_together", failing)
     assert call("table2", tmp_path, data_dir, "--datasets", "beauty", "--seeds", "0", "1") == 1
     told = " ".join(capsys.readouterr().err.split())
     assert "missing: beauty, sasrec-adam, seeds 0 1: the loss is nan at step 2" in told
@@ -263,7 +264,7 @@ def test_a_failing_run_does_not_stop_the_others(data_dir, tmp_path, monkeypatch,
 
 def test_the_table_is_written_after_every_run(data_dir, tmp_path, monkeypatch):
     make_up_results(monkeypatch)
-    train_together = loop.train_together
+    train_together = trainer.train_together
     seen = []
 
     def watching(*args, **named):
@@ -271,7 +272,7 @@ def test_the_table_is_written_after_every_run(data_dir, tmp_path, monkeypatch):
         seen.append(sum(row["seeds_done"] for row in rows))
         train_together(*args, **named)
 
-    monkeypatch.setattr(loop, "train_together", watching)
+    monkeypatch.setattr(trainer, "train_together", watching)
     assert call("table2", tmp_path, data_dir, "--datasets", "beauty", "--seeds", "0") == 0
     assert seen == [0, 1, 2]
 
@@ -358,22 +359,24 @@ def test_runs_of_different_lengths_are_not_mixed():
 
 
 def test_rows_beside_the_usual_ones():
-    rows = table2.make_rows("mf-bpr", "toys", ["adam", "sevo-adamw"])
+    rows = rows_of_model("mf-bpr", "toys", ["adam", "sevo-adamw"])
     assert [(row.label, row.model, row.optimizer) for row in rows] == [
         ("MF-BPR", "mf-bpr", "adam"),
         ("MF-BPR", "mf-bpr", "sevo-adamw"),
-        ("MF-BPR, user-item graph", "mf-bpr-user-item", "sevo-adamw"),
+        ("MF-BPR, user-item graph", "mf-bpr", "sevo-adamw"),
     ]
+    assert rows[2].settings == {"graph": "user-item"}
     assert rows[2].paper == (0.0084, 0.0288, 0.0447, 0.0187, 0.0237)
-    assert len(table2.make_rows("mf-bpr", "tools", ["sevo-adamw"])) == 1
-    stosa = table2.make_rows("stosa", "tools", ["adam", "adamw", "sevo-adamw"])
+    assert len(rows_of_model("mf-bpr", "tools", ["sevo-adamw"])) == 1
+    stosa = rows_of_model("stosa", "tools", ["adam", "adamw", "sevo-adamw"])
     assert [row.settings for row in stosa] == [{}] * 3 + [{"published": True}] * 3
-    assert len(table2.make_rows("lightgcn", "tools", ["adam", "sevo-adamw"])) == 1
-    (lessr,) = table2.make_rows("lessr", "beauty", ["adam"])  # stands for the plain row
-    assert [lessr] == table2.make_rows("lessr", "beauty", ["adam", "adamw", "sevo-adamw"])
+    assert len(rows_of_model("lightgcn", "tools", ["adam", "sevo-adamw"])) == 1
+    (lessr,) = rows_of_model("lessr", "beauty", ["adam"])  # stands for the plain row
+    assert [lessr] == rows_of_model("lessr", "beauty", ["adam", "adamw", "sevo-adamw"])
     assert (lessr.optimizer, lessr.paper) == ("adamw", (0.0088, 0.0322, 0.0506, 0.0205, 0.0264))
-    lines = [(row, cell_of({})) for row in rows + stosa]
-    assert [(c.sevo[0].label, c.other[0].label) for c in table2.compare(lines)] == [
+    lines = [Line(row, cell_of({})) for row in rows + stosa]
+    compared = accuracy.compare(accuracy_tables.TABLE_2.versus, lines)
+    assert [(c.one.row.label, c.other.row.label) for c in compared] == [
         ("MF-BPR", "MF-BPR"),
         ("MF-BPR, user-item graph", "MF-BPR"),
         ("STOSA", "STOSA"),
@@ -384,22 +387,22 @@ def test_rows_beside_the_usual_ones():
 
 
 def test_the_papers_values():
-    assert paper.TABLE_2["sasrec", "beauty", "sevo-adamw"] == (
+    assert numbers.TABLE_2["sasrec", "beauty", "sevo-adamw"] == (
         0.0154,
         0.0499,
         0.0759,
         0.0328,
         0.0411,
     )
-    assert paper.TABLE_2["lightgcn", "ml-1m", "adam"] == (0.0124, 0.0495, 0.0866, 0.0307, 0.0427)
-    assert paper.TABLE_2["stosa", "tools", "adam"] == (0.0095, 0.0276, 0.0417, 0.0186, 0.0231)
-    assert len(paper.TABLE_2) == 4 * (4 + 2 * 5)
-    assert paper.TABLE_3["clothing", "sevo-adamw"].ndcg_10 == 0.0377
-    assert paper.TABLE_8["bert4rec", "tools", "sevo-adamw"] == (1374.72, 1.51, 500)
+    assert numbers.TABLE_2["lightgcn", "ml-1m", "adam"] == (0.0124, 0.0495, 0.0866, 0.0307, 0.0427)
+    assert numbers.TABLE_2["stosa", "tools", "adam"] == (0.0095, 0.0276, 0.0417, 0.0186, 0.0231)
+    assert len(numbers.TABLE_2) == 4 * (4 + 2 * 5)
+    assert numbers.TABLE_3["clothing", "sevo-adamw"].ndcg_10 == 0.0377
+    assert numbers.TABLE_8["bert4rec", "tools", "sevo-adamw"] == (1374.72, 1.51, 500)
     # Table 2 averages the times of Table 8 over the data sets.
     added = [
-        paper.TABLE_8["gru4rec", name, "sevo-adamw"].training
-        - paper.TABLE_8["gru4rec", name, "adam"].training
+        numbers.TABLE_8["gru4rec", name, "sevo-adamw"].training
+        - numbers.TABLE_8["gru4rec", name, "adam"].training
         for name in ("beauty", "toys", "tools", "ml-1m")
     ]
     assert np.mean(added) == pytest.approx(124, abs=1)
@@ -413,7 +416,7 @@ def test_folder_names():
     )
     other = settings.replace(beta=0.5, rng="rbg")
     name = folder_name(Run("sasrec", "beauty", "sevo-adamw", 1, other))
-    assert name == "sasrec-sevo-adamw-beta=0.5-rng=rbg-seed1"
+    assert name == "sasrec-sevo-adamw-rng=rbg-beta=0.5-seed1"
 
 
 def test_special_characters_are_escaped():
@@ -532,7 +535,7 @@ def test_table6_of_what_there_is(graph_models, data_dir, tmp_path, monkeypatch):
 
 def test_table3_without_the_files(tmp_path, data_dir, monkeypatch):
     data = registry.load("beauty", data_dir)
-    monkeypatch.setattr(table3, "load", lambda *_: data)
+    monkeypatch.setattr(table3.data, "load", lambda *_: data)
     monkeypatch.setattr(table3, "measure_apart", table3.measure)
     argv = ["--datasets", "electronics", "--seeds", "0"]
     assert call("table3", tmp_path, data_dir, *argv) == 0
@@ -561,9 +564,9 @@ def test_table3_does_not_stand_in_for_a_damaged_file(tmp_path, monkeypatch, caps
 
 
 def test_table3_on_the_files(tmp_path, data_dir, small, monkeypatch):
-    monkeypatch.setattr(table3, "at_hand", lambda *_: True)
+    monkeypatch.setattr(table3.data, "at_hand", lambda *_: True)
     monkeypatch.setattr(
-        table3, "load_all", lambda names, _: (dict.fromkeys(names, small), dict[str, str]())
+        runs, "load_all", lambda names, _: (dict.fromkeys(names, small), dict[str, str]())
     )
     trained = make_up_results(monkeypatch)
     assert call("table3", tmp_path, data_dir, "--seeds", "0", "1") == 0

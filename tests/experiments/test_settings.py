@@ -10,9 +10,9 @@ import pytest
 from experiments import train
 from experiments.errors import UserError
 from experiments.options import make_runs
-from experiments.reproduce.runs import folder_name, look
-from experiments.run import Run
+from experiments.run import Run, folder_name
 from experiments.settings.published import FOLDER, MODELS, published
+from experiments.tables.runs import look
 from experiments.training import loop
 
 SECTIONS = [

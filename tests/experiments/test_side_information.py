@@ -9,17 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import paper
+from experiments import trainer
 from experiments.data import load, load_categories, registry
 from experiments.files import read_json, write_json
-from experiments.reproduce import figure6, table4
-from experiments.reproduce.__main__ import main
-from experiments.reproduce.options import QUICK_EPOCHS
+from experiments.graphs import category_graph
+from experiments.paper import accuracy_tables, figure6, numbers
+from experiments.reproduce import main
 from experiments.run import Run, claim_folder
 from experiments.settings import Settings
 from experiments.settings.published import MODELS
-from experiments.training import loop
-from experiments.training.graphs import category_graph
+from experiments.tables.requests import QUICK_EPOCHS
 
 SASREC = MODELS["sasrec"]
 FILE = "Beauty_item2attributes.json"
@@ -72,18 +71,18 @@ def trained(monkeypatch) -> list[Run]:
             ).random()
             score = 0.04 + 0.01 * run.settings.optimizer.beta + 0.001 * noise
             result = {"seed": run.seed, "epochs": run.settings.training.epochs, "best_epoch": 1}
-            result |= {"test": dict.fromkeys(paper.METRICS, score), "seconds_per_epoch": 1.5}
+            result |= {"test": dict.fromkeys(numbers.METRICS, score), "seconds_per_epoch": 1.5}
             write_json(folder / "result.json", result | {"device": "abacus"})
             runs_made.append(run)
 
-    monkeypatch.setattr(loop, "train_together", fake)
+    monkeypatch.setattr(trainer, "train_together", fake)
     return runs_made
 
 
 def test_table4_has_one_run_without_smoothing(data_dir, tmp_path, trained):
     assert call("table4", tmp_path, data_dir, "--datasets", "beauty", "--seeds", "0", "1") == 0
     found = [(r.settings.graph.kind, r.settings.optimizer.beta) for r in trained if r.seed == 0]
-    assert found == list(table4.CONDITIONS)
+    assert found == list(accuracy_tables.CONDITIONS)
     assert [beta for _, beta in found].count(0) == 1
     assert {r.optimizer for r in trained} == {"sevo-adamw"}
     content = read_json(tmp_path / "table4.json")
@@ -95,7 +94,7 @@ def test_table4_has_one_run_without_smoothing(data_dir, tmp_path, trained):
     for gain in content["gains"]:
         own = scores[gain["graph"], gain["beta"]]["NDCG@10"]["mean"]
         assert gain["gain"]["NDCG@10"] == pytest.approx(own / base - 1)
-        assert gain["paper_gain"] == dict.fromkeys(paper.METRICS)
+        assert gain["paper_gain"] == dict.fromkeys(numbers.METRICS)
     text = (tmp_path / "table4.md").read_text()
     assert "Those of more than 500 items make no edges" in text
     assert "quick look" not in text
@@ -119,14 +118,14 @@ def test_table4_tells_of_movielens_that_is_not_there(data_dir, tmp_path, trained
 def test_table4_without_categories(data_dir, tmp_path, trained, monkeypatch):
     """Runs over interactions are none the worse for it."""
     (data_dir / FILE).unlink()
-    fake = loop.train_together
+    fake = trainer.train_together
 
     def building(runs, data, folders, **more):
         if runs[0].settings.graph.kind == "category":
-            loop.make_setup(runs[0], data)
+            trainer.make_setup(runs[0], data)
         fake(runs, data, folders, **more)
 
-    monkeypatch.setattr(loop, "train_together", building)
+    monkeypatch.setattr(trainer, "train_together", building)
     assert call("table4", tmp_path, data_dir, "--datasets", "beauty", "--seeds", "0") == 1
     assert len(trained) == 3
     missing = read_json(tmp_path / "table4.json")["missing"]
@@ -185,7 +184,7 @@ def test_figure6_tells_of_runs_that_were_stopped_early(data_dir, tmp_path, train
 
 
 def test_figure6_tells_of_a_lost_checkpoint(data_dir, tmp_path, trained):
-    """The made-up runs have no checkpoints, and those in results/ have none either."""
+    """What is made up has none, and results/ has none."""
     assert call("figure6", tmp_path, data_dir) == 0
     missing = read_json(tmp_path / "figure6.json")["missing"]
     assert len(missing) == 5
@@ -199,15 +198,15 @@ def test_figure6_tells_of_a_lost_checkpoint(data_dir, tmp_path, trained):
 def test_figure6_of_a_run_that_was_really_trained(data_dir, tmp_path, monkeypatch):
     """Its table is the one of the best epoch."""
     monkeypatch.setattr(figure6, "project", lambda items: items[:, :2])
-    monkeypatch.setattr(table4, "CONDITIONS", (("category", 0.99),))
+    monkeypatch.setattr(accuracy_tables, "CONDITIONS", (("category", 0.99),))
     kept: dict[int, np.ndarray] = {}
-    validate = loop._Lane.validate
+    validate = trainer._Lane.validate
 
     def keeping(lane, state, setup, epoch, loss, began):
         kept[epoch] = np.array(state.params["item_embedding"]["embedding"][...])
         return validate(lane, state, setup, epoch, loss, began)
 
-    monkeypatch.setattr(loop._Lane, "validate", keeping)
+    monkeypatch.setattr(trainer._Lane, "validate", keeping)
     assert call("figure6", tmp_path, data_dir) == 0
     (own,) = read_json(tmp_path / "figure6.json")["maps"]
     table = kept[own["best_epoch"]].astype(np.float64)

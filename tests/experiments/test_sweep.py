@@ -17,9 +17,9 @@ import matplotlib.pyplot as plt
 import optuna
 import pytest
 
-from experiments import paper
 from experiments.errors import UserError
 from experiments.files import read_json, write_json
+from experiments.paper.numbers import METRICS
 from experiments.run import claim_folder
 from experiments.sweep import report, study, trials
 from experiments.sweep.__main__ import main
@@ -39,7 +39,7 @@ def make_up_results(runs, data, folders, *, resume, stop, report, **_):
         claim_folder(run, data, folder)
         s = run.settings
         value = s.optimizer.beta / 10 + s.optimizer.num_layers / 1000 + run.seed / 100
-        metrics = dict.fromkeys(paper.METRICS, value)
+        metrics = dict.fromkeys(METRICS, value)
         result = {"epochs": s.training.epochs, "best_epoch": 1, "valid": metrics}
         write_json(folder / "result.json", result | {"test": dict.fromkeys(metrics, value / 2)})
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from experiments.paper import Scores
-from experiments.reproduce.documents import NONE
+from experiments.paper.numbers import Scores
+from experiments.tables.documents import NONE
 
 
 class Cell(NamedTuple):
@@ -50,13 +50,19 @@ def mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
+def complete_mean(values: Sequence[float | None]) -> float | None:
+    """The mean, if there are values and none is missing."""
+    known = [value for value in values if value is not None]
+    return mean(known) if len(known) == len(values) else None
+
+
 def deviation(values: Sequence[float]) -> float | None:
     """The sample's standard deviation, if there are two values or more."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def relative(ours: float | None, other: float | None) -> float | None:
-    """How far ours is above the other, as a share of it.
+    """The share by which ours is above the other.
 
     Examples:
         >>> relative(3.0, 2.0)
@@ -73,14 +79,14 @@ def common_seeds(one: Cell, other: Cell) -> list[int]:
 
 
 def gain(one: Cell, other: Cell, metric: str) -> float | None:
-    """How far the mean of one is above that of the other, over their common seeds."""
+    """The share by which the mean of one is above the other's, over their common seeds."""
     seeds = common_seeds(one, other)
     means = [mean([cell.results[s]["test"][metric] for s in seeds]) for cell in (one, other)]
     return relative(*means)
 
 
 def p_value(one: Cell, other: Cell, metric: str) -> float | None:
-    """Of the paired t-test over common seeds, two-sided; None for fewer than two of them."""
+    """The paired t-test over common seeds, two-sided; None for fewer than two of them."""
     seeds = common_seeds(one, other)
     if len(seeds) < 2:
         return None
@@ -143,7 +149,7 @@ def progress_of(cell: Cell) -> list[str]:
 
 
 def cell_json(cell: Cell, metrics: Sequence[str], paper: Scores | None) -> dict[str, Any]:
-    """What the JSON file says of a cell: everything, in full precision."""
+    """The entry of a cell in the JSON file: everything, in full precision."""
     scores: dict[str, Any] = {}
     for i, metric in enumerate(metrics):
         average = mean(cell.values(metric))

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.errors import UserError
+from experiments.errors import ArgumentError
 from experiments.files import write_json, write_text
 
 NONE = "–"
-"""What stands in a cell that nothing was measured for."""
+"""The cell that nothing was measured for."""
 
 
 class Table(NamedTuple):
@@ -66,7 +66,7 @@ def write(document: Document, folder: Path) -> list[Path]:
             return paths[:3]
         document.draw(paths[3])
     except OSError as error:
-        raise UserError(f"--out: {folder} cannot be written to ({error.strerror})") from error
+        raise ArgumentError("out", f"{folder} cannot be written to ({error.strerror})") from error
     return paths
 
 

@@ -13,24 +13,21 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from flax import nnx
 
+from experiments.batches import Batch, make_batch
+from experiments.console import say
+from experiments.corpus import make_corpus
 from experiments.data import Interactions
-from experiments.errors import UserError
-from experiments.reproduce import documents
-from experiments.reproduce.documents import Document, Table
-from experiments.reproduce.options import Options, chosen_one, refuse
-from experiments.reproduce.runs import load_one, say
+from experiments.epochs import EpochLayouts, initial_key
+from experiments.errors import ArgumentError
+from experiments.graphs import user_item_graph
 from experiments.settings import Settings
 from experiments.settings.published import published
-from experiments.training.batches import Batch, make_batch
-from experiments.training.corpus import make_corpus
-from experiments.training.graphs import user_item_graph
-from experiments.training.steps import EpochLayouts, initial_key
+from experiments.tables import plots, requests, runs
+from experiments.tables.documents import Document, Table
 from models import MFBPR, Backbone, Constant, LightGCN
 from sevo_jax import sevo_smooth
 
@@ -41,7 +38,7 @@ LEARNING_RATE = 100.0
 """The loss is a mean over a batch, so that its gradient of one row is small."""
 TABLES = [["user_embedding", "item_embedding"]]
 BOUNDS = {"float64": 1e-10, "float32": 1e-4}
-"""How far the two may be apart, for each precision."""
+"""The largest difference allowed between the two, for each precision."""
 COLORS = {"float64": "tab:blue", "float32": "tab:orange"}
 
 
@@ -62,13 +59,13 @@ class Trajectory(NamedTuple):
     loss: np.ndarray | jax.Array
 
 
-def make(options: Options) -> int:
+def make(request: requests.Request) -> int:
     """Trains both in both precisions, and writes how far they are apart."""
-    refuse(options, "models", "optimizers", "epochs", "quick")
-    if not options.train:
-        raise UserError("--no-train: a4 keeps no runs to write its page from; leave it out")
-    dataset, seed = chosen_one(options, "synthetic")
-    interactions = load_one(dataset, options.data_dir)
+    dataset, seed = requests.choose_one(request, "synthetic", epochs=False)
+    if not request.train:
+        message = "a4 keeps no runs to write its page from; leave it out"
+        raise ArgumentError("no_train", message)
+    interactions = runs.load_one(dataset, request.data_dir)
     settings = published(MODEL, dataset, "sgd")
     batches = make_batches(interactions, settings, seed)
     found = {
@@ -76,7 +73,7 @@ def make(options: Options) -> int:
     }
     control = follow(interactions, batches, settings, seed, "float64", smoothings=1)
     document = compose(interactions.name, settings, seed, found, control)
-    written = ", ".join(map(str, documents.write(document, options.out)))
+    written = runs.publish(document, request)
     apart = [p for p, bound in BOUNDS.items() if not found[p].difference.max() <= bound]
     say(f"A.4 {'fails in ' + ' and '.join(apart) if apart else 'holds'}; written: {written}")
     return 1 if apart else 0
@@ -120,7 +117,7 @@ def follow(
         counts, rngs = (data.num_users, data.num_items), nnx.Rngs(initial_key(seed))
         shape: dict[str, Any] = {"dim": settings.model.dim, "rngs": rngs}
         lightgcn = LightGCN(
-            graph, *counts, num_blocks=NUM_LAYERS, layer_weights=weights, l2=0.0, **shape
+            graph, *counts, num_layers=NUM_LAYERS, layer_weights=weights, l2=0.0, **shape
         )
         _in_precision(lightgcn, precision)
         mf = MFBPR(*counts, **shape)
@@ -252,22 +249,19 @@ def compose(
 
 def draw(found: Mapping[str, Trajectory], control: Trajectory, path: Path) -> None:
     """The differences by step, the bounds, and what they are to be held against."""
-    mpl.use("agg")
-    figure, axes = plt.subplots(figsize=(10, 4.5), layout="constrained")
-    steps = np.arange(1, STEPS + 1)
-    moved = found["float64"].moved
-    axes.plot(steps, moved, color="tab:gray", label="LightGCN from its start (float64)")
-    label = "LightGCN and MF smoothed once (float64)"
-    axes.plot(steps, control.difference, color="tab:red", label=label)
-    for precision, own in found.items():
-        color = COLORS[precision]
-        label = f"LightGCN and MF smoothed twice ({precision})"
-        axes.axhline(BOUNDS[precision], color=color, ls="--", lw=1, label=f"bound ({precision})")
-        axes.plot(steps, own.difference, color=color, label=label)
-    axes.set(yscale="log", xlabel="step", xlim=(0, STEPS))
-    axes.set(ylabel="largest difference of final embeddings (relative)")
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    with plots.picture(path, (10, 4.5)) as (_, ((axes,),)):
+        steps = np.arange(1, STEPS + 1)
+        moved = found["float64"].moved
+        axes.plot(steps, moved, color="tab:gray", label="LightGCN from its start (float64)")
+        label = "LightGCN and MF smoothed once (float64)"
+        axes.plot(steps, control.difference, color="tab:red", label=label)
+        for precision, own in found.items():
+            color = COLORS[precision]
+            label = f"LightGCN and MF smoothed twice ({precision})"
+            axes.axhline(
+                BOUNDS[precision], color=color, ls="--", lw=1, label=f"bound ({precision})"
+            )
+            axes.plot(steps, own.difference, color=color, label=label)
+        axes.set(yscale="log", xlabel="step", xlim=(0, STEPS))
+        axes.set(ylabel="largest difference of final embeddings (relative)")
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))

@@ -12,46 +12,33 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import scipy.sparse as sp
 from flax import nnx
 from jaxtyping import Array, Float, Int
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 import sevo_jax
-from experiments import paper
+from experiments import trainer
+from experiments.checkpoints import restore_best_params
 from experiments.data import Categories, Interactions, at_hand, load_categories
 from experiments.errors import UserError
-from experiments.paper import SEVO
-from experiments.reproduce import table4
-from experiments.reproduce.documents import NONE, Document, Table
-from experiments.reproduce.options import (
-    Options,
-    chosen_one,
-    quick_look,
-    refuse,
-)
-from experiments.reproduce.rows import Row, runs_of
-from experiments.reproduce.runs import (
-    Outcomes,
-    carry_out,
-    folder_of,
-    is_finished,
-    load_one,
-    missing,
-)
+from experiments.graphs import category_graph, item_graph
+from experiments.paper import accuracy_tables, numbers
+from experiments.paper.numbers import SEVO
 from experiments.run import Run
 from experiments.settings.published import published
-from experiments.training.checkpoints import restore_best_params
-from experiments.training.graphs import category_graph, item_graph
-from experiments.training.loop import make_model, used_users
+from experiments.tables import plots, requests, rows, runs
+from experiments.tables.documents import NONE, Document, Table
+from experiments.tables.rows import Row
 
+MODEL = "sasrec"
 NEIGHBOURS = 10
 COLOURED = 6
-"""How many categories have a colour."""
+"""The number of categories that have a colour."""
 UMAP_SEED = 0
+GREY = "0.85"
 _ROWS_PER_BLOCK = 1024
 HEADER = (
     "Embeddings",
@@ -64,14 +51,14 @@ HEADER = (
 
 
 class Side(NamedTuple):
-    """What embeddings are held against, over items ``1 … num_items``; node 0 is padding."""
+    """The structure of items ``1 … num_items``, for embeddings to be held against; 0 is padding."""
 
     by_category: sevo_jax.Graph
     by_interaction: sevo_jax.Graph
     colours: np.ndarray
     """``int[num_items]``: which of the `COLOURED` categories, -1 for none."""
     names: list[str]
-    """Of the categories that have a colour, for the legend."""
+    """The categories that have a colour, for the legend."""
 
 
 class Map(NamedTuple):
@@ -91,40 +78,41 @@ class Map(NamedTuple):
     shared: float
 
 
-def make(options: Options) -> int:
+def make(request: requests.Request) -> int:
     """Runs what is missing, and draws what has a checkpoint."""
-    refuse(options, "optimizers", "models")
-    options = quick_look(options)
-    usual = table4.DATASETS[0]
-    default = usual if at_hand(usual, options.data_dir) and not options.quick else "beauty"
-    dataset, seed = chosen_one(options, default)
-    interactions = load_one(dataset, options.data_dir)
+    request = requests.quick_look(request)
+    usual = accuracy_tables.DATASETS_4[0]
+    default = usual if at_hand(usual, request.data_dir) and not request.quick else "beauty"
+    dataset, seed = requests.choose_one(request, default, quick=True)
+    interactions = runs.load_one(dataset, request.data_dir)
     side = make_side(interactions, load_categories(interactions))
-    rows = table4.make_rows(dataset, options.quick)
-    _, order = runs_of(rows, (seed,), options.epochs)
+    wanted = accuracy_tables.rows_by_category(dataset)
+    if request.quick:
+        wanted = [rows.quick_row(row) for row in wanted]
+    order = [rows.run_of(row, seed, request.epochs) for row in wanted]
     maps: dict[Run, Map] = {}
     lost: dict[Run, str] = {}
 
-    def draw_new(outcomes: Outcomes) -> Document:
+    def draw_new(outcomes: runs.Outcomes) -> Document:
         for run in order:
-            if is_finished(run, outcomes[run]) and run not in maps and run not in lost:
+            if runs.is_finished(run, outcomes[run]) and run not in maps and run not in lost:
                 try:
-                    table = load_table(run, interactions, folder_of(run, options.runs))
+                    table = load_table(run, interactions, runs.folder_of(run, request.runs))
                 except UserError as error:
-                    lost[run] = f"{error}. {command(run, options)} makes one"
+                    lost[run] = f"{error}. {command(run, request)} makes one"
                 else:
                     maps[run] = make_map(table, side)
-        return compose(rows, order, outcomes, maps, lost, side)
+        return compose(wanted, order, outcomes, maps, lost, side)
 
-    return carry_out(order, options, draw_new, {dataset: interactions})
+    return runs.carry_out(order, request, draw_new, {dataset: interactions})
 
 
-def command(run: Run, options: Options) -> str:
-    """What trains the figure's runs anew, in a folder of their own."""
-    words = ["figure6", f"--datasets {run.dataset}", f"--seeds {run.seed}", "--runs NEW_FOLDER"]
-    words += [f"--epochs {options.epochs}"] * (options.epochs is not None)
-    words += ["--quick"] * options.quick
-    return f"`python -m experiments.reproduce {' '.join(words)}`"
+def command(run: Run, request: requests.Request) -> str:
+    """The command that trains the figure's runs anew, in a folder of their own."""
+    options: dict[str, object] = {"datasets": run.dataset, "seeds": run.seed, "runs": "NEW_FOLDER"}
+    options |= {} if request.epochs is None else {"epochs": request.epochs}
+    options |= {"quick": True} if request.quick else {}
+    return f"`{requests.command('figure6', **options)}`"
 
 
 def load_table(run: Run, data: Interactions, folder: Path) -> Float[Array, "nodes dim"]:
@@ -133,7 +121,7 @@ def load_table(run: Run, data: Interactions, folder: Path) -> Float[Array, "node
     Raises:
         UserError: there is no checkpoint, or not one of this run.
     """
-    params = nnx.state(make_model(run, used_users(run, data)), nnx.Param)
+    params = nnx.state(trainer.make_model(run, trainer.used_users(run, data)), nnx.Param)
     stored: Any = restore_best_params(folder, params)
     return stored["item_embedding"]["embedding"][...]
 
@@ -152,7 +140,7 @@ def make_side(data: Interactions, categories: Categories) -> Side:
     for colour, category in enumerate(largest):  # smaller ones later
         colours[categories.members[category] - 1] = colour
     names = [f"{categories.names[i]} ({sizes[i]:,} items)" for i in largest]
-    interactions = item_graph(data, published(table4.MODEL, data.name, SEVO).graph.max_len_graph)
+    interactions = item_graph(data, published(MODEL, data.name, SEVO).graph.max_len_graph)
     return Side(category_graph(data), interactions, colours, names)
 
 
@@ -178,7 +166,7 @@ def project(items: np.ndarray) -> np.ndarray:
 
 
 def share_of_neighbours(items: np.ndarray, graph: sevo_jax.Graph) -> float:
-    """Of each item's `NEIGHBOURS` nearest, the share joined with it; node 0 is no item."""
+    """The share of items' `NEIGHBOURS` nearest that are joined with them; node 0 is no item."""
     nearest = nearest_neighbours(jnp.asarray(items), min(NEIGHBOURS, len(items) - 1)) + 1
     joined: sp.csr_array = graph.to_scipy(normalized=False)
     own = np.repeat(np.arange(1, len(items) + 1), nearest.shape[1])
@@ -186,7 +174,7 @@ def share_of_neighbours(items: np.ndarray, graph: sevo_jax.Graph) -> float:
 
 
 def nearest_neighbours(items: Float[Array, "items dim"], k: int) -> Int[np.ndarray, "items k"]:
-    """By cosine; an item is no neighbour of its own."""
+    """The nearest items by cosine; an item is no neighbour of its own."""
     unit = items / jnp.maximum(jnp.linalg.norm(items, axis=1, keepdims=True), 1e-12)
 
     @jax.jit
@@ -200,25 +188,25 @@ def nearest_neighbours(items: Float[Array, "items dim"], k: int) -> Int[np.ndarr
 
 
 def compose(
-    rows: Sequence[Row],
-    runs: Sequence[Run],
-    outcomes: Outcomes,
+    wanted: Sequence[Row],
+    order: Sequence[Run],
+    outcomes: runs.Outcomes,
     maps: Mapping[Run, Map],
     lost: Mapping[Run, str],
     side: Side,
 ) -> Document:
-    """The page: what was measured, and the picture."""
-    held = [(row, run, maps.get(run)) for row, run in zip(rows, runs, strict=True)]
+    """The page: the measurements, and the picture."""
+    held = [(row, run, maps.get(run)) for row, run in zip(wanted, order, strict=True)]
     joined = side.by_category.to_scipy(normalized=False)
     items = side.colours.size
     chance = joined.nnz / (items * (items - 1))
-    name = paper.DATASETS.get(runs[0].dataset, runs[0].dataset)
+    name = numbers.DATASETS.get(order[0].dataset, order[0].dataset)
     absent = [
-        *missing(runs, outcomes),
+        *runs.missing(order, outcomes),
         *(f"{row.label}: {lost[run]}" for row, run, _ in held if run in lost),
     ]
-    results = {run: outcomes[run].result or {} for run in runs}
-    usual = published(table4.MODEL, runs[0].dataset, SEVO).training.epochs
+    results = {run: outcomes[run].result or {} for run in order}
+    usual = published(MODEL, order[0].dataset, SEVO).training.epochs
     for epochs, count in sorted(Counter(results[run]["epochs"] for run in maps).items()):
         if epochs < usual:
             absent.append(f"{count} maps stopped early: {epochs} of {usual} epochs")
@@ -228,7 +216,7 @@ def compose(
         title="Figure 6: item embeddings by category",
         text=[
             f"UMAP (umap-learn, cosine, seed {UMAP_SEED}, otherwise its defaults) of the item "
-            f"embeddings of SASRec on {name}, seed {runs[0].seed}, at the epoch of the best "
+            f"embeddings of SASRec on {name}, seed {order[0].seed}, at the epoch of the best "
             f"validation. Coloured are the {len(side.names)} largest of the categories that make "
             "edges, an item of several by the smallest; all others are grey. (The paper's figure "
             "has MovieLens-1M, whose genres it joins to six groups.)",
@@ -241,8 +229,8 @@ def compose(
         missing=absent,
         content={
             "table": "figure6",
-            "dataset": runs[0].dataset,
-            "seed": runs[0].seed,
+            "dataset": order[0].dataset,
+            "seed": order[0].seed,
             "neighbours": NEIGHBOURS,
             "share_of_all_pairs": chance,
             "coloured": side.names,
@@ -278,34 +266,32 @@ def _cells(own: Map | None, result: dict[str, Any], published: int) -> list[str]
     ]
 
 
-@mpl.rc_context({"text.parse_math": False})  # names of categories may have dollars
 def draw(held: Sequence[tuple[Row, Run, Map | None]], side: Side, path: Path) -> None:
     """A row of panels for each graph, with more smoothing to the right; β = 0 is of both."""
-    mpl.use("agg")
-    grid: Any = [["0", "1", "2"], ["legend", "3", "4"]]
-    figure, panels = plt.subplot_mosaic(grid, figsize=(12, 8), layout="constrained")
-    grey = side.colours < 0
-    palette = mpl.color_sequences["tab10"]
-    for i, (row, _, own) in enumerate(held):
-        axes = panels[str(i)]
-        title = row.label
-        if own is None:
-            axes.text(0.5, 0.5, "missing", ha="center", va="center", transform=axes.transAxes)
-        else:
-            title += f"\n{own.shared:.1%} of neighbours share a category"
-            dots: dict[str, Any] = {"s": 3, "linewidths": 0, "rasterized": True}
-            axes.scatter(*own.points[grey].T, color="0.85", **dots)
-            for colour in range(len(side.names)):
-                which = side.colours == colour
-                axes.scatter(*own.points[which].T, color=palette[colour], **dots)
-        axes.set_title(title, fontsize="medium")
-        axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
-    panels["legend"].axis("off")
-    signs = [
-        Line2D([], [], color=palette[i], marker="o", ls="", label=f"category {name}")
-        for i, name in enumerate(side.names)
-    ]
-    signs.append(Line2D([], [], color="0.85", marker="o", ls="", label="other items"))
-    panels["legend"].legend(handles=signs, loc="center", frameon=False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    with plots.picture(path, (12, 8), 2, 3) as (_, grid):
+        legend = grid[1, 0]
+        panels = [*grid[0], *grid[1, 1:]]
+        for (row, _, own), axes in zip(held, panels, strict=False):
+            axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
+            _draw_map(axes, row.label, own, side)
+        legend.axis("off")
+        signs = [
+            Line2D([], [], color=color, marker="o", ls="", label=f"category {name}")
+            for name, color in zip(side.names, plots.COLORS, strict=False)
+        ]
+        signs.append(Line2D([], [], color=GREY, marker="o", ls="", label="other items"))
+        legend.legend(handles=signs, loc="center", fontsize="medium")
+        for text in legend.get_legend().get_texts():
+            text.set_parse_math(False)  # names of categories may have dollars
+
+
+def _draw_map(axes: Axes, title: str, own: Map | None, side: Side) -> None:
+    if own is None:
+        axes.text(0.5, 0.5, "missing", ha="center", va="center", transform=axes.transAxes)
+    else:
+        title += f"\n{own.shared:.1%} of neighbours share a category"
+        dots: dict[str, Any] = {"s": 3, "linewidths": 0, "rasterized": True}
+        axes.scatter(*own.points[side.colours < 0].T, color=GREY, **dots)
+        for colour in range(len(side.names)):
+            axes.scatter(*own.points[side.colours == colour].T, color=plots.COLORS[colour], **dots)
+    axes.set_title(title, fontsize="medium")

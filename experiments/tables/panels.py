@@ -1,4 +1,4 @@
-"""Pictures of ablations: lines over a setting, bars by kind of run, and curves over epochs.
+"""Pictures of a score: lines over a setting, bars by kind of run, and curves over epochs.
 
 A picture has a panel for each model on a data set. Error bars are standard deviations over seeds.
 """
@@ -9,13 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from experiments.reproduce.cells import deviation, mean
-from experiments.training.loop import CRITERION
+from experiments.tables import cells, plots
+from experiments.trainer import CRITERION
 
 
 class Drawn(NamedTuple):
@@ -52,7 +50,7 @@ def draw_lines(panels: Panels, x_label: str, path: Path) -> None:
             axes.errorbar(
                 [float(p.x or 0) for p in own],
                 [float(np.mean(p.values)) for p in own],
-                [deviation(p.values) or 0.0 for p in own],
+                [cells.deviation(p.values) or 0.0 for p in own],
                 color=color,
                 marker="o",
                 ms=4,
@@ -67,10 +65,8 @@ def draw_lines(panels: Panels, x_label: str, path: Path) -> None:
         published = [(float(p.x), p.paper) for p in points if p.x is not None and p.paper]
         if published:
             axes.plot(*zip(*published, strict=True), **PAPER)
-        _draw_references(axes, points)
-        axes.set_xlabel(x_label)
 
-    _draw_panels(panels, panel, path)
+    _draw_panels(panels, panel, x_label, path)
 
 
 def draw_bars(panels: Panels, x_label: str, path: Path) -> None:
@@ -88,7 +84,7 @@ def draw_bars(panels: Panels, x_label: str, path: Path) -> None:
                     [kinds.index(str(p.x)) + shift for p in own],
                     [float(np.mean(p.values)) for p in own],
                     width,
-                    yerr=[deviation(p.values) or 0.0 for p in own]
+                    yerr=[cells.deviation(p.values) or 0.0 for p in own]
                     if any(len(p.values) > 1 for p in own)
                     else None,
                     capsize=3,
@@ -96,89 +92,69 @@ def draw_bars(panels: Panels, x_label: str, path: Path) -> None:
                     label=series,
                 )
                 axes.bar_label(bars, fmt="%.4f", fontsize="x-small", padding=2)
-        _draw_references(axes, points)
         axes.set_xticks(range(len(kinds)), kinds)
-        axes.set_xlabel(x_label)
         axes.margins(y=0.1)
 
-    _draw_panels(panels, panel, path)
+    _draw_panels(panels, panel, x_label, path)
 
 
 def draw_curves(panels: Panels, x_label: str, path: Path) -> None:
     """The training loss and the validation criterion over epochs; bands are deviations."""
-    figure, grid = _subplots(len(panels), 2)
-    for (title, points), (left, right) in zip(panels.items(), grid, strict=True):
-        for axes, key in ((left, "train_loss"), (right, CRITERION)):
-            for point, (_, color) in zip(points, _colors(points), strict=True):
-                found: dict[int, list[float]] = {}
-                for record in (record for curve in point.curves for record in curve):
-                    value = record[key] if key in record else record["valid"][key]
-                    found.setdefault(record["epoch"], []).append(value)
-                epochs = sorted(found)
-                means = np.array([np.mean(found[epoch]) for epoch in epochs])
-                spread = np.array([deviation(found[epoch]) or 0.0 for epoch in epochs])
-                label = point.series if epochs else None
-                axes.plot(epochs, means, color=color, lw=1.5, label=label)
-                axes.fill_between(epochs, means - spread, means + spread, color=color, alpha=0.2)
-            axes.set(xlabel=x_label, title=title)
-        if any(point.curves for point in points):  # an empty axis has no logarithm
-            left.set_yscale("log")
-        left.set(ylabel="training loss (log scale)")
-        right.set(ylabel=f"validation {CRITERION}")
-    _save(figure, grid, path)
+    with plots.picture(path, (9.2, 4.0 * len(panels)), len(panels), 2) as (figure, grid):
+        for (title, points), (left, right) in zip(panels.items(), grid, strict=True):
+            for axes, key in ((left, "train_loss"), (right, CRITERION)):
+                for point, (_, color) in zip(points, _colors(points), strict=True):
+                    _draw_curve(axes, point, key, color)
+                axes.set(xlabel=x_label, title=title)
+            if any(point.curves for point in points):  # an empty axis has no logarithm
+                left.set_yscale("log")
+            left.set(ylabel="training loss (log scale)")
+            right.set(ylabel=f"validation {CRITERION}")
+        plots.legend_below(figure)
+
+
+def _draw_curve(axes: Axes, point: Drawn, key: str, color: Any) -> None:
+    found: dict[int, list[float]] = {}
+    for record in (record for curve in point.curves for record in curve):
+        value = record[key] if key in record else record["valid"][key]
+        found.setdefault(record["epoch"], []).append(value)
+    epochs = sorted(found)
+    means = np.array([np.mean(found[epoch]) for epoch in epochs])
+    spread = np.array([cells.deviation(found[epoch]) or 0.0 for epoch in epochs])
+    axes.plot(epochs, means, color=color, lw=1.5, label=point.series if epochs else None)
+    axes.fill_between(epochs, means - spread, means + spread, color=color, alpha=0.2)
 
 
 def _draw_panels(
-    panels: Panels, panel: Callable[[Axes, Sequence[Drawn]], None], path: Path
+    panels: Panels, panel: Callable[[Axes, Sequence[Drawn]], None], x_label: str, path: Path
 ) -> None:
     """Panels of the test criterion, side by side."""
-    figure, grid = _subplots(1, len(panels))
-    for (title, points), axes in zip(panels.items(), grid[0], strict=True):
-        panel(axes, points)
-        axes.set(ylabel=f"test {CRITERION}", title=title)
-    _save(figure, grid, path)
+    size = max(6.0, 4.6 * len(panels)), 4.0
+    with plots.picture(path, size, 1, len(panels)) as (figure, grid):
+        for (title, points), axes in zip(panels.items(), grid[0], strict=True):
+            panel(axes, points)
+            _draw_references(axes, points)
+            axes.set(xlabel=x_label, ylabel=f"test {CRITERION}", title=title)
+        plots.legend_below(figure)
 
 
 def _colors(points: Sequence[Drawn]) -> list[tuple[str, Any]]:
     """A colour for each series that has places, or where none has for each."""
     placed = [p for p in points if p.x is not None] or points
     names = dict.fromkeys(p.series for p in placed)
-    return list(zip(names, mpl.color_sequences["tab10"], strict=False))
+    return list(zip(names, plots.COLORS, strict=False))
 
 
 def _draw_references(axes: Axes, points: Sequence[Drawn]) -> None:
-    """What holds at all places: a line across, in a band of its deviation."""
+    """The points that hold at all places: a line across, in a band of its deviation."""
     styles = zip([p for p in points if p.x is None], ("--", ":", "-."), strict=False)
     for point, style in styles:
-        middle, spread = mean(point.values), deviation(point.values)
+        middle, spread = cells.mean(point.values), cells.deviation(point.values)
         if middle is not None:
             axes.axhline(middle, color="black", ls=style, lw=1.2, label=point.series)
         if middle is not None and spread is not None:
             axes.axhspan(middle - spread, middle + spread, color="black", alpha=0.08)
 
 
-def _subplots(rows: int, columns: int) -> tuple[Any, Any]:
-    mpl.use("agg")
-    return plt.subplots(
-        rows, columns, figsize=(max(6.0, 4.6 * columns), 4.0 * rows), layout="constrained",
-        squeeze=False,
-    )  # fmt: skip
-
-
-def _entries(legend: tuple[list[Any], list[Any]]) -> int:
-    return len(legend[1])
-
-
-def _save(figure: Any, grid: Any, path: Path) -> None:
-    for axes in grid.flat:
-        axes.grid(alpha=0.3)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-    # A panel may have nothing yet.
-    handles, labels = max((a.get_legend_handles_labels() for a in grid.flat), key=_entries)
-    if labels:  # below, where labels of any length leave the panels their room
-        figure.legend(
-            handles, labels, frameon=False, loc="outside lower center", ncols=3, fontsize="small"
-        )
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+DRAWING = {"lines": draw_lines, "bars": draw_bars, "curves": draw_curves}
+"""The kinds of picture."""

@@ -7,48 +7,40 @@ corrected moments make it: the training itself is the ordinary one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
 import sevo_jax
-from experiments import paper
+from experiments import trainer
 from experiments.bars import progress_bar
+from experiments.console import say
 from experiments.data import Interactions
-from experiments.errors import UserError
+from experiments.epochs import Epochs, TrainState
+from experiments.errors import ArgumentError, UserError
 from experiments.files import read_json
-from experiments.reproduce import documents
-from experiments.reproduce.documents import Document, Table
-from experiments.reproduce.options import (
-    Options,
-    chosen_one,
-    quick_look,
-    quick_settings,
-    refuse,
-)
-from experiments.reproduce.runs import load_one, marked, say
+from experiments.paper import numbers
 from experiments.run import Run, differences, make_run
 from experiments.settings import OptimizerSettings
 from experiments.settings.published import published
-from experiments.training.loop import device, initial_checkpoint, make_setup, used_users
-from experiments.training.steps import Epochs, TrainState
+from experiments.tables import plots, requests, rows, runs
+from experiments.tables.documents import NONE, Document, Table
 
 MODEL, OPTIMIZER = "sasrec", "sevo-adamw"
 BETAS = (0.0, 0.5, 0.9, 0.99, 0.999)
 EPS = 1e-8
-"""Of the optimiser's denominators."""
+"""The optimiser's, which it adds to denominators."""
 STAGES = ("original variation", "smoothed variation", "embeddings")
 
 
 class Smoothness(NamedTuple):
-    """Of the three `STAGES`, ``float[3]`` each.
+    """The smoothness of the three `STAGES`, ``float[3]`` each.
 
     Attributes:
         total: ``Tr(X' L~ X)``, as Eq. 2 has it.
@@ -60,39 +52,33 @@ class Smoothness(NamedTuple):
 
 
 Series = dict[str, list[Any]]
-"""By epoch: ``epoch``, ``train_loss``, and the three values of ``total`` and of ``relative``; and
-``devices``, the one that it was trained on."""
+"""Lists by epoch: ``epoch``, ``train_loss``, and the three values of ``total`` and of ``relative``.
+``devices`` is the one that it was trained on."""
 
 
-def make(options: Options) -> int:
+def make(request: requests.Request) -> int:
     """Trains under each β that is not in the file yet, and writes the page after each."""
-    refuse(options, "models", "optimizers")
-    options = quick_look(options)
-    dataset, seed = chosen_one(options, "beauty")
-    run = make_run(MODEL, dataset, OPTIMIZER, seed)
-    settings = run.settings
-    if options.quick:
-        settings = settings.replace(**quick_settings(MODEL, OPTIMIZER))
-    if options.epochs is not None:
-        settings = settings.replace(epochs=options.epochs)
-    settings.check()
-    run = dataclasses.replace(run, settings=settings)
-    found = kept(options.out / "figure2b.json", run)
+    request = requests.quick_look(request)
+    dataset, seed = requests.choose_one(request, "beauty", quick=True)
+    values = requests.quick_settings(MODEL, OPTIMIZER) if request.quick else {}
+    if request.epochs is not None:
+        values["epochs"] = request.epochs
+    run = make_run(MODEL, dataset, OPTIMIZER, seed, **values)
+    run.settings.check()
+    found = kept(request.out / "figure2b.json", run)
 
     def write() -> str:
-        document = marked(compose(run, found), options)
-        return ", ".join(map(str, documents.write(document, options.out)))
+        return runs.publish(compose(run, found), request)
 
     write()
-    todo = [beta for beta in BETAS if beta not in found] if options.train else []
+    todo = [beta for beta in BETAS if beta not in found] if request.train else []
     if todo:
-        data = load_one(dataset, options.data_dir)
+        data = runs.load_one(dataset, request.data_dir)
         with progress_bar() as bar:
             for beta in todo:
-                own = dataclasses.replace(run, settings=settings.replace(beta=beta))
-                task = bar.add_task(
-                    f"β = {beta:g}", total=settings.training.epochs, status="compiling"
-                )
+                own = dataclasses.replace(run, settings=run.settings.replace(beta=beta))
+                epochs = run.settings.training.epochs
+                task = bar.add_task(f"β = {beta:g}", total=epochs, status="compiling")
 
                 def report(epoch: int, loss: float, task: Any = task) -> None:
                     bar.update(task, completed=epoch, status=f"loss {loss:.4f}")
@@ -104,7 +90,7 @@ def make(options: Options) -> int:
 
 
 def kept(file: Path, run: Run) -> dict[float, Series]:
-    """What an earlier call found for the same training, by β.
+    """The series that an earlier call found for the same training, by β.
 
     Raises:
         UserError: the file is of another training, which must not be lost.
@@ -114,9 +100,10 @@ def kept(file: Path, run: Run) -> dict[float, Series]:
     held = read_json(file)
     changed = differences(held.get("run", {}), run.to_json())
     if changed:
-        raise UserError(
+        raise ArgumentError(
+            "out",
             f"{file} holds a training in which {'; '.join(changed)}; move it away, or name another "
-            "folder by --out"
+            "folder",
         )
     return {float(beta): series for beta, series in held["series"].items()}
 
@@ -129,15 +116,15 @@ def follow(
     Raises:
         UserError: the loss is not finite.
     """
-    used = used_users(run, data)
-    setup = make_setup(run, used)
+    used = trainer.used_users(run, data)
+    setup = trainer.make_setup(run, used)
     layouts = setup.layouts(used, run.seed)
-    state = initial_checkpoint(run, setup, used).state
+    state = trainer.initial_checkpoint(run, setup, used).state
     epochs = Epochs(setup.graphdef, setup.optimizer, setup.inputs, [layouts], state)
     weights = layouts.sequences_per_step
     measure = jax.jit(lambda state, step: measured(state, step, run.settings.optimizer))
     series: Series = {name: [] for name in ("epoch", "train_loss", "total", "relative")}
-    series["devices"] = [device()]
+    series["devices"] = [trainer.device()]
     for epoch in range(1, run.settings.training.epochs + 1):
         state, losses = epochs(state, epochs.lay_out(epoch - 1), epoch - 1)
         own: Smoothness = jax.tree.map(np.asarray, measure(state, epoch * weights.size))
@@ -178,7 +165,7 @@ def measured(state: TrainState, step: Any, settings: OptimizerSettings) -> Smoot
 
 def compose(run: Run, found: dict[float, Series]) -> Document:
     """The page: the values of the last epoch, and the picture of all of them."""
-    name = paper.DATASETS.get(run.dataset, run.dataset)
+    name = numbers.DATASETS.get(run.dataset, run.dataset)
     betas = [beta for beta in BETAS if beta in found]
     s, usual = run.settings.training, published(MODEL, run.dataset, OPTIMIZER).training.epochs
     absent = [f"β = {beta:g}: not trained" for beta in BETAS if beta not in found]
@@ -189,7 +176,7 @@ def compose(run: Run, found: dict[float, Series]) -> Document:
         [
             [
                 f"{beta:g}",
-                *(number.format(x) if x is not None else documents.NONE for x in values),
+                *(number.format(x) if x is not None else NONE for x in values),
                 f"{found[beta]['train_loss'][-1]:.4f}",
             ]
             for beta in betas
@@ -212,7 +199,7 @@ def compose(run: Run, found: dict[float, Series]) -> Document:
             "[0, 2], 0 where related rows are alike and 1 for rows that have nothing to do with "
             "each other. The second table and the JSON file have J itself. All rows of the table "
             "count; an isolated one, such as that of padding, adds its squared norm to J.",
-            f"Trained on: {'; '.join(machines) or 'nothing yet'}.",
+            rows.trained_on(machines, "; "),
         ],
         tables=[
             Table("J(X) / ‖X‖² after the last epoch", header, relative),
@@ -235,22 +222,16 @@ def compose(run: Run, found: dict[float, Series]) -> Document:
 
 def draw(found: dict[float, Series], path: Path) -> None:
     """A panel for each stage, a curve for each β."""
-    mpl.use("agg")
-    figure, panels = plt.subplots(1, 3, figsize=(11, 4), sharey=True, layout="constrained")
     colors = dict(zip(BETAS, plt.get_cmap("viridis")(np.linspace(0, 0.9, len(BETAS))), strict=True))
-    numerals: Sequence[str] = ("I", "II", "III")
-    for i, (axes, stage) in enumerate(zip(panels, STAGES, strict=True)):
-        for beta, series in found.items():
-            values = [np.nan if v[i] is None else v[i] for v in series["relative"]]
-            label = f"β = {beta:g}"
-            axes.plot(series["epoch"], values, color=colors[beta], marker=".", label=label)
-        axes.set(title=f"({numerals[i]}) {stage}", xlabel="epoch")
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set(ylabel="J(X) / ‖X‖²")
-    panels[0].set_ylim(bottom=0)
-    if found:
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right center", frameon=False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    with plots.picture(path, (11, 4), 1, len(STAGES), sharey=True) as (figure, (panels,)):
+        for i, (axes, numeral) in enumerate(zip(panels, ("I", "II", "III"), strict=True)):
+            for beta, series in found.items():
+                values = [np.nan if v[i] is None else v[i] for v in series["relative"]]
+                label = f"β = {beta:g}"
+                axes.plot(series["epoch"], values, color=colors[beta], marker=".", label=label)
+            axes.set(title=f"({numeral}) {STAGES[i]}", xlabel="epoch")
+        panels[0].set(ylabel="J(X) / ‖X‖²")
+        panels[0].set_ylim(bottom=0)
+        if found:
+            handles, labels = panels[0].get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside right center", fontsize="medium")

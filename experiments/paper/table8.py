@@ -11,60 +11,50 @@ from typing import Any
 
 import numpy as np
 
-from experiments import paper
-from experiments.data import NAMES, Interactions
+from experiments import data, timing, trainer
+from experiments.console import say
 from experiments.errors import UserError
 from experiments.files import read_json
-from experiments.paper import PLAIN, SEVO, TABLE_8
-from experiments.reproduce import documents
-from experiments.reproduce.cells import percent, relative
-from experiments.reproduce.documents import NONE, Document, Table
-from experiments.reproduce.options import Options, chosen, refuse
-from experiments.reproduce.rows import UNSMOOTHED, notes, plain_optimizer
-from experiments.reproduce.runs import load_all, say
-from experiments.reproduce.table2 import DATASETS
+from experiments.paper import accuracy_tables, numbers
+from experiments.paper.numbers import PLAIN, SEVO, UNSMOOTHED
 from experiments.run import make_run
-from experiments.settings.published import MODELS
-from experiments.training.loop import device, initial_checkpoint, make_setup
-from experiments.training.timing import epoch_runner, in_turn
+from experiments.tables import cells, requests, rows, runs
+from experiments.tables.documents import NONE, Document, Table
 
 ROUNDS = 3
 Measured = dict[str, dict[str, Any]]
-"""What was measured, by data set and model."""
+"""Seconds by data set and model."""
 HEADER = (
-    "Model",
-    "",
-    "Epoch, plain",
-    "Epoch, SEvo",
-    "Training, plain",
-    "Training, SEvo",
-    "Overhead",
-    "Inference",
-    "Epochs",
-)
+    "Model", "", "Epoch, plain", "Epoch, SEvo", "Training, plain", "Training, SEvo", "Overhead",
+    "Inference", "Epochs",
+)  # fmt: skip
 
 
-def make(options: Options) -> int:
+def make(request: requests.Request) -> int:
     """Measures what is missing, and writes the table, after each model on each data set too."""
-    refuse(options, "optimizers", "seeds", "epochs", "quick")
-    models = chosen("model", options.models, (name for name in paper.MODELS if name in MODELS))
-    datasets = chosen("dataset", options.datasets, NAMES, DATASETS)
-    machine, measured = kept(options.out / "table8.json", options.train)
-    data, reasons = load_all(datasets, options.data_dir) if options.train else ({}, {})
-    failed = any(name in options.datasets for name in reasons)
+    choices = requests.Choices(
+        models=requests.Names(accuracy_tables.known_models()),
+        datasets=requests.Names(data.NAMES, numbers.TABLE_2_DATASETS),
+        seeds=(),
+        epochs=False,
+    )
+    asked = requests.choose(request, choices)
+    models, datasets = asked.models, asked.datasets
+    machine, measured = kept(request.out / "table8.json", request.train)
+    loaded, reasons = runs.load_all(datasets if request.train else (), request.data_dir)
+    failed = any(name in request.datasets for name in reasons)
 
     def write() -> str:
-        document = compose(models, datasets, machine, measured, reasons)
-        return ", ".join(map(str, documents.write(document, options.out)))
+        return runs.publish(compose(models, datasets, machine, measured, reasons), request)
 
     write()
-    for dataset in data:
+    for dataset in loaded:
         for model in models:
             if model in measured.get(dataset, {}):
                 continue
             say(f"{dataset}, {model}: measuring")
             try:
-                found = measure(model, dataset, data[dataset])
+                found = measure(model, dataset, loaded[dataset])
             except UserError as error:
                 reasons[f"{dataset}, {model}"] = str(error)
                 failed = True
@@ -77,11 +67,11 @@ def make(options: Options) -> int:
 
 
 def kept(file: Path, train: bool) -> tuple[str, Measured]:
-    """The machine to write about, and what an earlier call measured on it.
+    """The machine to write about, and the seconds that an earlier call measured on it.
 
     With ``train`` that is the machine at hand, else the one of the file.
     """
-    here = device()
+    here = trainer.device()
     if not file.exists():
         return here, {}
     held = read_json(file)
@@ -96,7 +86,7 @@ def kept(file: Path, train: bool) -> tuple[str, Measured]:
     return here, measured
 
 
-def measure(model: str, dataset: str, data: Interactions) -> dict[str, Any]:
+def measure(model: str, dataset: str, loaded: data.Interactions) -> dict[str, Any]:
     """Seconds of an epoch without and with SEvo, and of an evaluation of all test users.
 
     Models that the paper has without SEvo alone are trained without it.
@@ -105,16 +95,16 @@ def measure(model: str, dataset: str, data: Interactions) -> dict[str, Any]:
         UserError: the model cannot be trained on the data.
     """
     optimizers = compared(model)
-    runs = [make_run(model, dataset, name) for name in optimizers]
-    setups = [make_setup(run, data) for run in runs]
+    own = [make_run(model, dataset, name) for name in optimizers]
+    setups = [trainer.make_setup(run, loaded) for run in own]
     calls = {
-        run.optimizer: epoch_runner([run], setup, data)[0]
-        for run, setup in zip(runs, setups, strict=True)
+        run.optimizer: timing.epoch_runner([run], setup, loaded)[0]
+        for run, setup in zip(own, setups, strict=True)
     }
-    run, setup = runs[-1], setups[-1]
-    start = initial_checkpoint(run, setup, data).state
-    epochs = in_turn(calls, ROUNDS)
-    evaluations = in_turn(
+    run, setup = own[-1], setups[-1]
+    start = trainer.initial_checkpoint(run, setup, loaded).state
+    epochs = timing.in_turn(calls, ROUNDS)
+    evaluations = timing.in_turn(
         {"inference": lambda: setup.evaluate("test", start.params, start.carried)}, ROUNDS
     )
     found = {
@@ -127,7 +117,7 @@ def measure(model: str, dataset: str, data: Interactions) -> dict[str, Any]:
 
 def compared(model: str) -> tuple[str, ...]:
     """The optimisers to measure: SEvo, and the same less smoothing; or the plain one alone."""
-    return (UNSMOOTHED, SEVO) if model in paper.BACKBONES else (plain_optimizer(model),)
+    return (UNSMOOTHED, SEVO) if model in numbers.BACKBONES else (rows.plain_optimizer(model),)
 
 
 def compose(
@@ -137,23 +127,23 @@ def compose(
     measured: Measured,
     reasons: dict[str, str],
 ) -> Document:
-    """The table from what was measured, the paper's seconds beside ours."""
+    """The table: the paper's seconds beside ours."""
     tables: list[Table] = []
     content: list[dict[str, Any]] = []
     absent = [f"{name}: {reason}" for name, reason in reasons.items()]
     for dataset in datasets:
-        rows: list[list[str]] = []
+        written: list[list[str]] = []
         for model in models:
             found = measured.get(dataset, {}).get(model)
             if found is None and dataset not in reasons and f"{dataset}, {model}" not in reasons:
                 absent.append(f"{dataset}, {model}: not measured")
             ours = ours_of(found) if found else dict.fromkeys(COLUMNS)
             theirs = paper_of(model, dataset)
-            rows.append([paper.MODELS[model], "ours", *_cells(ours)])
-            rows.append(["", "paper", *_cells(theirs)])
+            written.append([numbers.MODELS[model], "ours", *_cells(ours)])
+            written.append(["", "paper", *_cells(theirs)])
             content.append({"dataset": dataset, "model": model, "ours": ours, "paper": theirs})
-        name = paper.DATASETS.get(dataset, dataset)
-        tables.append(Table(f"{name}: seconds", HEADER, rows, text_columns=2))
+        name = numbers.DATASETS.get(dataset, dataset)
+        tables.append(Table(f"{name}: seconds", HEADER, written, text_columns=2))
     text = [
         f"Seconds on: {machine}. An epoch is the median of {ROUNDS} after a warm-up, "
         "plain and SEvo in turn, with SEvo's settings but for the smoothing; a training is the "
@@ -161,7 +151,7 @@ def compose(
         "test users. Models that the paper has without SEvo alone are trained as such.",
         "The paper's seconds are of other hardware and software (Xeon E5-2620 v4, one GTX 1080 "
         "Ti, PyTorch): the overheads can be compared, the seconds cannot.",
-        *notes(models),
+        *numbers.defects(models),
     ]
     return Document(
         name="table8",
@@ -180,18 +170,13 @@ def compose(
 
 
 COLUMNS: tuple[str, ...] = (
-    "epoch_plain",
-    "epoch_sevo",
-    "training_plain",
-    "training_sevo",
-    "overhead",
-    "inference",
+    "epoch_plain", "epoch_sevo", "training_plain", "training_sevo", "overhead", "inference",
     "epochs",
-)
+)  # fmt: skip
 
 
 def ours_of(found: dict[str, Any]) -> dict[str, float | None]:
-    """The columns from what was measured.
+    """The columns of our seconds.
 
     Examples:
         >>> found = {"plain": [1, 2, 3], "sevo": [3, 3, 9], "inference": [1, 1, 1], "epochs": 10}
@@ -202,13 +187,13 @@ def ours_of(found: dict[str, Any]) -> dict[str, float | None]:
     sevo = float(np.median(found["sevo"])) if "sevo" in found else None
     epochs = found["epochs"]
     trainings = plain * epochs, None if sevo is None else sevo * epochs
-    values = (plain, sevo, *trainings, relative(sevo, plain), inference, epochs)
+    values = (plain, sevo, *trainings, cells.relative(sevo, plain), inference, epochs)
     return dict(zip(COLUMNS, values, strict=True))
 
 
 def paper_of(model: str, dataset: str) -> dict[str, float | None]:
     """The columns as the paper has them, which measures trainings, not epochs."""
-    plain, sevo = (TABLE_8.get((model, dataset, optimizer)) for optimizer in (PLAIN, SEVO))
+    plain, sevo = (numbers.TABLE_8.get((model, dataset, optimizer)) for optimizer in (PLAIN, SEVO))
     if plain is None:
         return dict.fromkeys(COLUMNS)
     trained = sevo.training if sevo else None
@@ -217,7 +202,7 @@ def paper_of(model: str, dataset: str) -> dict[str, float | None]:
         sevo.training / sevo.epochs if sevo else None,
         plain.training,
         trained,
-        relative(trained, plain.training),
+        cells.relative(trained, plain.training),
         plain.inference,
         plain.epochs,
     )
@@ -232,7 +217,7 @@ def _cell(name: str, value: float | None) -> str:
     if value is None:
         return NONE
     if name == "overhead":
-        return percent(value)
+        return cells.percent(value)
     if name == "epochs":
         return f"{value:.0f}"
     return f"{value:,.1f}" if name.startswith("training") else f"{value:.2f}"

@@ -9,52 +9,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from experiments import paper
-from experiments.data import NAMES
+from experiments import data
+from experiments.console import say
 from experiments.files import read_json
-from experiments.paper import SEVO
-from experiments.reproduce import documents
-from experiments.reproduce.cells import Cell, mean, progress_of, score_over_seeds
-from experiments.reproduce.documents import Document, Table
-from experiments.reproduce.options import Options, chosen, chosen_seeds, refuse
-from experiments.reproduce.rows import (
-    SEEDS,
-    Row,
-    cells_of,
-    optimizer_label,
-    plain_optimizer,
-    runs_of,
-)
-from experiments.reproduce.runs import look_at_all, missing, say
-from experiments.reproduce.table2 import DATASETS
-from experiments.reproduce.table6 import TABLE_MODELS
-from experiments.reproduce.table8 import ours_of
-from experiments.settings.published import MODELS
-from experiments.training.loop import CRITERION
+from experiments.paper import accuracy_tables, numbers, table8
+from experiments.paper.numbers import SEVO
+from experiments.tables import cells, plots, requests, rows, runs
+from experiments.tables.cells import Cell
+from experiments.tables.documents import Document, Table
+from experiments.tables.rows import Line, Row
+from experiments.trainer import CRITERION
 
 QUIET, BESIDE = "quiet", "beside other jobs"
 HEADER = (
-    "Model",
-    "Optimiser",
-    CRITERION,
-    "Seconds",
-    "An epoch",
-    "Measured",
-    "Device",
-    "Seeds",
-    "Epochs",
+    "Model", "Optimiser", CRITERION, "Seconds", "An epoch", "Measured", "Device", "Seeds", "Epochs",
     "Best epoch",
-)
-COLORS = dict(zip(paper.MODELS, mpl.color_sequences["tab10"], strict=False))
+)  # fmt: skip
+COLORS = dict(zip(numbers.MODELS, plots.COLORS, strict=False))
 MARKERS = {False: "o", True: "^"}
 """Without SEvo and with it."""
 FAINT = 0.4
-"""Of seconds that were taken beside other jobs."""
+"""The opacity of seconds that were taken beside other jobs."""
 
 
 class Point(NamedTuple):
@@ -77,61 +56,61 @@ class Point(NamedTuple):
     @property
     def score(self) -> float:
         """The mean of the criterion."""
-        return mean(self.cell.values(CRITERION)) or 0.0
+        return cells.mean(self.cell.values(CRITERION)) or 0.0
 
     @property
     def device(self) -> str:
-        """What the runs were trained on."""
-        return ", ".join(sorted({r["device"] for r in self.cell.results.values()}))
+        """The machines of the runs."""
+        return ", ".join(rows.devices([self.cell]))
 
     @property
     def stopped(self) -> bool:
-        """Whether it has fewer epochs than published."""
+        """Tells whether it has fewer epochs than published."""
         return self.cell.epochs < self.cell.published
 
 
-def make(options: Options) -> int:
+def make(request: requests.Request) -> int:
     """Writes the page from what there is; trains nothing, so that no look is quicker."""
-    refuse(options, "optimizers", "epochs", "quick")
-    models = chosen("model", options.models, (name for name in paper.MODELS if name in MODELS))
-    datasets = chosen("dataset", options.datasets, NAMES, DATASETS)
-    rows = [row for dataset in datasets for model in models for row in make_rows(model, dataset)]
-    runs, order = runs_of(rows, chosen_seeds(options.seeds, SEEDS), None)
-    outcomes = look_at_all(order, options.runs)
-    table8 = options.out / "table8.json"
-    timed = read_json(table8) if table8.exists() else {}
-    points = [
-        point
-        for row, cell in cells_of(rows, runs, outcomes)
-        if (point := make_point(row, cell, timed)) is not None
+    choices = requests.Choices(
+        models=requests.Names(accuracy_tables.known_models()),
+        datasets=requests.Names(data.NAMES, numbers.TABLE_2_DATASETS),
+        epochs=False,
+    )
+    asked = requests.choose(request, choices)
+    wanted = [
+        row for name in asked.datasets for model in asked.models for row in make_rows(model, name)
     ]
-    document = compose(datasets, points, missing(order, outcomes))
-    say(f"written: {', '.join(map(str, documents.write(document, options.out)))}")
+    plan = rows.make_plan(wanted, asked.seeds, None)
+    outcomes = runs.look_at_all(plan.order(), request.runs)
+    lines, _ = plan.read(outcomes, request.runs)
+    file = request.out / "table8.json"
+    timed = read_json(file) if file.exists() else {}
+    points = [make_point(line, timed) for line in lines if line.cell.results]
+    document = compose(asked.datasets, points, runs.missing(plan.order(), outcomes))
+    say(f"written: {runs.publish(document, request)}")
     return 0
 
 
 def make_rows(model: str, dataset: str) -> list[Row]:
     """A model plain and, if the paper has it so, with SEvo."""
-    has_sevo = model in paper.BACKBONES or model in TABLE_MODELS
-    optimizers = (plain_optimizer(model), *([SEVO] if has_sevo else []))
-    label = paper.MODELS[model]
-    return [Row(dataset, model, label, model, optimizer, {}, None) for optimizer in optimizers]
+    has_sevo = model in numbers.BACKBONES or model in numbers.TABLE_6_MODELS
+    optimizers = (rows.plain_optimizer(model), *([SEVO] if has_sevo else []))
+    return [Row(dataset, model, numbers.MODELS[model], optimizer) for optimizer in optimizers]
 
 
-def make_point(row: Row, cell: Cell, timed: dict[str, Any]) -> Point | None:
-    """Where a row is in the picture; None if it has no results.
+def make_point(line: Line, timed: dict[str, Any]) -> Point:
+    """The place in the picture of a row that has results.
 
     Table 8's seconds of an epoch are taken if it has the model, measured on the machine of the
     runs; else those of the runs themselves.
     """
+    row, cell, _ = line
     results = list(cell.results.values())
-    if not results:
-        return None
     per_epoch = float(np.median([r["seconds_per_epoch"] for r in results]))
     found = timed.get("measured", {}).get(row.dataset, {}).get(row.model)
     quiet = None
-    if found is not None and {r["device"] for r in results} == {timed.get("device")}:
-        quiet = ours_of(found)["epoch_sevo" if row.optimizer == SEVO else "epoch_plain"]
+    if found is not None and rows.devices([cell]) == [timed.get("device")]:
+        quiet = table8.ours_of(found)["epoch_sevo" if row.optimizer == SEVO else "epoch_plain"]
     best = float(np.mean([r["best_epoch"] for r in results]))
     seconds = per_epoch if quiet is None else quiet
     return Point(row, cell, seconds, seconds * best, quiet is not None)
@@ -143,7 +122,7 @@ def compose(datasets: Sequence[str], points: Sequence[Point], not_done: Sequence
     for dataset in datasets:
         own = [point for point in points if point.row.dataset == dataset]
         if own:
-            name = paper.DATASETS.get(dataset, dataset)
+            name = numbers.DATASETS.get(dataset, dataset)
             title = f"{name}: test {CRITERION} and seconds of training up to the best epoch"
             tables.append(Table(title, HEADER, [_line(p) for p in own], text_columns=2))
     devices = sorted({point.device for point in points})
@@ -161,7 +140,7 @@ def compose(datasets: Sequence[str], points: Sequence[Point], not_done: Sequence
             "hollow in the picture: they would take longer, and may not have reached their best. "
             f"Those timed {BESIDE} are faint. Every device has a panel of its own: seconds of one "
             "say nothing of another's.",
-            f"Trained on: {'; '.join(devices) or 'nothing yet'}.",
+            rows.trained_on(devices, "; "),
         ],
         tables=tables,
         missing=not_done,
@@ -197,71 +176,63 @@ def compose(datasets: Sequence[str], points: Sequence[Point], not_done: Sequence
 def _line(point: Point) -> list[str]:
     return [
         point.row.label,
-        optimizer_label(point.row.model, point.row.optimizer),
-        score_over_seeds(point.cell.values(CRITERION)),
+        rows.optimizer_label(point.row),
+        cells.score_over_seeds(point.cell.values(CRITERION)),
         f"{point.seconds:,.0f}",
         f"{point.per_epoch:.2f}",
         QUIET if point.quiet else BESIDE,
         point.device,
-        *progress_of(point.cell),
+        *cells.progress_of(point.cell),
     ]
 
 
 def draw(datasets: Sequence[str], points: Sequence[Point], path: Path) -> None:
     """A panel for each data set and device: a colour for a model, a shape for SEvo."""
-    mpl.use("agg")
     ordered = sorted(points, key=lambda p: datasets.index(p.row.dataset))
     shown = list(dict.fromkeys((p.row.dataset, p.device) for p in ordered))
-    figure, panels = plt.subplots(
-        1,
-        len(shown),
-        figsize=(2.5 + 4 * len(shown), 4.2),
-        layout="constrained",
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-    )
-    for axes, (dataset, device) in zip(panels[0], shown, strict=True):
-        own = [p for p in points if (p.row.dataset, p.device) == (dataset, device)]
-        for point in own:
-            color = COLORS[point.row.model]
-            axes.scatter(
-                point.seconds,
-                point.score,
-                s=70,
-                marker=MARKERS[point.row.optimizer == SEVO],
-                edgecolors=color,
-                facecolors="none" if point.stopped else color,
-                alpha=1 if point.quiet else FAINT,
-                linewidths=1.5,
-                zorder=3,
+    size = 2.5 + 4 * len(shown), 4.2
+    with plots.picture(path, size, 1, len(shown), sharex=True, sharey=True) as (figure, (panels,)):
+        for axes, (dataset, device) in zip(panels, shown, strict=True):
+            _draw_points(
+                axes, [p for p in points if (p.row.dataset, p.device) == (dataset, device)]
             )
-        for model in dict.fromkeys(p.row.model for p in own):
-            pair = [p for p in own if p.row.model == model]
-            axes.plot(
-                [p.seconds for p in pair], [p.score for p in pair], color=COLORS[model], lw=0.8
-            )
-        axes.set(xscale="log", title=f"{paper.DATASETS.get(dataset, dataset)}, {device}")
-        axes.set(xlabel="seconds of training up to the best epoch")
-        axes.margins(0.15)
-        axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0, 0].set(ylabel=f"test {CRITERION}")
-    _legend(figure, points)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+            axes.set(xscale="log", title=f"{numbers.DATASETS.get(dataset, dataset)}, {device}")
+            axes.set(xlabel="seconds of training up to the best epoch")
+            axes.margins(0.15)
+            axes.set_ylim(bottom=0)
+        panels[0].set(ylabel=f"test {CRITERION}")
+        _legend(figure, points)
+
+
+def _draw_points(axes: Axes, points: Sequence[Point]) -> None:
+    """The points of a panel, those of a model joined by a line."""
+    for point in points:
+        color = COLORS[point.row.model]
+        axes.scatter(
+            point.seconds,
+            point.score,
+            s=70,
+            marker=MARKERS[point.row.optimizer == SEVO],
+            edgecolors=color,
+            facecolors="none" if point.stopped else color,
+            alpha=1 if point.quiet else FAINT,
+            linewidths=1.5,
+            zorder=3,
+        )
+    for model in dict.fromkeys(p.row.model for p in points):
+        pair = [p for p in points if p.row.model == model]
+        axes.plot([p.seconds for p in pair], [p.score for p in pair], color=COLORS[model], lw=0.8)
 
 
 def _legend(figure: Any, points: Sequence[Point]) -> None:
     def sign(label: str, color: Any, marker: str, **look: Any) -> Any:
         return Line2D([], [], color=color, marker=marker, ls="", ms=8, label=label, **look)
 
-    models = [m for m in paper.MODELS if any(p.row.model == m for p in points)]
-    signs = [sign(paper.MODELS[m], COLORS[m], "s") for m in models]
+    models = [m for m in numbers.MODELS if any(p.row.model == m for p in points)]
+    signs = [sign(numbers.MODELS[m], COLORS[m], "s") for m in models]
     signs += [sign("plain", "black", MARKERS[False]), sign("with SEvo", "black", MARKERS[True])]
     if any(p.stopped for p in points):
         signs.append(sign("stopped early", "black", MARKERS[False], mfc="none"))
     if any(not p.quiet for p in points):
         signs.append(sign(f"timed {BESIDE}", "black", MARKERS[False], alpha=FAINT))
-    figure.legend(handles=signs, loc="outside right upper", frameon=False, fontsize="small")
+    figure.legend(handles=signs, loc="outside right upper")

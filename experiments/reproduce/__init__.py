@@ -1,1 +1,0 @@
-"""The paper's tables, made anew: ``python -m experiments.reproduce table2``."""

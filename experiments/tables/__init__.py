@@ -1,0 +1,1 @@
+"""Turns runs and their results into Markdown, LaTeX and pictures."""
