@@ -61,14 +61,14 @@ class Options(Request):
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
     options = tyro.cli(Options, args=argv, prog="python -m experiments.reproduce")
-    from experiments import compilation, trainer  # after --help, since they take long
-    from experiments.paper.targets import TARGETS
+    from experiments.paper.targets import TARGETS  # after --help, since they take long
+    from experiments.training import compilation, loop
 
     try:
         check_name("table", options.table, TARGETS)
         compilation.keep_programs(options.compilation_cache)
         return TARGETS[options.table](options)
-    except trainer.Interrupted as interruption:
+    except loop.Interrupted as interruption:
         console.say(f"interrupted: {interruption}; the same command goes on")
         return 130
     except KeyboardInterrupt:

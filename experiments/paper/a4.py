@@ -17,17 +17,17 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments.batches import Batch, make_batch
 from experiments.console import say
-from experiments.corpus import make_corpus
 from experiments.data import Interactions
-from experiments.epochs import EpochLayouts, initial_key
 from experiments.errors import ArgumentError
-from experiments.graphs import user_item_graph
 from experiments.settings import Settings
 from experiments.settings.published import published
 from experiments.tables import plots, requests, runs
 from experiments.tables.documents import Document, Table
+from experiments.training.batches import Batch, make_batch
+from experiments.training.corpus import make_corpus
+from experiments.training.graphs import user_item_graph
+from experiments.training.steps import EpochLayouts, initial_key
 from models import MFBPR, Backbone, Constant, LightGCN
 from sevo_jax import sevo_smooth
 
@@ -117,7 +117,7 @@ def follow(
         counts, rngs = (data.num_users, data.num_items), nnx.Rngs(initial_key(seed))
         shape: dict[str, Any] = {"dim": settings.model.dim, "rngs": rngs}
         lightgcn = LightGCN(
-            graph, *counts, num_layers=NUM_LAYERS, layer_weights=weights, l2=0.0, **shape
+            graph, *counts, num_blocks=NUM_LAYERS, layer_weights=weights, l2=0.0, **shape
         )
         _in_precision(lightgcn, precision)
         mf = MFBPR(*counts, **shape)

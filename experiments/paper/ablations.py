@@ -16,7 +16,7 @@ from experiments.settings.published import MODELS, published
 from experiments.tables import cells
 from experiments.tables.requests import Choices, Names, Request
 from experiments.tables.rows import Comparison, Row
-from experiments.trainer import CRITERION
+from experiments.training.loop import CRITERION
 
 
 class Point(NamedTuple):

@@ -16,7 +16,7 @@ from experiments.run import Run
 from experiments.tables import panels, requests, rows, runs
 from experiments.tables.documents import Document, Table
 from experiments.tables.rows import Comparison, Line, Row
-from experiments.trainer import CRITERION
+from experiments.training.loop import CRITERION
 
 MEASURED = (
     f"Test metrics at the epoch of the best validation {CRITERION}; full ranking, leave-one-out. "

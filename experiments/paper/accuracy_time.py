@@ -22,7 +22,7 @@ from experiments.tables import cells, plots, requests, rows, runs
 from experiments.tables.cells import Cell
 from experiments.tables.documents import Document, Table
 from experiments.tables.rows import Line, Row
-from experiments.trainer import CRITERION
+from experiments.training.loop import CRITERION
 
 QUIET, BESIDE = "quiet", "beside other jobs"
 HEADER = (

@@ -18,11 +18,9 @@ import numpy as np
 import optax
 
 import sevo_jax
-from experiments import trainer
 from experiments.bars import progress_bar
 from experiments.console import say
 from experiments.data import Interactions
-from experiments.epochs import Epochs, TrainState
 from experiments.errors import ArgumentError, UserError
 from experiments.files import read_json
 from experiments.paper import numbers
@@ -31,6 +29,8 @@ from experiments.settings import OptimizerSettings
 from experiments.settings.published import published
 from experiments.tables import plots, requests, rows, runs
 from experiments.tables.documents import NONE, Document, Table
+from experiments.training import loop
+from experiments.training.steps import Epochs, TrainState
 
 MODEL, OPTIMIZER = "sasrec", "sevo-adamw"
 BETAS = (0.0, 0.5, 0.9, 0.99, 0.999)
@@ -116,15 +116,15 @@ def follow(
     Raises:
         UserError: the loss is not finite.
     """
-    used = trainer.used_users(run, data)
-    setup = trainer.make_setup(run, used)
+    used = loop.used_users(run, data)
+    setup = loop.make_setup(run, used)
     layouts = setup.layouts(used, run.seed)
-    state = trainer.initial_checkpoint(run, setup, used).state
+    state = loop.initial_checkpoint(run, setup, used).state
     epochs = Epochs(setup.graphdef, setup.optimizer, setup.inputs, [layouts], state)
     weights = layouts.sequences_per_step
     measure = jax.jit(lambda state, step: measured(state, step, run.settings.optimizer))
     series: Series = {name: [] for name in ("epoch", "train_loss", "total", "relative")}
-    series["devices"] = [trainer.device()]
+    series["devices"] = [loop.device()]
     for epoch in range(1, run.settings.training.epochs + 1):
         state, losses = epochs(state, epochs.lay_out(epoch - 1), epoch - 1)
         own: Smoothness = jax.tree.map(np.asarray, measure(state, epoch * weights.size))

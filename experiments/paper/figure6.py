@@ -20,11 +20,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 import sevo_jax
-from experiments import trainer
-from experiments.checkpoints import restore_best_params
 from experiments.data import Categories, Interactions, at_hand, load_categories
 from experiments.errors import UserError
-from experiments.graphs import category_graph, item_graph
 from experiments.paper import accuracy_tables, numbers
 from experiments.paper.numbers import SEVO
 from experiments.run import Run
@@ -32,6 +29,9 @@ from experiments.settings.published import published
 from experiments.tables import plots, requests, rows, runs
 from experiments.tables.documents import NONE, Document, Table
 from experiments.tables.rows import Row
+from experiments.training import loop
+from experiments.training.checkpoints import restore_best_params
+from experiments.training.graphs import category_graph, item_graph
 
 MODEL = "sasrec"
 NEIGHBOURS = 10
@@ -121,7 +121,7 @@ def load_table(run: Run, data: Interactions, folder: Path) -> Float[Array, "node
     Raises:
         UserError: there is no checkpoint, or not one of this run.
     """
-    params = nnx.state(trainer.make_model(run, trainer.used_users(run, data)), nnx.Param)
+    params = nnx.state(loop.make_model(run, loop.used_users(run, data)), nnx.Param)
     stored: Any = restore_best_params(folder, params)
     return stored["item_embedding"]["embedding"][...]
 

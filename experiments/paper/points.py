@@ -10,7 +10,7 @@ from experiments.paper.numbers import METRICS
 from experiments.tables import cells, panels, rows
 from experiments.tables.documents import NONE, Table
 from experiments.tables.rows import Line
-from experiments.trainer import CRITERION
+from experiments.training.loop import CRITERION
 
 CURVE_EPOCHS = (5, 10, 20, 50, 100, 150, 200)
 """The epochs at which tables read curves."""

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import data, timing, trainer
+from experiments import data
 from experiments.console import say
 from experiments.errors import UserError
 from experiments.files import read_json
@@ -30,7 +30,8 @@ from experiments.tables import cells, requests, rows, runs
 from experiments.tables.cells import percent
 from experiments.tables.documents import NONE, Document, Table
 from experiments.tables.rows import Comparison, Line, Row
-from experiments.trainer import CRITERION
+from experiments.training import loop, timing
+from experiments.training.loop import CRITERION
 
 MODEL = "sasrec"
 METRICS = ("HR@1", "HR@10", "NDCG@10")
@@ -46,7 +47,7 @@ Measured = dict[str, dict[str, Any]]
 def not_there(dataset: str) -> str:
     """The reason why there are no runs on a data set without files."""
     return (
-        "no file of it in --data-dir, $SEVO_DATA or the cache, and this command downloads none of "
+        "no file of it in the data_dir, $SEVO_DATA or the cache, and this command downloads none of "
         f"such size; {requests.command('table1', datasets=dataset)} does"
     )
 
@@ -108,7 +109,7 @@ def kept(file: Path, train: bool) -> Measured:
     if train:
         for by_optimizer in measured.values():
             for name, own in list(by_optimizer.items()):
-                if own["device"] != trainer.device():
+                if own["device"] != loop.device():
                     del by_optimizer[name]
     return measured
 
@@ -131,14 +132,14 @@ def measure(dataset: str, optimizer: str, data_dir: Path | None) -> dict[str, An
     """
     synthetic = data.load(f"synthetic-{dataset}", data_dir)
     run = make_run(MODEL, dataset, optimizer)
-    setup = trainer.make_setup(run, synthetic)
+    setup = loop.make_setup(run, synthetic)
     call, steps, whole = timing.steps_runner(run, setup, synthetic, STEPS)
     seconds = timing.in_turn({"steps": call}, ROUNDS)["steps"] / steps
     unit = 1 if sys.platform == "darwin" else 1024
     on_device = jax.devices()[0].memory_stats() or {}
     return {
         "data": synthetic.name,
-        "device": trainer.device(),
+        "device": loop.device(),
         "seconds_per_step": seconds.tolist(),
         "steps_per_epoch": whole,
         "seconds_per_epoch": float(np.median(seconds)) * whole,

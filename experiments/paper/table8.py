@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import data, timing, trainer
+from experiments import data
 from experiments.console import say
 from experiments.errors import UserError
 from experiments.files import read_json
@@ -20,6 +20,7 @@ from experiments.paper.numbers import PLAIN, SEVO, UNSMOOTHED
 from experiments.run import make_run
 from experiments.tables import cells, requests, rows, runs
 from experiments.tables.documents import NONE, Document, Table
+from experiments.training import loop, timing
 
 ROUNDS = 3
 Measured = dict[str, dict[str, Any]]
@@ -71,7 +72,7 @@ def kept(file: Path, train: bool) -> tuple[str, Measured]:
 
     With ``train`` that is the machine at hand, else the one of the file.
     """
-    here = trainer.device()
+    here = loop.device()
     if not file.exists():
         return here, {}
     held = read_json(file)
@@ -96,13 +97,13 @@ def measure(model: str, dataset: str, loaded: data.Interactions) -> dict[str, An
     """
     optimizers = compared(model)
     own = [make_run(model, dataset, name) for name in optimizers]
-    setups = [trainer.make_setup(run, loaded) for run in own]
+    setups = [loop.make_setup(run, loaded) for run in own]
     calls = {
         run.optimizer: timing.epoch_runner([run], setup, loaded)[0]
         for run, setup in zip(own, setups, strict=True)
     }
     run, setup = own[-1], setups[-1]
-    start = trainer.initial_checkpoint(run, setup, loaded).state
+    start = loop.initial_checkpoint(run, setup, loaded).state
     epochs = timing.in_turn(calls, ROUNDS)
     evaluations = timing.in_turn(
         {"inference": lambda: setup.evaluate("test", start.params, start.carried)}, ROUNDS

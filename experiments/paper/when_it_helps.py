@@ -17,7 +17,7 @@ from experiments.tables import cells, plots, requests, rows, runs
 from experiments.tables.cells import Cell, mean, percent, score
 from experiments.tables.documents import NONE, Document, Table
 from experiments.tables.rows import Comparison, Row
-from experiments.trainer import CRITERION
+from experiments.training.loop import CRITERION
 
 EPOCHS = 100
 NEGATIVES: tuple[int, ...] = (1, 16, 512)

@@ -21,9 +21,9 @@ from rich.text import Text
 
 from experiments.files import replaced
 from experiments.paper.numbers import METRICS
+from experiments.sweep.space import Field
 from experiments.tables.cells import score, score_over_seeds, span
 from experiments.tables.documents import NONE, Document, Table
-from experiments.sweep.space import Field
 from experiments.training.loop import CRITERION
 
 SCORE = f"best validation {CRITERION}"

@@ -20,10 +20,10 @@ from experiments.bars import progress_bar
 from experiments.console import say
 from experiments.data import Interactions
 from experiments.errors import UserError
-from experiments.tables import documents
 from experiments.run import Run, read_result
 from experiments.sweep.report import Frame, best_of, compose, in_words, is_over
 from experiments.sweep.study import GRACE, HEARTBEAT, alone, number_of, trials_of
+from experiments.tables import documents
 from experiments.training import loop
 
 PATIENCE = GRACE + HEARTBEAT + 1

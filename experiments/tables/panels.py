@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments.tables import cells, plots
-from experiments.trainer import CRITERION
+from experiments.training.loop import CRITERION
 
 
 class Drawn(NamedTuple):

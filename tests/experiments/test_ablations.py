@@ -12,7 +12,6 @@ import pytest
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
-from experiments import trainer
 from experiments.data import registry
 from experiments.files import read_json, write_json
 from experiments.paper import numbers
@@ -22,6 +21,7 @@ from experiments.reproduce import main
 from experiments.run import claim_folder
 from experiments.settings.published import published
 from experiments.tables.panels import Drawn, draw_bars, draw_curves, draw_lines
+from experiments.training import loop
 
 PNG = b"\x89PNG"
 
@@ -68,7 +68,7 @@ def trained(monkeypatch) -> list:
             write_json(folder / "result.json", result | {"device": "abacus"})
             done.append(run)
 
-    monkeypatch.setattr(trainer, "train_together", fake)
+    monkeypatch.setattr(loop, "train_together", fake)
     return done
 
 

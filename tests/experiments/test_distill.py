@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import distill, recommend, reproduce, trainer
+from experiments import distill, recommend, reproduce
 from experiments.data import load, registry
 from experiments.data.interactions import from_sequences
 from experiments.distill import METHODS
-from experiments.epochs import split_model
 from experiments.errors import UserError
 from experiments.files import read_json, write_json
-from experiments.graphs import teacher_graph
 from experiments.paper import numbers
 from experiments.run import Run, claim_folder
-from experiments.teachers import load_teacher
+from experiments.training import loop
+from experiments.training.graphs import teacher_graph
+from experiments.training.steps import split_model
+from experiments.training.teachers import load_teacher
 from models import Constant
 
 SMALL = [
@@ -74,7 +75,7 @@ def test_the_teacher_comes_first_and_its_students_know_it(done):
 def test_a_student_is_its_own_size_and_recommends(done):
     folder = folder_of(done, "sasrec-htd")
     run, data = recommend.read_run(folder)
-    model = trainer.make_model(run, data)
+    model = loop.make_model(run, data)
     widths = {leaf.shape[-1] for leaf in jax.tree.leaves(nnx.state(model.teacher, Constant))}
     assert not nnx.state(model.teacher, nnx.Param)
     assert 12 in widths
@@ -86,7 +87,7 @@ def test_a_student_is_its_own_size_and_recommends(done):
 def test_resuming_keeps_what_is_finished(done, users_file, monkeypatch):
     before = folder_of(done, "sasrec-htd") / "result.json"
     content = before.read_bytes()
-    monkeypatch.setattr(trainer, "make_setup", None)  # nothing is to be trained
+    monkeypatch.setattr(loop, "make_setup", None)  # nothing is to be trained
     methods = ["--methods", "htd", "sevo+dkd", "--num-groups=3", "--num-neighbours=5"]
     assert call(users_file, done, "--teacher-epochs=1", *methods, "--resume") == 0
     assert before.read_bytes() == content
@@ -98,7 +99,7 @@ def test_a_teacher_is_loaded_as_its_best_epoch(done, users_file):
     *_, student = make_runs(users_file, done, "kd", teacher=str(folder))
     teacher = load_teacher(student.settings, data)
     run, _ = recommend.read_run(folder)
-    setup = trainer.make_setup(run, data)
+    setup = loop.make_setup(run, data)
     _, params, carried, _ = split_model(teacher)
     ranks = setup.rank("test", params, carried)
     result = read_json(folder / "result.json")
@@ -211,7 +212,7 @@ def test_table5(users_file, tmp_path, monkeypatch):
             write_json(folder / "result.json", result)
             trained.append(run.settings.distillation.method)
 
-    monkeypatch.setattr(trainer, "train_together", fake)
+    monkeypatch.setattr(loop, "train_together", fake)
     places = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path)]
     argv = ["table5", *places, "--data-dir", str(tmp_path / "data")]
     assert reproduce.main([*argv, "--seeds", "1", "--no-train"]) == 0

@@ -7,16 +7,17 @@ import json
 import numpy as np
 import pytest
 
-from experiments.epochs import Epochs
-from experiments.graphs import item_graph
 from experiments.paper import figure2b
 from experiments.reproduce import main
 from experiments.run import Run
 from experiments.settings.published import MODELS, published
 from experiments.tables import runs
-from experiments.trainer import initial_checkpoint, make_setup
+from experiments.training.graphs import item_graph
+from experiments.training.loop import initial_checkpoint, make_setup
+from experiments.training.steps import Epochs
 
-SETTINGS = published("sasrec", "synthetic", "sevo-adamw").replace(epochs=2, dim=8, num_blocks=1, max_len=10,
+SETTINGS = published("sasrec", "synthetic", "sevo-adamw").replace(
+    epochs=2, dim=8, num_blocks=1, max_len=10,
     batch_size=128, dropout_rate=0.0, learning_rate=0.1, beta=0.7, packed=False,
 )  # fmt: skip
 

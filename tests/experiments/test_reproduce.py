@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import trainer
 from experiments.data import registry
 from experiments.errors import UserError
 from experiments.files import read_json, write_json
@@ -24,6 +23,7 @@ from experiments.settings.published import MODELS
 from experiments.tables import cells, runs
 from experiments.tables.documents import Document, Table, latex, markdown
 from experiments.tables.rows import Line
+from experiments.training import loop
 
 EPOCHS = 2
 ONE = ["--datasets", "beauty", "--optimizers", "sevo-adamw", "--seeds", "0"]
@@ -88,7 +88,7 @@ def no_training(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("nothing is to be trained")
 
-    monkeypatch.setattr(trainer, "train_together", refuse)
+    monkeypatch.setattr(loop, "train_together", refuse)
 
 
 def make_up_results(monkeypatch) -> list[str]:
@@ -111,7 +111,7 @@ def make_up_results(monkeypatch) -> list[str]:
             write_json(folder / "result.json", result | {"device": "abacus"})
             trained.append(folder.name)
 
-    monkeypatch.setattr(trainer, "train_together", fake)
+    monkeypatch.setattr(loop, "train_together", fake)
     return trained
 
 
@@ -139,17 +139,17 @@ def test_without_checkpoints_a_run_is_finished(done, data_dir, tmp_path, no_trai
 
 
 def test_an_interrupted_run_goes_on_to_the_same_result(done, data_dir, tmp_path, monkeypatch):
-    train_together = trainer.train_together
+    train_together = loop.train_together
 
     def stopped(runs, data, folders, *, resume, stop, report, **_):
         stop.set()
         return train_together(runs, data, folders, resume=resume, stop=stop, report=report)
 
-    monkeypatch.setattr(trainer, "train_together", stopped)
+    monkeypatch.setattr(loop, "train_together", stopped)
     assert call("table2", tmp_path, data_dir, *ONE) == 130
     assert "sasrec-sevo-adamw, seed 0: interrupted" in (tmp_path / "table2.md").read_text()
 
-    monkeypatch.setattr(trainer, "train_together", train_together)
+    monkeypatch.setattr(loop, "train_together", train_together)
     assert call("table2", tmp_path, data_dir, *ONE) == 0
     lines = (tmp_path / NAME / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
@@ -246,14 +246,14 @@ def test_results_on_other_data_are_not_averaged(data_dir, tmp_path, monkeypatch)
 
 def test_a_failing_run_does_not_stop_the_others(data_dir, tmp_path, monkeypatch, capsys):
     make_up_results(monkeypatch)
-    train_together = trainer.train_together
+    train_together = loop.train_together
 
     def failing(runs, *args, **named):
         if runs[0].optimizer == "adam":
             raise UserError("the loss is nan at step 2")
         train_together(runs, *args, **named)
 
-    monkeypatch.setattr(trainer, "train_together", failing)
+    monkeypatch.setattr(loop, "train_together", failing)
     assert call("table2", tmp_path, data_dir, "--datasets", "beauty", "--seeds", "0", "1") == 1
     told = " ".join(capsys.readouterr().err.split())
     assert "missing: beauty, sasrec-adam, seeds 0 1: the loss is nan at step 2" in told
@@ -264,7 +264,7 @@ def test_a_failing_run_does_not_stop_the_others(data_dir, tmp_path, monkeypatch,
 
 def test_the_table_is_written_after_every_run(data_dir, tmp_path, monkeypatch):
     make_up_results(monkeypatch)
-    train_together = trainer.train_together
+    train_together = loop.train_together
     seen = []
 
     def watching(*args, **named):
@@ -272,7 +272,7 @@ def test_the_table_is_written_after_every_run(data_dir, tmp_path, monkeypatch):
         seen.append(sum(row["seeds_done"] for row in rows))
         train_together(*args, **named)
 
-    monkeypatch.setattr(trainer, "train_together", watching)
+    monkeypatch.setattr(loop, "train_together", watching)
     assert call("table2", tmp_path, data_dir, "--datasets", "beauty", "--seeds", "0") == 0
     assert seen == [0, 1, 2]
 

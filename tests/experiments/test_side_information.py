@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import trainer
 from experiments.data import load, load_categories, registry
 from experiments.files import read_json, write_json
-from experiments.graphs import category_graph
 from experiments.paper import accuracy_tables, figure6, numbers
 from experiments.reproduce import main
 from experiments.run import Run, claim_folder
 from experiments.settings import Settings
 from experiments.settings.published import MODELS
 from experiments.tables.requests import QUICK_EPOCHS
+from experiments.training import loop
+from experiments.training.graphs import category_graph
 
 SASREC = MODELS["sasrec"]
 FILE = "Beauty_item2attributes.json"
@@ -75,7 +75,7 @@ def trained(monkeypatch) -> list[Run]:
             write_json(folder / "result.json", result | {"device": "abacus"})
             runs_made.append(run)
 
-    monkeypatch.setattr(trainer, "train_together", fake)
+    monkeypatch.setattr(loop, "train_together", fake)
     return runs_made
 
 
@@ -118,14 +118,14 @@ def test_table4_tells_of_movielens_that_is_not_there(data_dir, tmp_path, trained
 def test_table4_without_categories(data_dir, tmp_path, trained, monkeypatch):
     """Runs over interactions are none the worse for it."""
     (data_dir / FILE).unlink()
-    fake = trainer.train_together
+    fake = loop.train_together
 
     def building(runs, data, folders, **more):
         if runs[0].settings.graph.kind == "category":
-            trainer.make_setup(runs[0], data)
+            loop.make_setup(runs[0], data)
         fake(runs, data, folders, **more)
 
-    monkeypatch.setattr(trainer, "train_together", building)
+    monkeypatch.setattr(loop, "train_together", building)
     assert call("table4", tmp_path, data_dir, "--datasets", "beauty", "--seeds", "0") == 1
     assert len(trained) == 3
     missing = read_json(tmp_path / "table4.json")["missing"]
@@ -200,13 +200,13 @@ def test_figure6_of_a_run_that_was_really_trained(data_dir, tmp_path, monkeypatc
     monkeypatch.setattr(figure6, "project", lambda items: items[:, :2])
     monkeypatch.setattr(accuracy_tables, "CONDITIONS", (("category", 0.99),))
     kept: dict[int, np.ndarray] = {}
-    validate = trainer._Lane.validate
+    validate = loop._Lane.validate
 
     def keeping(lane, state, setup, epoch, loss, began):
         kept[epoch] = np.array(state.params["item_embedding"]["embedding"][...])
         return validate(lane, state, setup, epoch, loss, began)
 
-    monkeypatch.setattr(trainer._Lane, "validate", keeping)
+    monkeypatch.setattr(loop._Lane, "validate", keeping)
     assert call("figure6", tmp_path, data_dir) == 0
     (own,) = read_json(tmp_path / "figure6.json")["maps"]
     table = kept[own["best_epoch"]].astype(np.float64)
