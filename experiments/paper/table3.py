@@ -47,8 +47,8 @@ Measured = dict[str, dict[str, Any]]
 def not_there(dataset: str) -> str:
     """The reason why there are no runs on a data set without files."""
     return (
-        "no file of it in the data_dir, $SEVO_DATA or the cache, and this command downloads none of "
-        f"such size; {requests.command('table1', datasets=dataset)} does"
+        "no file of it in the data_dir, $SEVO_DATA or the cache, and this command downloads none "
+        f"of such size; {requests.command('table1', datasets=dataset)} does"
     )
 
 
