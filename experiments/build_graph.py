@@ -103,6 +103,7 @@ def build(arguments: Arguments, progress: Progress) -> sevo_jax.Graph:
     def show_stage(stage: str, edges: int) -> None:
         progress.update(task, description=stage, edges=f"{edges:,} edges" if edges else "")
 
+    # Options that the library has under the same names.
     taken = ("user", "item", "time", "order", "ids", "num_nodes", "max_len", "keep")
     taken += ("walk_length", "weighting", "self_loops", "capacity")
     options: dict[str, Any] = {name: getattr(arguments, name) for name in taken}
@@ -128,7 +129,7 @@ def build(arguments: Arguments, progress: Progress) -> sevo_jax.Graph:
     progress.update(task, description="writing")
     try:
         graph.save(draft)
-        draft.replace(output)
+        draft.replace(output)  # whole or not at all
         if items is not None:
             nodes = pl.DataFrame({"node": range(len(items)), "item": items.tolist()})
             nodes.write_parquet(output.with_suffix(".items.parquet"))

@@ -89,6 +89,7 @@ def make_student_runs(arguments: Arguments, given: Given, out: Path) -> list[Run
     teacher = make_run("sasrec", arguments.dataset, PLAIN, TEACHER_SEED, **wide | shared)
     needs_one = any(own.has_teacher for own in chosen)
     runs = [teacher] if needs_one and arguments.teacher is None else []
+    # Every student has the teacher's folder in its settings, also before the teacher is trained.
     place = arguments.teacher or out / folder_name(teacher)
     for seed in arguments.seeds:
         for method, own in zip(arguments.methods, chosen, strict=True):

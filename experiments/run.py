@@ -162,6 +162,7 @@ def differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     from experiments.data import NAMES  # takes long to import
 
     held = dict(held)
+    # A path that changed is no difference if the content is the same.
     held_files, wanted_files = held.pop(FILES, {}), wanted.get(FILES, {})
     names = (held.keys() | wanted.keys()) - {FILES}
     sets = {held.get("dataset"), wanted.get("dataset")}
@@ -169,6 +170,7 @@ def differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
         names -= {"dataset"}
     both = held_files.keys() & wanted_files.keys()
     names -= {name for name in both if held_files[name] == wanted_files[name]}
+    # The opposite case: the same path, but other content.
     others = [name for name in sorted(both & names) if held.get(name) == wanted.get(name)]
     changed = [name for name in sorted(names) if held.get(name) != wanted.get(name)]
     return [

@@ -141,6 +141,7 @@ class Worker(NamedTuple):
             raise optuna.TrialPruned
         for field in self.frame.fields:
             field.suggest(trial)
+        # A trial with the settings of an earlier one finds its finished runs in that one's folders.
         done = [t for t in trials_of(self.study) if t.state == TrialState.COMPLETE]
         twin = min((t.number for t in done if t.params == trial.params), default=number)
         began, before = time.monotonic(), trial.user_attrs.get("seconds", 0.0)
@@ -157,7 +158,7 @@ class Worker(NamedTuple):
             raise _failure(trial, number, error) from error
         finally:
             trial.set_user_attr("seconds", before + time.monotonic() - began)
-            for task in bar.task_ids:
+            for task in bar.task_ids:  # the next trial has bars of its own
                 bar.remove_task(task)
         results = [read_result(folder / "result.json") for folder in folders.values()]
         scores = [result["valid"][loop.CRITERION] for result in results]
