@@ -129,7 +129,7 @@ def build(arguments: Arguments, progress: Progress) -> sevo_jax.Graph:
     progress.update(task, description="writing")
     try:
         graph.save(draft)
-        draft.replace(output)  # whole or not at all
+        draft.replace(output)
         if items is not None:
             nodes = pl.DataFrame({"node": range(len(items)), "item": items.tolist()})
             nodes.write_parquet(output.with_suffix(".items.parquet"))

@@ -226,10 +226,10 @@ def read_result(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read, or lacks a part.
     """
-    return _whole(read_json(path), ("epochs", "test"), path)
+    return _require(read_json(path), ("epochs", "test"), path)
 
 
-def _whole(content: dict[str, Any], names: tuple[str, ...], where: Path | str) -> dict[str, Any]:
+def _require(content: dict[str, Any], names: tuple[str, ...], where: Path | str) -> dict[str, Any]:
     lacking = [name for name in names if name not in content]
     if lacking:
         raise UserError(f"{where}: lacks {', '.join(lacking)}; it was changed, or not written here")
@@ -287,5 +287,5 @@ def read_records(path: Path, epoch: int) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    records = [_whole(record, ("epoch", "valid"), path) for record in read_lines(path)]
+    records = [_require(record, ("epoch", "valid"), path) for record in read_lines(path)]
     return [record for record in records if record["epoch"] <= epoch]

@@ -23,7 +23,7 @@ from experiments.errors import UserError
 from experiments.reproduce import documents
 from experiments.run import Run, read_result
 from experiments.sweep.report import Frame, best_of, compose, in_words, is_over
-from experiments.sweep.study import GRACE, HEARTBEAT, alone, number_of, trials_of
+from experiments.sweep.study import GRACE, HEARTBEAT, locked, number_of, trials_of
 from experiments.training import loop
 
 PATIENCE = GRACE + HEARTBEAT + 1
@@ -68,7 +68,7 @@ class Worker(NamedTuple):
 
     def write(self) -> list[Path]:
         """Writes the documents; returns their paths."""
-        with alone(self.out):
+        with locked(self.out):
             trials, tests = trials_of(self.study), []
             best = best_of(trials)
             if best is not None and is_over(trials, self.frame):
@@ -103,7 +103,7 @@ class Worker(NamedTuple):
 
         def objective(trial: Trial) -> float:
             attempts.append(trial.number)
-            return self._conduct(trial, bar, stop)
+            return self._run_trial(trial, bar, stop)
 
         try:
             self.study.optimize(objective, n_trials=1, catch=(TrialFailed,))
@@ -134,7 +134,7 @@ class Worker(NamedTuple):
     def _folder(self, number: int, seed: int) -> Path:
         return self.out / "runs" / f"trial{number}-seed{seed}"
 
-    def _conduct(self, trial: Trial, bar: Progress, stop: threading.Event) -> float:
+    def _run_trial(self, trial: Trial, bar: Progress, stop: threading.Event) -> float:
         """Trains the runs of a trial, or resumes them; returns the mean of their scores."""
         number = number_of(self.study, trial.number)
         if number >= self.frame.limit:  # two processes began the last trial
