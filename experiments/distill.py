@@ -52,9 +52,9 @@ class Arguments:
     together: bool | None = None
     """Train all seeds of a method in one program; if not given, on accelerators alone."""
     out: Path | None = None
-    """Where the runs go; runs/DATASET-TIME if not given."""
+    """Folder of the runs; runs/DATASET-TIME if not given."""
     data_dir: Path | None = None
-    """Where to look for the files of named data sets; $SEVO_DATA or a cache if not given."""
+    """Folder of the files of named data sets; $SEVO_DATA or a cache if not given."""
     resume: bool = False
     """Go on with the runs in --out; finished ones, the teacher too, are kept."""
     compilation_cache: bool = True

@@ -93,7 +93,7 @@ class Worker(NamedTuple):
             if TrialState.RUNNING not in states or time.monotonic() > until:
                 return False
             if not noted:
-                say("all trials have been begun; waits a minute for those of processes that died")
+                say("all trials have been begun; waits a minute, for a process may have died")
                 noted = True
             stop.wait(1)
         return False
