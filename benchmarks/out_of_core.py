@@ -23,13 +23,13 @@ import scipy.sparse as sp
 from benchmarks import report
 from experiments.data.table1 import TABLE_1, ZIPF_EXPONENT
 
-# The largest first, so that a benchmark that is cut short holds what matters.
+# The largest first, since a benchmark that is interrupted keeps the cases it has.
 SIZES = (100_000_000, 30_000_000, 10_000_000, 3_000_000, 1_000_000)
 QUICK_SIZES = (20_000,)
 MEMORY = "3GB"
 ROWS_AT_ONCE = 2**20
 LIKE = TABLE_1["clothing"]
-"""The size of which logs have the items, and the mean interactions of a user."""
+"""The data set whose number of items, and mean interactions of a user, the logs have."""
 
 
 def write_log(path: Path, interactions: int, seed: int = 0) -> None:

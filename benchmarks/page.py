@@ -114,7 +114,7 @@ def write(folder: Path) -> Path:
         "",
         "## Figures to reach",
         "",
-        "| what | CPU | to reach | GPU | to reach |",
+        "| figure | CPU | to reach | GPU | to reach |",
         "|---|---|---|---|---|",
         *(_target_row(target, results) for target in TARGETS),
     ]
@@ -270,5 +270,5 @@ PICTURES = (
     ("kernels", "Roofline of the product", _draw_roofline),
     ("growth", "Growth of an update with edges, features, layers and rows", _draw_growth),
     ("out_of_core", "Graphs from tables: growth with interactions", _draw_out_of_core),
-    ("scaling", "What devices exchange", _draw_scaling),
+    ("scaling", "Traffic between devices", _draw_scaling),
 )

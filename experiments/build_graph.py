@@ -104,6 +104,7 @@ def build(arguments: Arguments, progress: Progress) -> sevo_jax.Graph:
     def show_stage(stage: str, edges: int) -> None:
         progress.update(task, description=stage, edges=f"{edges:,} edges" if edges else "")
 
+    # Options that the library has under the same names.
     taken = ("user", "item", "time", "order", "ids", "num_nodes", "max_len", "keep")
     taken += ("walk_length", "weighting", "self_loops", "capacity")
     options: dict[str, Any] = {name: getattr(arguments, name) for name in taken}

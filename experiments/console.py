@@ -49,6 +49,7 @@ def plain(text: str, encoding: str = "utf-8", keep: str = "") -> str:
     """
     shown = (c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
     joined = "".join(shown)
+    # These are names of ASCII that Python and systems use, ANSI_X3.4-1968 for the C locale.
     if encoding.lower().replace("-", "") in ("ascii", "usascii", "ansi_x3.41968"):
         joined = joined.translate(_SPELLED)
     return joined.encode(encoding, "backslashreplace").decode(encoding)

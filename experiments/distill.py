@@ -52,9 +52,9 @@ class Arguments:
     together: bool | None = None
     """Train all seeds of a method in one program; if not given, on accelerators alone."""
     out: Path | None = None
-    """Where the runs go; runs/DATASET-TIME if not given."""
+    """Folder of the runs; runs/DATASET-TIME if not given."""
     data_dir: Path | None = None
-    """Where to look for the files of named data sets; $SEVO_DATA or a cache if not given."""
+    """Folder of the files of named data sets; $SEVO_DATA or a cache if not given."""
     resume: bool = False
     """Go on with the runs in --out; finished ones, the teacher too, are kept."""
     compilation_cache: bool = True
@@ -89,6 +89,7 @@ def make_student_runs(arguments: Arguments, given: Given, out: Path) -> list[Run
     teacher = make_run("sasrec", arguments.dataset, PLAIN, TEACHER_SEED, **wide | shared)
     needs_one = any(own.has_teacher for own in chosen)
     runs = [teacher] if needs_one and arguments.teacher is None else []
+    # Every student has the teacher's folder in its settings, also before the teacher is trained.
     place = arguments.teacher or out / folder_name(teacher)
     for seed in arguments.seeds:
         for method, own in zip(arguments.methods, chosen, strict=True):

@@ -165,6 +165,7 @@ def ranks_of(
     """
     # `better` counts the target itself, so ranks begin at 1. It also counts excluded items, which
     # are subtracted at the end.
+    # Scores that are at least `bar` count. With no held-out item (0) the ranks mean nothing.
     bar = jnp.take_along_axis(scores, jnp.maximum(targets - 1, 0)[:, None], axis=1)
     better = (scores >= bar).sum(axis=1)
     excluded = (scores[seen_users, seen_items - 1] >= bar[seen_users, 0]) & (seen_items > 0)
@@ -218,7 +219,7 @@ def metrics_of(ranks: np.ndarray) -> dict[str, float]:
         0.75
     """
     ranks = np.asarray(ranks, np.float64)
-    gains = 1 / np.log2(ranks + 1)
+    gains = 1 / np.log2(ranks + 1)  # one relevant item: the ideal gain is 1
     hits = {f"HR@{k}": float(np.mean(ranks <= k)) for k in CUTOFFS["HR"]}
     return hits | {f"NDCG@{k}": float(np.mean(gains * (ranks <= k))) for k in CUTOFFS["NDCG"]}
 
@@ -239,6 +240,7 @@ def by_popularity(ranks: np.ndarray, data: Interactions) -> dict[str, list[Any]]
     """
     counts = np.bincount(data.items[data.training_part()], minlength=data.num_items + 1)
     popularity = counts[data.items_before_end(1)]
+    # The four bounds are popularities that occur, so that equal ones fall on the same side.
     bounds = np.quantile(popularity, np.arange(1, 5) / 5, method="lower")
     group = np.searchsorted(bounds, popularity)
     groups: dict[str, list[Any]] = {

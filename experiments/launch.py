@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         description=getdoc(Arguments),
         return_unknown_args=True,
     )
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    with socket.create_server(("127.0.0.1", 0)) as server:  # the system chooses a free port
         address = f"127.0.0.1:{server.getsockname()[1]}"
     command = [sys.executable, "-m", "experiments.train", *options, "--coordinator", address]
     command += ["--num-processes", str(arguments.processes), "--process-id"]

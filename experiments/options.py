@@ -117,6 +117,7 @@ def _settings(model: str) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for part in vars(Settings(entry.settings())).values():
         hints = get_type_hints(type(part))
+        # An option that is not given is None, and the published value stays.
         for name, field in fields_of(type(part)).items():
             if name not in entry.ignores:
                 shown = tyro.conf.arg(

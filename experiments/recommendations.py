@@ -164,6 +164,7 @@ def _recommendations(
         model: Backbone, corpus: Corpus, block: EvaluationSet
     ) -> tuple[Float[Array, "users k"], Int[Array, "users k"]]:
         scores = score_block(model, corpus, block, max_len)
+        # Scores of seen items become -inf. Fill-up items get a column out of range: dropped.
         column = jnp.where(block.seen_items > 0, block.seen_items - 1, data.num_items)
         scores = scores.at[block.seen_users, column].set(-jnp.inf, mode="drop")
         return jax.lax.top_k(scores, top_k)
@@ -224,6 +225,7 @@ def write(frames: Iterable[pl.DataFrame], out: Path) -> None:
         yield first
         yield from frames
 
+    # Polars streams from a source, so that only one block is in memory.
     stream = register_io_source(source, schema=first.schema)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

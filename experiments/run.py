@@ -162,6 +162,7 @@ def differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     from experiments.data import NAMES  # takes long to import
 
     held = dict(held)
+    # A path that changed is no difference if the content is the same.
     held_files, wanted_files = held.pop(FILES, {}), wanted.get(FILES, {})
     names = (held.keys() | wanted.keys()) - {FILES}
     sets = {held.get("dataset"), wanted.get("dataset")}
@@ -169,6 +170,7 @@ def differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
         names -= {"dataset"}
     both = held_files.keys() & wanted_files.keys()
     names -= {name for name in both if held_files[name] == wanted_files[name]}
+    # The opposite case: the same path, but other content.
     others = [name for name in sorted(both & names) if held.get(name) == wanted.get(name)]
     changed = [name for name in sorted(names) if held.get(name) != wanted.get(name)]
     return [
@@ -224,10 +226,10 @@ def read_result(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read, or lacks a part.
     """
-    return _whole(read_json(path), ("epochs", "test"), path)
+    return _require(read_json(path), ("epochs", "test"), path)
 
 
-def _whole(content: dict[str, Any], names: tuple[str, ...], where: Path | str) -> dict[str, Any]:
+def _require(content: dict[str, Any], names: tuple[str, ...], where: Path | str) -> dict[str, Any]:
     lacking = [name for name in names if name not in content]
     if lacking:
         raise UserError(f"{where}: lacks {', '.join(lacking)}; it was changed, or not written here")
@@ -285,5 +287,5 @@ def read_records(path: Path, epoch: int) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    records = [_whole(record, ("epoch", "valid"), path) for record in read_lines(path)]
+    records = [_require(record, ("epoch", "valid"), path) for record in read_lines(path)]
     return [record for record in records if record["epoch"] <= epoch]

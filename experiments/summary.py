@@ -137,6 +137,7 @@ def _markdown(rows: list[list[str]], results: Results, datasets: str) -> str:
 def _draw(curves: Curves, path: Path) -> None:
     mpl.use("agg")
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    # Data set and model are in the legend only if there are several.
     varied = [len({key[i] for key in curves}) > 1 for i in range(2)]
     lines: list[tuple[Any, str]] = []
     for key, color in zip(curves, mpl.color_sequences["tab10"] * len(curves), strict=False):

@@ -57,9 +57,9 @@ class Arguments:
     process_id: int = 0
     """Number of this process, from 0."""
     out: Path | None = None
-    """Where the runs go; runs/DATASET-TIME if not given."""
+    """Folder of the runs; runs/DATASET-TIME if not given."""
     data_dir: Path | None = None
-    """Where to look for the files of named data sets; $SEVO_DATA or a cache if not given."""
+    """Folder of the files of named data sets; $SEVO_DATA or a cache if not given."""
     resume: bool = False
     """Go on with the runs in --out; finished ones are kept."""
     compilation_cache: bool = True

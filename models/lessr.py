@@ -280,7 +280,7 @@ class EOPA(nnx.Module):
     def step_once(
         self, gates: Float[Array, "rows width 3*m"], graph: SessionGraph
     ) -> Float[Array, "rows width m"]:
-        """Returns what `recur` does if no item repeats.
+        """Computes the result of `recur` for sessions in which no item repeats.
 
         The only edge to a node then comes from the column before it.
         """

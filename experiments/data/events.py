@@ -119,6 +119,7 @@ def from_events(
             f"{source}: holds {users.size:,} interactions, and none is left when users and items "
             f"of fewer than {core} are removed; expected the whole data set"
         )
+    # Events are sorted by user, so lengths follow the order of the items.
     codes, lengths = np.unique(users[kept], return_counts=True)
     data = from_sequences(
         name,

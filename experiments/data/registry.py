@@ -145,7 +145,7 @@ def _read_raw(name: str, source: Source, path: Path) -> Interactions:
     check_recorded(path)
     events = source.read(path)
     data = from_events(name, events, path, repeats=source.repeats, core=CORE)
-    if source.checksum:
+    if source.checksum:  # a file that the user put there may be another version: only a note
         algorithm, _, expected = source.checksum.partition(":")
         found = pooch.file_hash(str(path), alg=algorithm)
         if found != expected:

@@ -32,7 +32,7 @@ def synthetic(seed: int = 0) -> Interactions:
     for length in lengths:
         walk = [rng.choice(NUM_ITEMS, p=everywhere)]
         for move in rng.random(length - 1):
-            if move < P_STAY + P_NEXT:
+            if move < P_STAY + P_NEXT:  # within the community, or in the next one of the ring
                 home = (community[walk[-1]] + (move >= P_STAY)) % NUM_COMMUNITIES
                 walk.append(rng.choice(members[home], p=within[home]))
             else:

@@ -87,7 +87,7 @@ class Settings:
                 within = field.metadata.get("within")
                 if within is not None and not within.holds(values[name]):
                     raise ArgumentError(name, f"must be {within.words}, got {values[name]}")
-        graph = self.graph
+        graph = self.graph  # from here on, values that do not go together
         if graph.kind not in GRAPHS and not is_file(graph.kind):
             expected = f"{', '.join(GRAPHS)} or a file that ends in .npz"
             raise ArgumentError("graph", f"must be {expected}, got {graph.kind}")

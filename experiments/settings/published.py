@@ -112,11 +112,12 @@ def from_toml(model: str, settings: type) -> Callable[[str, str, str], Settings]
         content: dict[str, Any] = tomllib.loads((FOLDER / f"{model}.toml").read_text("utf-8"))
         special = content.get("variants", {}).get(variant)
         sections = content if special is None else special
+        # synthetic-clothing has the size of clothing, and its settings.
         used = [content["default"], sections.get(dataset.removeprefix("synthetic-"), {})]
         if special is not None:
             used.insert(1, special["default"])
         values: dict[str, Any] = {}
-        for section in used:  # later ones over earlier ones
+        for section in used:  # from the general to the special: later ones replace values
             plain = {} if optimizer in DECOUPLED else section.get("adam", {})
             values |= {k: v for k, v in section.items() if k != "adam"} | plain
         return Settings(settings()).replace(**values)

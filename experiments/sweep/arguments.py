@@ -46,6 +46,6 @@ class Arguments:
     out: Path | None = None
     """Folder of the sweep; sweeps/DATASET-MODEL-OPTIMIZER if not given."""
     data_dir: Path | None = None
-    """Where to look for the files of named data sets; $SEVO_DATA or a cache if not given."""
+    """Folder of the files of named data sets; $SEVO_DATA or a cache if not given."""
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache folder for later runs."""

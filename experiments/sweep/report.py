@@ -216,6 +216,7 @@ def draw(trials: Sequence[FrozenTrial], frame: Frame, path: Path) -> None:
     names = [f.name for f in axes]
     plain = [f._replace(values=tuple(map(_no_formula, f.values))) for f in axes]
     distributions = {f.name: f.distribution for f in plain}
+    # Optuna draws studies: this one, in memory, has a trial with the mean score for each cell.
     means = optuna.create_study(direction="maximize")
     for cell, scores in found.items():
         params = dict(zip(names, cell, strict=True))

@@ -80,7 +80,7 @@ def make_sampler(sampler: Sampler, fields: Sequence[Field], seed: int) -> BaseSa
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Generator[None]:
+def locked(folder: Path) -> Generator[None]:
     """Locks the folder while documents are written, or while its database is made."""
     lock = JournalFileOpenLock(str(folder / "sweep"))
     try:
@@ -108,7 +108,7 @@ def open_study(folder: Path, config: dict[str, Any], sampler: BaseSampler) -> op
         "creator": lambda: sqlite3.connect(database, timeout=GRACE),
         "poolclass": sqlalchemy.NullPool,
     }
-    with alone(folder):
+    with locked(folder):
         try:
             storage = RDBStorage(
                 "sqlite://",
@@ -155,7 +155,7 @@ def trials_of(study: optuna.Study) -> list[FrozenTrial]:
     attempts: dict[int, FrozenTrial] = {}
     for attempt in study.get_trials():
         if attempt.state != TrialState.PRUNED:  # two processes began the last trial at once
-            attempts[_first(attempt)] = attempt
+            attempts[_first_attempt(attempt)] = attempt
     for number, trial in enumerate(attempts.values()):
         trial.number = number
     return list(attempts.values())
@@ -164,10 +164,10 @@ def trials_of(study: optuna.Study) -> list[FrozenTrial]:
 def number_of(study: optuna.Study, attempt: int) -> int:
     """Returns our number of a trial from Optuna's number of an attempt at it."""
     attempts = study.get_trials(deepcopy=False)
-    firsts = [_first(a) for a in attempts if a.state != TrialState.PRUNED]
-    return list(dict.fromkeys(firsts)).index(_first(attempts[attempt]))
+    firsts = [_first_attempt(a) for a in attempts if a.state != TrialState.PRUNED]
+    return list(dict.fromkeys(firsts)).index(_first_attempt(attempts[attempt]))
 
 
-def _first(attempt: FrozenTrial) -> int:
+def _first_attempt(attempt: FrozenTrial) -> int:
     first = RetryHeartbeatStaleTrialCallback.retried_trial_number(attempt)
     return attempt.number if first is None else first

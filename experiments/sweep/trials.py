@@ -22,8 +22,12 @@ from experiments.data import Interactions
 from experiments.errors import UserError
 from experiments.run import Run, read_result
 from experiments.sweep.report import Frame, best_of, compose, in_words, is_over
+<<<<<<< HEAD
 from experiments.sweep.study import GRACE, HEARTBEAT, alone, number_of, trials_of
 from experiments.tables import documents
+=======
+from experiments.sweep.study import GRACE, HEARTBEAT, locked, number_of, trials_of
+>>>>>>> wt-prose
 from experiments.training import loop
 
 PATIENCE = GRACE + HEARTBEAT + 1
@@ -68,7 +72,7 @@ class Worker(NamedTuple):
 
     def write(self) -> list[Path]:
         """Writes the documents; returns their paths."""
-        with alone(self.out):
+        with locked(self.out):
             trials, tests = trials_of(self.study), []
             best = best_of(trials)
             if best is not None and is_over(trials, self.frame):
@@ -93,7 +97,7 @@ class Worker(NamedTuple):
             if TrialState.RUNNING not in states or time.monotonic() > until:
                 return False
             if not noted:
-                say("all trials have been begun; waits a minute for those of processes that died")
+                say("all trials have been begun; waits a minute, for a process may have died")
                 noted = True
             stop.wait(1)
         return False
@@ -103,7 +107,7 @@ class Worker(NamedTuple):
 
         def objective(trial: Trial) -> float:
             attempts.append(trial.number)
-            return self._conduct(trial, bar, stop)
+            return self._run_trial(trial, bar, stop)
 
         try:
             self.study.optimize(objective, n_trials=1, catch=(TrialFailed,))
@@ -134,13 +138,14 @@ class Worker(NamedTuple):
     def _folder(self, number: int, seed: int) -> Path:
         return self.out / "runs" / f"trial{number}-seed{seed}"
 
-    def _conduct(self, trial: Trial, bar: Progress, stop: threading.Event) -> float:
+    def _run_trial(self, trial: Trial, bar: Progress, stop: threading.Event) -> float:
         """Trains the runs of a trial, or resumes them; returns the mean of their scores."""
         number = number_of(self.study, trial.number)
         if number >= self.frame.limit:  # two processes began the last trial
             raise optuna.TrialPruned
         for field in self.frame.fields:
             field.suggest(trial)
+        # A trial with the settings of an earlier one finds its finished runs in that one's folders.
         done = [t for t in trials_of(self.study) if t.state == TrialState.COMPLETE]
         twin = min((t.number for t in done if t.params == trial.params), default=number)
         began, before = time.monotonic(), trial.user_attrs.get("seconds", 0.0)
@@ -157,7 +162,7 @@ class Worker(NamedTuple):
             raise _failure(trial, number, error) from error
         finally:
             trial.set_user_attr("seconds", before + time.monotonic() - began)
-            for task in bar.task_ids:
+            for task in bar.task_ids:  # the next trial has bars of its own
                 bar.remove_task(task)
         results = [read_result(folder / "result.json") for folder in folders.values()]
         scores = [result["valid"][loop.CRITERION] for result in results]

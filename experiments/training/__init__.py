@@ -1,1 +1,1 @@
-"""Training: layout, batch, step, loop, checkpoints; and what a step is made of."""
+"""Training: layout, batch, step, loop and checkpoints, with models, optimisers and graphs."""

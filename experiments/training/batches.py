@@ -126,10 +126,10 @@ def make_batch(
         mask_rate: the share of the tokens to mask, for the task ``masked``.
     """
     tokens = read_tokens(task, corpus, rows, training.max_len)
-    cells, ends = newest(rows) if isinstance(rows, list) else rows
+    cells, ends = newest(rows) if isinstance(rows, list) else rows  # the cells that predict
     real, ahead = cells != EMPTY, 1  # the target of a cell is the item one place ahead
     if task == "prefix":
-        real &= cells == ends
+        real &= cells == ends  # only the end of a prefix predicts
     elif task == "pair":
         ahead = 0
     elif task == "masked":
@@ -165,6 +165,8 @@ def sample_negatives(
     """
     begin, end = unseen.starts[owners], unseen.starts[owners + 1]
     rank = jax.random.randint(key, owners.shape, 0, unseen.num_items - (end - begin))
+    # Bisection for the first gap above the rank. The number of rounds is static, so a search that
+    # has ended (low == high) must stay where it is.
     low, high = begin, end
     for _ in range(unseen.longest.size):
         middle = (low + high) // 2

@@ -213,7 +213,7 @@ def _restore_newest(saved: ocp.CheckpointManager, args: ocp.args.CheckpointArgs)
             continue
         for reason in reasons:
             if processes.is_first():
-                say(f"{_folder(saved)}: {reason}; that of epoch {step} is taken instead")
+                say(f"{_folder(saved)}: {reason}; the one of epoch {step} is taken")
         return stored
     if reasons:
         raise UserError(

@@ -74,6 +74,7 @@ def make_corpus(
             "for their positions are int32"
         )
     training = data.training_part()
+    # A pair of user and item (from 0) as one number: unique pairs come sorted by user, then item.
     pairs = np.unique(
         data.owners[training].astype(np.int64) * data.num_items + data.items[training] - 1
     )
@@ -92,7 +93,7 @@ def make_corpus(
         (item - (np.arange(pairs.size) - starts[user])).astype(np.int32),
         starts.astype(np.int32),
         np.array(data.num_items, np.int32),
-        np.zeros(longest.bit_length(), np.int32),
+        np.zeros(longest.bit_length(), np.int32),  # only its length, which is static, is read
     )
     arrays: Any = (data.items, data.owners, Unseen(*unseen))
     return Corpus(*placement.put_whole(jax.tree.map(jnp.asarray, arrays)))

@@ -124,7 +124,7 @@ def graph_from_file(
     """
     files = graph_files(path)
     try:
-        path.open("rb").close()
+        path.open("rb").close()  # a missing file fails here, with the system's own reason
         weights = sevo_jax.Graph.load(path).to_scipy(normalized=False)
         size = weights.shape[0]
         if len(files) > 1:
@@ -146,6 +146,7 @@ def graph_from_file(
             f"{files[1]} has {len(ids):,} items for the {size:,} nodes of {path}; build "
             "the graph again, or remove the file if the nodes are integer ids",
         )
+    # From here on, `known` are items of the data (from 0) and `nodes` their nodes in the file.
     node_of = {name: node for node, name in enumerate(ids)}
     nodes = np.array([node_of.get(str(name), -1) for name in data.item_ids.tolist()])
     known = np.flatnonzero(nodes >= 0)
@@ -186,6 +187,7 @@ def teacher_graph(
     check_neighbours(num_neighbours, len(items))
     graph = sevo_jax.knn_graph(items, num_neighbours, tau)
     weights = graph.to_scipy(normalized=False)
+    # An empty first row and column for padding.
     return sevo_jax.Graph.from_weights(sp.block_diag([np.zeros((1, 1)), weights], "csr"))
 
 

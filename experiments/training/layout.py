@@ -1,4 +1,4 @@
-"""The layout of every epoch: which interactions are read, and in which cell of which batch."""
+"""The layout of every epoch: the cell and the batch of each interaction that training reads."""
 
 from __future__ import annotations
 
@@ -42,9 +42,11 @@ def training_sequences(
     if task in ("next", "masked"):
         starts, ends = data.starts, stops - 1
     else:
+        # A sequence ends at each item before `stops`: the last term counts within a user from 0.
         each = np.maximum(stops - data.starts, 0)
         starts = np.repeat(data.starts, each)
         ends = starts + np.arange(starts.size) - np.repeat(np.cumsum(each) - each, each)
+    # Only the newest `max_len` items are read. A user without any has a count of 0 or less.
     counts = np.minimum(ends - starts + 1, 1 if task == "pair" else max_len)
     return ends[counts > 0], counts[counts > 0]
 
@@ -89,6 +91,7 @@ class EpochLayouts:
 
     def __call__(self, epoch: int) -> Layout:
         """Shuffles the sequences, or draws pairs anew, and lays them out in batches."""
+        # A function of seed and epoch, so that a resumed run has the same layouts.
         rng = np.random.default_rng([self.seed, epoch])
         pairs = self.task == "pair"
         order = self._draw_pairs(rng) if pairs else rng.permutation(self._ends.size)
@@ -138,5 +141,6 @@ def _few_rows(needed: np.ndarray, rows: int) -> int:
         4
     """
     choices = np.append(np.arange(ROWS_MULTIPLE, rows, ROWS_MULTIPLE), rows)
+    # Rows saved in a step that needs few, times the share of these steps.
     saved = (rows - choices) * (needed[:, None] <= choices).mean(axis=0)
     return int(choices[saved.argmax()]) if saved.any() else rows

@@ -191,6 +191,7 @@ def train_together(
             saved = stack.enter_context(open_checkpoints(folder, clean=True))
             start = initial_checkpoint(run, setup, used)
             lanes[i] = _open_lane(run, start, layouts[i], folder, saved, resume)
+        # The runs that are furthest behind are trained until they meet the next ones.
         while epochs := sorted({lane.epoch for lane in lanes.values()}):
             group = {i: lane for i, lane in lanes.items() if lane.epoch == epochs[0]}
             until = epochs[1] if len(epochs) > 1 else setup.settings.training.epochs
@@ -200,7 +201,7 @@ def train_together(
                 if error is None and lane.epoch == setup.settings.training.epochs:
                     results[i] = _finish(lane, setup, used)
                 if error is not None or i in results:
-                    del lanes[i]
+                    del lanes[i]  # frees its memory, too
     if failures:
         raise failures[0]
     return [results[i] for i in range(len(runs))]
@@ -276,6 +277,7 @@ class _Lane:
         seconds = round(time.perf_counter() - began, 3)
         self.records.append(record | {"seconds": seconds, "valid": metrics})
         if metrics[CRITERION] > self.checkpoint.best_score:
+            # Copies, since the next epoch takes over the memory of the state.
             best_params, best_carried = jax.tree.map(jnp.copy, (state.params, state.carried))
             self.checkpoint = self.checkpoint._replace(
                 best_params=best_params,
@@ -328,7 +330,7 @@ def make_setup(run: Run, data: Interactions, placement: Placement = ONE_DEVICE) 
     compiled: dict[Split, Callable[[Any, Any], tuple[jax.Array, jax.Array]]] = {}
 
     def rank(split: Split, params: Any, carried: Any) -> np.ndarray:
-        if split not in compiled:
+        if split not in compiled:  # laid out at its first use: a failed run never needs the test
             own: Any = {"task": task, "grouped": not model.packs}
             blocks = placement.put_split(make_evaluation_set(data, split, max_len, **own))
             ranker = make_evaluator(lambda p: nnx.merge(graphdef, *p), max_len, placement)
@@ -383,7 +385,7 @@ def _train_lanes(
         Interrupted: ``stop`` was set, and all runs are saved.
     """
     settings, epoch = setup.settings, lanes[0].epoch
-    began = time.perf_counter() - lanes[0].checkpoint.seconds
+    began = time.perf_counter() - lanes[0].checkpoint.seconds  # as if there had been no pause
     together = len(lanes) > 1
     states = [lane.checkpoint.state for lane in lanes]
     layouts = [lane.layouts for lane in lanes]
@@ -422,6 +424,8 @@ def _train_lanes(
             epoch += 1
             seconds = (time.perf_counter() - clock) / len(lanes)
 
+            # Runs are saved when they are validated, when they stop for any reason, and when a
+            # loss is not finite, so that the others keep what they have.
             due = epoch % settings.training.eval_every == 0 or epoch == settings.training.epochs
             stopping = processes.any_process(stop is not None and stop.is_set())
             saving = due or stopping or epoch == until or not np.isfinite(losses).all()

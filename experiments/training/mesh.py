@@ -78,6 +78,7 @@ def make_mesh(text: str) -> Mesh:
             f"{text} takes {count} devices, and the {jax.process_count()} processes have "
             f"{len(devices)}; expected a mesh of all of them",
         )
+    # All processes must put the devices in the same order.
     devices = sorted(devices, key=lambda device: (device.process_index, device.id))
     grid = np.array(devices[:count]).reshape(sizes[DATA], sizes[MODEL])
     return Mesh(grid, (DATA, MODEL), axis_types=(AxisType.Auto, AxisType.Auto))
@@ -188,6 +189,7 @@ class Placement:
         return jax.tree_util.tree_map_with_path(spec, params)
 
     def _put(self, tree: Any, specs: Any) -> Any:
+        # Every process supplies the parts that its own devices hold.
         def put(leaf: Any, spec: PartitionSpec) -> jax.Array:
             array = np.asarray(leaf)
             sharding = NamedSharding(mesh, spec)

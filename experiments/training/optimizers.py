@@ -55,7 +55,7 @@ def make_optimizer(
             optax.add_decayed_weights(s.weight_decay, mask),
             optax.sgd(rate, s.b1 or None),
         )
-    graph, tables = smoothed_tables(settings, data, model)
+    graph, tables = smoothed_tables(settings, data, model)  # all optimisers below smooth
     smoothing: dict[str, Any] = {
         "tables": tables,
         "beta": s.beta,
@@ -96,6 +96,7 @@ def smoothed_tables(
         return teacher_graph(table, s.num_neighbours, s.tau), own
     if s.kind == "user-item":
         return user_item_graph(data), [["user_embedding", *model.tables]]
+    # Tables also have rows for padding and, for the task masked, the mask.
     num_nodes = data.num_items + (2 if model.task == "masked" else 1)
     if s.kind == "category":
         return category_graph(data, num_nodes, s.categories, s.max_category_size), own

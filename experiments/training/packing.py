@@ -132,6 +132,7 @@ def layout(
     for i, (batch, (row, offset, _)) in enumerate(zip(batches, placed, strict=True)):
         start, count = first[batch], counts[batch]
         begin = row * width + offset
+        # The place of each token in its own sequence, from 0, for all sequences of the batch.
         within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
         where = np.repeat(begin, count) + within
         cells[i, where] = np.repeat(start, count) + within
@@ -248,10 +249,12 @@ def group_rows(
         >>> wide.cells.tolist(), narrow.cells.tolist(), row.tolist()
         ([[[-1, 10, 11]]], [[[40]]], [[1, 0]])
     """
+    # The last batch is filled up with sequences of no tokens: they make empty rows.
     spare = -first.size % batch_size
     starts, sizes = (np.pad(a, (0, spare)).reshape(-1, batch_size) for a in (first, counts))
     order = np.argsort(-sizes, axis=1, kind="stable")
     starts, sizes = (np.take_along_axis(a, order, 1)[..., None] for a in (starts, sizes))
+    # A group may only begin where the sequences of every batch are short enough for its width.
     begins = [max(g.first, int((sizes > g.width).sum(1).max())) for g in groups]
     rows: list[Rows] = []
     for group, begin, end in zip(groups, begins, [*begins[1:], batch_size], strict=True):

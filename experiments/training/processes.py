@@ -147,7 +147,7 @@ def first_then_all(function: Callable[[], T]) -> T:
     Raises:
         UserError: as `attempt`.
     """
-    early = attempt(lambda: [function()] if is_first() else [])
+    early = attempt(lambda: [function()] if is_first() else [])  # a list, since None is a result
     return attempt(lambda: early[0] if early else function())
 
 
@@ -155,6 +155,7 @@ def gather_values(own: Any) -> list[Any]:
     """Returns the values of all processes, in their order. JSON must be able to hold them."""
     if jax.process_count() == 1:
         return [own]
+    # All processes must gather arrays of one shape: first the sizes, then padded messages.
     message = np.frombuffer(json.dumps(own).encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.array([message.size], np.int32)).ravel()
     padded = np.pad(message, (0, int(sizes.max()) - message.size))
@@ -183,6 +184,7 @@ def _wait_for_others(
     except OSError as error:
         raise ArgumentError("coordinator", f"{where} cannot be used ({error.strerror})") from error
     with server:
+        # Each process sends its number and the number of processes, and waits for "go".
         while missing := sorted(expected - links.keys()):
             server.settimeout(max(0.01, deadline - time.monotonic()))
             try:

@@ -68,6 +68,7 @@ def make_step(
         inputs: Inputs, state: TrainState, laid_out: Layout, key: jax.Array
     ) -> tuple[TrainState, jax.Array]:
         draw_key, dropout_key = jax.random.split(key)
+        # The model of the state tells the task; the loss below merges its own, to differentiate.
         reader = nnx.merge(graphdef, state.params, state.carried, inputs.constants)
         check_layout(reader, laid_out)
         batch = make_batch(
@@ -88,7 +89,7 @@ def make_step(
         if few_rows is None or few_rows >= rows or isinstance(laid_out, list):
             (value, carried), grads = gradients(rows)(state.params)
         else:
-            more = (laid_out.cells[few_rows:] != EMPTY).any()
+            more = (laid_out.cells[few_rows:] != EMPTY).any()  # whether later rows are used
             (value, carried), grads = jax.lax.cond(
                 more, gradients(rows), gradients(few_rows), state.params
             )
@@ -148,6 +149,7 @@ class Epochs:
     ) -> None:
         self._inputs, self._layouts, self._placement = inputs, layouts, placement
         self._together = len(layouts) > 1
+        # All leaves get an axis of seeds, except the graph in the optimiser's state: it is shared.
         params, carried = jax.tree.map(lambda _: 0, (state.params, state.carried))
         self._axes = TrainState(params, sevo_jax.seed_axes(optimizer, state.params), carried)
         # Choosing between few rows and all rows pays on one CPU, for one seed. Under vmap both

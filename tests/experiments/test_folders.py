@@ -98,7 +98,9 @@ def test_what_is_damaged_is_written_again(folder, capsys):
         assert steps(folder) == {"2", "3"}  # nothing of another's is removed
         assert equal(resume_checkpoint(saved, checkpoint(0)), checkpoint(2))
         assert steps(folder) == {"2"}
-        assert "default/d/arrays is missing); that of epoch 2 is taken" in capsys.readouterr().err
+        assert (
+            "default/d/arrays is missing); the one of epoch 2 is taken" in capsys.readouterr().err
+        )
         save_checkpoint(saved, checkpoint(3), folder)
     with open_checkpoints(folder) as saved:
         assert equal(resume_checkpoint(saved, checkpoint(0)), checkpoint(3))

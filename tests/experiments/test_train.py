@@ -303,7 +303,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(arguments, straight, 
     assert train.main([*arguments, "--epochs", "4", "--out", str(out), "--resume"]) == 0
     words = " ".join(capsys.readouterr().err.split())
     assert f"{checkpoints}: the checkpoint of epoch 4 cannot be read (default/" in words
-    assert "is damaged); that of epoch 2 is taken instead" in words
+    assert "is damaged); the one of epoch 2 is taken" in words
     same_run(out / NAME, straight / NAME)
 
 

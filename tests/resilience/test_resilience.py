@@ -166,7 +166,7 @@ def test_a_damaged_newest_checkpoint(command, undisturbed, cut):
     damage(checkpoints / str(newest), cut=cut)
     printed = command.resume()
     assert f"the checkpoint of epoch {newest} cannot be read" in printed
-    assert f"that of epoch {older} is taken instead" in printed
+    assert f"the one of epoch {older} is taken" in printed
     same_run(command.folder, undisturbed.folder)
 
 
