@@ -22,12 +22,8 @@ from experiments.data import Interactions
 from experiments.errors import UserError
 from experiments.run import Run, read_result
 from experiments.sweep.report import Frame, best_of, compose, in_words, is_over
-<<<<<<< HEAD
-from experiments.sweep.study import GRACE, HEARTBEAT, alone, number_of, trials_of
-from experiments.tables import documents
-=======
 from experiments.sweep.study import GRACE, HEARTBEAT, locked, number_of, trials_of
->>>>>>> wt-prose
+from experiments.tables import documents
 from experiments.training import loop
 
 PATIENCE = GRACE + HEARTBEAT + 1
