@@ -35,6 +35,13 @@ def main(argv: list[str] | None = None) -> int:
         description=getdoc(Arguments),
         return_unknown_args=True,
     )
+    if arguments.processes < 2:
+        console.say(
+            f"error: --processes: must be at least 2, got {arguments.processes}; one process is "
+            "experiments.train itself",
+            "bold red",
+        )
+        return 1
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     command = [sys.executable, "-m", "experiments.train", *options, "--coordinator", address]
