@@ -135,6 +135,14 @@ def read_categories(path: Path) -> Mapping[str, Any]:
         raise UserError(f"{path}: expected a name that ends in .json, .csv, .tsv or .parquet")
     pairs, _ = read_columns(path, COLUMNS, ("item", "category"))
     try:
+        names = pairs["category"].cast(pl.String)
+        joined = names.str.contains("|", literal=True)
+        if joined.any():
+            row = joined.arg_true()[0]
+            raise UserError(
+                f"{path}, row {row + 1}: found the category {names[row][:60]!r}, which may be "
+                "several; expected one a row, in as many rows as the item has, and no '|'"
+            )
         pairs = pairs.cast(pl.String).group_by("item", maintain_order=True).agg("category")
     except pl.exceptions.PolarsError as error:
         raise UserError(

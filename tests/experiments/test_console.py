@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from experiments import bars, console, summary
+from experiments import bars, console, launch, summary
 from experiments.data.cache import cache_folder
 from experiments.errors import UserError
 from experiments.recommendations import write
@@ -26,6 +26,12 @@ from tests.runs import REPOSITORY
 
 COMMANDS = ("train", "distill", "recommend", "build_graph", "reproduce", "launch")
 ODD = ["[blink]x[/]", ":tada:", "[link=file:///]", "a\x9b2Jb", "c\x07", "d\u2028e", "f\u202eg"]
+
+
+@pytest.mark.parametrize("count", ["0", "-3", "1"])
+def test_launching_fewer_than_two_processes(count, capsys):
+    assert launch.main(["--processes", count, "--epochs", "1"]) == 1
+    assert f"--processes: must be at least 2, got {count}" in capsys.readouterr().err
 
 
 def test_names_are_printed_as_they_are(capsys):

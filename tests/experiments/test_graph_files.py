@@ -184,6 +184,11 @@ def test_large_categories_of_ones_own(tmp_path):
         ),
         ("c.csv", "item,category,x\np,tea,1,2\n", "line 2: found .* are 4 fields; expected 3"),
         ("c.csv", "item,category\np,\n", "row 1: found"),
+        (
+            "c.tsv",
+            "item\tcategories\np\ttea\nq\ttea|green\n",
+            r"row 2: found the category 'tea\|green', which may be several; expected one a row",
+        ),
         ("c.txt", "p tea\n", r"c\.txt: expected a name that ends in \.json, \.csv"),
         ("none.json", None, "cannot be read"),
     ],
