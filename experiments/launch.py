@@ -35,9 +35,6 @@ def main(argv: list[str] | None = None) -> int:
         description=getdoc(Arguments),
         return_unknown_args=True,
     )
-<<<<<<< HEAD
-    with socket.create_server(("127.0.0.1", 0)) as server:  # the system chooses a free port
-=======
     if arguments.processes < 2:
         console.say(
             f"error: --processes: must be at least 2, got {arguments.processes}; one process is "
@@ -46,7 +43,6 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 1
     with socket.create_server(("127.0.0.1", 0)) as server:
->>>>>>> wt-out
         address = f"127.0.0.1:{server.getsockname()[1]}"
     command = [sys.executable, "-m", "experiments.train", *options, "--coordinator", address]
     command += ["--num-processes", str(arguments.processes), "--process-id"]
