@@ -110,9 +110,8 @@ def sequence_graph(
         sequences: one sequence of node ids a user, as lists, arrays, a mapping from users to
             either, or a Polars, pandas or Arrow column of lists; or, with ``lengths``, all of them
             joined into one flat ``int[interactions]``; or, with ``user`` and ``item``, a data frame
-                of interactions (Polars, pandas, or a pyarrow table). What a masked array masks is
-            padding.
-            num_nodes: the number of nodes, the padding item and unseen items included.
+            of interactions (Polars, pandas, or a pyarrow table). Masked values are padding.
+        num_nodes: the number of nodes, the padding item and unseen items included.
         lengths: ``int[users]``, the length of each sequence in a flat array.
         padding: a value that is no item: it is taken off the beginnings and the ends of sequences,
             and is an error between two items. ``None`` says that every value is an item. By
