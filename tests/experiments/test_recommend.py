@@ -29,7 +29,7 @@ TINY = ["--dim", "16", "--batch-size", "64", "--epochs", "2"]
 
 def train_on(users_file, out, model: str, *options: str):
     options = ("--dataset", str(users_file), "--optimizer", "adamw", *TINY, *options)
-    if reads(model, "adamw", "max_len"):
+    if reads(model, "adamw", "none", "max_len"):
         options = (*options, "--max-len", "20")
     assert train.main(["--model", model, *options, "--out", str(out)]) == 0
     return out / f"{model}-adamw-seed0"
