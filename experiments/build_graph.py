@@ -92,12 +92,13 @@ def build(arguments: Arguments, progress: Progress) -> sevo_jax.Graph:
 
     import sevo_jax
 
-    output, draft = arguments.output, arguments.output.with_suffix(".part.npz")
-    items_file, items_draft = (path.with_suffix(".items.parquet") for path in (output, draft))
+    output = arguments.output
     if output.suffix != ".npz":
         raise UserError(f"OUTPUT: expected a name that ends in .npz, got {output}")
     if not output.parent.is_dir():
         raise UserError(f"OUTPUT: there is no folder {output.parent}; make it, or name another")
+    draft = output.with_suffix(".part.npz")
+    items_file, items_draft = (path.with_suffix(".items.parquet") for path in (output, draft))
     memory = parse_memory(arguments.memory)
     task = progress.add_task("starting the engine", total=None, edges="")
 

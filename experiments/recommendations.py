@@ -19,7 +19,7 @@ from experiments.errors import ArgumentError, UserError, check_name
 from experiments.evaluation import EvaluationSet, make_evaluation_set, score_block
 from experiments.files import read_json, replaced
 from experiments.run import Run, check_files, settings_of
-from experiments.settings import OPTIMIZERS
+from experiments.settings import OPTIMIZERS, is_file
 from experiments.training.backbones import BUILDERS
 from experiments.training.checkpoints import open_checkpoints, restore_checkpoint
 from experiments.training.corpus import Corpus
@@ -106,6 +106,12 @@ def read_run(
         raise UserError(f"{file}: is no run's configuration; it lacks {', '.join(lacking)}")
     check_name("model", held["model"], BUILDERS)
     check_name("optimizer", held["optimizer"], OPTIMIZERS)
+    for name in moved or {}:
+        kept = held[name]
+        if not kept or (name == "graph" and not is_file(kept)):
+            raise ArgumentError(
+                name, f"{folder} was trained with {kept or 'none'}, which is no file; leave it out"
+            )
     settings = settings_of(held).replace(**(moved or {}))
     run = Run(held["model"], held["dataset"], held["optimizer"], held["seed"], settings)
     run.settings.check()

@@ -23,6 +23,8 @@ def check_columns(named: Mapping[str, str], columns: Sequence[str], hint: str = 
     for role, name in named.items():
         if list(columns).count(name) > 1:
             raise ValueError(f"{role}={name!r}: several columns have this name; rename them")
+    if named.get("user", 0) == named.get("item", 1):
+        raise ValueError(f"user and item must be two columns, got {named['user']!r} for both")
 
 
 def arrow_columns(frame: Any, named: Mapping[str, str]) -> Any:

@@ -87,6 +87,8 @@ class Settings:
                 within = field.metadata.get("within")
                 if within is not None and not within.holds(values[name]):
                     raise ArgumentError(name, f"must be {within.words}, got {values[name]}")
+                if isinstance(values[name], int) and values[name] >= 2**31:
+                    raise ArgumentError(name, f"must be less than 2^31, got {values[name]}")
         graph = self.graph  # from here on, values that do not go together
         if graph.kind not in GRAPHS and not is_file(graph.kind):
             expected = f"{', '.join(GRAPHS)} or a file that ends in .npz"

@@ -129,6 +129,8 @@ GOOD = pl.DataFrame({"user": [1, 1], "item": [1, 2], "time": [0, 1]})
     [
         (["none.parquet", "graph.npz"], "none.parquet: there is no such file"),
         (["events.parquet", "graph.pkl"], "OUTPUT: expected a name that ends in .npz"),
+        (["events.parquet", ""], "OUTPUT: expected a name that ends in .npz, got ."),
+        (["events.parquet", "g.npz", "--user", "item"], "user and item must be two columns"),
         (["events.parquet", "no/graph.npz"], "OUTPUT: there is no folder"),
         (["events.parquet", "graph.npz", "--memory", "much"], "--memory: expected a size such as"),
         (["events.parquet", "graph.npz", "--memory", "0GB"], "--memory: expected a size such as"),

@@ -29,7 +29,7 @@ TINY = ["--dim", "16", "--batch-size", "64", "--epochs", "2"]
 
 def train_on(users_file, out, model: str, *options: str):
     options = ("--dataset", str(users_file), "--optimizer", "adamw", *TINY, *options)
-    if reads(model, "adamw", "max_len"):
+    if reads(model, "adamw", "none", "max_len"):
         options = (*options, "--max-len", "20")
     assert train.main(["--model", model, *options, "--out", str(out)]) == 0
     return out / f"{model}-adamw-seed0"
@@ -121,13 +121,18 @@ def test_the_command_prints(sasrec_run, users_file, capsys):
     [
         (["--users", "nobody", "-7"], "the run knows no user nobody, -7; expected ids of"),
         (["--users", "1", "1"], "expected one or more different ids"),
+        (
+            ["--graph", "g.npz"],
+            "--graph: {run} was trained with item-item, which is no file; leave",
+        ),
+        (["--categories", "c.csv"], "--categories: {run} was trained with none, which is no file"),
         (["--top-k", "0"], "--top-k: must be at least 1, got 0"),
         (["--out", "items.xlsx"], "expected a name that ends in .parquet or .csv"),
     ],
 )
 def test_bad_options(sasrec_run, capsys, options, message):
     assert recommend.main([str(sasrec_run), *options]) == 1
-    assert message in " ".join(capsys.readouterr().err.split())
+    assert message.format(run=sasrec_run) in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_run_without_a_validation_has_nothing_to_recommend_by(users_file, tmp_path):

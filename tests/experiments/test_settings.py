@@ -96,6 +96,8 @@ def test_help_shows_the_settings_of_the_model(model, capsys):
         ("lightgcn", {"max_len": 20}, "max_len: read by .* lightgcn with adamw ignores it"),
         ("mf-bpr", {"packed": False}, "packed: read by .* mf-bpr with adamw ignores it"),
         ("lessr", {"packed": True}, "packed: read by .* lessr with adamw ignores it"),
+        ("mf-bpr", {"batch_size": 10**20}, "batch_size: must be less than 2.31, got 1000"),
+        ("sasrec", {"epochs": 2**31}, "epochs: must be less than 2.31, got 2147483648"),
         ("bert4rec", {"num_negatives": 4}, "num_negatives: .*left out: softmax has none"),
     ],
 )

@@ -408,6 +408,7 @@ def test_bare_frames_are_refused(events, form):
     ("changed", "options", "kind", "says"),
     [
         ({}, {"item": None}, TypeError, "user and item must both name a column"),
+        ({}, {"user": "what"}, ValueError, "must be two columns, got 'what' for both"),
         ({}, {"user": "u"}, ValueError, "user='u': no such column; there are who, what, at"),
         ({"what": pl.lit("a")}, {}, TypeError, "item='what' must hold integers, got .*string"),
         ({"what": pl.lit(2).cast(pl.Decimal(9, 1))}, {}, TypeError, "got decimal.*; cast it"),
