@@ -12,13 +12,25 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from sevo_jax.graph import Graph, as_graph
-from sevo_jax.matrices import Operator
-from sevo_jax.sharding import Way, best_way, halos, part_size, received, shifts_of
-from sevo_jax.smoothing import Method, smooth
-from sevo_jax.sparse import check_rows, compute_dtype, spmm
-from sevo_jax.tables import Tables, table_groups, tree_entries
-from sevo_jax.validation import check_beta, check_choice, check_count, check_num_layers
+from sevo_jax._checks import check_beta, check_choice, check_count, check_num_layers
+from sevo_jax._graph import Graph, as_graph
+from sevo_jax._matrices import Operator
+from sevo_jax._sharding import Way, best_way, halos, part_size, received, shifts_of
+from sevo_jax._smoothing import Method, smooth
+from sevo_jax._spmm import check_rows, compute_dtype, spmm
+from sevo_jax._tables import Tables, table_groups, tree_entries
+
+__all__ = [
+    "Communication",
+    "communication",
+    "convergence_factor",
+    "corrected_rows",
+    "direction",
+    "optimum_share",
+    "smoothness",
+    "spectral_bounds",
+    "structure",
+]
 
 Scaling = Literal["neumann", "neumann_unscaled"]
 
@@ -42,7 +54,7 @@ def smoothness(graph: Graph | Operator, x: Float[Array, "nodes ..."]) -> Float[A
     Examples:
         >>> import jax.numpy as jnp, sevo_jax
         >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2)
-        >>> float(sevo_jax.smoothness(graph, jnp.array([[3.0], [1.0]])))
+        >>> float(sevo_jax.diagnostics.smoothness(graph, jnp.array([[3.0], [1.0]])))
         4.0
     """
     graph = as_graph(graph)
@@ -68,7 +80,7 @@ def direction(
         >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2)
         >>> update = jnp.array([[1.0], [-1.0]])
         >>> smoothed = sevo_jax.smooth(graph, update, beta=0.75, num_layers=1, method="iterative")
-        >>> float(sevo_jax.direction(update, smoothed))
+        >>> float(sevo_jax.diagnostics.direction(update, smoothed))
         -1.0
     """
     if jnp.shape(update) != jnp.shape(smoothed):
@@ -99,7 +111,7 @@ def structure(
         >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2)
         >>> update = jnp.array([[3.0], [0.0]])
         >>> smoothed = sevo_jax.smooth(graph, update, beta=0.5, num_layers=1)
-        >>> float(sevo_jax.structure(graph, update, smoothed))
+        >>> float(sevo_jax.diagnostics.structure(graph, update, smoothed))
         8.0
     """
     return smoothness(graph, update) - smoothness(graph, smoothed)
@@ -129,7 +141,7 @@ def spectral_bounds(
 
     Examples:
         >>> import sevo_jax
-        >>> sevo_jax.spectral_bounds(0.5, 1)
+        >>> sevo_jax.diagnostics.spectral_bounds(0.5, 1)
         (0.16666666666666666, 0.75)
     """
     check_choice("method", method, ("neumann", "neumann_unscaled"))
@@ -158,7 +170,7 @@ def convergence_factor(beta: ArrayLike, num_layers: int, method: Scaling = "neum
 
     Examples:
         >>> import sevo_jax
-        >>> round(sevo_jax.convergence_factor(0.5, 1), 4)
+        >>> round(sevo_jax.diagnostics.convergence_factor(0.5, 1), 4)
         0.2222
     """
     check_choice("method", method, ("neumann", "neumann_unscaled"))
@@ -201,7 +213,7 @@ def optimum_share(
         >>> import jax.numpy as jnp, sevo_jax
         >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2)
         >>> x = jnp.array([[3.0], [0.0]])
-        >>> round(float(sevo_jax.optimum_share(graph, x, 0.5, 1)), 4)
+        >>> round(float(sevo_jax.diagnostics.optimum_share(graph, x, 0.5, 1)), 4)
         1.0
     """
 
@@ -233,7 +245,8 @@ def corrected_rows(grads: Any, tables: Tables = None) -> dict[str, Float[Array, 
     Examples:
         >>> import jax.numpy as jnp, sevo_jax
         >>> grads = {"items": jnp.array([[1.0, 0.0], [0.0, 0.0]]), "bias": jnp.zeros(3)}
-        >>> {path: float(share) for path, share in sevo_jax.corrected_rows(grads).items()}
+        >>> shares = sevo_jax.diagnostics.corrected_rows(grads)
+        >>> {path: float(share) for path, share in shares.items()}
         {'items': 0.5}
     """
     entries = tree_entries(grads)
@@ -305,7 +318,7 @@ def communication(
 ) -> Communication:
     """The bytes that devices exchange in a step of `sevo_adamw`, by how the table is split.
 
-    Counted on the host, for any number of devices. `Graph.reorder` may make the halo smaller.
+    Counted on the host, for any number of devices.
 
     Args:
         graph: the `Graph`, or a normalised operator, which is checked at every call.
@@ -323,7 +336,7 @@ def communication(
         >>> import numpy as np, sevo_jax
         >>> ring = np.arange(1_000)
         >>> graph = sevo_jax.edge_graph(ring, (ring + 1) % 1_000, num_nodes=1_000)
-        >>> moved = sevo_jax.communication(graph, dim=64, num_parts=4)
+        >>> moved = sevo_jax.diagnostics.communication(graph, dim=64, num_parts=4)
         >>> moved.exchange, moved.halo_rows
         ('halo', 2)
         >>> print(moved)

@@ -17,12 +17,12 @@ from typing import Any, Literal, NamedTuple, overload
 import jax
 import numpy as np
 
-from sevo_jax import text_columns
-from sevo_jax.builders import Keep, Weighting
-from sevo_jax.graph import Graph, SelfLoops, graph_of
-from sevo_jax.matrices import symmetrized
-from sevo_jax.sources import Source, source_of
-from sevo_jax.validation import check_choice, check_count
+from sevo_jax import _text_columns as text_columns
+from sevo_jax._builders import Keep, Weighting
+from sevo_jax._checks import check_choice, check_count
+from sevo_jax._graph import Graph, SelfLoops, graph_of
+from sevo_jax._matrices import symmetrized
+from sevo_jax._sources import Source, source_of
 
 Ids = Literal["integers", "any"]
 Progress = Callable[[str, int], None]

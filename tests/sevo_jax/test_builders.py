@@ -216,7 +216,7 @@ def test_nearest_neighbours(seed, k, temperature, ties):
 def test_nearest_neighbours_in_blocks(monkeypatch):
     x = np.random.default_rng(0).standard_normal((50, 4))
     whole = sevo_jax.knn_graph(x, 3)
-    monkeypatch.setattr("sevo_jax.builders._CELLS_PER_BLOCK", 7 * 50)
+    monkeypatch.setattr("sevo_jax._builders._CELLS_PER_BLOCK", 7 * 50)
     np.testing.assert_array_equal(w(sevo_jax.knn_graph(x, 3)), w(whole))
 
 

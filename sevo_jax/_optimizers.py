@@ -9,11 +9,11 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
-from sevo_jax.graph import Graph, as_graph
-from sevo_jax.matrices import Operator
-from sevo_jax.smoothing import Method
-from sevo_jax.tables import Tables, table_mask
-from sevo_jax.transform import scale_by_adam, sevo_smooth
+from sevo_jax._graph import Graph, as_graph
+from sevo_jax._matrices import Operator
+from sevo_jax._smoothing import Method
+from sevo_jax._tables import Tables, table_mask
+from sevo_jax._transforms import scale_by_adam, sevo_smooth
 
 
 def sevo_adamw(

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sevo_jax.frames import arrow_columns, check_columns, is_frame
+from sevo_jax._frames import arrow_columns, check_columns, is_frame
 
 PARQUET, CSV = (".parquet", ".pq"), (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 _LONGEST_HEADER, _BLOCK = 2**20, 2**24  # bytes

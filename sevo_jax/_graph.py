@@ -20,9 +20,9 @@ import scipy.sparse as sp
 from jax.experimental.sparse import BCSR
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from numpy.typing import ArrayLike
-from scipy.sparse.csgraph import reverse_cuthill_mckee
 
-from sevo_jax.matrices import (
+from sevo_jax._checks import check_choice, check_count
+from sevo_jax._matrices import (
     Operator,
     adjacency,
     check_operator,
@@ -33,14 +33,13 @@ from sevo_jax.matrices import (
     to_bcsr,
     to_scipy,
 )
-from sevo_jax.sharding import Exchange, Plan, Way, cut, mesh_size, rows_and_columns
-from sevo_jax.validation import check_choice, check_count
+from sevo_jax._sharding import Exchange, Plan, Way, cut, mesh_size, rows_and_columns
 
 SelfLoops = Literal["none", "isolated", "all"]
 """Which nodes get an edge of weight 1 to themselves."""
 
 Kernel = Literal["bcsr", "gather", "pallas"]
-"""What multiplies by the operator; see `sevo_jax.sparse`."""
+"""What multiplies by the operator; see `sevo_jax._spmm`."""
 
 Precision = Literal["bfloat16"]
 """What a table's rows are rounded to as they are gathered."""
@@ -255,7 +254,7 @@ class Graph:
             kernel: ``None``, the platform's default: on CPUs a kernel in C++, on NVIDIA GPUs from
                 Ampere on ``"pallas"``, elsewhere ``"gather"``. ``"bcsr"``, JAX's product, the
                 default on CPUs where there was no compiler to install the other with
-                (`sevo_jax.cpu_kernel.missing` says why; ``"gather"`` with a precision);
+                (`sevo_jax._spmm.cpu.missing` says why; ``"gather"`` with a precision);
                 ``"pallas"``, a Triton kernel (interpreted, and slow, on CPUs); ``"gather"``, sums
                 of gathered rows without a scatter.
             precision: ``"bfloat16"`` rounds the rows that are gathered, and sums in float32 or
@@ -280,38 +279,6 @@ class Graph:
             raise ValueError("the kernel 'bcsr' has no precision 'bfloat16'; 'gather' has")
         return dataclasses.replace(self, kernel=kernel, precision=precision)
 
-    def reorder(self) -> tuple[np.ndarray, Graph]:
-        """The nodes in reverse Cuthill-McKee order, which keeps neighbours close together.
-
-        Parts of a table that `shard` splits by rows then refer to fewer rows of each other, where
-        the graph has such an order at all: grids and chains do. Hubs come together, and make halos
-        larger than in a random order (`sevo_jax.communication` tells). The table's rows, and the
-        ids in the data, must follow: row ``i`` becomes what row ``order[i]`` was, and id ``j``
-        becomes ``numpy.argsort(order)[j]``.
-
-        Returns:
-            ``order``, ``int32[nodes]``, and the graph of the renumbered nodes.
-
-        Raises:
-            ValueError: the graph is split among devices.
-
-        Examples:
-            >>> import sevo_jax
-            >>> order, graph = sevo_jax.edge_graph([0, 3, 1], [3, 1, 2], num_nodes=4).reorder()
-            >>> order.tolist(), graph.to_scipy().nonzero()[1].tolist()
-            ([2, 1, 3, 0], [1, 0, 2, 1, 3, 2])
-        """
-        operator = self.to_scipy()
-        order = reverse_cuthill_mckee(operator, symmetric_mode=True)
-
-        def renumbered(matrix: Any) -> BCSR:
-            matrix = matrix[order][:, order].tocsr()
-            matrix.sort_indices()
-            return to_bcsr(matrix, self.dtype, self.capacity)
-
-        weights = None if self.weights is None else renumbered(to_scipy(self.weights))
-        return order, dataclasses.replace(self, weights=weights, operator=renumbered(operator))
-
     def shard(
         self, sharding: Sharding, *, exchange: Way | None = None, capacity: int | None = None
     ) -> Graph:
@@ -331,7 +298,7 @@ class Graph:
                 features axis as it is.
             exchange: ``"all_gather"`` brings each device all rows; ``"halo"`` those that its
                 entries refer to, some each from others; ``None`` takes what moves fewer bytes,
-                as `sevo_jax.communication` prints them. `reorder` may leave less to move.
+                as `sevo_jax.diagnostics.communication` prints them.
             capacity: stored entries of each device; those of the fullest part if ``None``. Graphs
                 of equal capacity share a compiled step if both are gathered, or if as many rows
                 are exchanged.

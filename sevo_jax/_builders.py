@@ -20,16 +20,16 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike
 
-from sevo_jax import frames
-from sevo_jax.graph import Graph, SelfLoops, as_graph, graph_of
-from sevo_jax.matrices import Operator, adjacency, symmetrized
-from sevo_jax.validation import (
+from sevo_jax._checks import (
     check_choice,
     check_count,
     check_ids,
     check_positive,
     check_weights,
 )
+from sevo_jax._frames import is_frame, is_list_column, runs_of, sequences_of
+from sevo_jax._graph import Graph, SelfLoops, as_graph, graph_of
+from sevo_jax._matrices import Operator, adjacency, symmetrized
 
 Keep = Literal["first", "last"]
 Weighting = Literal["distance", "frequency"]
@@ -442,21 +442,21 @@ def _interactions(
         raise TypeError(
             f"user and item must both name a column, got user={user!r} and item={item!r}"
         )
-    if not frames.is_frame(frame):
+    if not is_frame(frame):
         raise TypeError(
             "user, item and time name the columns of a data frame, got "
             f"{type(frame).__name__}; without them sequences are lists or arrays"
         )
     if lengths is not None or padding != "refuse":
         raise TypeError("lengths and padding are not for a data frame; leave them out")
-    return frames.sequences_of(frame, user, item, time)
+    return sequences_of(frame, user, item, time)
 
 
 def _ragged(
     name: str, runs: Any, lengths: ArrayLike | None, padding: Padding
 ) -> tuple[np.ndarray, np.ndarray]:
     """Runs of ids in any accepted form, as one flat array and the length of each run."""
-    if frames.is_frame(runs):
+    if is_frame(runs):
         advice = (
             'name its columns, as in sequence_graph(frame, num_nodes, user="user", item="item", '
             'time="time"), or pass one column of lists'
@@ -517,8 +517,8 @@ def _joined(name: str, runs: Any, lengths: ArrayLike | None) -> tuple[np.ndarray
                 f"lengths must add up to the {values.size} items given, got {counts.sum()}"
             )
         return values, counts
-    if frames.is_list_column(runs):
-        return frames.runs_of(name, runs)
+    if is_list_column(runs):
+        return runs_of(name, runs)
     if hasattr(runs, "explode") and hasattr(runs, "list"):  # a column of Polars
         if hasattr(runs.dtype, "size"):  # fixed-size lists
             runs = runs.arr.to_list()

@@ -12,17 +12,17 @@ import optax
 from jax.experimental.sparse import BCSR
 from jax.typing import ArrayLike
 
-from sevo_jax.graph import Graph, as_graph
-from sevo_jax.matrices import Operator
-from sevo_jax.smoothing import METHODS, Method, smooth, smooth_exact
-from sevo_jax.tables import Tables, broadcast_mask, table_groups
-from sevo_jax.validation import (
+from sevo_jax._checks import (
     check_beta,
     check_choice,
     check_num_layers,
     check_positive,
     check_schedule,
 )
+from sevo_jax._graph import Graph, as_graph
+from sevo_jax._matrices import Operator
+from sevo_jax._smoothing import METHODS, Method, smooth, smooth_exact
+from sevo_jax._tables import Tables, broadcast_mask, table_groups
 
 
 class SevoSmoothState(NamedTuple):

@@ -19,8 +19,8 @@ import numpy as np
 from jax.core import Tracer
 from jax.experimental.sparse import BCSR
 
-from sevo_jax.graph import Graph
-from sevo_jax.matrices import check_compressed
+from sevo_jax._graph import Graph
+from sevo_jax._matrices import check_compressed
 
 FLAX = "flax.serialization"
 

@@ -5,7 +5,7 @@ other devices, and come from there in one of two ways: all rows of all devices b
 the halo alone, which is those that some entry names, by one shift for each distance between devices
 in the mesh. A shift is as wide as the widest of its halos, since all devices run one program.
 
-The plan is made on the host; `sevo_jax.sparse` carries it out.
+The plan is made on the host; `sevo_jax._spmm` carries it out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sevo_jax.validation import check_count
+from sevo_jax._checks import check_count
 
 Way = Literal["all_gather", "halo"]
 """How rows of a table get to the devices whose part of the graph refers to them."""
@@ -77,16 +77,6 @@ class Exchange:
 def mesh_size(mesh: Mesh, axes: str | tuple[str, ...]) -> int:
     """The number of devices along some axes of a mesh."""
     return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
-
-
-def varying_as(out: jax.Array, *operands: jax.Array) -> jax.Array:
-    """``out``, that varies over axes of a mesh, within `jax.shard_map`, as what it is made of does.
-
-    JAX cannot tell for kernels that are not its own operations.
-    """
-    varying = [jax.typeof(a).manual_axis_type.varying for a in (out, *operands)]
-    missing = frozenset().union(*varying) - varying[0]
-    return jax.lax.pcast(out, tuple(missing), to="varying") if missing else out
 
 
 def rows_and_columns(sharding: NamedSharding) -> tuple[Any, Any]:

@@ -69,7 +69,8 @@ def keys(text: Any, way: str) -> list[Any]:
 
     def part(start: int, present: Any = True) -> Any:
         digits: Any = text.substr(start, 2).try_cast("int64")
-        return ibis.ifelse(present, digits, 0).fill_null(0)
+        number: Any = ibis.ifelse(present, digits, 0)
+        return number.fill_null(0)
 
     def offset(group: int) -> Any:
         found = text.re_extract(r"[+-](\d{2}):?(\d{2})?$", group)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from sevo_jax.validation import STATIC_ARGS_HINT
+from sevo_jax._checks import STATIC_ARGS_HINT
 
 
 class DataclassLike(Protocol):

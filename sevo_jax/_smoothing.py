@@ -15,16 +15,16 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from sevo_jax.graph import Graph, as_graph
-from sevo_jax.matrices import Operator
-from sevo_jax.sparse import operator_rows, product
-from sevo_jax.validation import (
+from sevo_jax._checks import (
     check_beta,
     check_choice,
     check_num_layers,
     check_positive,
     nan_outside,
 )
+from sevo_jax._graph import Graph, as_graph
+from sevo_jax._matrices import Operator
+from sevo_jax._spmm import operator_rows, product
 
 Method = Literal["neumann", "neumann_unscaled", "iterative", "exact"]
 """The ways to smooth; see `smooth`."""

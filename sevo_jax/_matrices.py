@@ -1,6 +1,6 @@
 """Matrices on the host: from edges or any supported form to checked, normalised CSR, and to `BCSR`.
 
-The work behind `sevo_jax.graph`; nothing here runs under ``jit``.
+The work behind `sevo_jax._graph`; nothing here runs under ``jit``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jax.experimental.sparse import BCOO, BCSR
 from numpy.typing import ArrayLike
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
-from sevo_jax.validation import STATIC_ARGS_HINT, check_count, check_ids, check_weights
+from sevo_jax._checks import STATIC_ARGS_HINT, check_count, check_ids, check_weights
 
 Operator = sp.sparray | sp.spmatrix | BCOO | BCSR | np.ndarray | jax.Array
 """An n x n matrix: SciPy sparse, `BCOO`, `BCSR`, or a dense NumPy or JAX array."""

@@ -14,11 +14,11 @@ from jax.core import Tracer
 from jax.experimental.sparse import BCSR
 from jax.typing import ArrayLike
 
-from sevo_jax.graph import Graph, as_graph
-from sevo_jax.matrices import Operator
-from sevo_jax.tables import Tables, table_groups, tree_entries
-from sevo_jax.transform import SevoSmoothState, own_operator
-from sevo_jax.validation import check_count
+from sevo_jax._checks import check_count
+from sevo_jax._graph import Graph, as_graph
+from sevo_jax._matrices import Operator
+from sevo_jax._tables import Tables, table_groups, tree_entries
+from sevo_jax._transforms import SevoSmoothState, own_operator
 
 State = TypeVar("State")
 
