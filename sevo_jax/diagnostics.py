@@ -1,7 +1,4 @@
-"""What smoothing does, as numbers: smoothness, direction, spectrum, convergence, corrected rows.
-
-And what it makes devices exchange.
-"""
+"""Numbers about smoothing: what it does to tables, and what it makes devices exchange."""
 
 from __future__ import annotations
 
@@ -36,9 +33,9 @@ Scaling = Literal["neumann", "neumann_unscaled"]
 
 
 def smoothness(graph: Graph | Operator, x: Float[Array, "nodes ..."]) -> Float[Array, ""]:
-    """``Tr(X' L~ X)`` with ``L~ = I - Ã`` (Eq. 2): the lower, the more alike are related rows.
+    """``Tr(X' L~ X)`` with ``L~ = I - Ã`` (Eq. 2): lower where related rows are more alike.
 
-    It is half of Eq. 2's sum over ordered pairs, and an isolated node adds its squared norm.
+    It is half of Eq. 2's sum over ordered pairs. An isolated node adds its squared norm.
 
     Args:
         graph: the `Graph`, or a normalised operator, which is checked at every call.
@@ -66,7 +63,7 @@ def smoothness(graph: Graph | Operator, x: Float[Array, "nodes ..."]) -> Float[A
 def direction(
     update: Float[Array, "nodes ..."], smoothed: Float[Array, "nodes ..."]
 ) -> Float[Array, ""]:
-    """``<psi(U), U>`` (Eq. 5): the transformation is direction-aware where this is above 0.
+    """``<psi(U), U>`` (Eq. 5): above 0 if the transformation is direction-aware.
 
     Args:
         update: ``float[nodes, ...]``, before smoothing.
@@ -95,7 +92,7 @@ def direction(
 def structure(
     graph: Graph | Operator, update: Float[Array, "nodes ..."], smoothed: Float[Array, "nodes ..."]
 ) -> Float[Array, ""]:
-    """``J(U) - J(psi(U))`` (Eq. 4): structure-aware where this is not below 0; `smoothness` is J.
+    """``J(U) - J(psi(U))`` (Eq. 4), J being `smoothness`: at least 0 if it is structure-aware.
 
     Args:
         graph: the `Graph`, or a normalised operator, which is checked at every call.
@@ -190,9 +187,9 @@ def optimum_share(
     num_layers: int = 3,
     method: Method = "neumann",
     *,
-    tol: float = 1e-6,
+    tol: ArrayLike = 1e-6,
 ) -> Float[Array, ""]:
-    """How much of what Eq. 6 can gain ``L`` layers do gain: 1 at the exact optimum, 0 at ``x``.
+    """The share of Eq. 6's possible gain that ``L`` layers reach: 1 at the optimum, 0 at ``x``.
 
     With ``F(Y) = (1 - beta) |Y - X|^2 + beta Tr(Y' L~ Y)``, it is
     ``(F(X) - F(psi(X))) / (F(X) - F(psi*(X)))``; NaN where there is nothing to gain.
@@ -203,7 +200,7 @@ def optimum_share(
         beta: the degree of smoothness in [0, 1), a scalar.
         num_layers: ``L``, at least 0.
         method: as in `smooth`.
-        tol: of the exact optimum, as in `smooth_exact`.
+        tol: the relative residual of the exact optimum, as in `smooth_exact`.
 
     Raises:
         TypeError: as `smooth`.
@@ -226,15 +223,15 @@ def optimum_share(
 
 
 def corrected_rows(grads: Any, tables: Tables = None) -> dict[str, Float[Array, ""]]:
-    """The share of rows whose whole gradient is zero, which the moment correction lets rest.
+    """The share of rows whose whole gradient is zero; the moment correction lets them rest.
 
-    A share of 0 on a sparse problem tells that something makes idle rows non-zero (an L2 term in
-    the loss, decay before Adam, gradient noise) and that the correction does nothing.
+    If the share is 0 on a sparse problem, something makes idle rows non-zero, such as an L2 term in
+    the loss, decay before Adam, or gradient noise. The correction then does nothing.
 
     Args:
         grads: a tree of gradients.
-        tables: which leaves are tables, as `sevo_smooth` takes it, but for their number of rows,
-            which is not checked; ``None`` for every leaf of two or more dimensions.
+        tables: the leaves that are tables, as `sevo_smooth` takes it; their number of rows is not
+            checked. ``None``: every leaf of two or more dimensions.
 
     Returns:
         For each table, under its path, a share in [0, 1].
@@ -263,20 +260,20 @@ def corrected_rows(grads: Any, tables: Tables = None) -> dict[str, Float[Array, 
 
 
 class Communication(NamedTuple):
-    """What each device receives in a step, by how the table is split; ``print`` explains it.
+    """The bytes that each device receives in a step, by the split of the table; ``print`` explains.
 
     Attributes:
         num_nodes: rows of the table.
         dim: its features.
         num_parts: parts that it is split into.
         num_layers: sparse products of a step.
-        halo_rows: rows of other devices that a part receives for a product by a halo exchange:
-            those that its entries refer to, and what makes all parts' shifts equal.
-        shifts: transfers of which that consists.
-        features: bytes where features are split: a flag a row, for the moment correction.
-        all_gather: bytes where rows are split and each device receives all others.
-        halo: bytes where rows are split and each device receives its halo.
-        exchange: what `Graph.shard` chooses for rows, ``"all_gather"`` or ``"halo"``.
+        halo_rows: rows that a part receives for a product by a halo exchange: the rows that its
+            entries refer to, and some more, since all parts' shifts are equally wide.
+        shifts: the number of transfers in a halo exchange.
+        features: bytes if features are split: a flag a row, for the moment correction.
+        all_gather: bytes if rows are split and each device receives all others.
+        halo: bytes if rows are split and each device receives its halo.
+        exchange: the way that `Graph.shard` chooses for rows, ``"all_gather"`` or ``"halo"``.
     """
 
     num_nodes: int
@@ -316,17 +313,17 @@ def communication(
     *,
     dtype: Any = jnp.float32,
 ) -> Communication:
-    """The bytes that devices exchange in a step of `sevo_adamw`, by how the table is split.
+    """Counts the bytes that devices exchange in a step of `sevo_adamw`, by the split of the table.
 
-    Counted on the host, for any number of devices.
+    It counts on the host, for any number of devices.
 
     Args:
         graph: the `Graph`, or a normalised operator, which is checked at every call.
         dim: features of the table, all trailing axes together.
-        num_parts: devices along the split axis of the mesh. What other axes split is no part of
-            it: where they split features too, give the features of one device.
-        num_layers: ``L``, sparse products of a step; of ``"exact"``, its iterations.
-        dtype: of the table; narrower ones than float32 are smoothed in that.
+        num_parts: devices along the split axis of the mesh. If other axes split features, too,
+            give the features of one device as ``dim``.
+        num_layers: ``L``, sparse products of a step; for ``"exact"``, its iterations.
+        dtype: the table's dtype; narrower ones than float32 are smoothed in float32.
 
     Raises:
         TypeError: a count that is no integer.

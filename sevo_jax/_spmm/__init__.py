@@ -215,7 +215,7 @@ def _batched(choice: Choice) -> Callable[[Matrix, Table, Layer], Table]:
 
 def _joined(
     x: Float[Array, "batch nodes dim"],
-) -> tuple[Table, Callable[[Table], Float[Array, "batch nodes dim"]]]:
+) -> tuple[Float[Array, "nodes joined"], Callable[[Array], Array]]:
     """The mapped axis as more features, and the function that undoes it."""
     rows, restore = flattened(x.swapaxes(0, 1))
     return rows, lambda y: restore(y).swapaxes(0, 1)

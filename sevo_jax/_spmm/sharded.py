@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental.custom_partitioning import custom_partitioning
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from sevo_jax._sharding import Plan, mesh_size
@@ -85,7 +85,7 @@ def on_shards(kernel: Kernel) -> Kernel:
     return call
 
 
-def _for_own_rows(kernel: Kernel, mesh: Mesh, rows: Any) -> Kernel:
+def _for_own_rows(kernel: Kernel, mesh: Mesh | AbstractMesh, rows: Any) -> Kernel:
     """The kernel that computes one device's rows of a table split along the axes ``rows``."""
     if rows is None:
         return kernel
