@@ -1,4 +1,4 @@
-"""For all tests: programs that several of them compile are compiled once, whoever comes first."""
+"""For all tests: checked annotations, and programs compiled once for all who need them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import os
 from pathlib import Path
 
 import jax
+import jaxtyping
 import pytest
+
+# Before anything imports them: calls then check shapes and dtypes against the annotations.
+jaxtyping.install_import_hook(["sevo_jax", "models"], "beartype.beartype")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,4 +1,4 @@
-"""Compiles the product for CPUs, where there is a compiler. All else is in pyproject.toml."""
+"""Compiles the product for CPUs, where there is a compiler. The rest is in pyproject.toml."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,14 +11,14 @@ headers = [str(Path(jaxlib.origin).parent / "include")] if jaxlib and jaxlib.ori
 
 
 class Build(build_ext):
-    """Compiles, and leaves no kernel of an earlier version where that fails."""
+    """Compiles the kernel; if that fails, no kernel of an earlier version is left."""
 
     def build_extension(self, ext: Extension) -> None:
         """Compiles an extension."""
         built = Path(self.get_ext_fullpath(ext.name))
         built.unlink(missing_ok=True)
         if self.editable_mode:
-            Path("sevo_jax", built.name).unlink(missing_ok=True)
+            Path("sevo_jax", "_spmm", built.name).unlink(missing_ok=True)
         super().build_extension(ext)
 
 
@@ -26,13 +26,13 @@ setup(
     cmdclass={"build_ext": Build},
     ext_modules=[
         Extension(
-            "sevo_jax._cpu_kernel",
-            sources=["sevo_jax/cpu_kernel.cc"],
+            "sevo_jax._spmm._cpu_kernel",
+            sources=["sevo_jax/_spmm/cpu.cc"],
             include_dirs=headers,
             language="c++",
-            # Wide vectors pass between inlined functions alone, of which GCC warns all the same.
+            # GCC warns of wide vectors as arguments, though all such functions are inlined.
             extra_compile_args=["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wno-psabi"],
-            optional=True,  # without it the product is JAX's
+            optional=True,  # without it the product is JAX's own
         )
     ],
 )

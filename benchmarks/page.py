@@ -254,11 +254,9 @@ def _draw_scaling(result: Result, folder: Path) -> None:
         cases.sort(key=lambda case: case["nodes"])
         x = [case["nodes"] for case in cases]
         label = f"{kind}, {parts} parts"
-        (line,) = right.plot(x, [case["ours"] for case in cases], "o-", label=label)
-        drawn = [case["peers"]["as drawn"] for case in cases]
-        right.plot(x, drawn, ":", color=line.get_color())
+        right.plot(x, [case["ours"] for case in cases], "o-", label=label)
     right.set(xscale="log", yscale="log", xlabel="nodes", ylabel="halo / all rows of others")
-    right.set_title("reverse Cuthill-McKee; dotted: as drawn", fontsize="medium")
+    right.set_title("nodes numbered at random", fontsize="medium")
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize="small")

@@ -1,10 +1,9 @@
 """``python -m benchmarks.scaling``: traffic between devices, and a cost model of larger machines.
 
 - Bytes that a device receives in a step, by how the table is split: as the compiled program moves
-  them on simulated devices, beside what `sevo_jax.communication` counts on the host; and the step's
+  them on simulated devices, beside what `communication` counts on the host; and the step's
   time, for which all of them share this machine's processors.
-- How large halos are, of power-law graphs and of grids, in the order in which nodes are drawn and
-  in reverse Cuthill-McKee order.
+- The size of halos, for power-law graphs and for grids whose nodes are numbered at random.
 - The product's time per entry, and the bandwidth of a copy, on one device.
 
 The cost model of docs/scale.md is here too. Its predictions are printed; they are no measurements.
@@ -17,7 +16,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -31,7 +29,7 @@ from benchmarks import report
 from benchmarks.graphs import random_graph
 from experiments.data.table1 import ZIPF_EXPONENT
 from experiments.training.timing import in_turn
-from sevo_jax.sharding import Way
+from sevo_jax.diagnostics import Way, communication
 
 DEVICES, QUICK_DEVICES = (1, 2, 4, 8), (2,)
 SIDE, QUICK_SIDE = 256, 16  # of the grid that is split among them
@@ -44,9 +42,10 @@ COLLECTIVE = re.compile(r"= (.+?) (all-gather|all-reduce|all-to-all|collective-p
 SHAPE = re.compile(r"([a-z]+)(\d*)\[([\d,]*)\]")
 
 
-def grid_graph(side: int) -> sevo_jax.Graph:
-    """A square grid whose nodes are numbered at random."""
-    grid = np.random.default_rng(0).permutation(side * side).reshape(side, side)
+def grid_graph(side: int, *, shuffled: bool = False) -> sevo_jax.Graph:
+    """A square grid whose nodes are numbered row by row, or at random."""
+    grid = np.arange(side * side)
+    grid = (np.random.default_rng(0).permutation(grid) if shuffled else grid).reshape(side, side)
     senders = np.concatenate([grid[:-1].ravel(), grid[:, :-1].ravel()])
     receivers = np.concatenate([grid[1:].ravel(), grid[:, 1:].ravel()])
     return sevo_jax.edge_graph(senders, receivers, side * side)
@@ -78,9 +77,9 @@ def received_bytes(program: str, devices: int) -> float:
 
 def on_devices(devices: int, side: int, rounds: int) -> list[report.Case]:
     """Measures steps on a grid's table, split in each way, in a process with so many devices."""
-    _, graph = grid_graph(side).reorder()
+    graph = grid_graph(side)
     mesh = jax.make_mesh((devices,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
-    predicted = sevo_jax.communication(graph, DIM, devices)
+    predicted = communication(graph, DIM, devices)
     features, rows = PartitionSpec(None, "model"), PartitionSpec("model")
     splits: dict[str, tuple[PartitionSpec, Way | None, int]] = {
         "features": (features, None, predicted.features),
@@ -135,27 +134,23 @@ def simulated(devices: int, side: int, rounds: int) -> list[report.Case]:
 
 def halo_shares(kind: str, nodes: int) -> Iterator[report.Case]:
     """Measures the share of other devices' rows that a halo exchange brings to a device."""
-    graph = grid_graph(round(nodes**0.5)) if kind == "grid" else power_law_graph(nodes)
-    start = time.perf_counter()
-    _, reordered = graph.reorder()
-    seconds = time.perf_counter() - start
+    grid = kind == "grid"
+    graph = grid_graph(round(nodes**0.5), shuffled=True) if grid else power_law_graph(nodes)
     for parts in PARTS:
-        # In each order the halo, and all rows: bytes of one product of one feature.
-        drawn, better = (sevo_jax.communication(g, 1, parts, 1) for g in (graph, reordered))
-        ours, peer = better.halo / better.all_gather, drawn.halo / drawn.all_gather
+        moved = communication(graph, 1, parts, 1)
+        share = round(moved.halo / moved.all_gather, 6)
         yield {
             "case": f"halo share, {kind}, {graph.num_nodes} nodes in {parts} parts",
-            "ours": round(ours, 6),
+            "ours": share,
             "unit": "of all rows",
-            "peers": {"as drawn": round(peer, 6)},
-            "ratio": round(ours / peer, 4),
-            "spread": [round(ours / peer, 4)] * 2,
+            "peers": {},
+            "ratio": None,
+            "spread": [share] * 2,
             "kind": kind,
             "nodes": graph.num_nodes,
             "parts": parts,
-            "shifts": better.shifts,
-            "exchange": better.exchange,
-            "reorder_seconds": round(seconds, 2),
+            "shifts": moved.shifts,
+            "exchange": moved.exchange,
         }
 
 
@@ -220,7 +215,7 @@ class Cost(NamedTuple):
 
 ACCELERATORS = 256
 SMALL_HALO = 0.01
-"""The share of a graph that has a good order of nodes, as grids have."""
+"""The share of a graph whose nodes have a good order, as those of a grid have row by row."""
 
 
 def cost(

@@ -61,7 +61,9 @@ def main() -> dict[str, float]:
         "sevo_adamw": sevo_jax.sevo_adamw(1e-2, graph, tables="words", beta=0.9),
     }.items():
         vectors = train(tx)
-        roughness[name] = float(sevo_jax.smoothness(graph, vectors) / (vectors**2).sum())
+        roughness[name] = float(
+            sevo_jax.diagnostics.smoothness(graph, vectors) / (vectors**2).sum()
+        )
         print(f"{name}: Tr(X'L~X) / |X|^2 = {roughness[name]:.3f}")
         unit = vectors / jnp.linalg.norm(vectors, axis=1, keepdims=True)
         for word in ("license", "copyright", "work"):

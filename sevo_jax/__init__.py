@@ -1,7 +1,9 @@
 """Structure-aware embedding evolution (SEvo) as Optax gradient transformations."""
 
-from sevo_jax.alias import sevo_adam, sevo_adamw, sevo_sgd
-from sevo_jax.builders import (
+from typing import TYPE_CHECKING, Any
+
+from sevo_jax import diagnostics, tabular
+from sevo_jax._builders import (
     bipartite_graph,
     category_graph,
     combine_graphs,
@@ -9,31 +11,20 @@ from sevo_jax.builders import (
     knn_graph,
     sequence_graph,
 )
-from sevo_jax.diagnostics import (
-    Communication,
-    communication,
-    convergence_factor,
-    corrected_rows,
-    direction,
-    optimum_share,
-    smoothness,
-    spectral_bounds,
-    structure,
-)
-from sevo_jax.graph import Graph, Kernel, SelfLoops
-from sevo_jax.matrices import Operator
-from sevo_jax.serialization import register_with_flax
-from sevo_jax.smoothing import Method, smooth, smooth_exact
-from sevo_jax.sparse import spmm
-from sevo_jax.states import grow, seed_axes, set_graph
-from sevo_jax.tables import Tables
+from sevo_jax._graph import Graph, Kernel, SelfLoops
+from sevo_jax._matrices import Operator
+from sevo_jax._optimizers import sevo_adam, sevo_adamw, sevo_sgd
+from sevo_jax._serialization import register_with_flax
+from sevo_jax._smoothing import Method, smooth, smooth_exact
+from sevo_jax._spmm import spmm
+from sevo_jax._states import grow, seed_axes, set_graph
+from sevo_jax._tables import Tables
+from sevo_jax._transforms import SevoSmoothState, scale_by_adam, sevo_smooth
 from sevo_jax.tabular import sequence_graph_from_table
-from sevo_jax.transform import SevoSmoothState, scale_by_adam, sevo_smooth
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Communication",
     "Graph",
     "Kernel",
     "Method",
@@ -44,14 +35,10 @@ __all__ = [
     "bipartite_graph",
     "category_graph",
     "combine_graphs",
-    "communication",
-    "convergence_factor",
-    "corrected_rows",
-    "direction",
+    "diagnostics",
     "edge_graph",
     "grow",
     "knn_graph",
-    "optimum_share",
     "scale_by_adam",
     "seed_axes",
     "sequence_graph",
@@ -63,10 +50,22 @@ __all__ = [
     "sevo_smooth",
     "smooth",
     "smooth_exact",
-    "smoothness",
-    "spectral_bounds",
     "spmm",
-    "structure",
+    "tabular",
 ]
+
+if not TYPE_CHECKING:  # type checkers report the old names, and misspelt ones
+
+    def __getattr__(name: str) -> Any:
+        """The old flat name of a diagnostic, for one release."""
+        if name not in diagnostics.__all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import warnings
+
+        new = f"sevo_jax.diagnostics.{name}"
+        message = f"sevo_jax.{name} is deprecated: write {new}"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return getattr(diagnostics, name)
+
 
 register_with_flax()

@@ -1,7 +1,4 @@
-"""What smoothing does, as numbers: smoothness, direction, spectrum, convergence, corrected rows.
-
-And what it makes devices exchange.
-"""
+"""Numbers about smoothing: what it does to tables, and what it makes devices exchange."""
 
 from __future__ import annotations
 
@@ -12,21 +9,33 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from sevo_jax.graph import Graph, as_graph
-from sevo_jax.matrices import Operator
-from sevo_jax.sharding import Way, best_way, halos, part_size, received, shifts_of
-from sevo_jax.smoothing import Method, smooth
-from sevo_jax.sparse import check_rows, compute_dtype, spmm
-from sevo_jax.tables import Tables, table_groups, tree_entries
-from sevo_jax.validation import check_beta, check_choice, check_count, check_num_layers
+from sevo_jax._checks import check_beta, check_choice, check_count, check_num_layers
+from sevo_jax._graph import Graph, as_graph
+from sevo_jax._matrices import Operator
+from sevo_jax._sharding import Way, best_way, halos, part_size, received, shifts_of
+from sevo_jax._smoothing import Method, smooth
+from sevo_jax._spmm import check_rows, compute_dtype, spmm
+from sevo_jax._tables import Tables, table_groups, tree_entries
+
+__all__ = [
+    "Communication",
+    "communication",
+    "convergence_factor",
+    "corrected_rows",
+    "direction",
+    "optimum_share",
+    "smoothness",
+    "spectral_bounds",
+    "structure",
+]
 
 Scaling = Literal["neumann", "neumann_unscaled"]
 
 
 def smoothness(graph: Graph | Operator, x: Float[Array, "nodes ..."]) -> Float[Array, ""]:
-    """``Tr(X' L~ X)`` with ``L~ = I - Ã`` (Eq. 2): the lower, the more alike are related rows.
+    """``Tr(X' L~ X)`` with ``L~ = I - Ã`` (Eq. 2): lower where related rows are more alike.
 
-    It is half of Eq. 2's sum over ordered pairs, and an isolated node adds its squared norm.
+    It is half of Eq. 2's sum over ordered pairs. An isolated node adds its squared norm.
 
     Args:
         graph: the `Graph`, or a normalised operator, which is checked at every call.
@@ -42,7 +51,7 @@ def smoothness(graph: Graph | Operator, x: Float[Array, "nodes ..."]) -> Float[A
     Examples:
         >>> import jax.numpy as jnp, sevo_jax
         >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2)
-        >>> float(sevo_jax.smoothness(graph, jnp.array([[3.0], [1.0]])))
+        >>> float(sevo_jax.diagnostics.smoothness(graph, jnp.array([[3.0], [1.0]])))
         4.0
     """
     graph = as_graph(graph)
@@ -54,7 +63,7 @@ def smoothness(graph: Graph | Operator, x: Float[Array, "nodes ..."]) -> Float[A
 def direction(
     update: Float[Array, "nodes ..."], smoothed: Float[Array, "nodes ..."]
 ) -> Float[Array, ""]:
-    """``<psi(U), U>`` (Eq. 5): the transformation is direction-aware where this is above 0.
+    """``<psi(U), U>`` (Eq. 5): above 0 if the transformation is direction-aware.
 
     Args:
         update: ``float[nodes, ...]``, before smoothing.
@@ -68,7 +77,7 @@ def direction(
         >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2)
         >>> update = jnp.array([[1.0], [-1.0]])
         >>> smoothed = sevo_jax.smooth(graph, update, beta=0.75, num_layers=1, method="iterative")
-        >>> float(sevo_jax.direction(update, smoothed))
+        >>> float(sevo_jax.diagnostics.direction(update, smoothed))
         -1.0
     """
     if jnp.shape(update) != jnp.shape(smoothed):
@@ -83,7 +92,7 @@ def direction(
 def structure(
     graph: Graph | Operator, update: Float[Array, "nodes ..."], smoothed: Float[Array, "nodes ..."]
 ) -> Float[Array, ""]:
-    """``J(U) - J(psi(U))`` (Eq. 4): structure-aware where this is not below 0; `smoothness` is J.
+    """``J(U) - J(psi(U))`` (Eq. 4), J being `smoothness`: at least 0 if it is structure-aware.
 
     Args:
         graph: the `Graph`, or a normalised operator, which is checked at every call.
@@ -99,7 +108,7 @@ def structure(
         >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2)
         >>> update = jnp.array([[3.0], [0.0]])
         >>> smoothed = sevo_jax.smooth(graph, update, beta=0.5, num_layers=1)
-        >>> float(sevo_jax.structure(graph, update, smoothed))
+        >>> float(sevo_jax.diagnostics.structure(graph, update, smoothed))
         8.0
     """
     return smoothness(graph, update) - smoothness(graph, smoothed)
@@ -129,7 +138,7 @@ def spectral_bounds(
 
     Examples:
         >>> import sevo_jax
-        >>> sevo_jax.spectral_bounds(0.5, 1)
+        >>> sevo_jax.diagnostics.spectral_bounds(0.5, 1)
         (0.16666666666666666, 0.75)
     """
     check_choice("method", method, ("neumann", "neumann_unscaled"))
@@ -158,7 +167,7 @@ def convergence_factor(beta: ArrayLike, num_layers: int, method: Scaling = "neum
 
     Examples:
         >>> import sevo_jax
-        >>> round(sevo_jax.convergence_factor(0.5, 1), 4)
+        >>> round(sevo_jax.diagnostics.convergence_factor(0.5, 1), 4)
         0.2222
     """
     check_choice("method", method, ("neumann", "neumann_unscaled"))
@@ -178,9 +187,9 @@ def optimum_share(
     num_layers: int = 3,
     method: Method = "neumann",
     *,
-    tol: float = 1e-6,
+    tol: ArrayLike = 1e-6,
 ) -> Float[Array, ""]:
-    """How much of what Eq. 6 can gain ``L`` layers do gain: 1 at the exact optimum, 0 at ``x``.
+    """The share of Eq. 6's possible gain that ``L`` layers reach: 1 at the optimum, 0 at ``x``.
 
     With ``F(Y) = (1 - beta) |Y - X|^2 + beta Tr(Y' L~ Y)``, it is
     ``(F(X) - F(psi(X))) / (F(X) - F(psi*(X)))``; NaN where there is nothing to gain.
@@ -191,7 +200,7 @@ def optimum_share(
         beta: the degree of smoothness in [0, 1), a scalar.
         num_layers: ``L``, at least 0.
         method: as in `smooth`.
-        tol: of the exact optimum, as in `smooth_exact`.
+        tol: the relative residual of the exact optimum, as in `smooth_exact`.
 
     Raises:
         TypeError: as `smooth`.
@@ -201,7 +210,7 @@ def optimum_share(
         >>> import jax.numpy as jnp, sevo_jax
         >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2)
         >>> x = jnp.array([[3.0], [0.0]])
-        >>> round(float(sevo_jax.optimum_share(graph, x, 0.5, 1)), 4)
+        >>> round(float(sevo_jax.diagnostics.optimum_share(graph, x, 0.5, 1)), 4)
         1.0
     """
 
@@ -214,15 +223,15 @@ def optimum_share(
 
 
 def corrected_rows(grads: Any, tables: Tables = None) -> dict[str, Float[Array, ""]]:
-    """The share of rows whose whole gradient is zero, which the moment correction lets rest.
+    """The share of rows whose whole gradient is zero; the moment correction lets them rest.
 
-    A share of 0 on a sparse problem tells that something makes idle rows non-zero (an L2 term in
-    the loss, decay before Adam, gradient noise) and that the correction does nothing.
+    If the share is 0 on a sparse problem, something makes idle rows non-zero, such as an L2 term in
+    the loss, decay before Adam, or gradient noise. The correction then does nothing.
 
     Args:
         grads: a tree of gradients.
-        tables: which leaves are tables, as `sevo_smooth` takes it, but for their number of rows,
-            which is not checked; ``None`` for every leaf of two or more dimensions.
+        tables: the leaves that are tables, as `sevo_smooth` takes it; their number of rows is not
+            checked. ``None``: every leaf of two or more dimensions.
 
     Returns:
         For each table, under its path, a share in [0, 1].
@@ -233,7 +242,8 @@ def corrected_rows(grads: Any, tables: Tables = None) -> dict[str, Float[Array, 
     Examples:
         >>> import jax.numpy as jnp, sevo_jax
         >>> grads = {"items": jnp.array([[1.0, 0.0], [0.0, 0.0]]), "bias": jnp.zeros(3)}
-        >>> {path: float(share) for path, share in sevo_jax.corrected_rows(grads).items()}
+        >>> shares = sevo_jax.diagnostics.corrected_rows(grads)
+        >>> {path: float(share) for path, share in shares.items()}
         {'items': 0.5}
     """
     entries = tree_entries(grads)
@@ -250,20 +260,20 @@ def corrected_rows(grads: Any, tables: Tables = None) -> dict[str, Float[Array, 
 
 
 class Communication(NamedTuple):
-    """What each device receives in a step, by how the table is split; ``print`` explains it.
+    """The bytes that each device receives in a step, by the split of the table; ``print`` explains.
 
     Attributes:
         num_nodes: rows of the table.
         dim: its features.
         num_parts: parts that it is split into.
         num_layers: sparse products of a step.
-        halo_rows: rows of other devices that a part receives for a product by a halo exchange:
-            those that its entries refer to, and what makes all parts' shifts equal.
-        shifts: transfers of which that consists.
-        features: bytes where features are split: a flag a row, for the moment correction.
-        all_gather: bytes where rows are split and each device receives all others.
-        halo: bytes where rows are split and each device receives its halo.
-        exchange: what `Graph.shard` chooses for rows, ``"all_gather"`` or ``"halo"``.
+        halo_rows: rows that a part receives for a product by a halo exchange: the rows that its
+            entries refer to, and some more, since all parts' shifts are equally wide.
+        shifts: the number of transfers in a halo exchange.
+        features: bytes if features are split: a flag a row, for the moment correction.
+        all_gather: bytes if rows are split and each device receives all others.
+        halo: bytes if rows are split and each device receives its halo.
+        exchange: the way that `Graph.shard` chooses for rows, ``"all_gather"`` or ``"halo"``.
     """
 
     num_nodes: int
@@ -303,17 +313,17 @@ def communication(
     *,
     dtype: Any = jnp.float32,
 ) -> Communication:
-    """The bytes that devices exchange in a step of `sevo_adamw`, by how the table is split.
+    """Counts the bytes that devices exchange in a step of `sevo_adamw`, by the split of the table.
 
-    Counted on the host, for any number of devices. `Graph.reorder` may make the halo smaller.
+    It counts on the host, for any number of devices.
 
     Args:
         graph: the `Graph`, or a normalised operator, which is checked at every call.
         dim: features of the table, all trailing axes together.
-        num_parts: devices along the split axis of the mesh. What other axes split is no part of
-            it: where they split features too, give the features of one device.
-        num_layers: ``L``, sparse products of a step; of ``"exact"``, its iterations.
-        dtype: of the table; narrower ones than float32 are smoothed in that.
+        num_parts: devices along the split axis of the mesh. If other axes split features, too,
+            give the features of one device as ``dim``.
+        num_layers: ``L``, sparse products of a step; for ``"exact"``, its iterations.
+        dtype: the table's dtype; narrower ones than float32 are smoothed in float32.
 
     Raises:
         TypeError: a count that is no integer.
@@ -323,7 +333,7 @@ def communication(
         >>> import numpy as np, sevo_jax
         >>> ring = np.arange(1_000)
         >>> graph = sevo_jax.edge_graph(ring, (ring + 1) % 1_000, num_nodes=1_000)
-        >>> moved = sevo_jax.communication(graph, dim=64, num_parts=4)
+        >>> moved = sevo_jax.diagnostics.communication(graph, dim=64, num_parts=4)
         >>> moved.exchange, moved.halo_rows
         ('halo', 2)
         >>> print(moved)

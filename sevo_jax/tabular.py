@@ -1,10 +1,11 @@
-"""Graphs from tables of any size: the engine counts pairs, the host holds no more than the graph.
+"""Graphs from data of any size: an engine counts pairs, and the host holds the graph alone.
 
 `sequence_graph` needs all interactions in memory. Here an engine that works out of core (DuckDB) or
-on many machines (Spark) numbers each user's interactions in the order of time, pairs those that are
-close and counts the pairs, all in one expression of ibis. What it counts are whole numbers; the
-weights are formed of them on the host, with the same additions in the same order as in
-`sequence_graph`, and normalised by the same code, so that the two graphs are equal to the last bit.
+on many machines (Spark) does the work, in one expression of ibis. It numbers each user's
+interactions in the order of time, pairs those that are close, and counts the pairs.
+
+The two graphs are equal to the last bit. The engine's counts are whole numbers, and the host makes
+weights of them by the additions of `sequence_graph`, in the same order.
 """
 
 from __future__ import annotations
@@ -17,25 +18,26 @@ from typing import Any, Literal, NamedTuple, overload
 import jax
 import numpy as np
 
-from sevo_jax import text_columns
-from sevo_jax.builders import Keep, Weighting
-from sevo_jax.graph import Graph, SelfLoops, graph_of
-from sevo_jax.matrices import symmetrized
-from sevo_jax.sources import Source, source_of
-from sevo_jax.validation import check_choice, check_count, check_nodes
+from sevo_jax import _text_columns as text_columns
+from sevo_jax._builders import Keep, Weighting
+from sevo_jax._checks import check_choice, check_count, check_nodes
+from sevo_jax._frames import check_complete
+from sevo_jax._graph import Graph, SelfLoops, graph_of
+from sevo_jax._matrices import symmetrized
+from sevo_jax._sources import Source, source_of
 
 Ids = Literal["integers", "any"]
 Progress = Callable[[str, int], None]
-"""Called with what is being done, and the edges that have been fetched so far."""
+"""A function of the present stage, and of the number of edges fetched so far."""
 
 ROWS = "rows"
-"""The name for the order of a file's rows, where there is no column of times."""
+"""The value of ``time`` for the order of rows, if there is no column of times."""
 
 _LARGEST = 2**31
 
 
 class _Options(NamedTuple):
-    """What of `sequence_graph`'s options the engine must know."""
+    """The options of `sequence_graph` that the engine must know."""
 
     max_len: int | None
     keep: Keep
@@ -44,7 +46,7 @@ class _Options(NamedTuple):
 
     @property
     def hops(self) -> int:
-        """Distances that are counted apart, since they do not weigh the same."""
+        """The number of distances of different weights, which are counted apart."""
         return self.walk_length if self.weighting == "distance" else 1
 
 
@@ -104,51 +106,50 @@ def sequence_graph_from_table(
     connection: Any = None,
     progress: Progress | None = None,
 ) -> Graph | tuple[Graph, np.ndarray]:
-    """`sequence_graph` of a table of interactions that need not fit into memory (Algorithm 4).
+    """`sequence_graph` of interactions that need not fit into memory (Algorithm 4).
 
-    Each user's interactions, in the order of ``time``, are a sequence, and ``w_ij = sum over h <= H
-    of n_h(i, j) / h``, where ``n_h(i, j)`` counts how often ``i`` and ``j`` are at a distance ``h``
-    in a sequence. The engine sorts and counts, and needs as much memory as it is given; the host
-    needs some times the memory of the graph.
+    Each user's interactions, in the order of ``time``, are a sequence. Let ``n_h(i, j)`` count how
+    often ``i`` and ``j`` are at a distance ``h`` in a sequence. Then
+    ``w_ij = sum over h <= H of n_h(i, j) / h``. The engine sorts and counts within its limit of
+    memory. The host needs a few times the memory of the graph.
 
-    Equal times are told apart by the column ``order``; without one by the order of rows, if
-    ``table`` is a path or a data frame, and else, since the rows of an expression have no order, by
-    the items' ids. The rows of several files come in the order of the files' paths as text:
-    ``part-10`` before ``part-2``.
+    Rows of equal times come in the order of the column ``order``. Without it they keep their order
+    in a file or a data frame; in a table expression, which has no order of rows, they come by the
+    items' ids. Several files come in the order of their paths as text: ``part-10`` before
+    ``part-2``.
 
-    Nothing in a CSV file is guessed. Users are compared as the text that they are: 7 and 007 are
-    two. Integers may be written as 3.0 or 007, but not as 1e1. Times are numbers, compared
-    exactly, or ISO dates such as ``2014-01-09``, ``2014-01-09 10:00:00.5`` or
-    ``2014-01-09T10:00Z``, with an offset in all rows or in none. ``05/01/2024`` is an error.
+    Nothing in a CSV file is guessed. Users are text: 7 and 007 are two users. Integers may be
+    written as 3.0 or 007, but not as 1e1. Times are numbers, compared exactly, or ISO dates such as
+    ``2014-01-09``, ``2014-01-09 10:00:00.5`` or ``2014-01-09T10:00Z``, with an offset in all rows
+    or in none. ``05/01/2024`` is an error.
 
     Args:
-        table: the path of a Parquet or CSV file (``.parquet``, ``.csv``, ``.tsv``, ``.csv.gz``,
-            ``.tsv.gz``; in UTF-8, with a header), or a pattern of files that have the same columns,
-            such as ``"part-*.parquet"``; a path that exists is a file, whatever characters it has.
-            Or a data frame: Polars, pandas, a pyarrow table. Or a table expression of ibis, of any
-            of its engines.
+        table: a path, a data frame (Polars, pandas, a pyarrow table), or a table expression of
+            ibis, of any engine. A path is of a Parquet or CSV file (``.parquet``, ``.csv``,
+            ``.tsv``, ``.csv.gz``, ``.tsv.gz``; in UTF-8, with a header), or a pattern of files that
+            have the same columns, such as ``"part-*.parquet"``. A path that exists is no pattern.
         user: the column of users, of any type.
         item: the column of items.
-        time: the column of times: numbers, dates or timestamps. ``"rows"`` for the order of rows
-            of a file or a data frame instead.
-        order: a column that tells a user's equal times apart, such as a running number.
+        time: the column of times: numbers, dates or timestamps; or ``"rows"`` for the order of rows
+            of a file or a data frame.
+        order: a column that orders a user's equal times, such as a running number.
         num_nodes: the number of nodes, the padding item and unseen items included; if ``None``, one
             more than the largest id.
-        ids: ``"integers"`` in ``[0, num_nodes)`` are the nodes as they are; ``"any"`` integers or
-            strings are numbered in their own order, and returned in it.
+        ids: ``"integers"``: items are nodes in ``[0, num_nodes)``. ``"any"``: items are integers or
+            strings, which are sorted, numbered, and returned.
         max_len: how many items of each sequence count; ``None`` for all.
-        keep: which ones: the ``"last"`` or the ``"first"``.
+        keep: whether these are the ``"last"`` or the ``"first"`` ones.
         walk_length: ``H``, at least 1.
         weighting: ``"distance"`` for ``1/h``, ``"frequency"`` for 1.
-        self_loops: who gets a self-edge of weight 1; see `Graph.from_weights`.
+        self_loops: the nodes that get a self-edge of weight 1; see `Graph.from_weights`.
         capacity: stored entries, zero-padded; see `Graph.capacity`.
-        connection: what reads a path, of ``ibis.duckdb.connect(memory_limit="4GB",
+        connection: the engine that reads a path: ``ibis.duckdb.connect(memory_limit="4GB",
             temp_directory=...)`` or ``ibis.pyspark.connect(session)``; DuckDB with its own limits
             if ``None``.
-        progress: called with what is being done, and the number of edges fetched so far.
+        progress: a function that is called with the present stage and the number of edges fetched.
 
     Returns:
-        The `Graph`; with ``ids="any"`` also ``[num_items]``, the id of each node that has one.
+        The `Graph`; with ``ids="any"`` also the ids of the nodes, an array of ``[num_items]``.
 
     Raises:
         ImportError: ibis is not installed.
@@ -229,7 +230,7 @@ def _import_ibis() -> Any:
 
 @contextmanager
 def _explained(table: Any) -> Generator[None]:
-    """Errors of the engines as the ones that NumPy's users know, with the engine's own words."""
+    """Turns errors of the engines into Python's own, with the engine's words."""
     try:
         yield
     except Exception as error:
@@ -240,7 +241,7 @@ def _explained(table: Any) -> Generator[None]:
         lines = [line.strip() for line in str(error).partition("LINE 1:")[0].splitlines()]
         if "OutOfMemory" in type(error).__name__:
             raise MemoryError(f"{where}: the engine is short of memory: {lines[0]}") from error
-        # Of Java's long chains of errors, the last is the cause.
+        # The last of Java's long chain of errors is the cause.
         lines = [line for line in lines if line.startswith("Caused by:")][-1:] or lines
         told = [line for i, line in enumerate(lines) if i < 3 or line.startswith("file =")]
         words = "; ".join(line for line in told if line)
@@ -248,10 +249,10 @@ def _explained(table: Any) -> Generator[None]:
 
 
 def _typed(source: Source, named: Mapping[str, str], ids: Ids) -> dict[str, Any]:
-    """Columns ``user``, ``item``, and ``time`` and ``order`` if named, of types that serve.
+    """Checks the types of the columns ``user``, ``item``, and ``time`` and ``order`` if named.
 
     Raises:
-        TypeError: columns that hold something else than they are asked for.
+        TypeError: a column of another type.
     """
     columns = {role: source.table[role] for role in named}
     for role, column in columns.items():
@@ -275,7 +276,7 @@ def _typed(source: Source, named: Mapping[str, str], ids: Ids) -> dict[str, Any]
 
 
 def _read_text(source: Source, named: Mapping[str, str], ids: Ids, file: Any) -> dict[str, Any]:
-    """As `_typed`, of a CSV file; a time may become two columns, ``time`` and ``time_rest``.
+    """Parses the text columns of a CSV file; a time may become ``time`` and ``time_rest``.
 
     Raises:
         ValueError: text that is no integer or no time, or times written in several ways.
@@ -293,7 +294,7 @@ def _read_text(source: Source, named: Mapping[str, str], ids: Ids, file: Any) ->
     (found,) = table.aggregate(**counts).to_pyarrow().to_pylist()
     for role, conditions in ways.items():
         counted = {way: found[f"{role}_{way}"] or 0 for way in conditions}
-        # The first way in which all values are written.
+        # Takes the first way in which all values are written.
         way = next((w for w, n in counted.items() if n == found[f"{role}_given"]), None)
         if way is None:
             raise ValueError(f"{file}{_misread(source, role, named[role], conditions, counted)}")
@@ -313,7 +314,7 @@ def _misread(
     conditions: Mapping[str, Any],
     counts: Mapping[str, int],
 ) -> str:
-    """Where the first value stands that is not written as most are, and what it is."""
+    """Describes the first value that is not written as most are, and where it stands."""
     usual = max(counts, key=lambda way: counts[way])
     odd = source.table.filter(source.table[role].notnull() & ~conditions[usual])
     (first,) = odd.order_by(list(source.rows)).limit(1).to_pyarrow().to_pylist()
@@ -331,13 +332,13 @@ def _misread(
 def _events(
     source: Source, columns: Mapping[str, Any], named: Mapping[str, str]
 ) -> tuple[Any, dict[str, str]]:
-    """Columns ``user``, ``item``, and those that order a user's rows, ``key0`` and so on.
+    """Selects ``user``, ``item``, and the columns that order a user's rows, ``key0`` and so on.
 
-    And, for messages, the names that they have in the table.
+    It also returns the names that these columns have in the table, for messages.
     """
     keys = [role for role in columns if role.startswith("time")]
     ordered = [role for role in columns if role.startswith("order")]
-    # Last the item: rows that are equal in it too may change places.
+    # The item comes last: rows that are equal in everything may change places.
     keys += [*ordered, "item"] if ordered else source.rows or ["item"]
     chosen = {"user": "user", "item": "item"} | {f"key{i}": key for i, key in enumerate(keys)}
     given = {**columns, **{row: source.table[row] for row in source.rows}}
@@ -347,7 +348,7 @@ def _events(
 
 
 def _check_values(events: Any, names: dict[str, str]) -> tuple[Any, Any]:
-    """The smallest and the largest item, if there are interactions and no value is missing."""
+    """Checks that no value is missing, and finds the smallest and the largest item."""
     lacking: dict[str, Any] = {}
     for column in names:
         values = events[column]
@@ -366,16 +367,12 @@ def _check_values(events: Any, names: dict[str, str]) -> tuple[Any, Any]:
     if not found["total"]:
         raise ValueError("table must hold at least one interaction, got none")
     for column, name in names.items():
-        if found[column]:
-            raise ValueError(
-                f"column {name!r} must have a value in every row, but {found[column]} of "
-                f"{found['total']} rows have none"
-            )
+        check_complete(name, found[column], found["total"])
     return found["smallest"], found["largest"]
 
 
 def _check_range(item: str, smallest: int, largest: int, num_nodes: int | None) -> int:
-    """The number of nodes, if it is more than the largest id."""
+    """Checks the range of the ids, and returns the number of nodes."""
     if smallest < 0:
         raise ValueError(f"item={item!r} must not be negative, got {smallest}")
     if largest >= _LARGEST:
@@ -392,10 +389,10 @@ def _check_range(item: str, smallest: int, largest: int, num_nodes: int | None) 
 
 
 def _pairs(ibis: Any, events: Any, options: _Options) -> Any:
-    """Every pair of items and its counts: ``low <= high``, ``forward1``, ``backward1`` and so on.
+    """Counts pairs of items ``low <= high`` in columns ``forward1``, ``backward1`` and so on.
 
-    From the last interaction backwards if the last ones are kept: then the position alone says what
-    counts. Backward is then forward, which makes no difference to the sum of the two.
+    If the last items are kept, positions count from the last interaction backwards, so that a
+    position alone says whether an item is kept. That swaps forward and backward, but not their sum.
     """
     keys = [events[column] for column in events.columns if column.startswith("key")]
     keys = [key.desc() for key in keys] if options.keep == "last" else keys
@@ -438,7 +435,7 @@ def _pairs(ibis: Any, events: Any, options: _Options) -> Any:
 def _fetch(
     pairs: Any, options: _Options, tell: Progress
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """``low``, ``high`` and the weight of all pairs, fetched some at a time."""
+    """Fetches ``low``, ``high`` and the weight of all pairs, in batches."""
     tell("counting pairs", 0)
     parts: list[tuple[np.ndarray, ...]] = []
     fetched = 0
@@ -450,7 +447,7 @@ def _fetch(
         ways = np.split(counts, counts.shape[1] // options.hops, axis=1)
         weights = np.sum([_repeated_sums(way) for way in ways], axis=0)
         single = weights.astype(np.float32)
-        # Half the memory, where it is exact.
+        # float32 takes half the memory, if it is exact.
         weights = single if (single == weights).all() else weights
         parts.append((columns["low"], columns["high"], weights))
         fetched += weights.size
@@ -462,8 +459,8 @@ def _fetch(
 
 
 def _repeated_sums(counts: np.ndarray) -> np.ndarray:
-    """``1/h`` added ``counts[:, h - 1]`` times, ``h = 1, 2, …``, with the roundings of doing so."""
-    # Ones and halves do not round, however many; of what does, each is added on its own.
+    """Adds ``1/h`` ``counts[:, h - 1]`` times, ``h = 1, 2, …``, rounding after each addition."""
+    # Sums of ones and halves are exact, so they are products. The rest are added one by one.
     total = counts[:, :2] @ (1 / np.arange(1, counts.shape[1] + 1))[:2]
     for h in range(3, counts.shape[1] + 1):
         left = counts[:, h - 1].copy()

@@ -13,8 +13,11 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 def test_the_reference_has_every_public_name_once() -> None:
-    named = re.findall(r"^::: sevo_jax\.(\w+)$", (DOCS / "api.md").read_text(), re.M)
-    assert sorted(named) == sorted(sevo_jax.__all__)
+    named = re.findall(r"^::: sevo_jax\.([\w.]+)$", (DOCS / "api.md").read_text(), re.M)
+    modules = {"diagnostics", "tabular"}  # of the second, the flat name has everything
+    public = set(sevo_jax.__all__) - modules
+    public |= {f"diagnostics.{name}" for name in sevo_jax.diagnostics.__all__}
+    assert sorted(named) == sorted(public)
 
 
 def test_every_model_is_listed() -> None:

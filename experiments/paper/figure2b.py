@@ -159,7 +159,7 @@ def measured(state: TrainState, step: Any, settings: OptimizerSettings) -> Smoot
     variation = (mu / (1 - settings.b1**step)) / (jnp.sqrt(nu / (1 - settings.b2**step)) + EPS)
     smoothed = sevo_jax.smooth(graph, variation, settings.beta, settings.num_layers)
     stages = variation, smoothed, table
-    total = jnp.stack([sevo_jax.smoothness(graph, x) for x in stages])
+    total = jnp.stack([sevo_jax.diagnostics.smoothness(graph, x) for x in stages])
     return Smoothness(total, total / jnp.stack([(x**2).sum() for x in stages]))
 
 

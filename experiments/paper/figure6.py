@@ -149,7 +149,7 @@ def make_map(table: Float[Array, "nodes dim"], side: Side) -> Map:
     table = jnp.asarray(table).at[0].set(0)  # padding belongs to no category
     norm = (table**2).sum()
     over_categories, over_interactions = (
-        float(sevo_jax.smoothness(graph, table) / norm)
+        float(sevo_jax.diagnostics.smoothness(graph, table) / norm)
         for graph in (side.by_category, side.by_interaction)
     )
     items = np.asarray(table)[1:]

@@ -116,7 +116,7 @@ def test_the_page_shows_what_was_measured_and_what_was_not(tmp_path):
         for split in ("features", "rows, halo")
     ]
     halos = [
-        case(0.5, 1.0, kind=kind, nodes=n, parts=8) | {"peers": {"as drawn": 0.5}}
+        case(0.5, None, kind=kind, nodes=n, parts=8)
         for kind in ("grid", "power law")
         for n in (100, 10)
     ]
@@ -152,7 +152,7 @@ def test_received_bytes_are_read_off_the_program():
 def test_the_cost_model_counts_what_communication_does():
     ring = np.arange(1_000)
     graph = sevo_jax.edge_graph(ring, (ring + 1) % 1_000, 1_000)
-    moved = sevo_jax.communication(graph, dim=16, num_parts=4)
+    moved = sevo_jax.diagnostics.communication(graph, dim=16, num_parts=4)
     problem, device = scaling.Problem(1_000, 2, 16, 3), scaling.Accelerator()
     assert scaling.cost(problem, device, 4, 1).received == moved.all_gather
     share = moved.halo / moved.all_gather

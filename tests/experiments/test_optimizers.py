@@ -17,6 +17,7 @@ from experiments.settings.published import published
 from experiments.training import loop
 from experiments.training.graphs import item_graph, user_item_graph
 from experiments.training.optimizers import add_smoothness_gradient, learning_rate, make_optimizer
+from sevo_jax import diagnostics
 
 TABLE = [["item_embedding"]]
 
@@ -158,7 +159,7 @@ def test_smoothness_in_the_loss(small):
     def expected(s):
         def term(params):
             table = params["item_embedding"].embedding[...]
-            return s.optimizer.smoothness_weight * sevo_jax.smoothness(graph, table)
+            return s.optimizer.smoothness_weight * diagnostics.smoothness(graph, table)
 
         adamw = optax.adamw(
             s.optimizer.learning_rate,
@@ -186,11 +187,13 @@ def test_gradient_of_smoothness(small, dtype, tolerance):
         params = {k: jnp.asarray(rng.normal(size=(n, 4)), dtype) for k, n in sizes.items()}
 
         def apart(p):
-            return 0.1 * (sevo_jax.smoothness(items, p["a"]) + sevo_jax.smoothness(items, p["b"]))
+            return 0.1 * (
+                diagnostics.smoothness(items, p["a"]) + diagnostics.smoothness(items, p["b"])
+            )
 
         def joint(p):
             table = jnp.concatenate([p["users"], p["a"]])
-            return 0.1 * sevo_jax.smoothness(pairs, table)
+            return 0.1 * diagnostics.smoothness(pairs, table)
 
         for term, graph, tables in (
             (apart, items, [["a"], ["b"]]),

@@ -19,6 +19,7 @@ from sevo_jax import (
     bipartite_graph,
     category_graph,
     combine_graphs,
+    diagnostics,
     edge_graph,
     knn_graph,
     sequence_graph,
@@ -28,6 +29,7 @@ from sevo_jax import (
     smooth_exact,
 )
 
+pytestmark = pytest.mark.usefixtures("own_errors")
 GRAPH = edge_graph([0, 1], [1, 2], 3)
 X = jnp.ones((3, 2))
 TWO = {"a": X, "b": X, "small": jnp.ones(2)}
@@ -73,7 +75,7 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], list[str]]] = [
         ["agree in features", "a[1, 2], b[2, 3]"],
     ),
     (
-        lambda: jax.jit(lambda t: sevo_jax.corrected_rows({"a": X}, tables=t))(1.0),
+        lambda: jax.jit(lambda t: sevo_jax.diagnostics.corrected_rows({"a": X}, tables=t))(1.0),
         TypeError,
         ["tables must be static"],
     ),
@@ -196,15 +198,23 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], list[str]]] = [
     (lambda: smooth_exact(GRAPH, X, 1.0), ValueError, ["beta", "[0, 1)"]),
     (lambda: sevo_jax.sevo_sgd(0.1, GRAPH, beta=2.0), ValueError, ["beta", "2.0"]),
     (lambda: sevo_jax.sevo_adam(0.1, GRAPH, num_layers=-2), ValueError, ["num_layers", "-2"]),
-    (lambda: sevo_jax.convergence_factor(0.5, 0), ValueError, ["num_layers", "at least 1"]),
-    (lambda: sevo_jax.spectral_bounds(1.0, 2), ValueError, ["beta", "1.0"]),
     (
-        lambda: sevo_jax.spectral_bounds(0.5, 2, "iterative"),  # type: ignore
+        lambda: sevo_jax.diagnostics.convergence_factor(0.5, 0),
+        ValueError,
+        ["num_layers", "at least 1"],
+    ),
+    (lambda: sevo_jax.diagnostics.spectral_bounds(1.0, 2), ValueError, ["beta", "1.0"]),
+    (
+        lambda: sevo_jax.diagnostics.spectral_bounds(0.5, 2, "iterative"),  # type: ignore
         ValueError,
         ["method", "'neumann'", "iterative"],
     ),
-    (lambda: sevo_jax.direction(X, X[:2]), ValueError, ["same shape", "(3, 2)", "(2, 2)"]),
-    (lambda: sevo_jax.corrected_rows(TWO, "c"), ValueError, ["'c'", "matches no leaf"]),
+    (
+        lambda: diagnostics.direction(X, X[:2]),
+        ValueError,
+        ["same shape", "(3, 2)", "(2, 2)"],
+    ),
+    (lambda: sevo_jax.diagnostics.corrected_rows(TWO, "c"), ValueError, ["'c'", "matches no leaf"]),
     (init(method="neuman"), ValueError, ["method", "did you mean 'neumann'"]),
     # tables
     (init(jnp.ones((4, 2))), ValueError, ["no leaf", "3 rows", "[4, 2]"]),

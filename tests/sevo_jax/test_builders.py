@@ -217,7 +217,7 @@ def test_nearest_neighbours(seed, k, temperature, ties):
 def test_nearest_neighbours_in_blocks(monkeypatch):
     x = np.random.default_rng(0).standard_normal((50, 4))
     whole = sevo_jax.knn_graph(x, 3)
-    monkeypatch.setattr("sevo_jax.builders._CELLS_PER_BLOCK", 7 * 50)
+    monkeypatch.setattr("sevo_jax._builders._CELLS_PER_BLOCK", 7 * 50)
     np.testing.assert_array_equal(w(sevo_jax.knn_graph(x, 3)), w(whole))
 
 
@@ -451,3 +451,50 @@ def test_columns_of_arrow_lists():
 @pytest.mark.usefixtures("x64")
 def test_no_overflow_in_64_bits():
     assert sevo_jax.sequence_graph([[4, 5]], N).dtype == jnp.float64
+
+
+MASKED = np.ma.masked_array([0, 1, 2], mask=[False, True, False])
+
+
+@pytest.mark.parametrize(
+    ("build", "name", "position"),
+    [
+        (lambda: sevo_jax.edge_graph([1, 2, 0], MASKED, 3), "receivers", "1"),
+        (lambda: sevo_jax.bipartite_graph(MASKED, [0, 0, 0], 3, 1), "rows", "1"),
+        (lambda: sevo_jax.edge_graph([0, 1], [1, 0], 2, MASKED[1:]), "weights", "0"),
+        (lambda: sevo_jax.knn_graph(np.ma.masked_equal(np.eye(3) + 1, 2), 1), "features", "0, 0"),
+        (lambda: sevo_jax.Graph.from_weights(np.ma.masked_equal(np.eye(2), 0)), "matrix", "0, 1"),
+        (lambda: sevo_jax.edge_graph([0], [1], 3).add_edges(MASKED, [1, 1, 1]), "senders", "1"),
+    ],
+)
+def test_masked_values_are_an_error(build, name, position):
+    """NumPy would uncover them, and the graph would hold edges that its user took out."""
+    with pytest.raises(
+        ValueError, match=f"{name} must have a value .* first at position {position}"
+    ):
+        build()
+
+
+def test_masked_arrays_that_mask_nothing_are_arrays():
+    nothing = np.ma.masked_array([0, 1])
+    assert sevo_jax.edge_graph(nothing, [1, 2], 3).capacity == 4
+
+
+@pytest.mark.parametrize("form", ["csr", "csc", "bsr", "coo", "dia", "lil"])
+def test_categories_of_an_incidence_matrix_of_any_format(form):
+    members = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]])
+    got = sevo_jax.category_graph(sp.csr_array(members).asformat(form), 5)
+    want = sevo_jax.category_graph([[0, 1], [1, 2], [3]], 5)
+    np.testing.assert_array_equal(got.to_scipy().toarray(), want.to_scipy().toarray())
+
+
+@pytest.mark.parametrize("form", ["csr", "csc"])
+@pytest.mark.parametrize(
+    ("field", "value"), [("indices", 10**8), ("indices", -3), ("indptr", 10**6)]
+)
+def test_a_damaged_incidence_matrix_is_refused(form, field, value):
+    """SciPy would read or write beyond its arrays."""
+    members = sp.csr_array(np.ones((4, 2))).asformat(form)
+    getattr(members, field)[1] = value
+    with pytest.raises(ValueError, match=r"must (lie in|rise from)"):
+        sevo_jax.category_graph(members, 4)

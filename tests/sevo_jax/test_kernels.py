@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import sevo_jax
-from sevo_jax import cpu_kernel, sparse, triton_kernel
+from sevo_jax import _spmm
+from sevo_jax._spmm import cpu, triton
 from tests.sevo_jax.graphs import NODES, dense, graphs, random_graph
 
 KERNELS = [None, "bcsr", "gather", "pallas"]  # None is the CPU's own, where it was compiled
 needs_compiler = pytest.mark.skipif(
-    cpu_kernel.missing() is not None, reason=f"no kernel for CPUs: {cpu_kernel.missing()}"
+    cpu.missing() is not None, reason=f"no kernel for CPUs: {cpu.missing()}"
 )
 
 
@@ -191,9 +192,9 @@ def test_vectors_of_every_width(widest, dtype, narrow, x64):
     @jax.jit
     def layers(data, tables):
         multiply = functools.partial(
-            cpu_kernel.product, data, m.indices, m.indptr, widest=widest, narrow=narrow
+            cpu.product, data, m.indices, m.indptr, widest=widest, narrow=narrow
         )
-        return [(multiply(x), multiply(x, dtype(0.5), x + 1)) for x in tables]
+        return [(multiply(x), multiply(x, jnp.asarray(0.5, dtype), x + 1)) for x in tables]
 
     for x, (got, layer) in zip(tables, layers(m.data.astype(dtype), tables), strict=True):
         read = np.asarray(jnp.asarray(x, jnp.bfloat16), dtype) if narrow else x
@@ -203,21 +204,21 @@ def test_vectors_of_every_width(widest, dtype, narrow, x64):
         np.testing.assert_allclose(layer, x + 1 + 0.5 * want, atol=tolerance)
 
 
-def test_operands_that_do_not_belong_together(monkeypatch, x64):
-    monkeypatch.setattr(cpu_kernel, "missing", lambda: None)  # nothing is computed here
+def test_operands_that_do_not_belong_together(monkeypatch, x64, own_errors):
+    monkeypatch.setattr(cpu, "missing", lambda: None)  # nothing is computed here
     data, x = jnp.ones(2), jnp.ones((2, 3))
     indices, indptr = jnp.array([1, 0]), jnp.array([0, 1, 2])
-    shape = jax.eval_shape(cpu_kernel.product, data, indices, indptr, x, jnp.ones(()), x)
+    shape = jax.eval_shape(cpu.product, data, indices, indptr, x, jnp.ones(()), x)
     assert (shape.shape, shape.dtype) == ((2, 3), np.float64)
     narrow = data.astype(np.float32)
     with pytest.raises(TypeError, match="all be float32 or all float64"):
-        cpu_kernel.product(narrow, indices, indptr, x)
+        cpu.product(narrow, indices, indptr, x)
     with pytest.raises(TypeError, match="all be float32 or all float64"):
-        cpu_kernel.product(narrow.astype(jnp.bfloat16), indices, indptr, x.astype(jnp.bfloat16))
+        cpu.product(narrow.astype(jnp.bfloat16), indices, indptr, x.astype(jnp.bfloat16))
     for bad in ((indices[:1], x, None), (indices, x[0], None), (indices, x, x[:1])):
         scale = None if bad[2] is None else jnp.ones(())
         with pytest.raises(ValueError, match="do not belong together"):
-            cpu_kernel.product(data, bad[0], indptr, bad[1], scale, bad[2])
+            cpu.product(data, bad[0], indptr, bad[1], scale, bad[2])
 
 
 @pytest.mark.parametrize("kernel", [None, "bcsr", "gather"])
@@ -240,25 +241,25 @@ def test_inside_shard_map(kernel):
 def test_entries_that_refer_to_no_row_count_as_zero():
     """A wrong number beats a read beyond the table."""
     data, indptr = jnp.array([2.0, 3.0, 5.0]), jnp.array([0, 2, 3, 9])
-    got = cpu_kernel.product(data, jnp.array([0, 7, -1]), indptr, jnp.ones((3, 20)))
+    got = cpu.product(data, jnp.array([0, 7, -1]), indptr, jnp.ones((3, 20)))
     np.testing.assert_array_equal(got, np.array([[2.0], [0.0], [0.0]]) * np.ones((1, 20)))
 
 
 def test_why_there_is_no_kernel(tmp_path, monkeypatch):
-    look_again = cpu_kernel.missing.__wrapped__
-    monkeypatch.setattr(cpu_kernel, "__file__", str(tmp_path / "cpu_kernel.py"))
-    monkeypatch.setattr(cpu_kernel, "missing", look_again)
+    look_again = cpu.missing.__wrapped__
+    monkeypatch.setattr(cpu, "__file__", str(tmp_path / "cpu.py"))
+    monkeypatch.setattr(cpu, "missing", look_again)
     with pytest.raises(RuntimeError, match=r"no kernel for CPUs: .* takes a C\+\+17 compiler"):
-        cpu_kernel.product(jnp.ones(1), jnp.zeros(1, int), jnp.array([0, 1]), jnp.ones((1, 2)))
+        cpu.product(jnp.ones(1), jnp.zeros(1, int), jnp.array([0, 1]), jnp.ones((1, 2)))
     (tmp_path / f"_cpu_kernel{EXTENSION_SUFFIXES[0]}").write_bytes(b"of another machine")
     assert "cannot be used" in (look_again() or "")
 
 
 def test_without_a_kernel_of_our_own_the_product_is_jax(monkeypatch):
     graph, x = random_graph(0), jnp.asarray(table(NODES, 4))
-    monkeypatch.setattr(cpu_kernel, "missing", lambda: "there was no compiler")
-    monkeypatch.setattr(sparse, "_kernels", sparse._kernels.__wrapped__)
-    monkeypatch.setattr(sparse, "_batched_kernel", sparse._batched_kernel.__wrapped__)
+    monkeypatch.setattr(cpu, "missing", lambda: "there was no compiler")
+    monkeypatch.setattr(_spmm, "_kernels", _spmm._kernels.__wrapped__)
+    monkeypatch.setattr(_spmm, "_batched", _spmm._batched.__wrapped__)
     program = jax.jit(lambda x: sevo_jax.spmm(graph, x)).lower(x)
     assert "cpu_csr_sparse_dense" in program.as_text()
     np.testing.assert_allclose(program.compile()(x), dense(graph) @ x, atol=1e-5)
@@ -291,7 +292,7 @@ def on_a_gpu() -> contextlib.AbstractContextManager[None]:
         ("tpu", None, "scatter", False),
         ("rocm", None, "scatter", False),
         ("cpu", "bcsr", "cpu_csr_sparse_dense_ffi", True),
-        pytest.param("cpu", None, cpu_kernel.TARGET, True, marks=needs_compiler),
+        pytest.param("cpu", None, cpu.TARGET, True, marks=needs_compiler),
         ("cuda", None, "scatter", False),
     ],
 )
@@ -304,7 +305,7 @@ def test_the_program_of_a_platform(platform, kernel, text, there):
 
     unchecked = [
         jax.export.DisabledSafetyCheck.custom_call(target)
-        for target in ("cpu_csr_sparse_dense_ffi", cpu_kernel.TARGET)
+        for target in ("cpu_csr_sparse_dense_ffi", cpu.TARGET)
     ]
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (graph, x))
     exported = jax.export.export(
@@ -321,7 +322,7 @@ def test_triton_takes_a_whole_layer():
     unchecked = [jax.export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")]
     with on_a_gpu():
         exported = jax.export.export(
-            jax.jit(triton_kernel.product), platforms=["cuda"], disabled_checks=unchecked
+            jax.jit(triton.product), platforms=["cuda"], disabled_checks=unchecked
         )(*arguments)
     text = exported.mlir_module()
     assert text.count("custom_call @__gpu$xla.gpu.triton") == 2  # of blocks, then of rows
@@ -335,11 +336,11 @@ def test_triton_takes_a_whole_layer():
 )
 def test_triton_is_for_gpus_that_have_it(monkeypatch, capability, there):
     """XLA has none for those before Ampere, and AMD's name their capability otherwise."""
-    assert not sparse._has_triton()  # on a CPU
+    assert not _spmm._has_triton()  # on a CPU
     gpu = types.SimpleNamespace(compute_capability=capability)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "local_devices", lambda backend: [gpu])
-    assert sparse._has_triton() == there
+    assert _spmm._has_triton() == there
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
@@ -376,6 +377,6 @@ def test_a_graph_keeps_its_kernel(tmp_path):
         ("bcsr", "bfloat16", "'bcsr' has no precision 'bfloat16'"),
     ],
 )
-def test_bad_choices(kernel, precision, words):
+def test_bad_choices(kernel, precision, words, own_errors):
     with pytest.raises(ValueError, match=words):
         random_graph(0).with_kernel(kernel, precision=precision)

@@ -10,7 +10,8 @@ import pytest
 import scipy.sparse as sp
 
 import sevo_jax
-from sevo_jax.sharding import cut
+from sevo_jax import diagnostics
+from sevo_jax._sharding import cut
 from tests.devices import check_on_devices
 
 SOME = (
@@ -76,7 +77,7 @@ def test_communication_counts_the_rows_that_travel(reach, num_parts):
     for node, column in zip(*graph.to_scipy().nonzero(), strict=True):
         needed[node // size, (node // size - column // size) % num_parts] |= 1 << column
     widths = [max(map(int.bit_count, by_part)) for by_part in needed.T.tolist()[1:]]
-    moved = sevo_jax.communication(graph, 16, num_parts, num_layers=2, dtype=np.float64)
+    moved = diagnostics.communication(graph, 16, num_parts, num_layers=2, dtype=np.float64)
     assert moved.halo_rows == sum(widths)
     assert moved.shifts == np.count_nonzero(widths)
     assert moved.halo == 2 * 16 * 8 * sum(widths)
@@ -101,26 +102,10 @@ def test_the_way_that_moves_less_is_chosen_unless_another_is_named():
 
 def test_half_precision_is_smoothed_in_float32():
     graph = random_graph(20, 80, 2)
-    narrow, wide = (sevo_jax.communication(graph, 8, 2, dtype=d) for d in ("bfloat16", "float32"))
+    narrow, wide = (
+        diagnostics.communication(graph, 8, 2, dtype=d) for d in ("bfloat16", "float32")
+    )
     assert narrow == wide
-
-
-def test_reordered_nodes_are_close():
-    """A shuffled grid; its smoothing is that of the old order, and its halo small."""
-    grid = np.arange(900).reshape(30, 30)
-    shuffled = np.random.default_rng(0).permutation(900)
-    upper, lower = (grid[:-1], grid[:, :-1]), (grid[1:], grid[:, 1:])
-    ends = [np.concatenate([part.ravel() for part in side]) for side in (upper, lower)]
-    graph = sevo_jax.edge_graph(*(shuffled[e] for e in ends), 900, capacity=4_000)
-    order, reordered = graph.with_kernel("gather").reorder()
-    assert (reordered.capacity, reordered.kernel) == (4_000, "gather")
-    for normalized in (True, False):
-        expected = graph.to_scipy(normalized)[order][:, order]
-        assert abs(reordered.to_scipy(normalized) - expected).max() == 0
-    before, after = (sevo_jax.communication(g, 8, 4) for g in (graph, reordered))
-    assert 0 < 4 * after.halo_rows < before.halo_rows
-    operator = sevo_jax.Graph.from_operator(graph.operator)
-    assert abs(operator.reorder()[1].to_scipy() - reordered.to_scipy()).max() == 0
 
 
 @pytest.mark.parametrize("exchange", [None, "halo"])
@@ -152,7 +137,7 @@ def test_what_cannot_be_split():
     with pytest.raises(ValueError, match=r"3 parts, which do not divide .* 20 nodes; .* 21 rows"):
         cut(graph.to_scipy(), 3, None, None)
     with pytest.raises(ValueError, match="num_parts must be at least 1, got 0"):
-        sevo_jax.communication(graph, 8, 0)
+        diagnostics.communication(graph, 8, 0)
 
 
 def test_what_a_split_graph_refuses(tmp_path):
@@ -161,16 +146,15 @@ def test_what_a_split_graph_refuses(tmp_path):
         lambda: split.add_edges([0], [1]),
         lambda: split.with_capacity(500),
         lambda: split.to_scipy(),
-        lambda: split.reorder(),
         lambda: split.shard(one_device("model")),
         lambda: split.save(tmp_path / "graph"),
         lambda: sevo_jax.combine_graphs([split], [1.0]),
-        lambda: sevo_jax.communication(split, 8, 2),
+        lambda: diagnostics.communication(split, 8, 2),
     ):
         with pytest.raises(ValueError, match="split among devices: use the graph it was made of"):
             change()
     table = np.ones((20, 3), np.float32)
     state = sevo_jax.sevo_adamw(1e-2, split).init(table)
-    with pytest.raises(ValueError, match="split among devices: put one that is not"):
+    with pytest.raises(ValueError, match="split among devices: give grow"):
         sevo_jax.grow(state, table, 22)
     assert split.with_kernel("gather").exchange is split.exchange

@@ -240,7 +240,7 @@ def test_gradients_of_gradients(method, x64):
 def test_an_operator_in_place_of_a_graph(form):
     graph, x = random_graph(0), jnp.asarray(table(1, 3), jnp.float32)
     operator = form(dense(graph).astype(np.float32))
-    for call in (sevo_jax.smooth, sevo_jax.spmm, sevo_jax.smoothness):
+    for call in (sevo_jax.smooth, sevo_jax.spmm, sevo_jax.diagnostics.smoothness):
         np.testing.assert_allclose(call(operator, x), call(graph, x), rtol=1e-5, atol=1e-6)
 
 

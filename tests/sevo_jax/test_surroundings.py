@@ -16,11 +16,11 @@ import optax
 import pytest
 
 import sevo_jax
-from sevo_jax import cpu_kernel
+from sevo_jax._spmm import cpu
 from tests.sevo_jax.graphs import NODES, random_graph
 
 needs_compiler = pytest.mark.skipif(
-    cpu_kernel.missing() is not None, reason=f"no kernel for CPUs: {cpu_kernel.missing()}"
+    cpu.missing() is not None, reason=f"no kernel for CPUs: {cpu.missing()}"
 )
 
 
@@ -84,11 +84,11 @@ def test_a_saved_program_runs_in_another_process(tmp_path):
     """With the permission that the README names, and what it says to import."""
     pytest.importorskip("flatbuffers", reason="jax.export saves nothing without flatbuffers")
     readme = Path(__file__).parents[2].joinpath("README.md").read_text()
-    assert f'DisabledSafetyCheck.custom_call("{cpu_kernel.TARGET}")' in readme
+    assert f'DisabledSafetyCheck.custom_call("{cpu.TARGET}")' in readme
     graph = random_graph(0)
-    with pytest.raises(ValueError, match=cpu_kernel.TARGET):
+    with pytest.raises(ValueError, match=cpu.TARGET):
         export(graph).serialize()
-    tmp_path.joinpath("program").write_bytes(export(graph, cpu_kernel.TARGET).serialize())
+    tmp_path.joinpath("program").write_bytes(export(graph, cpu.TARGET).serialize())
     np.savez(tmp_path / "arguments", *jax.tree.leaves((graph, table())))
     program = """
 import sys, jax.export, numpy as np, sevo_jax
@@ -113,6 +113,6 @@ def test_a_program_for_every_platform_needs_no_permission_with_gather():
 def test_the_default_kernel_can_be_lowered_for(platform):
     traced = jax.jit(lambda graph, x: sevo_jax.smooth(graph, x)).trace(random_graph(0), table())
     text = traced.lower(lowering_platforms=(platform,)).as_text()
-    assert cpu_kernel.TARGET not in text
+    assert cpu.TARGET not in text
     assert "scatter" not in text
     assert "gather" in text

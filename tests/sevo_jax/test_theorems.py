@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sevo_jax
+from sevo_jax import diagnostics
 from tests.sevo_jax.graphs import CAPACITY, NODES, dense, dense_psi, graphs, random_graph
 
 BETAS = st.floats(0, 0.999)
@@ -18,7 +19,10 @@ LAYERS = st.integers(0, 6)
 SEEDS = st.integers(0, 2**32 - 1)
 
 smooth = jax.jit(sevo_jax.smooth, static_argnames=("num_layers", "method", "tol"))
-smoothness, structure = jax.jit(sevo_jax.smoothness), jax.jit(sevo_jax.structure)
+smoothness, structure = (
+    jax.jit(diagnostics.smoothness),
+    jax.jit(diagnostics.structure),
+)
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -33,7 +37,7 @@ def table(seed: int, *features: int) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).standard_normal((NODES, *features)))
 
 
-@given(graphs(), SEEDS, BETAS, LAYERS, st.sampled_from(sevo_jax.smoothing.METHODS))
+@given(graphs(), SEEDS, BETAS, LAYERS, st.sampled_from(sevo_jax._smoothing.METHODS))
 @settings(max_examples=150, deadline=None)
 def test_definition_1_every_method_is_structure_aware(graph, seed, beta, layers, method):
     update = table(seed, 2)
@@ -45,21 +49,25 @@ def test_definition_1_every_method_is_structure_aware(graph, seed, beta, layers,
 @settings(max_examples=150, deadline=None)
 def test_propositions_2_and_4_series_are_direction_aware(graph, seed, beta, layers, method):
     update = table(seed, 2)
-    assert float(sevo_jax.direction(update, smooth(graph, update, beta, layers, method))) > 0
+    assert float(diagnostics.direction(update, smooth(graph, update, beta, layers, method))) > 0
 
 
 @given(graphs(), SEEDS, st.floats(0, 0.499), LAYERS)
 @settings(max_examples=100, deadline=None)
 def test_proposition_3_iteration_is_direction_aware_below_one_half(graph, seed, beta, layers):
     update = table(seed, 2)
-    assert float(sevo_jax.direction(update, smooth(graph, update, beta, layers, "iterative"))) > 0
+    assert (
+        float(diagnostics.direction(update, smooth(graph, update, beta, layers, "iterative"))) > 0
+    )
 
 
 @given(graphs(), SEEDS, BETAS, st.sampled_from([0, 2, 4, 6]))
 @settings(max_examples=100, deadline=None)
 def test_iteration_of_even_layers_is_always_direction_aware(graph, seed, beta, layers):
     update = table(seed, 2)
-    assert float(sevo_jax.direction(update, smooth(graph, update, beta, layers, "iterative"))) > 0
+    assert (
+        float(diagnostics.direction(update, smooth(graph, update, beta, layers, "iterative"))) > 0
+    )
 
 
 @pytest.mark.parametrize("beta", [0.5, 0.6, 0.9, 0.99])
@@ -68,7 +76,7 @@ def test_theorem_1_counterexample_on_a_bipartite_graph(beta):
     values, vectors = np.linalg.eigh(dense(graph))
     assert values[0] == pytest.approx(-1)
     update = jnp.asarray(vectors[:, :1])
-    cosine = float(sevo_jax.direction(update, smooth(graph, update, beta, 1, "iterative")))
+    cosine = float(diagnostics.direction(update, smooth(graph, update, beta, 1, "iterative")))
     assert cosine == pytest.approx(1 - 2 * beta)
     assert cosine <= 1e-12
 
@@ -76,7 +84,7 @@ def test_theorem_1_counterexample_on_a_bipartite_graph(beta):
 @given(graphs(), BETAS, LAYERS)
 @settings(max_examples=100, deadline=None)
 def test_lemma_1(graph, beta, layers):
-    lower, upper = sevo_jax.spectral_bounds(beta, layers)
+    lower, upper = sevo_jax.diagnostics.spectral_bounds(beta, layers)
     columns = smooth(graph, jnp.eye(NODES), beta, layers, "neumann_unscaled")
     values = np.linalg.eigvalsh(np.asarray(columns))
     assert values.min() >= lower - 1e-12
@@ -84,7 +92,7 @@ def test_lemma_1(graph, beta, layers):
         assert values.max() == pytest.approx(upper, rel=1e-6)
     else:
         assert values.max() <= upper + 1e-12
-    scaled = sevo_jax.spectral_bounds(beta, layers, "neumann")
+    scaled = sevo_jax.diagnostics.spectral_bounds(beta, layers, "neumann")
     values = np.linalg.eigvalsh(np.asarray(smooth(graph, jnp.eye(NODES), beta, layers)))
     assert scaled[0] - 1e-12 <= values.min()
     assert values.max() <= scaled[1] + 1e-6
@@ -109,7 +117,7 @@ def test_theorem_2_bound_on_quadratics(graph, seed, beta, layers, method):
     gap = f(z) - f(np.linalg.solve(hessian, b))
     psi = dense_psi(graph, beta, layers, method)
     np.testing.assert_allclose(smooth(graph, jnp.eye(NODES), beta, layers, method), psi, atol=1e-12)
-    gamma = sevo_jax.convergence_factor(beta, layers, method)
+    gamma = sevo_jax.diagnostics.convergence_factor(beta, layers, method)
     norms = []
     for step in range(60):
         gradient = hessian @ z - b
@@ -126,7 +134,7 @@ def test_theorem_2_slowest_mode_on_a_bipartite_graph(layers, method, order):
     slowest = jnp.asarray(np.linalg.eigh(dense(graph))[1][:, :1])
 
     def speed(beta):
-        return float(sevo_jax.direction(slowest, smooth(graph, slowest, beta, layers, method)))
+        return float(diagnostics.direction(slowest, smooth(graph, slowest, beta, layers, method)))
 
     slope = np.log(speed(1 - 1e-4) / speed(1 - 1e-3)) / np.log(0.1)
     assert slope == pytest.approx(order, abs=0.01)

@@ -1,7 +1,7 @@
-"""Graphs in Flax's state dicts, for `flax.serialization.to_bytes` and what is built on it.
+"""Graphs in Flax's state dicts, for `flax.serialization.to_bytes` and its users.
 
-Flax asks its own registry how to take a class apart. A graph is entered there once
-``flax.serialization`` is imported, before or after this library, and Flax is never imported here.
+Flax has a registry of how to take classes apart. `Graph` is entered there as soon as
+``flax.serialization`` is imported, before or after this library. Nothing here imports Flax.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import dataclasses
 import importlib.abc
 import importlib.machinery
 import sys
-from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -19,14 +18,14 @@ import numpy as np
 from jax.core import Tracer
 from jax.experimental.sparse import BCSR
 
-from sevo_jax.graph import Graph
-from sevo_jax.matrices import check_compressed
+from sevo_jax._graph import Graph
+from sevo_jax._matrices import check_compressed
 
 FLAX = "flax.serialization"
 
 
 def to_state_dict(graph: Graph) -> dict[str, Any]:
-    """The graph's arrays by name, and its number of nodes."""
+    """Takes a graph apart into its arrays by name and its number of nodes."""
     state: dict[str, Any] = {"num_nodes": graph.num_nodes, "operator": _arrays(graph.operator)}
     if graph.weights is not None:
         state["weights"] = _arrays(graph.weights)
@@ -36,7 +35,7 @@ def to_state_dict(graph: Graph) -> dict[str, Any]:
 
 
 def from_state_dict(target: Graph, state: dict[str, Any]) -> Graph:
-    """The graph of a state dict; kernel, precision and devices are those of ``target``.
+    """Makes the graph of a state dict, with the kernel, precision and devices of ``target``.
 
     Raises:
         ValueError: the state dict is that of another kind of graph, of other nodes, or damaged.
@@ -86,7 +85,7 @@ def _matrix(target: BCSR, state: dict[str, Any]) -> BCSR:
 
 
 def register_with_flax() -> None:
-    """Enters `Graph` into Flax's registry: now if Flax has been imported, else when it is."""
+    """Enters `Graph` into Flax's registry, now or as soon as Flax is imported."""
     flax = sys.modules.get(FLAX)
     if flax is not None:
         _register_with(flax)
@@ -102,7 +101,7 @@ class _AfterFlax(importlib.abc.MetaPathFinder):
     """Finds ``flax.serialization`` as Python does, and registers once it has run."""
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+        self, fullname: str, path: Any, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname != FLAX:
             return None

@@ -1,4 +1,4 @@
-"""The two gradient transformations: smoothing over a graph, and Adam's moments for idle rows."""
+"""The gradient transformations: smoothing over a graph, and Adam with corrected moments."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import optax
 from jax.experimental.sparse import BCSR
 from jax.typing import ArrayLike
 
-from sevo_jax.graph import Graph, as_graph
-from sevo_jax.matrices import Operator
-from sevo_jax.smoothing import METHODS, Method, smooth, smooth_exact
-from sevo_jax.tables import Tables, broadcast_mask, table_groups
-from sevo_jax.validation import (
+from sevo_jax._checks import (
     check_beta,
     check_choice,
     check_num_layers,
     check_positive,
     check_schedule,
 )
+from sevo_jax._graph import Graph, as_graph
+from sevo_jax._matrices import Operator
+from sevo_jax._smoothing import METHODS, Method, smooth, smooth_exact
+from sevo_jax._tables import Tables, broadcast_mask, table_groups
 
 
 class SevoSmoothState(NamedTuple):
@@ -30,11 +30,11 @@ class SevoSmoothState(NamedTuple):
 
     Attributes:
         count: steps so far, ``int32[]``, for a schedule of beta.
-        graph: the transformation's own copy of the graph's operator, without the weights, which no
-            step reads. Being state, it is an argument of the compiled step and no constant in it.
-            `set_graph` replaces it.
-        iterations: conjugate-gradient iterations of the last step, ``int32[]``, the most that any
-            table took; 0 for the methods of a fixed number of layers.
+        graph: the transformation's own copy of the graph's operator. The weights are left out,
+            since no step reads them. As state, the graph is an argument of the compiled step and
+            not a constant in it. `set_graph` replaces it.
+        iterations: conjugate-gradient iterations of the last step, ``int32[]``, the most of any
+            table; 0 for methods of a fixed number of layers.
     """
 
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -48,38 +48,37 @@ def sevo_smooth(
     beta: ArrayLike | Callable[[jax.Array], ArrayLike] = 0.99,
     num_layers: int = 3,
     method: Method = "neumann",
-    tol: float = 1e-6,
+    tol: ArrayLike = 1e-6,
     tables: Tables = None,
     graph_arg: str = "graph",
 ) -> optax.GradientTransformationExtraArgs:
     """Smooths the updates of embedding tables over a graph: ``U <- psi(U)`` (Eq. 3 and 7).
 
-    Put it where the step is complete but for the learning rate and decoupled weight decay.
+    Put it after all parts of the step but decoupled weight decay and the learning rate.
 
     Args:
         graph: a `Graph`, or a normalised operator ``Ã`` as SciPy sparse, `BCOO`, `BCSR` or a dense
             array, which is checked once.
         beta: the degree of smoothness in [0, 1): a scalar or a schedule of the step count. ``init``
-            evaluates a schedule at step 0 and at powers of 2 up to some 8 million, and refuses what
-            lies outside. Where a compiled step meets such a value nevertheless, the steps of the
-            tables are NaN; outside ``jit`` it is an error.
+            checks a schedule at step 0 and at powers of 2 up to some 8 million. If a later value
+            lies outside, the steps of the tables are NaN; outside ``jit`` it is an error.
         num_layers: ``L``, the number of sparse products, at least 0.
         method: ``"neumann"`` (Eq. 7), ``"neumann_unscaled"``, ``"iterative"`` or ``"exact"``
             (Eq. 6), as in `smooth`.
         tol: the relative residual of ``"exact"``, above 0.
-        tables: which leaves are tables over the nodes. ``None``: the one leaf of two or more axes
-            whose leading axis has as many rows as the graph has nodes (a bare array may have one
-            axis). A string: the leaf, or the module of one leaf, at that path
+        tables: the leaves that are tables over the nodes. ``None``: the one leaf of two or more
+            axes whose leading axis has as many rows as the graph has nodes (a bare array may have
+            one axis). A string: the leaf, or the module of one leaf, at that path
             (``"item_embedding"``, ``"encoder/item_embedding"``). A sequence of strings: one joint
             table, stacked in that order. A sequence of sequences: groups, each smoothed on its own.
             A mask, or a callable from parameters to a mask: every True leaf is a table.
-        graph_arg: the extra argument of ``update`` that replaces the graph for one call, and leaves
-            the state's as it is.
+        graph_arg: the extra argument of ``update`` that replaces the graph for one call. The
+            state's graph stays.
 
     Returns:
         The transformation. Leaves that are no tables pass through unchanged. Call ``init`` outside
-        ``jit`` or on shapes (`jax.eval_shape`): a compiled ``init`` holds the graph as a constant,
-        the compiled ``update`` never does.
+        ``jit`` or on shapes (`jax.eval_shape`), since a compiled ``init`` holds the graph as a
+        constant. The compiled ``update`` never does.
 
     Raises:
         TypeError: a traced or unsuitable graph or ``num_layers``; a table that is not floating.
@@ -140,15 +139,14 @@ def sevo_smooth(
 
 
 def own_operator(graph: Graph) -> Graph:
-    """The graph as a state holds it: the operator alone, in arrays that nobody else has.
+    """Copies the operator of a graph, for a state that may be donated.
 
-    Donating the state must not delete the caller's graph. There is at least one entry, of padding
-    if need be, since checkpoints (Orbax) cannot hold arrays of no elements.
+    A graph without entries gets one of padding, since Orbax cannot save arrays of no elements.
     """
     operator = jax.tree.map(jnp.copy, graph.operator)
     if operator.nse == 0:
         data, indices = operator.data, operator.indices
-        spare = [(0, 0)] * (data.ndim - 1) + [(0, 1)]  # of a graph that is split, in each part
+        spare = [(0, 0)] * (data.ndim - 1) + [(0, 1)]  # one in each part of a split graph
         operator = BCSR(
             (
                 jnp.pad(data, spare),
@@ -173,16 +171,17 @@ def scale_by_adam(
     nesterov: bool = False,
     moment_correction: bool | Any | Callable[[Any], Any] = True,
 ) -> optax.GradientTransformation:
-    """`optax.scale_by_adam` whose bias-corrected moments rest while a row has no gradient.
+    """`optax.scale_by_adam` whose bias-corrected moments rest in rows without a gradient.
 
-    A batch touches few rows of an embedding table. Plain Adam lets the moments of the others decay,
-    and with them the step that smoothing is to spread (Proposition 1). With the correction (Eq. 8,
-    Theorem 3), an idle row's bias-corrected moments stay as they were:
-    ``m_t = m_{t-1} (1 - b1^t) / (1 - b1^(t-1))``, which is Eq. 8 with its two terms joined, and
-    likewise ``v_t``. A row is idle in a step if its whole gradient is zero.
+    A batch touches few rows of an embedding table. In plain Adam the moments of all others decay,
+    and so does the step that smoothing spreads (Proposition 1). A row is idle in a
+    step if its whole gradient is zero. With the correction (Eq. 8, Theorem 3), the bias-corrected
+    moments of idle rows stay as they were: ``m_t = m_{t-1} (1 - b1^t) / (1 - b1^(t-1))``, which is
+    Eq. 8 with its two terms joined, and likewise ``v_t``.
 
-    Whatever makes idle rows non-zero silently disables the correction: coupled weight decay before
-    this transformation, an L2 term in the loss, or gradient noise.
+    The correction does nothing if something makes idle rows non-zero: coupled weight decay before
+    this transformation, an L2 term in the loss, or gradient noise. There is no warning;
+    `diagnostics.corrected_rows` shows it.
 
     Args:
         b1: decay of the first moment.
@@ -222,8 +221,8 @@ def scale_by_adam(
         return broadcast_mask("moment_correction", mask, tree)
 
     def init_fn(params: Any) -> Any:
-        # In half precision the second moment of an idle row could not grow by the factor that
-        # keeps its bias-corrected value: it soon rounds to 1.
+        # The factor that keeps an idle row's bias-corrected second moment is just above 1. In half
+        # precision it soon rounds to 1, so the moment is kept in float32.
         state: Any = adam.init(params)
         nu = _map(lambda c, v: _wide(v) if c else v, corrected(params), state.nu)
         return state._replace(nu=nu)
@@ -264,7 +263,7 @@ _NO_ROW = False
 
 
 def _map(function: Callable[..., Any], *trees: Any) -> Any:
-    """`jax.tree.map` that leaves None where a leaf has no gradient, as Optax does."""
+    """Maps over trees, and leaves None where a leaf has no gradient, as Optax does."""
     return jax.tree.map(
         lambda first, *rest: None if first is None else function(first, *rest),
         *trees,
@@ -277,7 +276,7 @@ def _wide(moment: jax.Array) -> jax.Array:
 
 
 def _zero_rows(gradient: jax.Array) -> jax.Array:
-    """Which rows are zero throughout, as ``bool[rows, 1, ...]``; a NaN is not zero."""
+    """Marks the rows that are all zero, as ``bool[rows, 1, ...]``; a NaN is not zero."""
     return ~jnp.any(gradient != 0, axis=tuple(range(1, gradient.ndim)), keepdims=True)
 
 
@@ -289,7 +288,7 @@ def _where_idle(idle: Any, resting: Any, moving: Any) -> Any:
 
 
 def _rest(moments: Any, decay: ArrayLike, count: jax.Array) -> Any:
-    """Moments at step ``count`` whose bias-corrected values are those of the step before."""
+    """Scales moments to step ``count`` so that their bias-corrected values stay."""
     before = jnp.maximum(count - 1, 1)  # in the first step the moments are 0, and so is 1 - b^0
     ratio = (1 - decay**count) / (1 - decay**before)
     return jax.tree.map(lambda m: _wide(m) * ratio.astype(_wide(m).dtype), moments)

@@ -1,4 +1,4 @@
-"""Checks of hyper-parameters that several modules share."""
+"""Checks of arguments that several modules share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STATIC_ARGS_HINT = (
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """`ValueError`, with the nearest names, unless ``value`` is one of ``choices``."""
+    """Raises a `ValueError`, with the nearest name, unless ``value`` is one of ``choices``."""
     if value in choices:
         return
     close = difflib.get_close_matches(str(value), choices, n=1)
@@ -29,14 +29,14 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 
 def check_num_layers(num_layers: Any) -> int:
-    """``num_layers`` as a Python integer of at least 0."""
+    """Returns ``num_layers`` as a Python integer of at least 0."""
     if isinstance(num_layers, Tracer):
         raise TypeError(f"num_layers must be a static integer, got a tracer; {STATIC_ARGS_HINT}")
     return check_count("num_layers", num_layers, least=0)
 
 
 def check_beta(beta: Any) -> None:
-    """`ValueError` unless ``beta`` is a scalar in [0, 1); traced values pass unchecked."""
+    """Raises an error unless ``beta`` is a scalar in [0, 1); traced values pass unchecked."""
     if isinstance(beta, Tracer):
         return
     value = np.asarray(beta)
@@ -47,12 +47,12 @@ def check_beta(beta: Any) -> None:
 
 
 SCHEDULE_POINTS = (0, *(2**power for power in range(24)))
-"""Steps at which a schedule is checked. At later ones ``1 - 1 / count`` is 1 in float32."""
+"""Steps at which a schedule is checked. At later steps ``1 - 1 / count`` is 1 in float32."""
 
 
 def check_schedule(beta: Callable[[jax.Array], Any]) -> None:
-    """`ValueError` unless a schedule of beta lies in [0, 1) at some steps from 0 to 8 million."""
-    with jax.ensure_compile_time_eval():  # within jit and eval_shape, too
+    """Raises an error unless a schedule of beta lies in [0, 1) at `SCHEDULE_POINTS`."""
+    with jax.ensure_compile_time_eval():  # works within jit and eval_shape, too
         for count in SCHEDULE_POINTS:
             value = beta(jnp.asarray(count, jnp.int32))
             try:
@@ -62,12 +62,12 @@ def check_schedule(beta: Callable[[jax.Array], Any]) -> None:
 
 
 def nan_outside(beta: jax.Array) -> jax.Array:
-    """A traced ``beta``, or NaN where it lies outside [0, 1), which only the device can know."""
+    """Returns a traced ``beta``, replaced on the device by NaN where it lies outside [0, 1)."""
     return jnp.where((beta >= 0) & (beta < 1), beta, jnp.nan)
 
 
 def check_positive(name: str, value: Any) -> None:
-    """`ValueError` unless ``value`` is a finite number above 0; traced values pass unchecked."""
+    """Raises an error unless ``value`` is finite and above 0; traced values pass unchecked."""
     if isinstance(value, Tracer):
         return
     number = np.asarray(value)
@@ -78,7 +78,7 @@ def check_positive(name: str, value: Any) -> None:
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
-    """``value`` as a Python integer of at least ``least``."""
+    """Returns ``value`` as a Python integer of at least ``least``."""
     try:
         if isinstance(value, bool | np.bool_):
             raise TypeError
@@ -91,7 +91,7 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
 
 
 def check_nodes(name: str, value: Any) -> int:
-    """``value`` as a number of nodes, which indices of 32 bits must reach."""
+    """Returns ``value`` as a number of nodes, which indices of 32 bits must reach."""
     number = check_count(name, value)
     if number >= 2**31 - 1:
         raise ValueError(
@@ -101,8 +101,19 @@ def check_nodes(name: str, value: Any) -> int:
     return number
 
 
-def check_ids(name: str, ids: ArrayLike, num_nodes: int, limit: str = "num_nodes") -> np.ndarray:
-    """``ids`` as an integer array of one dimension, all in ``[0, num_nodes)``."""
+def check_unmasked(name: str, values: Any) -> None:
+    """Raises a `ValueError` where a masked array hides values, which NumPy would uncover."""
+    if np.ma.is_masked(values):
+        hidden = np.argwhere(np.ma.getmaskarray(values))
+        raise ValueError(
+            f"{name} must have a value everywhere, but {len(hidden)} are masked, the first at "
+            f"position {', '.join(map(str, hidden[0]))}; leave them out"
+        )
+
+
+def check_ids(name: str, ids: Any, num_nodes: int, limit: str = "num_nodes") -> np.ndarray:
+    """Returns ``ids`` as an integer array of one dimension, all in ``[0, num_nodes)``."""
+    check_unmasked(name, ids)
     ids = np.asarray(ids)
     if ids.ndim != 1:
         raise ValueError(f"{name} must be one-dimensional, got shape {ids.shape}")
@@ -117,10 +128,11 @@ def check_ids(name: str, ids: ArrayLike, num_nodes: int, limit: str = "num_nodes
 
 
 def check_weights(weights: ArrayLike | None, shape: tuple[int, ...]) -> tuple[np.ndarray, Any]:
-    """Edge weights in float64 (1 for ``None``), and the floating dtype they were given in."""
+    """Returns edge weights in float64, 1 for ``None``, and the floating dtype they came in."""
     dtype = jax.dtypes.canonicalize_dtype(float)
     if weights is None:
         return np.ones(shape), dtype
+    check_unmasked("weights", weights)
     given = np.asarray(weights)
     if given.shape != shape:
         raise ValueError(f"weights must have one entry an edge, shape {shape}, got {given.shape}")

@@ -9,11 +9,11 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
-from sevo_jax.graph import Graph, as_graph
-from sevo_jax.matrices import Operator
-from sevo_jax.smoothing import Method
-from sevo_jax.tables import Tables, table_mask
-from sevo_jax.transform import scale_by_adam, sevo_smooth
+from sevo_jax._graph import Graph, as_graph
+from sevo_jax._matrices import Operator
+from sevo_jax._smoothing import Method
+from sevo_jax._tables import Tables, table_mask
+from sevo_jax._transforms import scale_by_adam, sevo_smooth
 
 
 def sevo_adamw(
@@ -24,7 +24,7 @@ def sevo_adamw(
     beta: ArrayLike | Callable[[jax.Array], ArrayLike] = 0.99,
     num_layers: int = 3,
     method: Method = "neumann",
-    tol: float = 1e-6,
+    tol: ArrayLike = 1e-6,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-8,
@@ -41,7 +41,7 @@ def sevo_adamw(
     Args:
         learning_rate: a scalar or a schedule of the step count.
         graph: a `Graph`, or a normalised operator; see `sevo_smooth`.
-        tables: which leaves are tables over the graph's nodes; see `sevo_smooth`.
+        tables: the leaves that are tables over the graph's nodes; see `sevo_smooth`.
         beta: the degree of smoothness in [0, 1): a scalar or a schedule.
         num_layers: ``L``, the number of sparse products, at least 0.
         method: ``"neumann"``, ``"neumann_unscaled"``, ``"iterative"`` or ``"exact"``; see `smooth`.
@@ -52,11 +52,11 @@ def sevo_adamw(
         eps_root: added under that square root.
         mu_dtype: dtype of the stored first moment; that of the parameters if ``None``.
         weight_decay: decoupled decay, multiplied by the learning rate; it is not smoothed.
-        mask: which leaves decay, as `optax.add_decayed_weights` takes it; all if ``None``.
+        mask: the leaves that decay, as `optax.add_decayed_weights` takes it; all if ``None``.
 
     Returns:
-        The optimiser. Its state holds a copy of the graph: donate the state to the compiled step,
-        or scan over steps, and nothing is copied again.
+        The optimiser. Its state holds a copy of the graph. Donate the state to the compiled step,
+        or scan over steps, so that no step copies it again.
 
     Raises:
         TypeError: as `sevo_smooth`.
@@ -96,7 +96,7 @@ def sevo_adam(
     beta: ArrayLike | Callable[[jax.Array], ArrayLike] = 0.99,
     num_layers: int = 3,
     method: Method = "neumann",
-    tol: float = 1e-6,
+    tol: ArrayLike = 1e-6,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-8,
@@ -108,13 +108,13 @@ def sevo_adam(
     """SEvo-enhanced Adam (Algorithm 2): smoothed steps for the tables, Adam for the rest.
 
     ``G <- grad + weight_decay E``, then ``E <- E - lr psi(m_hat / (sqrt(v_hat) + eps))``. The decay
-    is coupled, so that it goes through the moments and is smoothed with them; there is no moment
-    correction, for which `sevo_adamw` is made. Other leaves get exactly `optax.adam` of ``G``.
+    is coupled: it goes through the moments and is smoothed with them. There is no moment
+    correction, which `sevo_adamw` has. Other leaves get exactly `optax.adam` of ``G``.
 
     Args:
         learning_rate: a scalar or a schedule of the step count.
         graph: a `Graph`, or a normalised operator; see `sevo_smooth`.
-        tables: which leaves are tables over the graph's nodes; see `sevo_smooth`.
+        tables: the leaves that are tables over the graph's nodes; see `sevo_smooth`.
         beta: the degree of smoothness in [0, 1): a scalar or a schedule.
         num_layers: ``L``, the number of sparse products, at least 0.
         method: ``"neumann"``, ``"neumann_unscaled"``, ``"iterative"`` or ``"exact"``; see `smooth`.
@@ -125,7 +125,7 @@ def sevo_adam(
         eps_root: added under that square root.
         mu_dtype: dtype of the stored first moment; that of the parameters if ``None``.
         weight_decay: coefficient of the coupled L2 term.
-        mask: which leaves decay, as `optax.add_decayed_weights` takes it; all if ``None``.
+        mask: the leaves that decay, as `optax.add_decayed_weights` takes it; all if ``None``.
 
     Returns:
         The optimiser; see `sevo_adamw` for its state.
@@ -158,7 +158,7 @@ def sevo_sgd(
     beta: ArrayLike | Callable[[jax.Array], ArrayLike] = 0.99,
     num_layers: int = 3,
     method: Method = "neumann",
-    tol: float = 1e-6,
+    tol: ArrayLike = 1e-6,
     momentum: ArrayLike | None = None,
     nesterov: bool = False,
     weight_decay: optax.ScalarOrSchedule = 0.0,
@@ -172,7 +172,7 @@ def sevo_sgd(
     Args:
         learning_rate: a scalar or a schedule of the step count.
         graph: a `Graph`, or a normalised operator; see `sevo_smooth`.
-        tables: which leaves are tables over the graph's nodes; see `sevo_smooth`.
+        tables: the leaves that are tables over the graph's nodes; see `sevo_smooth`.
         beta: the degree of smoothness in [0, 1): a scalar or a schedule.
         num_layers: ``L``, the number of sparse products, at least 0.
         method: ``"neumann"``, ``"neumann_unscaled"``, ``"iterative"`` or ``"exact"``; see `smooth`.
@@ -180,7 +180,7 @@ def sevo_sgd(
         momentum: decay of the momentum; none is kept if ``None``.
         nesterov: whether the momentum looks one step ahead.
         weight_decay: coefficient of the coupled L2 term.
-        mask: which leaves decay, as `optax.add_decayed_weights` takes it; all if ``None``.
+        mask: the leaves that decay, as `optax.add_decayed_weights` takes it; all if ``None``.
 
     Returns:
         The optimiser; see `sevo_adamw` for its state.
@@ -209,7 +209,7 @@ def sevo_sgd(
 def _coupled_decay(
     weight_decay: optax.ScalarOrSchedule, mask: Any | Callable[[Any], Any] | None
 ) -> optax.GradientTransformation:
-    """An L2 term; nothing, which needs no parameters, where the coefficient is a plain 0."""
+    """Adds an L2 term. For a plain 0 it adds nothing, and then needs no parameters."""
     if isinstance(weight_decay, int | float) and weight_decay == 0:
         return optax.identity()
     return optax.add_decayed_weights(weight_decay, mask)

@@ -1,7 +1,7 @@
-"""Numbers and times that a CSV file writes as text: read exactly, or refused, never guessed.
+"""Parses numbers and times of a CSV file exactly; whatever is unclear is an error.
 
-A column's values decide together how it is read, and all of them must be written in one way. The
-expressions of ibis here mean the same to DuckDB and to Spark.
+All values of a column must be written in one way. The expressions of ibis here mean the same to
+DuckDB and to Spark.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import datetime
 import re
 from typing import Any
 
-# Spaces around are no part of a number or of a time.
+# Spaces around a number or a time do not count.
 _INTEGER = r"^ *([+-]?\d+)(\.0*)? *$"
 _WHOLE = r"^ *[+-]?\d+ *$"
 _NUMBER = r"^ *[+-]?(\d+\.?\d*|\.\d+) *$"
@@ -26,16 +26,16 @@ TIMES = "numbers, such as 1389230000, or ISO dates, such as 2014-01-09 10:00:00"
 
 
 def integer(text: Any) -> Any:
-    """Integers, also as 3.0 or 007; null where the text is none, or beyond 64 bits."""
+    """Parses integers, also as 3.0 or 007; other text, and more than 64 bits, give null."""
     return text.re_extract(_INTEGER, 1).try_cast("int64")
 
 
 def ways(text: Any) -> dict[str, Any]:
-    """The ways to write times, each a condition on a value; a whole number is a number, too."""
+    """Returns the ways to write times, each a condition; a whole number is a number, too."""
     import ibis
 
     def both(pattern: str, condition: Any) -> Any:
-        # Casts that fail are slow: only what looks right is tried.
+        # Casts that fail are slow, so only text that looks right is cast.
         return ibis.ifelse(text.re_search(pattern), condition, False)
 
     short = ~text.re_search(r"\.\d{19}") & _whole_part(text.strip()).notnull()
@@ -59,7 +59,7 @@ def _whole_part(text: Any) -> Any:
 
 
 def keys(text: Any, way: str) -> list[Any]:
-    """The columns, one or two, that order texts by time which are all written in one way."""
+    """Returns one or two columns that order texts by time, all of them written in one way."""
     text = text.strip()
     if way == WHOLE:
         return [text.try_cast("int64")]
@@ -69,8 +69,8 @@ def keys(text: Any, way: str) -> list[Any]:
 
     def part(start: int, present: Any = True) -> Any:
         digits: Any = text.substr(start, 2).try_cast("int64")
-        chosen: Any = ibis.ifelse(present, digits, 0)
-        return chosen.fill_null(0)
+        number: Any = ibis.ifelse(present, digits, 0)
+        return number.fill_null(0)
 
     def offset(group: int) -> Any:
         found = text.re_extract(r"[+-](\d{2}):?(\d{2})?$", group)
@@ -93,7 +93,7 @@ def keys(text: Any, way: str) -> list[Any]:
 
 
 def advice(value: str) -> str:
-    """What to write instead of ``value``, with both readings of a date that has two."""
+    """Advises what to write instead of ``value``, with all readings of an unclear date."""
     found = re.match(r" *(\d{1,2})([/.-])(\d{1,2})\2(\d{4}|\d{2})(?!\d)", value)
     if not found:
         return ""

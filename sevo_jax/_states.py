@@ -14,19 +14,19 @@ from jax.core import Tracer
 from jax.experimental.sparse import BCSR
 from jax.typing import ArrayLike
 
-from sevo_jax.graph import Graph, as_graph
-from sevo_jax.matrices import Operator
-from sevo_jax.tables import Tables, table_groups, tree_entries
-from sevo_jax.transform import SevoSmoothState, own_operator
-from sevo_jax.validation import check_nodes
+from sevo_jax._checks import check_nodes
+from sevo_jax._graph import Graph, as_graph
+from sevo_jax._matrices import Operator
+from sevo_jax._tables import Tables, table_groups, tree_entries
+from sevo_jax._transforms import SevoSmoothState, own_operator
 
 State = TypeVar("State")
 
 
 def seed_axes(tx: optax.GradientTransformation, params: Any) -> Any:
-    """The axes of an optimiser's state for ``vmap`` over seeds: 0 everywhere, None for graphs.
+    """Makes the axes of an optimiser's state for ``vmap`` over seeds: None for graphs, else 0.
 
-    Without it, ``vmap`` works too but keeps one copy of the graph a seed.
+    ``vmap`` works without it, but then keeps a copy of the graph for each seed.
 
     Args:
         tx: the optimiser.
@@ -51,12 +51,12 @@ def seed_axes(tx: optax.GradientTransformation, params: Any) -> Any:
 
 
 def set_graph(state: State, graph: Graph | Operator) -> State:
-    """The state with another graph, in every `SevoSmoothState` that it holds.
+    """Replaces the graph in every `SevoSmoothState` that a state holds.
 
-    Each of them gets a copy of its own, so that a step which donates the state deletes neither the
-    caller's graph nor another's. A compiled step stays compiled if node count, capacity, dtype,
-    kernel and precision stay. Several transformations over as many nodes all get the graph; to give
-    it to one alone, set it in that one's part of the state.
+    Each gets a copy of its own, so that a step that donates the state deletes no other graph. A
+    compiled step stays compiled if node count, capacity, dtype,
+    kernel and precision stay. If several transformations smooth over as many nodes, all get the
+    graph; to replace it in one alone, call this on that one's part of the state.
 
     Args:
         state: an optimiser's state, or a tree around it, such as Flax's `TrainState`: of chains,
@@ -67,10 +67,10 @@ def set_graph(state: State, graph: Graph | Operator) -> State:
         The state, in the same structure.
 
     Raises:
-        TypeError: the graph is none; or the state is that of `nnx.Optimizer`, which takes a graph
-            by ``optimizer.update(model, grads, graph=graph)``.
+        TypeError: no graph; or the state of `nnx.Optimizer`, which takes a graph by
+            ``optimizer.update(model, grads, graph=graph)``.
         ValueError: a state without a graph, with graphs of several sizes, with one graph a seed, or
-            with a graph over other nodes.
+            with a graph of another number of nodes.
 
     Examples:
         >>> import jax.numpy as jnp, sevo_jax
@@ -119,29 +119,28 @@ def grow(
     initial: ArrayLike = 0.0,
     tx: optax.GradientTransformation | None = None,
 ) -> tuple[Any, Any]:
-    """Tables, moments and graphs with more nodes, the new ones at the end.
+    """Adds nodes at the end of tables, moments and graphs.
 
-    Every table gets new rows of ``initial``, and what the state holds of it gets the rows that a
-    state made anew would have. With ``tx``, the optimiser of all nodes, they are its own, and so
-    is the graph::
+    Every table gets new rows of ``initial``. Its moments get the rows that a new state would have.
+    With ``tx``, the optimiser of all nodes, they come from its new state, and so does the graph::
 
         tx = sevo_jax.sevo_adamw(1e-3, graph)
         state, params = sevo_jax.grow(state, params, graph.num_nodes, tx=tx)
 
-    Without it, the moments and traces of Optax's usual optimisers get zeros, and the graph isolated
-    nodes (then `set_graph`). What else belongs to a table, such as the parameters that
-    `optax.contrib.schedule_free` keeps or RMSProp's moments, which may start anywhere, is refused.
-    (`optax.scale_by_yogi` has Adam's state and cannot be told apart: give ``tx``.)
+    Without ``tx``, the moments and traces of Optax's usual optimisers get zeros, and the graph gets
+    isolated nodes; then call `set_graph`. Other arrays of a table are an error, since they may
+    start anywhere, such as RMSProp's moments or the parameters in `optax.contrib.schedule_free`.
+    `optax.scale_by_yogi` has Adam's state but other moments, so it needs ``tx``.
 
-    Shapes change, so the step compiles anew. The count of steps goes on: a new row's first step
-    is that of any row which meets its first gradient late.
+    Shapes change, so the step compiles anew. The count of steps goes on, as for any row whose first
+    gradient comes late.
 
     Args:
         state: an optimiser state that holds a graph, from `sevo_smooth` or an alias.
         params: the parameters.
-        num_nodes: how many nodes there are to be, at least the present number.
-        tables: which leaves grow, as `sevo_smooth` takes it, all of the same number of rows: all
-            tables over the graphs of that size. A joint table cannot grow here.
+        num_nodes: the new number of nodes, at least the present one.
+        tables: the leaves that grow, as `sevo_smooth` takes it. Name all tables over graphs of
+            that size. A joint table cannot grow here.
         initial: the new rows, an array that broadcasts to their shape.
         tx: the optimiser, made anew with the graph of ``num_nodes`` nodes.
 
@@ -200,7 +199,7 @@ def grow(
         )
 
     def of_zeros(path: tuple[str, ...], leaf: Any, from_zero: bool) -> Any:
-        """Without ``tx``: tables are known by their paths."""
+        """Grows a leaf without ``tx``: its path says which table it belongs to."""
         owner, unknown = _owner(path, shapes), "its new rows are not known: give grow(..., tx=...)"
         if _is_graph(leaf):
             return _with_isolated(leaf, num_nodes) if leaf.num_nodes == present else leaf
@@ -217,13 +216,13 @@ def grow(
         return leaf
 
     def made_anew(path: tuple[str, ...], leaf: Any, fresh: Any) -> Any:
-        """With ``tx``: what grows has another shape in its state."""
+        """Grows a leaf with ``tx``: leaves that grow have another shape in its new state."""
         if _is_graph(leaf):
             return fresh if leaf.num_nodes == present else leaf
         shape = _shape(leaf)
         if shape[:1] == (present,) and _shape(fresh) == (num_nodes, *shape[1:]):
             return with_rows(leaf, fresh[present:])
-        # As many columns as rows: a factored moment of either may have changed its place.
+        # With as many columns as rows, a factored moment may belong to either axis.
         doubtful = present in shape and _owner(path, shapes) in growing
         if doubtful or _shape(fresh) != shape:
             raise error(path, leaf, cannot)
@@ -240,7 +239,7 @@ def grow(
 
 
 def _owner(path: tuple[str, ...], params: Collection[tuple[str, ...]]) -> tuple[str, ...] | None:
-    """The parameter that a leaf of the state belongs to: the longest that its path ends with."""
+    """Finds the parameter of a leaf of the state: the longest one that its path ends with."""
     suffixes = (path[start:] for start in range(len(path) + 1))
     return next((suffix for suffix in suffixes if suffix in params), None)
 
@@ -248,7 +247,7 @@ def _owner(path: tuple[str, ...], params: Collection[tuple[str, ...]]) -> tuple[
 def _init(
     tx: optax.GradientTransformation, params: Any, num_nodes: int, structure: Any
 ) -> list[Any]:
-    """The leaves of a new state, graphs being leaves."""
+    """Makes the leaves of a new state; graphs are leaves."""
     try:
         fresh = tx.init(params)
     except ValueError as error:
@@ -270,11 +269,11 @@ _FROM_ZERO = (
     optax.ScaleByLionState,
     optax.TraceState,
 )
-"""States whose moments are zeros at first. Others begin where their options say."""
+"""States whose moments start at zero. Others start where their options say."""
 
 
 def _starts_at_zero(state: Any) -> Any:
-    """Which leaves are zeros in a new state, as far as that is known; graphs are leaves."""
+    """Marks the leaves that are known to be zero in a new state; graphs are leaves."""
 
     def is_known(node: Any) -> bool:
         return isinstance(node, (*_FROM_ZERO, optax.MultiStepsState, Graph))
@@ -298,7 +297,7 @@ def _is_smoothing(node: Any) -> bool:
 
 
 def _check_replaceable(graph: Graph) -> None:
-    """Errors unless the arrays of a state's graph are plain ones, and of one graph."""
+    """Raises an error unless a state's graph is one graph, of plain arrays."""
     values: Any = graph.operator.data
     if not isinstance(values, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
         raise TypeError(
@@ -313,7 +312,7 @@ def _check_replaceable(graph: Graph) -> None:
 
 
 def _placed_as(held: Graph, graph: Graph) -> Graph:
-    """``graph`` on the devices of the graph that it replaces, where that lies whole on each."""
+    """Puts ``graph`` on the devices of the graph that it replaces, if that lies whole on each."""
     own: Any = held.operator.data
     split = held.exchange is not None or graph.exchange is not None
     if split or isinstance(own, Tracer) or not getattr(own, "committed", False):
@@ -328,7 +327,7 @@ def _is_graph(leaf: Any) -> bool:
 
 
 def _with_isolated(graph: Graph, num_nodes: int) -> Graph:
-    """The graph with isolated nodes at its end, in the same capacity."""
+    """Adds isolated nodes at the end of a graph, in the same capacity."""
     if graph.exchange is not None:
         raise ValueError(
             "state holds a graph that is split among devices: give grow(..., tx=...), the "

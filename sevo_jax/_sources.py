@@ -1,6 +1,6 @@
-"""Tables out of files, data frames and expressions: the columns asked for, and nothing guessed.
+"""Reads the named columns of files, data frames and expressions, and guesses nothing.
 
-A CSV file is read as text. A folder's name is no column, and the files of a pattern must agree.
+CSV files are read as text. Names of folders make no columns. Files of a pattern must agree.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sevo_jax.frames import arrow_columns, check_columns, is_frame
+from sevo_jax._frames import arrow_columns, check_columns, is_frame
 
 PARQUET, CSV = (".parquet", ".pq"), (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 _LONGEST_HEADER, _BLOCK = 2**20, 2**24  # bytes
@@ -29,13 +29,13 @@ class Source(NamedTuple):
 
     table: Any
     rows: tuple[str, ...]
-    """The columns that number its rows in order, besides; none if its rows have no order."""
+    """Further columns, which number the rows in order; none if the rows have no order."""
     text: bool
-    """Whether all columns are text as it stands in a CSV file."""
+    """Whether all columns are the text of a CSV file."""
 
 
 def source_of(ibis: Any, table: Any, named: Mapping[str, str], connection: Any) -> Source:
-    """The columns ``named`` of a path, a data frame or an expression of ibis.
+    """Reads the columns ``named`` of a path, a data frame or an expression of ibis.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -91,7 +91,7 @@ def _of_path(ibis: Any, name: str, named: Mapping[str, str], connection: Any) ->
 
 
 def _duckdb_files(connection: Any, name: str) -> list[str]:
-    """The files of a path or a pattern, escaped so that DuckDB takes each for itself."""
+    """Lists the files of a path or a pattern, escaped so that DuckDB sees no pattern in them."""
     if Path(name).is_dir():
         raise ValueError(f"{name}: is a folder; write a pattern of its files, such as {name}/*")
     if "://" in name or Path(name).exists():
@@ -112,7 +112,7 @@ def _duckdb_parquet(connection: Any, name: str, named: Mapping[str, str]) -> Sou
     columns = types(files[0])
     check_columns(named, list(columns), _hint(named, columns))
     _check_alike(files, types, named.values())
-    # DuckDB has no type for nanoseconds with a time zone, and would cut their last digits off.
+    # DuckDB has no type for nanoseconds with a time zone. It would cut off their last digits.
     zoned = connection.con.execute(
         "SELECT name FROM parquet_schema(?) WHERE logical_type LIKE '%isAdjustedToUTC=1%NANOS=%'",
         [files[0]],
@@ -126,7 +126,7 @@ def _duckdb_parquet(connection: Any, name: str, named: Mapping[str, str]) -> Sou
         options["filename"] = "filename" + "_" * sum(len(column) for column in taken)
         rows["file"] = _quoted(options["filename"])
     if "file_row_number" in taken:
-        # DuckDB keeps the order of rows where no other is asked for.
+        # DuckDB keeps the order of rows unless a query asks for another.
         rows = {"row": "row_number() OVER ()"}
     else:
         options["file_row_number"] = True
@@ -136,7 +136,7 @@ def _duckdb_parquet(connection: Any, name: str, named: Mapping[str, str]) -> Sou
 
 
 def _arrow_view(connection: Any, files: list[str], named: Mapping[str, str]) -> str:
-    """A view of DuckDB on Parquet files that Arrow reads, instants without their time zone."""
+    """Makes a view of DuckDB on Parquet files that Arrow reads, without time zones."""
     import pyarrow as pa
     import pyarrow.dataset as ds
     import pyarrow.parquet as pq
@@ -164,7 +164,7 @@ def _duckdb_csv(connection: Any, name: str, named: Mapping[str, str]) -> Source:
     columns, separator = headers[files[0]]
     check_columns(named, columns, _hint(named, columns))
     _check_alike(files, lambda file: _places(headers[file][0]), columns)
-    # By position, and not by name: to DuckDB "Item" and "item" are the same.
+    # By position, since DuckDB takes "Item" and "item" for the same name.
     numbered = {f"c{i}": "VARCHAR" for i in range(len(columns))}
     table = connection.read_csv(
         files,
@@ -224,7 +224,7 @@ def _spark_csv(connection: Any, name: str, named: Mapping[str, str]) -> Source:
 
 
 def _spark_path(name: str) -> str:
-    """A path that exists is a file, whatever characters it has."""
+    """Escapes a path that exists, so that Spark sees no pattern in it."""
     if "://" in name or not Path(name).exists():
         return name
     return re.sub(r"([\\*?[\]{}])", r"\\\1", name)
@@ -243,7 +243,7 @@ def _selected(
     text: bool = False,
     mark: str = '"',
 ) -> Source:
-    """The named columns of a table of the engine, and those that number its rows."""
+    """Selects the named columns of a table of the engine, and those that number its rows."""
     columns = [f"{_quoted(column, mark)} AS {role}" for role, column in named.items()]
     columns += [f"{expression} AS {_quoted(role, mark)}" for role, expression in rows.items()]
     source = table if table.startswith("parquet.") else _quoted(table, mark)
@@ -267,7 +267,7 @@ def _hint(named: Mapping[str, str], columns: Iterable[str]) -> str:
 def _check_alike(
     files: Sequence[str], columns_of: Callable[[str], Mapping[str, str]], names: Iterable[str]
 ) -> None:
-    """`ValueError` unless all files of a pattern are alike in the columns ``names``.
+    """Raises a `ValueError` unless all files of a pattern agree in the columns ``names``.
 
     ``columns_of`` gives the type, or the place, of each column of a file.
     """
@@ -286,17 +286,19 @@ def _check_alike(
 
 
 def _places(columns: Sequence[str]) -> dict[str, str]:
-    """Where each column stands among how many."""
+    """Describes the place of each column."""
     return {c: f"number {i} of {len(columns)}" for i, c in enumerate(columns, 1)}
 
 
 def _header(file: str, named: Mapping[str, str]) -> tuple[list[str], str]:
-    """The columns of a CSV file, and what separates them: what parts the named ones."""
+    """Reads the columns of a CSV file, and finds the separator that splits the named ones."""
     compressed = file.lower().endswith(".gz")
     try:
         with gzip.open(file) if compressed else open(file, "rb") as stream:
             line = stream.readline(_LONGEST_HEADER)
-            while compressed and stream.read(_BLOCK):  # DuckDB takes a file cut short for whole
+            while compressed and stream.read(
+                _BLOCK
+            ):  # DuckDB does not notice a file that is cut short
                 pass
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{file}: is no gzip file that can be read ({error})") from error
@@ -319,5 +321,5 @@ def _header(file: str, named: Mapping[str, str]) -> tuple[list[str], str]:
 
 
 def _separators(name: str) -> str:
-    """What may separate columns, the likeliest first."""
+    """Returns the possible separators of columns, the likeliest first."""
     return "\t,;|" if ".tsv" in name.lower() else ",;\t|"

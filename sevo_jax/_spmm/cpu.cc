@@ -206,7 +206,7 @@ ffi::Future Product(ffi::ThreadPool pool, int64_t widest, ffi::AnyBuffer data,
 
 }  // namespace
 
-// Its number goes up whenever its operands change: no other version of cpu_kernel.py finds it.
+// Its number goes up whenever its operands change: no other version of cpu.py finds it.
 extern "C" __attribute__((visibility("default"))) XLA_FFI_Error* SevoJaxProduct1(
     XLA_FFI_CallFrame*);
 

@@ -1,14 +1,20 @@
 """The product for NVIDIA GPUs, written in Pallas and compiled by Triton.
 
-A program sums one row, a tile of neighbours at a time, in a fixed order and without atomics. Rows
-of power-law graphs differ too much for that alone (one item of 376,378 may have 136,110
-neighbours), so entries are cut into blocks of equal size, wherever rows begin. A block that lies
-within one row is summed by a program of its own, before; the row then takes that sum for the
-block. So no program reads more entries than two blocks have, and nothing is prepared beforehand.
+One program sums one row, a tile of neighbours at a time, in a fixed order and without atomics. Rows
+of power-law graphs are too uneven for that alone: one item of 376,378 may have 136,110 neighbours.
+So entries are cut into blocks of equal size, wherever rows begin. Blocks that lie within one row
+are summed first, by a program each, and the row adds their sums::
 
-This module is imported where a GPU is, or the kernel asked for: importing Pallas takes as long as
-importing the rest of the library. JAX means to give its Triton backend up; where it has gone,
-`sevo_jax.sparse` falls back to a product without it.
+    blocks of 4     0 1 2 3 | 4 5 6 7 | 8 9 …
+    row 0           0 1                          sums entries 0 and 1
+    row 1               2 3   4 5 6 7   8        sums entries 2, 3 and 8, and adds the block's sum
+    row 2                                 9 …
+
+No program reads more entries than two blocks have, and nothing is prepared outside the step.
+
+This module is imported only where there is a GPU, or where the kernel is asked for: importing
+Pallas takes as long as importing the rest of the library. JAX plans to drop its Triton backend;
+without it, `sevo_jax._spmm` uses another kernel.
 """
 
 from __future__ import annotations
@@ -20,36 +26,38 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas
 from jax.experimental.pallas import triton
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
+
+from sevo_jax._spmm.arrays import Columns, Pointers, Rows, Scale, Table, Values
 
 TILE = 8
 """Neighbours that a program reads at once. With one warp, the fastest on an H200."""
 PARTS = 32
 """Sums of blocks that a row's program reads at once."""
-COLUMNS = 64
+FEATURES = 64
 """Features that a program sums at most."""
 SMALL, SMALL_BLOCK, BLOCK = 2**20, 64, 256
-"""Entries of a block: few where the graph has fewer than ``SMALL`` entries, since the longest
-program decides there; more elsewhere, since programs for blocks cost, too."""
+"""Entries of a block. Graphs of fewer than ``SMALL`` entries have small blocks, since the longest
+program decides their time; in others the number of programs counts more."""
 
 
 def product(
-    data: Float[Array, " entries"],
-    indices: Int[Array, " entries"],
-    indptr: Int[Array, " rows_and_one"],
-    x: Float[Array, "nodes dim"],
-    scale: Float[Array, ""] | None = None,
-    base: Float[Array, "rows dim"] | None = None,
+    data: Values,
+    indices: Columns,
+    indptr: Pointers,
+    x: Table,
+    scale: Scale | None = None,
+    base: Rows | None = None,
     *,
     narrow: bool = False,
     interpret: bool = False,
-) -> Float[Array, "rows dim"]:
+) -> Rows:
     """``base + scale * (A @ x)`` in one pass, for a matrix ``A`` of compressed rows.
 
     Args:
         data: values of ``A``.
         indices: their columns.
-        indptr: where each row's entries begin, and where the last one's end.
+        indptr: where each row's entries begin, and where the last row's end.
         x: the table.
         scale: a factor of the product; 1 if ``None``.
         base: what the product is added to; 0 if ``None``.
@@ -57,23 +65,22 @@ def product(
         interpret: whether to run in Pallas' interpreter, on any platform and slowly.
     """
     rows, dim = indptr.size - 1, x.shape[1]
-    width = min(COLUMNS, 1 << max(dim - 1, 0).bit_length())  # Triton wants powers of 2
+    width = min(FEATURES, 1 << max(dim - 1, 0).bit_length())  # Triton wants powers of 2
     size = SMALL_BLOCK if data.size < SMALL else BLOCK
     num_blocks = data.size // size
     operands = (indices, data, x.astype(jnp.bfloat16) if narrow else x)
     call = functools.partial(
         pallas.pallas_call,
         interpret=interpret,
-        # Which also chooses Triton over Mosaic.
-        compiler_params=triton.CompilerParams(num_warps=1),
+        compiler_params=triton.CompilerParams(num_warps=1),  # chooses Triton over Mosaic, too
     )
 
-    def my_columns() -> Columns:
-        columns = pallas.program_id(1) * width + jnp.arange(width, dtype=jnp.int32)
-        return Columns(columns, columns < dim)
+    def my_features() -> Features:
+        numbers = pallas.program_id(1) * width + jnp.arange(width, dtype=jnp.int32)
+        return Features(numbers, numbers < dim)
 
     def block_sum(inside: Any, indices: Any, data: Any, source: Any, out: Any) -> None:
-        block, mine = pallas.program_id(0), my_columns()
+        block, mine = pallas.program_id(0), my_features()
 
         @pallas.when(inside[block] != 0)
         def _() -> None:  # pyright: ignore[reportUnusedFunction]
@@ -83,10 +90,10 @@ def product(
 
     def row_sum(indptr: Any, indices: Any, data: Any, source: Any, *more: Any) -> None:
         *rest, out = more
-        row, mine = pallas.program_id(0), my_columns()
+        row, mine = pallas.program_id(0), my_features()
         begin, end = indptr[row], indptr[row + 1]
         first, last = _blocks(begin, end, size)
-        # Entries outside of blocks: ``before`` of them in front, and the others behind.
+        # Entries outside of blocks: ``before`` of them in front of the blocks, the rest behind.
         before = jnp.where(first < last, first * size - begin, end - begin)
         count = jnp.where(first < last, before + end - last * size, end - begin)
 
@@ -119,7 +126,7 @@ def product(
     return product(indptr, *operands, *more)
 
 
-class Columns(NamedTuple):
+class Features(NamedTuple):
     """The features of a program, and which of them the table has."""
 
     numbers: Array
@@ -134,7 +141,7 @@ class Entries(NamedTuple):
     source: Any
 
 
-def _sum_entries(refs: Entries, position: Any, count: Any, mine: Columns, dtype: Any) -> Array:
+def _sum_entries(refs: Entries, position: Any, count: Any, mine: Features, dtype: Any) -> Array:
     """The weighted sum of ``count`` rows; their entries are at ``position(0), position(1), …``."""
 
     def add(number: Array, total: Array) -> Array:
@@ -153,7 +160,7 @@ def _sum_entries(refs: Entries, position: Any, count: Any, mine: Columns, dtype:
     return jax.lax.fori_loop(0, (count + (TILE - 1)) // TILE, add, start).sum(0)
 
 
-def _sum_rows(sums: Any, first: Array, last: Array, mine: Columns) -> Array:
+def _sum_rows(sums: Any, first: Array, last: Array, mine: Features) -> Array:
     """The rows from ``first`` to before ``last``."""
 
     def add(number: Array, total: Array) -> Array:
@@ -172,16 +179,14 @@ def _sum_rows(sums: Any, first: Array, last: Array, mine: Columns) -> Array:
 def _blocks(begin: Array, end: Array, size: int) -> tuple[Array, Array]:
     """The first block that lies within entries ``begin`` to ``end``, and the one past the last.
 
-    There is none if the second is not past the first.
+    If there is none, the second is not past the first.
     """
     return (begin + (size - 1)) // size, end // size
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2), inline=True)
-def _within_rows(
-    indptr: Int[Array, " nodes_and_one"], num_blocks: int, size: int
-) -> Int[Array, " blocks"]:
-    """Which blocks lie within a row. The same in every step: XLA takes it out of a loop."""
+def _within_rows(indptr: Pointers, num_blocks: int, size: int) -> Int[Array, " blocks"]:
+    """Marks the blocks that lie within a row. XLA takes this out of loops over steps."""
     first, last = _blocks(indptr[:-1], indptr[1:], size)
     some = (first < last).astype(jnp.int32)
     change = jnp.zeros(num_blocks + 1, jnp.int32).at[first].add(some).at[last].add(-some)

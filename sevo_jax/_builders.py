@@ -1,12 +1,12 @@
 """Graphs from data: sequences, user-item pairs, categories, nearest neighbours, edge lists.
 
-Every builder runs on the host, without a Python loop over interactions, and returns a `Graph` whose
-weights were summed and normalised in float64. Two options are common to all of them:
+Every builder runs on the host, without a Python loop over interactions. It returns a `Graph` whose
+weights were summed and normalised in float64. All builders have two options:
 
-- ``self_loops``: who gets a self-edge of weight 1, ``"none"``, the ``"isolated"`` nodes or
-  ``"all"``; see `Graph.from_weights`;
-- ``capacity``: stored entries of the result, zero-padded, so that graphs of different numbers of
-  edges share a compiled step; as many as there are if ``None``.
+- ``self_loops``: the nodes that get a self-edge of weight 1: ``"none"``, the ``"isolated"`` ones or
+  ``"all"``; see `Graph.from_weights`.
+- ``capacity``: stored entries of the result, zero-padded. Graphs of equal capacity share a compiled
+  step. ``None`` stores as many entries as there are.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike
 
-from sevo_jax import frames
-from sevo_jax.graph import Graph, SelfLoops, as_graph, graph_of
-from sevo_jax.matrices import Operator, adjacency, symmetrized
-from sevo_jax.validation import (
+from sevo_jax._checks import (
     check_choice,
     check_count,
     check_ids,
     check_nodes,
     check_positive,
+    check_unmasked,
     check_weights,
 )
+from sevo_jax._frames import is_frame, is_list_column, runs_of, sequences_of
+from sevo_jax._graph import Graph, SelfLoops, as_graph, graph_of
+from sevo_jax._matrices import Operator, adjacency, from_scipy, symmetrized
 
 Keep = Literal["first", "last"]
 Weighting = Literal["distance", "frequency"]
@@ -63,7 +64,7 @@ def edge_graph(
         num_nodes: the number of nodes, isolated ones included.
         weights: ``float[edges]``, finite and non-negative; 1 for every edge if ``None``. The graph
             keeps their floating dtype.
-        self_loops: who gets a self-edge of weight 1; see `Graph.from_weights`.
+        self_loops: the nodes that get a self-edge of weight 1; see `Graph.from_weights`.
         capacity: stored entries, zero-padded; see `Graph.capacity`.
 
     Returns:
@@ -113,19 +114,19 @@ def sequence_graph(
             of interactions (Polars, pandas, or a pyarrow table). Masked values are padding.
         num_nodes: the number of nodes, the padding item and unseen items included.
         lengths: ``int[users]``, the length of each sequence in a flat array.
-        padding: a value that is no item: it is taken off the beginnings and the ends of sequences,
-            and is an error between two items. ``None`` says that every value is an item. By
-            default an array of two dimensions is refused if a row of it begins or ends with 0,
-            since 0 may be an item or padding. Lists are taken as they are.
+        padding: the value that pads. It is taken off the beginnings and the ends of sequences, and
+            is an error between two items. ``None``: every value is an item. By default, lists are
+            not padded, and a row that begins or ends with 0 in an array of two dimensions is an
+            error, since that 0 may be an item or padding.
         user: the column of users, if ``sequences`` is a data frame.
         item: its column of items, integers.
         time: its column of times: numbers, dates or timestamps. Rows of equal times keep their
-            order; the order of rows is the only one if ``None``.
+            order. With ``None``, rows are in the order of time already.
         max_len: how many items of each sequence count; ``None`` for all.
-        keep: which ones: the ``"last"`` or the ``"first"``.
+        keep: whether these are the ``"last"`` or the ``"first"`` ones.
         walk_length: ``H``, at least 1.
         weighting: ``"distance"`` for ``1/h``, ``"frequency"`` for 1.
-        self_loops: who gets a self-edge of weight 1; see `Graph.from_weights`.
+        self_loops: the nodes that get a self-edge of weight 1; see `Graph.from_weights`.
         capacity: stored entries, zero-padded; see `Graph.capacity`.
 
     Returns:
@@ -156,18 +157,18 @@ def sequence_graph(
         values, counts = _ragged("sequences", sequences, lengths, padding)
     values = check_ids("sequences", values, num_nodes)
 
-    # The arrays are large: what does not count is marked, not taken out.
+    # The arrays are large, so items that do not count are marked instead of taken out.
     kept = counts if max_len is None else np.minimum(counts, check_count("max_len", max_len))
     begins = np.cumsum(counts) - counts
     ends = begins + (counts if keep == "last" else kept)
     together = np.ones(values.size, bool)
     together[_ranges(begins if keep == "last" else ends, counts - kept)] = False
-    # Whole numbers up to 2^24 are exact in float32, and so are even ones, on the diagonal, to 2^25.
+    # float32 is exact for whole numbers to 2^24, and for even ones, as on the diagonal, to 2^25.
     exact = walk_length == 1 or weighting == "frequency"
     dtype = np.float32 if exact and values.size * walk_length < 2**24 else np.float64
     senders, receivers, weights = [], [], []
     for h in range(1, walk_length + 1):
-        # What stands h before a sequence's end has no partner at distance h, nor farther.
+        # The item h before a sequence's end has no partner at distance h or more.
         together[ends[kept >= h] - h] = False
         senders.append(values[:-h][together[:-h]])
         receivers.append(values[h:][together[:-h]])
@@ -192,14 +193,14 @@ def bipartite_graph(
     Nodes ``0 … num_rows - 1`` are the rows, and ``num_rows … num_rows + num_cols - 1`` the columns.
 
     Args:
-        rows: ``int[pairs]``, in ``[0, num_rows)``: a list, an array, or a column of a data frame;
-            of a SciPy COO matrix, its ``row``, and its ``col`` for the other.
+        rows: ``int[pairs]``, in ``[0, num_rows)``: a list, an array, a column of a data frame, or
+            the ``row`` of a SciPy COO matrix.
         cols: ``int[pairs]``, in ``[0, num_cols)``.
         num_rows: the number of nodes of the first kind.
         num_cols: the number of nodes of the second kind.
         weights: ``float[pairs]``, finite and non-negative; duplicates add up. With ``None`` the
             graph is binary: a pair has weight 1 however often it is given.
-        self_loops: who gets a self-edge of weight 1; see `Graph.from_weights`.
+        self_loops: the nodes that get a self-edge of weight 1; see `Graph.from_weights`.
         capacity: stored entries, zero-padded; see `Graph.capacity`.
 
     Raises:
@@ -241,8 +242,8 @@ def category_graph(
 ) -> Graph:
     """A graph that joins nodes which share a category: ``w_ij`` is 1, and 0 on the diagonal.
 
-    A category of ``s`` nodes makes ``s (s - 1)`` entries, so that a few broad ones make a graph
-    nearly dense. Their sum is known before anything is built, and refused beyond a limit.
+    A category of ``s`` nodes makes ``s (s - 1)`` entries, so a few broad categories make a graph
+    nearly dense. The sum is known before anything is built; above ``max_entries`` it is an error.
 
     Args:
         members: the nodes of each category, ``int`` ids: lists or arrays, a column of lists, a
@@ -251,14 +252,14 @@ def category_graph(
         num_nodes: the number of nodes, those without a category included.
         lengths: ``int[categories]``, the number of nodes of each in a flat array.
         padding: a value that is no node; see `sequence_graph`.
-        max_category_size: leave out categories of more nodes, which say little of any one.
+        max_category_size: the most nodes that a category may have; others are left out.
         max_entries: the most entries that may be predicted.
-        self_loops: who gets a self-edge of weight 1; see `Graph.from_weights`.
+        self_loops: the nodes that get a self-edge of weight 1; see `Graph.from_weights`.
         capacity: stored entries, zero-padded; see `Graph.capacity`.
 
     Raises:
         TypeError: ids that are not integers.
-        ValueError: ids out of range, or too many entries.
+        ValueError: ids out of range, too many entries, or a matrix whose indices are damaged.
 
     Examples:
         >>> import sevo_jax
@@ -268,7 +269,7 @@ def category_graph(
     """
     num_nodes = check_nodes("num_nodes", num_nodes)
     if sp.issparse(members):
-        incidence: Any = sp.csc_array(members)
+        incidence: Any = from_scipy(members).tocsc()
         if incidence.shape[0] != num_nodes:
             raise ValueError(
                 f"members must have one row a node, {num_nodes}, got shape {incidence.shape}"
@@ -315,13 +316,13 @@ def knn_graph(
     With ``d_ij = 2 - 2 cos(x_i, x_j)``, every node ``i`` adds ``exp(-d_ij / temperature)`` to
     ``w_ij`` and ``w_ji`` for the ``k`` other nodes of the smallest ``(d_ij, j)``: among equals, the
     lower id. Candidates are found in float32, in blocks of rows of some 128 MB, and compared in
-    float64; distances count as equal if they agree to 12 decimals.
+    float64. Distances are equal if they agree to 12 decimals.
 
     Args:
         features: ``float[nodes, dim]``, finite and without zero rows.
         k: neighbours of each node, in ``[1, nodes)``.
         temperature: ``τ``, the kernel's bandwidth, above 0.
-        self_loops: who gets a self-edge of weight 1; see `Graph.from_weights`.
+        self_loops: the nodes that get a self-edge of weight 1; see `Graph.from_weights`.
         capacity: stored entries, zero-padded; see `Graph.capacity`.
 
     Raises:
@@ -338,6 +339,7 @@ def knn_graph(
     """
     if sp.issparse(features):
         raise TypeError("features must be dense, got a sparse matrix; pass its toarray()")
+    check_unmasked("features", features)
     x = np.asarray(features)
     if x.ndim != 2:
         raise ValueError(f"features must be float[nodes, dim], got shape {x.shape}")
@@ -380,14 +382,14 @@ def combine_graphs(
 ) -> Graph:
     """A graph of several relations at once: the operator ``sum of w_k Ã_k``.
 
-    Being a convex combination, it is symmetric and of spectral radius at most 1. It has no edge
-    weights of its own; a node is isolated where it is in all graphs.
+    A convex combination of operators is symmetric and has a spectral radius of at most 1. The
+    result has no edge weights. A node is isolated in it if it is isolated in all graphs.
 
     Args:
         graphs: at least one graph or normalised operator, all over the same nodes.
         weights: ``float[graphs]``, non-negative, of sum 1.
-        self_loops: ``"none"``, or ``"isolated"`` for a diagonal entry of 1 where a node is isolated
-            in all graphs. A self-edge for ``"all"`` is to be given to each graph.
+        self_loops: ``"none"``, or ``"isolated"`` for a diagonal entry of 1 at isolated nodes.
+            For ``"all"``, build each graph with it.
         capacity: stored entries, zero-padded; see `Graph.capacity`.
 
     Raises:
@@ -425,7 +427,7 @@ def combine_graphs(
 
 
 def _ranges(begins: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """``begin, begin + 1, …``, as many as each counts, joined."""
+    """Joins the ranges ``begin, begin + 1, …`` of the given lengths."""
     before = np.cumsum(counts) - counts
     return np.repeat(begins - before, counts) + np.arange(counts.sum())
 
@@ -438,26 +440,26 @@ def _interactions(
     lengths: ArrayLike | None,
     padding: Padding,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The sequences of a data frame, as one flat array and the length of each."""
+    """Reads the sequences of a data frame as one flat array and the length of each."""
     if user is None or item is None:
         raise TypeError(
             f"user and item must both name a column, got user={user!r} and item={item!r}"
         )
-    if not frames.is_frame(frame):
+    if not is_frame(frame):
         raise TypeError(
             "user, item and time name the columns of a data frame, got "
             f"{type(frame).__name__}; without them sequences are lists or arrays"
         )
     if lengths is not None or padding != "refuse":
         raise TypeError("lengths and padding are not for a data frame; leave them out")
-    return frames.sequences_of(frame, user, item, time)
+    return sequences_of(frame, user, item, time)
 
 
 def _ragged(
     name: str, runs: Any, lengths: ArrayLike | None, padding: Padding
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Runs of ids in any accepted form, as one flat array and the length of each run."""
-    if frames.is_frame(runs):
+    """Reads runs of ids in any accepted form as one flat array and the length of each run."""
+    if is_frame(runs):
         advice = (
             'name its columns, as in sequence_graph(frame, num_nodes, user="user", item="item", '
             'time="time"), or pass one column of lists'
@@ -488,7 +490,7 @@ def _ragged(
 def _unpadded(
     name: str, values: np.ndarray, counts: np.ndarray, absent: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Runs without the values that are absent, which must stand at their beginnings and ends."""
+    """Takes absent values off the beginnings and ends of runs; elsewhere they are an error."""
     ends = np.cumsum(counts)
     where = np.flatnonzero(absent)
     run = np.searchsorted(ends, where, side="right")
@@ -505,7 +507,7 @@ def _unpadded(
 
 
 def _joined(name: str, runs: Any, lengths: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
-    """Runs as they are, joined into one array (a masked one if a run is), and their lengths."""
+    """Joins runs into one array, a masked one if a run is, and counts their lengths."""
     if lengths is not None:
         counts = np.asarray(lengths)
         if counts.ndim != 1 or (counts.size and not np.issubdtype(counts.dtype, np.integer)):
@@ -518,8 +520,8 @@ def _joined(name: str, runs: Any, lengths: ArrayLike | None) -> tuple[np.ndarray
                 f"lengths must add up to the {values.size} items given, got {counts.sum()}"
             )
         return values, counts
-    if frames.is_list_column(runs):
-        return frames.runs_of(name, runs)
+    if is_list_column(runs):
+        return runs_of(name, runs)
     if hasattr(runs, "explode") and hasattr(runs, "list"):  # a column of Polars
         if hasattr(runs.dtype, "size"):  # fixed-size lists
             runs = runs.arr.to_list()
@@ -564,15 +566,15 @@ def _array(name: str, position: int, run: Any) -> np.ndarray:
 def _nearest(
     x: np.ndarray, single: np.ndarray, start: int, stop: int, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The ``k`` nearest others of the nodes ``start … stop - 1``: ids, and distances, flat.
+    """Finds the ``k`` nearest others of the nodes ``start … stop - 1``: ids and distances, flat.
 
     Rows of ``x`` have norm 1; ``single`` is ``x`` in float32.
     """
     nodes, dim = x.shape
     similarity = single[start:stop] @ single.T
     similarity[np.arange(stop - start), np.arange(start, stop)] = -np.inf
-    # The k-th best of the chunks' best is a bar that k nodes or more reach, for a fraction of the
-    # work of selecting among all nodes; float32 may be off by the margin.
+    # At least k nodes reach the k-th best of the chunks' best values. Finding that bar is a
+    # fraction of the work of selecting among all nodes. The margin covers float32's roundings.
     chunk = min(_CHUNK, max(1, nodes // (4 * k)))
     best = np.maximum.reduceat(similarity, np.arange(0, nodes, chunk), axis=1)
     bar = np.partition(best, best.shape[1] - k, axis=1)[:, best.shape[1] - k]

@@ -1,10 +1,10 @@
-"""The product for CPUs, written in C++ (``cpu_kernel.cc``), on the threads of XLA.
+"""The product for CPUs, written in C++ (``cpu.cc``), on the threads of XLA.
 
 Installing the package compiles it, where there is a compiler. Where there was none, `missing` says
-so, and `sevo_jax.sparse` falls back to JAX's own product.
+so, and `sevo_jax._spmm` falls back to JAX's own product.
 
-Programs that `jax.export` saves call it by name: saving takes a permission, as the README says, and
-where they run, `sevo_jax` must be imported.
+Programs that `jax.export` saves call the product by name. Saving needs a permission, as the README
+says, and the process that runs the program must import `sevo_jax`.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
 
-from sevo_jax.sharding import varying_as
+from sevo_jax._spmm.arrays import Columns, Pointers, Rows, Scale, Table, Values
+from sevo_jax._spmm.sharded import varying_as
 
 TARGET = "sevo_jax_product"
 WIDEST = 64
-"""Bytes of the vectors that CPUs have at most."""
+"""Bytes of the widest vectors that any CPU has."""
 
 
 @functools.cache
 def missing() -> str | None:
-    """Why there is no such kernel here; ``None`` where there is one, which JAX then knows."""
+    """Registers the kernel with JAX; returns why there is none, or ``None`` where there is one."""
     here = Path(__file__).parent
     paths = [here / f"_cpu_kernel{suffix}" for suffix in EXTENSION_SUFFIXES]
     found = next((path for path in paths if path.exists()), None)
@@ -37,7 +37,8 @@ def missing() -> str | None:
             "it was not compiled when sevo-jax was installed, which takes a C++17 compiler; "
             "with one, install again (pip --force-reinstall --no-cache-dir)"
         )
-    try:  # of another machine or version, or for an interface that this JAX does not have
+    # The file may be of another machine, or for an interface that this JAX does not have.
+    try:
         handler = jax.ffi.pycapsule(ctypes.CDLL(str(found)).SevoJaxProduct1)
         jax.ffi.register_ffi_target(TARGET, handler, platform="cpu")
     except Exception as error:
@@ -46,33 +47,33 @@ def missing() -> str | None:
 
 
 def product(
-    data: Float[Array, " entries"],
-    indices: Int[Array, " entries"],
-    indptr: Int[Array, " rows_and_one"],
-    x: Float[Array, "nodes dim"],
-    scale: Float[Array, ""] | None = None,
-    base: Float[Array, "rows dim"] | None = None,
+    data: Values,
+    indices: Columns,
+    indptr: Pointers,
+    x: Table,
+    scale: Scale | None = None,
+    base: Rows | None = None,
     *,
     narrow: bool = False,
     widest: int = WIDEST,
-) -> Float[Array, "rows dim"]:
+) -> Rows:
     """``base + scale * (A @ x)`` in one pass, for a matrix ``A`` of compressed rows.
 
     Entries whose column is no row of ``x`` count as 0.
 
     Args:
-        data: values of ``A``, float32 or float64 as all others are.
+        data: values of ``A``; like all operands, float32 or float64.
         indices: their columns.
-        indptr: where each row's entries begin, and where the last one's end.
+        indptr: where each row's entries begin, and where the last row's end.
         x: the table.
         scale: a factor of the product; given together with ``base``.
         base: what the product is added to.
         narrow: whether rows of ``x`` are rounded to bfloat16 before they are gathered.
-        widest: the bytes of the widest vectors to compute with, of those that the CPU has.
+        widest: a limit on the bytes of the vectors to compute with, for tests.
 
     Raises:
-        RuntimeError: there is no such kernel here.
-        TypeError: dtypes that differ, or are none of the two.
+        RuntimeError: the kernel is missing here.
+        TypeError: dtypes that differ, or that are neither float32 nor float64.
         ValueError: shapes that do not belong together.
     """
     if reason := missing():
@@ -99,4 +100,4 @@ def product(
     return varying_as(out, *operands)
 
 
-missing()  # so that programs that were compiled elsewhere find it
+missing()  # registers it, so that programs that were compiled elsewhere find it

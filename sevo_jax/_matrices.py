@@ -1,6 +1,6 @@
 """Matrices on the host: from edges or any supported form to checked, normalised CSR, and to `BCSR`.
 
-The work behind `sevo_jax.graph`; nothing here runs under ``jit``.
+`sevo_jax._graph` is built on it. Nothing here runs under ``jit``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from jax.experimental.sparse import BCOO, BCSR
 from numpy.typing import ArrayLike
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
-from sevo_jax.validation import STATIC_ARGS_HINT, check_count, check_ids, check_weights
+from sevo_jax._checks import (
+    STATIC_ARGS_HINT,
+    check_count,
+    check_ids,
+    check_unmasked,
+    check_weights,
+)
 
 Operator = sp.sparray | sp.spmatrix | BCOO | BCSR | np.ndarray | jax.Array
 """An n x n matrix: SciPy sparse, `BCOO`, `BCSR`, or a dense NumPy or JAX array."""
@@ -30,7 +36,7 @@ _BLOCK = 2**15  # entries
 def adjacency(
     senders: ArrayLike, receivers: ArrayLike, num_nodes: int, weights: ArrayLike | None
 ) -> tuple[Any, Any]:
-    """``W`` of undirected edges as CSR in float64, and the dtype of the weights given."""
+    """Builds ``W`` of undirected edges as CSR in float64; also returns the dtype of the weights."""
     senders = check_ids("senders", senders, num_nodes)
     receivers = check_ids("receivers", receivers, num_nodes)
     if senders.shape != receivers.shape:
@@ -45,25 +51,25 @@ def adjacency(
 def symmetrized(
     senders: np.ndarray, receivers: np.ndarray, values: np.ndarray, num_nodes: int
 ) -> Any:
-    """`adjacency` for edges that are known to be sound."""
+    """Builds `adjacency` from edges that are already checked."""
     transposed = sp.coo_array((values, (receivers, senders)), shape=(num_nodes, num_nodes))
-    # Not to be sorted row by row: transposing sorts too, in a single pass.
+    # This claim skips a sort row by row; transposing below sorts too, in a single pass.
     transposed.has_canonical_format = True
     directed = transposed.tocsr().tocsc().T
-    # Duplicates are summed before the transpose is added: w_ij and w_ji then round alike.
+    # Duplicates are summed before the transpose is added, so that w_ij and w_ji round alike.
     directed.sum_duplicates()
     return (directed + directed.T).tocsr()
 
 
 def normalize(weights: Any, dtype: Any) -> Any:
-    """``D^-1/2 W D^-1/2`` computed in float64, with zero rows for nodes of degree zero."""
+    """Computes ``D^-1/2 W D^-1/2`` in float64, with zero rows for nodes of degree zero."""
     indptr, indices = weights.indptr, weights.indices
     counts, degrees = np.diff(indptr), np.zeros(indptr.size - 1)
     joined = counts > 0
     degrees[joined] = np.add.reduceat(weights.data, indptr[:-1][joined], dtype=np.float64)
     scale = np.divide(1.0, np.sqrt(degrees), out=np.zeros_like(degrees), where=degrees > 0)
     data = np.empty(indices.size, np.float32 if dtype == np.float32 else np.float64)
-    # A few rows after the other: what stays in the cache costs no memory.
+    # A block of rows at a time, so that temporaries stay in the cache.
     bounds = np.searchsorted(indptr, np.arange(0, indices.size, _BLOCK))
     for first, last in pairwise([*bounds.tolist(), scale.size]):
         entries = slice(indptr[first], indptr[last])
@@ -75,7 +81,7 @@ def normalize(weights: Any, dtype: Any) -> Any:
 
 
 def to_scipy(matrix: Any) -> Any:
-    """Any supported matrix as canonical CSR on the host, in a dtype that SciPy can compute in."""
+    """Converts any supported matrix to canonical CSR, in a dtype that SciPy can compute in."""
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(matrix)):
         raise TypeError(
             "a raw operator cannot be checked while it is traced: build the graph outside jit with "
@@ -94,7 +100,7 @@ def to_scipy(matrix: Any) -> Any:
             "a graph must be a sevo_jax.Graph or a square matrix (SciPy sparse, BCOO, BCSR or "
             f"dense), got {type(matrix).__name__}{shape}"
         )
-    # Before anything is converted: memory for a shape, or a loop over indices, may end the process.
+    # First of all: to convert a bad shape may take all memory, and bad indices may end the process.
     _check_kind(matrix.shape, matrix.dtype)
     if isinstance(matrix, BCSR):
         data, indices, indptr = map(np.asarray, (matrix.data, matrix.indices, matrix.indptr))
@@ -105,8 +111,9 @@ def to_scipy(matrix: Any) -> Any:
         kept = (indices != np.array(matrix.shape)).any(axis=1)
         csr = _checked_coo(data[kept], indices[kept, 0], indices[kept, 1], matrix.shape)
     elif sp.issparse(matrix):
-        csr = _from_scipy(matrix)
+        csr = from_scipy(matrix)
     else:
+        check_unmasked("a graph's matrix", matrix)
         csr = sp.csr_array(_computable(np.asarray(matrix)))
     csr.sum_duplicates()
     csr.sort_indices()
@@ -114,7 +121,7 @@ def to_scipy(matrix: Any) -> Any:
 
 
 def _check_kind(shape: tuple[int, ...], dtype: Any) -> None:
-    """A `ValueError` unless it is a square matrix of real numbers that `int32` can index."""
+    """Raises a `ValueError` unless the matrix is square, real, and small enough for `int32`."""
     if len(shape) != 2 or shape[0] != shape[1]:
         raise ValueError(f"a graph's matrix must be square, got shape {shape}")
     if shape[0] >= np.iinfo(np.int32).max:
@@ -126,22 +133,25 @@ def _check_kind(shape: tuple[int, ...], dtype: Any) -> None:
         raise ValueError(f"a graph's matrix must be real, got dtype {dtype}")
 
 
-def _from_scipy(matrix: Any) -> Any:
-    """A SciPy matrix of any format as CSR in arrays of its own.
+def from_scipy(matrix: Any) -> Any:
+    """Copies a SciPy matrix of any format and shape to CSR, after checking its indices.
 
-    SciPy's loops trust the arrays that a matrix is made of, which anyone can set.
+    Anyone can set the arrays of a matrix, and SciPy's loops trust them.
+
+    Raises:
+        ValueError: indices or pointers that lie outside of the matrix.
     """
     if matrix.format == "csr":
         return _checked_csr(matrix.data, matrix.indices, matrix.indptr, matrix.shape)
     if matrix.format == "csc":
-        transposed = _checked_csr(matrix.data, matrix.indices, matrix.indptr, matrix.shape)
+        transposed = _checked_csr(matrix.data, matrix.indices, matrix.indptr, matrix.shape[::-1])
         return transposed.T.tocsr()
     if matrix.format == "bsr":
         rows, columns = (
             size // block for size, block in zip(matrix.shape, matrix.blocksize, strict=True)
         )
         check_compressed(matrix.indices, matrix.indptr, matrix.data.shape[0], rows, columns)
-    # Of the other formats, NumPy and Python make coordinates.
+    # The other formats make coordinates in NumPy and Python, which is safe.
     matrix = matrix.tocoo()
     rows, columns = matrix.coords
     return _checked_coo(matrix.data, rows, columns, matrix.shape)
@@ -151,7 +161,7 @@ def _checked_csr(
     data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: tuple[int, ...]
 ) -> Any:
     check_compressed(indices, indptr, data.shape[0], *shape)
-    stored = indptr[-1]  # what follows pads
+    stored = indptr[-1]  # the rest is padding
     parts = (_computable(data[:stored]), indices[:stored], indptr)
     return sp.csr_array(parts, shape=shape, copy=True)
 
@@ -167,14 +177,14 @@ def _checked_coo(
 def check_compressed(
     indices: np.ndarray, indptr: np.ndarray, capacity: int, rows: int, columns: int
 ) -> None:
-    """A `ValueError` unless these are the indices and pointers of a compressed sparse matrix.
+    """Raises a `ValueError` unless the indices and pointers are those of a compressed matrix.
 
     Args:
-        indices: a row's columns, one row after the other; what follows the last row pads.
-        indptr: where each row begins, and the last one ends.
+        indices: the columns of each row, one row after the other, then padding.
+        indptr: where each row begins, and where the last row ends.
         capacity: how many values there are.
-        rows: of the matrix (columns, where columns are compressed).
-        columns: of the matrix (rows, where columns are compressed).
+        rows: how many rows are compressed (or columns, for a matrix of compressed columns).
+        columns: how many columns a row has (or rows, for a matrix of compressed columns).
     """
     if indptr.shape != (rows + 1,) or not np.issubdtype(indptr.dtype, np.integer):
         raise ValueError(
@@ -206,24 +216,24 @@ def _check_indices(name: str, indices: np.ndarray, size: int) -> None:
 
 
 def floating_dtype(matrix: Any) -> Any:
-    """The dtype of ``matrix`` if it is a floating one, else JAX's default float."""
+    """Returns the dtype of ``matrix`` if it is floating, else JAX's default float."""
     floating = jnp.issubdtype(matrix.dtype, jnp.floating)
     return matrix.dtype if floating else jax.dtypes.canonicalize_dtype(float)
 
 
 def _computable(values: np.ndarray) -> np.ndarray:
-    """The values in a dtype that SciPy can add: half precisions and integers need a wider one."""
+    """Widens half precisions and integers to a dtype that SciPy can add in."""
     if jnp.issubdtype(values.dtype, jnp.floating) and values.dtype.itemsize < 4:
         return values.astype(np.float32)
     return values.astype(np.float64) if np.issubdtype(values.dtype, np.integer) else values
 
 
 def to_bcsr(matrix: Any, dtype: Any, capacity: int | None) -> BCSR:
-    """CSR on the host to `BCSR` on the device, float64 only where JAX has it enabled."""
+    """Moves CSR to the device as `BCSR`, in float64 only where JAX has it enabled."""
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"dtype must be a floating-point type, got {jnp.dtype(dtype)}")
     dtype = jax.dtypes.canonicalize_dtype(dtype)
-    # A Python float: a float32 beside float64's maximum would overflow.
+    # Compared as Python floats: float64's maximum would overflow beside a float32.
     largest = float(max(matrix.data.max(initial=0.0), -matrix.data.min(initial=0.0)))
     if largest > float(jnp.finfo(dtype).max):
         raise ValueError(f"weights must fit {dtype}, got {largest}")
@@ -256,7 +266,7 @@ def to_bcsr(matrix: Any, dtype: Any, capacity: int | None) -> BCSR:
 
 
 def check_operator(matrix: Any, dtype: Any) -> None:
-    """A `ValueError` unless it is finite, symmetric and of a spectral radius of at most 1."""
+    """Raises a `ValueError` unless it is finite, symmetric, and of spectral radius at most 1."""
     check_values(matrix, "operator")
     check_symmetric(matrix, "operator", dtype)
     radius = _spectral_radius(matrix)
@@ -268,7 +278,7 @@ def check_operator(matrix: Any, dtype: Any) -> None:
 
 
 def check_values(matrix: Any, name: str) -> None:
-    """A `ValueError` unless all entries are finite."""
+    """Raises a `ValueError` unless all entries are finite."""
     bad = np.flatnonzero(~np.isfinite(matrix.data))
     if bad.size:
         row = int(np.searchsorted(matrix.indptr, bad[0], side="right")) - 1
@@ -278,12 +288,12 @@ def check_values(matrix: Any, name: str) -> None:
 
 
 def check_symmetric(matrix: Any, name: str, dtype: Any) -> None:
-    """A `ValueError` unless it is symmetric, up to roundings of its own dtype or of ``dtype``."""
+    """Raises a `ValueError` unless it is symmetric up to roundings of its dtype or of ``dtype``."""
     difference = abs(matrix - matrix.T).tocoo()
     if difference.nnz == 0:
         return
     worst = int(difference.data.argmax())
-    # A few roundings of the precision it has or will have, on the scale of the largest entry.
+    # Allows a few roundings, in the precision before or after, of the largest entry.
     stored = jax.dtypes.canonicalize_dtype(dtype)
     eps = max(np.finfo(matrix.dtype).eps, float(jnp.finfo(stored).eps))
     limit = 16 * eps * abs(matrix.data).max()
@@ -298,7 +308,7 @@ def check_symmetric(matrix: Any, name: str, dtype: Any) -> None:
 def _spectral_radius(matrix: Any) -> float:
     if matrix.nnz == 0:
         return 0.0
-    # The largest row sum bounds the radius and is often enough.
+    # The largest row sum bounds the radius, which often settles it.
     bound = float(abs(matrix).sum(axis=1).max())
     if bound <= 1 + SPECTRAL_TOLERANCE:
         return bound

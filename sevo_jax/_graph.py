@@ -1,8 +1,8 @@
 """The graph: a normalised adjacency matrix, checked once on the host and carried as a pytree.
 
-SEvo needs one thing of a graph, the operator ``Ã = D^-1/2 W D^-1/2`` (Section 2.1). `Graph` holds
-it together with the edge weights ``W`` it came from. Everything that can go wrong with a graph is
-checked here, outside ``jit``; unflattening a `Graph` checks nothing.
+SEvo multiplies by the operator ``Ã = D^-1/2 W D^-1/2`` (Section 2.1). `Graph` holds it together
+with the edge weights ``W``. Graphs are checked here, outside ``jit``, when they are made;
+unflattening a `Graph` checks nothing.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import scipy.sparse as sp
 from jax.experimental.sparse import BCSR
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from numpy.typing import ArrayLike
-from scipy.sparse.csgraph import reverse_cuthill_mckee
 
-from sevo_jax.matrices import (
+from sevo_jax._checks import check_choice, check_nodes
+from sevo_jax._matrices import (
     Operator,
     adjacency,
     check_operator,
@@ -33,17 +33,16 @@ from sevo_jax.matrices import (
     to_bcsr,
     to_scipy,
 )
-from sevo_jax.sharding import Exchange, Plan, Way, cut, mesh_size, rows_and_columns
-from sevo_jax.validation import check_choice, check_nodes
+from sevo_jax._sharding import Exchange, Plan, Way, cut, mesh_size, rows_and_columns
 
 SelfLoops = Literal["none", "isolated", "all"]
-"""Which nodes get an edge of weight 1 to themselves."""
+"""The nodes that get an edge of weight 1 to themselves."""
 
 Kernel = Literal["bcsr", "gather", "pallas"]
-"""What multiplies by the operator; see `sevo_jax.sparse`."""
+"""The name of a kernel that multiplies by the operator; see `Graph.with_kernel`."""
 
 Precision = Literal["bfloat16"]
-"""What a table's rows are rounded to as they are gathered."""
+"""The dtype that a table's rows are rounded to as they are gathered."""
 
 
 @jax.tree_util.register_dataclass
@@ -59,11 +58,10 @@ class Graph:
             only an operator was given, and in an optimiser's state.
         operator: ``Ã``, symmetric with spectral radius at most 1, ``float[n, n]`` in `BCSR` form.
         num_nodes: ``n``, static.
-        kernel: what multiplies by the operator, static; ``None`` for the platform's default. See
+        kernel: the kernel of products, static; ``None`` for the platform's default. See
             `with_kernel`.
-        precision: what that rounds gathered rows to, static; ``None`` for nothing.
-        exchange: how rows travel between devices where `shard` has split the operator among them;
-            else ``None``.
+        precision: the dtype to which gathered rows are rounded, static; ``None`` for no rounding.
+        exchange: how rows travel between devices, if `shard` has split the operator among them.
 
     Examples:
         >>> import sevo_jax
@@ -78,15 +76,18 @@ class Graph:
     precision: Precision | None = dataclasses.field(default=None, metadata={"static": True})
     exchange: Exchange | None = None
 
+    # For runtime type checkers: JAX and Orbax build graphs of shapes, axes or options, too.
+    __no_type_check__ = True
+
     @property
     def capacity(self) -> int:
-        """Stored entries of the operator: both directions of an edge, and what pads them.
+        """Stored entries of the operator: both directions of an edge, and padding.
 
-        Of a graph that is split among devices, those of each.
+        For a graph that is split among devices, it counts the entries of one device.
 
         Two graphs share a compiled step if they are equal in ``num_nodes``, ``capacity``, dtype,
-        kernel and precision. (Where a function takes the graph itself as an argument, both have
-        weights or neither has. An optimiser's state never holds weights.)
+        kernel and precision. If a function takes the graph itself as an argument, both must have
+        weights or neither; an optimiser's state never holds weights.
         """
         return self.operator.nse
 
@@ -100,7 +101,7 @@ class Graph:
         values = getattr(self.operator, "data", self.operator)
         if hasattr(values, "shape") and hasattr(values, "dtype"):
             text += f", capacity={self.capacity}, dtype={self.dtype}"
-        else:  # a tree of shapes, of shardings, of axes
+        else:  # a tree of shapes, shardings or axes
             text += f", leaves={type(values).__name__}"
         text += f", kernel={self.kernel}" if self.kernel else ""
         text += f", precision={self.precision}" if self.precision else ""
@@ -117,18 +118,18 @@ class Graph:
         dtype: Any = None,
         capacity: int | None = None,
     ) -> Graph:
-        """A graph from an operator ``Ã`` that is used exactly as given.
+        """Makes a graph of an operator ``Ã``, used exactly as given.
 
         Args:
             operator: ``float[n, n]``: SciPy sparse, `BCOO`, `BCSR`, or dense.
             check: whether to verify that the operator is finite, symmetric to rounding, and of
-                spectral radius at most 1 + 1e-5. Without these, smoothing may diverge or point away
-                from the update (Theorem 1). The shape is always checked.
-            dtype: of the result; that of ``operator`` if ``None``.
+                spectral radius at most 1 + 1e-5. With another operator, smoothing may diverge or
+                point away from the update (Theorem 1). The shape is always checked.
+            dtype: the dtype of the result; that of ``operator`` if ``None``.
             capacity: stored entries, zero-padded; as many as there are if ``None``.
 
         Raises:
-            TypeError: the operator is a traced array or not a matrix at all.
+            TypeError: the operator is traced, or no matrix.
             ValueError: it is not square, fails a check, or has more entries than the capacity.
 
         Examples:
@@ -151,18 +152,18 @@ class Graph:
         self_loops: SelfLoops = "none",
         capacity: int | None = None,
     ) -> Graph:
-        """A graph from an adjacency matrix ``W``, normalised to ``Ã = D^-1/2 W D^-1/2``.
+        """Makes a graph of an adjacency matrix ``W``, normalised to ``Ã = D^-1/2 W D^-1/2``.
 
-        A node without edges gets a zero row: smoothing then scales its step by
+        A node without edges gets a zero row. Smoothing then scales its step by
         ``(1 - beta) / (1 - beta^(L+1))``, as the paper does. With ``self_loops="isolated"`` such
-        nodes get an edge to themselves, and smoothing leaves their step alone. The degrees and the
-        product are computed in float64 and rounded once to ``dtype``.
+        nodes get an edge to themselves, and smoothing leaves their step alone. Degrees and products
+        are computed in float64 and rounded once to ``dtype``.
 
         Args:
             weights: ``float[n, n]``, symmetric, finite, non-negative.
-            dtype: of the result; that of ``weights`` if ``None``.
-            self_loops: who gets a self-edge of weight 1 on top of ``W``: ``"none"``, the
-                ``"isolated"`` nodes, or ``"all"``.
+            dtype: the dtype of the result; that of ``weights`` if ``None``.
+            self_loops: the nodes that get a self-edge of weight 1 on top of ``W``: ``"none"``, the
+                ``"isolated"`` ones, or ``"all"``.
             capacity: stored entries, zero-padded; as many as there are if ``None``.
 
         Raises:
@@ -194,22 +195,21 @@ class Graph:
         self_loops: SelfLoops = "none",
         capacity: int | None = None,
     ) -> Graph:
-        """This graph with more edges, or more nodes, normalised anew.
+        """Returns this graph with more edges, or more nodes, normalised anew.
 
         Args:
             senders: ``int[edges]``, as in `edge_graph`.
             receivers: ``int[edges]``.
             weights: ``float[edges]``; 1 for every edge if ``None``.
-            num_nodes: how many nodes the result has; as many as now if ``None``.
+            num_nodes: the number of nodes of the result; as many as now if ``None``.
             self_loops: as in `Graph.from_weights`; self-edges that are there already stay.
-            capacity: stored entries, zero-padded. If ``None``, the present capacity where the
-                result fits, so that nothing compiles anew; else as many as there are.
+            capacity: stored entries, zero-padded. ``None`` keeps the present capacity where the
+                result fits, so that nothing compiles anew, and else stores as many as there are.
 
         Raises:
             TypeError: as `edge_graph`.
-            ValueError: as `edge_graph`; fewer nodes than now; more entries than the capacity; or
-                this graph has no weights, since it was made from an operator or taken from an
-                optimiser's state.
+            ValueError: as `edge_graph`; fewer nodes than now; more entries than the capacity; or a
+                graph without weights, made from an operator or taken from an optimiser's state.
 
         Examples:
             >>> import sevo_jax
@@ -230,7 +230,7 @@ class Graph:
         return dataclasses.replace(graph, kernel=self.kernel, precision=self.precision)
 
     def with_capacity(self, capacity: int) -> Graph:
-        """This graph with another number of stored entries.
+        """Returns this graph with another number of stored entries.
 
         Raises:
             ValueError: the graph has more entries.
@@ -247,21 +247,20 @@ class Graph:
         return dataclasses.replace(self, weights=weights, operator=operator)
 
     def with_kernel(self, kernel: Kernel | None, *, precision: Precision | None = None) -> Graph:
-        """This graph with another kernel behind its product, in every function and optimiser.
+        """Returns this graph with another kernel behind its product, wherever it is used.
 
-        What is made of it by `add_edges`, `with_capacity`, `save` and `load` keeps the choice.
+        Graphs made from the result by `add_edges`, `with_capacity`, `save` and `load` keep it.
 
         Args:
-            kernel: ``None``, the platform's default: on CPUs a kernel in C++, on NVIDIA GPUs from
-                Ampere on ``"pallas"``, elsewhere ``"gather"``. ``"bcsr"``, JAX's product, the
-                default on CPUs where there was no compiler to install the other with
-                (`sevo_jax.cpu_kernel.missing` says why; ``"gather"`` with a precision);
-                ``"pallas"``, a Triton kernel (interpreted, and slow, on CPUs); ``"gather"``, sums
-                of gathered rows without a scatter.
-            precision: ``"bfloat16"`` rounds the rows that are gathered, and sums in float32 or
-                more: half the bytes to read. ``"bcsr"`` has none. The method ``"exact"`` then
-                solves a rounded system, and may stop at its bound of iterations before it reaches
-                ``tol``.
+            kernel: ``"bcsr"``, JAX's own product; ``"pallas"``, a Triton kernel, interpreted and
+                slow on CPUs; or ``"gather"``, sums of gathered rows without a scatter. ``None``
+                is the platform's default: a kernel in C++ on CPUs, ``"pallas"`` on NVIDIA GPUs
+                from Ampere on, else ``"gather"``. Without a compiler at installation, CPUs use
+                ``"bcsr"``, or ``"gather"`` with a precision; `sevo_jax._spmm.cpu.missing` then
+                says why.
+            precision: ``"bfloat16"`` rounds the rows that are gathered, which halves the bytes to
+                read, and sums in float32 or more. ``"bcsr"`` cannot. The method ``"exact"`` then
+                solves a rounded system, and may reach its bound of iterations before ``tol``.
 
         Raises:
             ValueError: an unknown name, or a precision that the kernel does not have.
@@ -280,67 +279,34 @@ class Graph:
             raise ValueError("the kernel 'bcsr' has no precision 'bfloat16'; 'gather' has")
         return dataclasses.replace(self, kernel=kernel, precision=precision)
 
-    def reorder(self) -> tuple[np.ndarray, Graph]:
-        """The nodes in reverse Cuthill-McKee order, which keeps neighbours close together.
-
-        Parts of a table that `shard` splits by rows then refer to fewer rows of each other, where
-        the graph has such an order at all: grids and chains do. Hubs come together, and make halos
-        larger than in a random order (`sevo_jax.communication` tells). The table's rows, and the
-        ids in the data, must follow: row ``i`` becomes what row ``order[i]`` was, and id ``j``
-        becomes ``numpy.argsort(order)[j]``.
-
-        Returns:
-            ``order``, ``int32[nodes]``, and the graph of the renumbered nodes.
-
-        Raises:
-            ValueError: the graph is split among devices.
-
-        Examples:
-            >>> import sevo_jax
-            >>> order, graph = sevo_jax.edge_graph([0, 3, 1], [3, 1, 2], num_nodes=4).reorder()
-            >>> order.tolist(), graph.to_scipy().nonzero()[1].tolist()
-            ([2, 1, 3, 0], [1, 0, 2, 1, 3, 2])
-        """
-        operator = self.to_scipy()
-        order = reverse_cuthill_mckee(operator, symmetric_mode=True)
-
-        def renumbered(matrix: Any) -> BCSR:
-            matrix = matrix[order][:, order].tocsr()
-            matrix.sort_indices()
-            return to_bcsr(matrix, self.dtype, self.capacity)
-
-        weights = None if self.weights is None else renumbered(to_scipy(self.weights))
-        return order, dataclasses.replace(self, weights=weights, operator=renumbered(operator))
-
     def shard(
         self, sharding: Sharding, *, exchange: Way | None = None, capacity: int | None = None
     ) -> Graph:
-        """This graph for tables of a sharding: each device holds the entries of its rows alone.
+        """Splits this graph for sharded tables: each device holds the entries of its rows alone.
 
-        Without it, every device holds the whole graph, and tables that are split by rows are
-        gathered in each product. With it, the rows that a device needs of others come by the way
-        that moves less, and every sum stays as it is, term by term. A table of another sharding on
-        that mesh gives the same result, but is moved to this sharding and back in every product.
-        Where the sharding splits no rows, every device gets the whole graph.
+        Without it, every device holds the whole graph and gathers all rows of the table in each
+        product. With it, devices exchange only the rows that they need, by whichever way moves
+        fewer bytes. Sums stay as they are, term by term. A table of another sharding on that mesh
+        gives the same result, but moves to this sharding and back in every product. If the sharding
+        splits no rows, every device gets the whole graph.
 
-        The result has the operator alone: change the graph first (`add_edges` and the like, which
-        refuse a graph that is split), and shard it then.
+        The result holds the operator alone. Change the graph first, by `add_edges` and the like,
+        and shard it then.
 
         Args:
-            sharding: of the table: its rows, the nodes, are split into equal parts, and its first
-                features axis as it is.
-            exchange: ``"all_gather"`` brings each device all rows; ``"halo"`` those that its
-                entries refer to, some each from others; ``None`` takes what moves fewer bytes,
-                as `sevo_jax.communication` prints them. `reorder` may leave less to move.
+            sharding: the table's. Its rows, the nodes, are split into equal parts.
+            exchange: ``"all_gather"`` brings each device all rows; ``"halo"`` brings the rows that
+                its entries refer to. ``None`` takes the one that moves fewer bytes;
+                `sevo_jax.diagnostics.communication` prints both.
             capacity: stored entries of each device; those of the fullest part if ``None``. Graphs
-                of equal capacity share a compiled step if both are gathered, or if as many rows
-                are exchanged.
+                of equal capacity share a compiled step if both are gathered, or if both exchange
+                the same numbers of rows.
 
         Raises:
             TypeError: the sharding is no `NamedSharding`.
-            ValueError: the mesh does not divide the nodes (then give the graph and the table more,
-                which stay isolated); an unknown exchange, or one for rows that are not split; more
-                entries than the capacity; or a graph that is already split.
+            ValueError: the mesh does not divide the nodes (spare nodes, which stay isolated, mend
+                that); an unknown exchange, or one for rows that are not split; more entries than
+                the capacity; or a graph that is already split.
 
         Examples:
             >>> import jax, sevo_jax
@@ -373,7 +339,7 @@ class Graph:
         )
 
     def to_scipy(self, normalized: bool = True) -> Any:
-        """``Ã`` (or ``W`` with ``normalized=False``) as a SciPy CSR array on the host.
+        """Copies ``Ã``, or ``W`` with ``normalized=False``, to a SciPy CSR array on the host.
 
         Raises:
             ValueError: ``normalized=False`` and the graph has no weights; or the graph is split
@@ -386,8 +352,8 @@ class Graph:
         """
         if self.exchange is not None:
             raise ValueError(
-                "this graph is split among devices: use the graph it was made of, and shard what "
-                "comes of that"
+                "this graph is split among devices: use the graph it was made of, and shard the "
+                "result"
             )
         if normalized:
             return to_scipy(self.operator)
@@ -424,14 +390,13 @@ class Graph:
 
     @classmethod
     def load(cls, path: str | Path) -> Graph:
-        """Reads what `save` wrote, or the weights that `scipy.sparse.save_npz` did.
+        """Reads a file of `save`, or weights that `scipy.sparse.save_npz` wrote.
 
         Indices and pointers are checked, and nothing in the file is unpickled.
 
         Raises:
             OSError: the file is missing or cannot be read.
-            ValueError: it is no sparse matrix, or not one of a graph, or damaged; the message names
-                the file.
+            ValueError: it holds no graph, or is damaged; the message names the file.
 
         Examples:
             >>> import numpy as np, scipy.sparse as sp, sevo_jax, tempfile
@@ -447,12 +412,12 @@ class Graph:
                 text = str(archive[_META]) if _META in archive.files else "{}"
         except OSError:
             raise
-        except Exception as error:  # NumPy, SciPy and the archive each have their own
+        except Exception as error:  # NumPy, SciPy and zipfile raise many kinds
             raise ValueError(f"{path} holds no sparse matrix ({error})") from error
         try:
             meta = _Meta.read(text)
             if meta.normalized:
-                # Checked when it was made; in half precision its rounding would fail the check now.
+                # It was checked when it was made. Rounded to half precision, it might fail now.
                 graph = cls.from_operator(
                     matrix, check=False, dtype=meta.dtype, capacity=meta.capacity
                 )
@@ -468,7 +433,7 @@ _META = "sevo_jax"
 
 @dataclasses.dataclass(frozen=True)
 class _Meta:
-    """All that a file says of a graph beside the matrix."""
+    """The contents of a graph's file beside the matrix."""
 
     dtype: str | None = None
     capacity: int | None = None
@@ -481,7 +446,7 @@ class _Meta:
 
     @classmethod
     def read(cls, text: str) -> _Meta:
-        """Raises a `ValueError` where `write` cannot have written this."""
+        """Parses the text of `write`; raises a `ValueError` for any other."""
         try:
             meta = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -511,12 +476,12 @@ def _npz(path: str | Path) -> Path:
 
 
 def as_graph(graph: Graph | Operator) -> Graph:
-    """``graph`` itself, or `Graph.from_operator` of an operator."""
+    """Returns a `Graph` as it is, and makes one of an operator."""
     return graph if isinstance(graph, Graph) else Graph.from_operator(graph)
 
 
 def graph_of(weights: Any, dtype: Any, self_loops: SelfLoops, capacity: int | None) -> Graph:
-    """`Graph.from_weights` for weights that are known to be sound: CSR and symmetric."""
+    """Makes a graph of weights that are already checked: CSR, symmetric and non-negative."""
     check_choice("self_loops", self_loops, ("none", "isolated", "all"))
     weights.sort_indices()
     if self_loops != "none":

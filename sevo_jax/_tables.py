@@ -1,24 +1,25 @@
-"""Which leaves of a parameter tree are embedding tables over the graph's nodes.
+"""Finds the leaves of a parameter tree that are embedding tables over the graph's nodes.
 
-A table is found by its path, whatever library made the tree: plain dicts, Flax NNX states, Linen
-variables or Equinox modules. Everything here runs on structures and shapes, so at trace time only.
+A table is found by its path, in any tree: plain dicts, Flax NNX states, Linen variables or Equinox
+modules. Only structures and shapes are read, at trace time.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from sevo_jax.validation import STATIC_ARGS_HINT
+from sevo_jax._checks import STATIC_ARGS_HINT
 
 
+@runtime_checkable
 class DataclassLike(Protocol):
-    """A tree that is no container, such as an Equinox module."""
+    """A tree that is a dataclass, such as an Equinox module."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -32,9 +33,9 @@ Entries = list[tuple[tuple[str, ...], Any]]
 
 
 def tree_entries(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> Entries:
-    """The path of every leaf, as components, and the leaf.
+    """Lists every leaf with its path, as components.
 
-    A trailing ``value``, as the variables of Flax have it, is dropped where it has no siblings.
+    A trailing ``value`` is dropped if it has no siblings, since Flax's variables add it.
     """
     found = jax.tree.leaves_with_path(tree, is_leaf=is_leaf)
     entries = [(_components(path), leaf) for path, leaf in found]
@@ -47,11 +48,10 @@ def tree_entries(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> Ent
 
 
 def table_groups(tables: Tables, tree: Any, num_nodes: int | None) -> list[tuple[int, ...]]:
-    """The groups of leaves to smooth, each a tuple of positions in ``jax.tree.leaves(tree)``.
+    """Finds the groups of leaves to smooth, as positions in ``jax.tree.leaves(tree)``.
 
-    The leaves of one group, stacked along the leading axis, have ``num_nodes`` rows in all; with
-    ``None``, for named tables, rows are not checked. A tree without leaves, such as Optax's
-    placeholders, has no groups.
+    The leaves of one group have ``num_nodes`` rows in all. If that is ``None``, for named tables,
+    rows are not checked. A tree without leaves, such as Optax's placeholders, has no groups.
 
     Raises:
         TypeError: a table that is not floating, or ``tables`` of no known form.
@@ -79,14 +79,14 @@ def table_groups(tables: Tables, tree: Any, num_nodes: int | None) -> list[tuple
 
 
 def table_mask(tables: Tables, tree: Any, num_nodes: int) -> Any:
-    """A tree of booleans in the structure of ``tree``: which leaves are tables."""
+    """Marks tables by a tree of booleans in the structure of ``tree``."""
     chosen = {i for group in table_groups(tables, tree, num_nodes) for i in group}
     leaves, structure = jax.tree.flatten(tree)
     return jax.tree.unflatten(structure, [i in chosen for i in range(len(leaves))])
 
 
 def broadcast_mask(name: str, mask: Any, tree: Any) -> Any:
-    """``mask``, a tree of booleans that is a prefix of ``tree``, in the structure of ``tree``.
+    """Broadcasts ``mask``, a tree of booleans and a prefix of ``tree``, to its structure.
 
     Raises:
         TypeError: leaves that are no booleans; the message calls the mask ``name``.
@@ -110,7 +110,7 @@ def _components(path: tuple[Any, ...]) -> tuple[str, ...]:
 
 
 def _as_groups(tables: Any) -> list[list[str]] | None:
-    """Names as lists of groups; ``None`` where ``tables`` is a mask or a callable."""
+    """Converts names to lists of groups; returns ``None`` for a mask or a callable."""
     if not isinstance(tables, list | tuple):
         return None
     if not tables:
@@ -133,10 +133,11 @@ def _as_groups(tables: Any) -> list[list[str]] | None:
 
 
 def _find(name: str, entries: Entries) -> int:
-    """The position of the one leaf that ``name`` denotes.
+    """Finds the position of the one leaf that ``name`` denotes.
 
-    The components of the name stand together in the leaf's path and end at the leaf, or at a module
-    that holds exactly one leaf. Of several such, the one that begins at the root is meant.
+    The components of the name stand together in the leaf's path. They end at the leaf, or at a
+    module that holds exactly one leaf. If several leaves fit, the one whose path begins with the
+    name wins.
     """
     wanted = tuple(name.split("/"))
     paths = [path for path, _ in entries]
@@ -167,7 +168,7 @@ def _find(name: str, entries: Entries) -> int:
 
 
 def _only_candidate(entries: Entries, num_nodes: int) -> tuple[int, ...]:
-    """The position of the one leaf of two or more axes, or of a bare array, with a row a node."""
+    """Finds the one leaf with a row a node: of two or more axes, or a bare array."""
     rows = [i for i, (_, leaf) in enumerate(entries) if _shape(leaf)[:1] == (num_nodes,)]
     found = [i for i in rows if len(_shape(entries[i][1])) > 1]
     if not found and entries[0][0] == ():  # a bare array has no name that could be written
@@ -188,7 +189,7 @@ def _only_candidate(entries: Entries, num_nodes: int) -> tuple[int, ...]:
 
 
 def _cure(path: tuple[str, ...], shape: tuple[int, ...], num_nodes: int) -> str | None:
-    """What to write if a leaf of this shape is the table, where it nearly looks like one."""
+    """Advises how to write it if a leaf that is nearly a table is one."""
     name = "/".join(path) or "the array"
     excess = shape[0] - num_nodes if shape else 0
     if len(shape) == 1 and excess == 0:
@@ -236,5 +237,5 @@ def _listing(entries: Entries) -> str:
 
 
 def _shape(leaf: Any) -> tuple[int, ...]:
-    """The shape of an array; none for what is no array, which is a table never."""
+    """Returns the shape of an array; other leaves have none, and are never tables."""
     return getattr(leaf, "shape", ())

@@ -1,7 +1,7 @@
 """The operator itself: pure functions of a graph and an array.
 
-``psi(X) = s * sum_{l<=L} beta^l Ã^l X`` with ``s = 1 / sum_{l<=L} beta^l`` is Eq. 7; the paper's
-prefactor ``(1 - beta) / (1 - beta^(L+1))`` is the same number, but loses digits as beta nears 1.
+Eq. 7 is ``psi(X) = s * sum_{l<=L} beta^l Ã^l X`` with ``s = 1 / sum_{l<=L} beta^l``. The paper
+writes ``s = (1 - beta) / (1 - beta^(L+1))``: the same number, but it loses digits as beta nears 1.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from sevo_jax.graph import Graph, as_graph
-from sevo_jax.matrices import Operator
-from sevo_jax.sparse import operator_rows, product
-from sevo_jax.validation import (
+from sevo_jax._checks import (
     check_beta,
     check_choice,
     check_num_layers,
     check_positive,
     nan_outside,
 )
+from sevo_jax._graph import Graph, as_graph
+from sevo_jax._matrices import Operator
+from sevo_jax._spmm import operator_rows, product
 
 Method = Literal["neumann", "neumann_unscaled", "iterative", "exact"]
 """The ways to smooth; see `smooth`."""
@@ -39,14 +39,14 @@ def smooth(
     num_layers: int = 3,
     method: Method = "neumann",
     *,
-    tol: float = 1e-6,
+    tol: ArrayLike = 1e-6,
 ) -> Float[Array, "nodes ..."]:
     """Smooths the rows of ``x`` over the graph.
 
     - ``"neumann"``: ``(1 - beta) / (1 - beta^(L+1)) * sum_{l<=L} beta^l Ã^l x`` (Eq. 7);
     - ``"neumann_unscaled"``: ``(1 - beta) * sum_{l<=L} beta^l Ã^l x`` (Theorem 1);
-    - ``"iterative"``: ``psi_0 = x``, ``psi_l = beta Ã psi_{l-1} + (1 - beta) x`` (Section 2.2); for
-      a beta of 1/2 or more and an odd ``L`` it may turn against ``x`` (Theorem 1);
+    - ``"iterative"``: ``psi_0 = x``, ``psi_l = beta Ã psi_{l-1} + (1 - beta) x`` (Section 2.2).
+      With an odd ``L`` and a beta of 1/2 or more it may point away from ``x`` (Theorem 1);
     - ``"exact"``: the minimum of Eq. 6, ``(1 - beta) (I - beta Ã)^-1 x``, by conjugate gradients;
       see `smooth_exact`.
 
@@ -55,8 +55,8 @@ def smooth(
         x: ``float[nodes, ...]``; trailing axes are features.
         beta: the degree of smoothness in [0, 1), a scalar; 0 returns ``x``. A value outside gives
             NaN where it is traced, as within ``jit``.
-        num_layers: ``L``, a static integer of at least 0: as many sparse products are made. Of no
-            account to ``"exact"``.
+        num_layers: ``L``, the number of sparse products, static and at least 0; ``"exact"`` ignores
+            it.
         method: one of the above.
         tol: for ``"exact"`` alone, as in `smooth_exact`.
 
@@ -83,7 +83,7 @@ def smooth(
     start, restore = operator_rows(graph, x)
     beta = _weak(beta, start)
     if layers == 0 and method != "neumann_unscaled":
-        return restore((1 + 0 * beta) * start)  # nothing else would read a beta of NaN
+        return restore((1 + 0 * beta) * start)  # so that a beta of NaN makes the result NaN
     smoothed = start
     if method == "iterative":
         for _ in range(layers):
@@ -104,7 +104,7 @@ def smooth_exact(
     x: Float[Array, "nodes ..."],
     beta: ArrayLike = 0.99,
     *,
-    tol: float = 1e-6,
+    tol: ArrayLike = 1e-6,
 ) -> tuple[Float[Array, "nodes ..."], Int[Array, ""]]:
     """The minimum of Eq. 6, ``(1 - beta) (I - beta Ã)^-1 x``, by conjugate gradients.
 
@@ -119,8 +119,8 @@ def smooth_exact(
         tol: the relative residual to reach, above 0.
 
     Returns:
-        The smoothed array, in the shape and dtype of ``x``, and the iterations, ``int32[]``, each
-        of one sparse product.
+        The smoothed array, in the shape and dtype of ``x``, and the number of iterations,
+        ``int32[]``. Each makes one sparse product.
 
     Raises:
         TypeError: ``x`` is not floating.
@@ -138,11 +138,12 @@ def smooth_exact(
     check_positive("tol", tol)
     b, restore = operator_rows(graph, x)
     beta = _weak(beta, b)
-    # Columns of magnitude 1, whose squares neither overflow nor vanish; powers of 2 cost no digit.
+    # Columns are scaled to about 1, so that squares neither overflow nor vanish. The scales are
+    # powers of 2, which round nothing.
     largest = jax.lax.stop_gradient(jnp.abs(b).max(axis=0, initial=0, keepdims=True))
     size = jnp.where(largest > 0, jnp.ldexp(jnp.ones_like(largest), jnp.frexp(largest)[1] - 1), 1)
 
-    # The textbook bound of conjugate gradients on an ideal machine, and a little for rounding.
+    # The bound of conjugate gradients in exact arithmetic, and 10 iterations for roundings.
     condition = jnp.asarray((1 + beta) / (1 - beta), jnp.float32)
     limit = jnp.ceil(0.5 * jnp.sqrt(condition) * jnp.log(2 * jnp.sqrt(condition) / tol)) + 10
 
@@ -167,7 +168,7 @@ def smooth_exact(
 
         first = (jnp.zeros_like(b), b, b, start, jnp.zeros([], jnp.int32))
         y, _, _, norms, count = jax.lax.while_loop(unfinished, iterate, first)
-        return jnp.where(jnp.isfinite(norms), y, jnp.nan), count  # a NaN is no number to stop at
+        return jnp.where(jnp.isfinite(norms), y, jnp.nan), count  # as a NaN ends the loop, too
 
     y, iterations = jax.lax.custom_linear_solve(
         matrix, b / size, solve, symmetric=True, has_aux=True
@@ -176,9 +177,9 @@ def smooth_exact(
 
 
 def _weak(beta: ArrayLike, x: Array) -> float | Array:
-    """``beta`` in the dtype of ``x``; a Python float keeps its 53 bits through sums of powers.
+    """Casts ``beta`` to the dtype of ``x``; a Python float keeps its 53 bits in sums of powers.
 
-    Traced values, which `check_beta` cannot see, become NaN outside [0, 1).
+    `check_beta` cannot see traced values, so they become NaN outside [0, 1).
     """
     if isinstance(beta, int | float):
         return float(beta)
@@ -187,10 +188,10 @@ def _weak(beta: ArrayLike, x: Array) -> float | Array:
 
 
 def _column_sums(x: Array) -> Array:
-    """``float[1, dim]``: two axes as ``x`` has, so that no rank is promoted."""
+    """Sums columns to ``float[1, dim]``, of two axes so that no rank is promoted."""
     return x.sum(axis=0, keepdims=True)
 
 
 def _ratio(a: Array, b: Array) -> Array:
-    """``a / b``, and 0 for a column that is solved, where both are 0."""
+    """Divides ``a`` by ``b``, and gives 0 for solved columns, where both are 0."""
     return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)

@@ -10,12 +10,12 @@ import numpy as np
 
 def is_frame(table: Any) -> bool:
     """Whether ``table`` is a data frame, and not a column, an array or a list."""
-    columns = hasattr(type(table), "columns")  # of the type: a lazy frame computes its own
+    columns = hasattr(type(table), "columns")  # a lazy frame would compute an instance's
     return columns and (hasattr(table, "__arrow_c_stream__") or hasattr(table, "collect"))
 
 
 def check_columns(named: Mapping[str, str], columns: Sequence[str], hint: str = "") -> None:
-    """`ValueError`, with the columns there are, unless each one named is there, and once."""
+    """Raises a `ValueError`, which lists the columns, unless each named one is there once."""
     missing = [f"{role}={name!r}" for role, name in named.items() if name not in columns]
     if missing:
         given = ", ".join(map(str, columns))
@@ -27,8 +27,17 @@ def check_columns(named: Mapping[str, str], columns: Sequence[str], hint: str = 
         raise ValueError(f"user and item must be two columns, got {named['user']!r} for both")
 
 
+def check_complete(name: str, lacking: int, total: int) -> None:
+    """Raises a `ValueError` if a column lacks values."""
+    if lacking:
+        raise ValueError(
+            f"column {name!r} must have a value in every row, but {lacking} of {total} rows have "
+            "none"
+        )
+
+
 def arrow_columns(frame: Any, named: Mapping[str, str]) -> Any:
-    """The columns of ``frame`` that are named, as a `pyarrow.Table` of columns ``named``'s keys.
+    """Reads the named columns of ``frame`` into a `pyarrow.Table`, under the keys of ``named``.
 
     Categories become their values. Instants lose their time zone and keep all of their digits.
 
@@ -72,9 +81,9 @@ def _plain(pa: Any, column: Any) -> Any:
 def sequences_of(
     frame: Any, user: str, item: str, time: str | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The items of all users in the order of their times, joined, and the number of each user's.
+    """Joins the items of all users in the order of their times, and counts each user's.
 
-    The order of rows tells equal times apart, and is the only one if ``time`` is None.
+    Equal times keep the order of rows, as does everything if ``time`` is None.
     """
     named = {"user": user, "item": item} | ({} if time is None else {"time": time})
     table = arrow_columns(frame, named)
@@ -89,11 +98,7 @@ def sequences_of(
         lacking = column.null_count
         if pa.types.is_floating(types[role]):
             lacking += pc.sum(pc.is_nan(column)).as_py() or 0
-        if lacking:
-            raise ValueError(
-                f"column {name!r} must have a value in every row, but {lacking} of "
-                f"{table.num_rows} rows have none"
-            )
+        check_complete(name, lacking, table.num_rows)
     if not pa.types.is_integer(types["item"]) and table.num_rows:
         advice = "cast it to integers"
         if pa.types.is_floating(types["item"]):
@@ -111,7 +116,7 @@ def sequences_of(
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     users = table["user"].combine_chunks().dictionary_encode().indices
     keys = pa.table({"user": users} | ({} if time is None else {"time": table["time"]}))
-    # Arrow's sort is stable.
+    # Arrow's sort is stable, so rows of equal times keep their order.
     order = pc.sort_indices(keys, [(key, "ascending") for key in keys.column_names])
     items = table["item"].combine_chunks().to_numpy(zero_copy_only=False)
     return items[order.to_numpy()], np.bincount(users.to_numpy())
@@ -123,13 +128,13 @@ def _orders(pa: Any, kind: Any) -> bool:
 
 
 def is_list_column(runs: Any) -> bool:
-    """Whether ``runs`` is a column of Arrow's lists: pyarrow's own, or of pandas."""
+    """Whether ``runs`` is a column of Arrow's lists, in pyarrow or in pandas."""
     kind = getattr(getattr(runs, "dtype", None), "pyarrow_dtype", getattr(runs, "type", None))
     return hasattr(kind, "value_type") and hasattr(kind, "value_field")
 
 
 def runs_of(name: str, column: Any) -> tuple[np.ndarray, np.ndarray]:
-    """A column of Arrow's lists as a flat array and the length of each list; a null has none.
+    """Flattens a column of Arrow's lists, and counts each list; a null list is empty.
 
     Raises:
         ValueError: a list that holds nulls.
@@ -139,7 +144,7 @@ def runs_of(name: str, column: Any) -> tuple[np.ndarray, np.ndarray]:
 
     pc: Any = pyarrow.compute  # its functions are made at run time
 
-    column = pa.array(column) if hasattr(column, "dtype") else column  # of pandas
+    column = pa.array(column) if hasattr(column, "dtype") else column  # a pandas column
     lists = column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column])
     values = pc.list_flatten(lists)
     if values.null_count:

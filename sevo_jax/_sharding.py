@@ -1,11 +1,17 @@
-"""A graph cut by rows for the devices of a mesh: what each holds, and the rows that it needs.
+"""Cuts a graph by rows for the devices of a mesh: the entries of each, and the rows it needs.
 
-A device multiplies its own rows of the operator. The table's rows that these refer to lie partly on
-other devices, and come from there in one of two ways: all rows of all devices by an all-gather, or
-the halo alone, which is those that some entry names, by one shift for each distance between devices
-in the mesh. A shift is as wide as the widest of its halos, since all devices run one program.
+A device multiplies its own rows of the operator. Their entries refer to rows of the table, some of
+them on other devices: the halo. An all-gather brings all rows to every device. A halo exchange
+brings the halo, by one shift for each distance between devices in the mesh. All devices run one
+program, so a shift is as wide as the widest halo at that distance::
 
-The plan is made on the host; `sevo_jax.sparse` carries it out.
+    4 devices, 2 nodes each, the path 0 - 1 - … - 7
+    device 1 has rows 2 and 3, and its entries refer to rows 1 and 4
+    row 1 is on the device before it    distance 1
+    row 4 is on the device after it     distance 3, counted around the mesh
+    shifts ((1, 1), (3, 1)): one row over each distance
+
+The host makes the plan; `sevo_jax._spmm.sharded` carries it out.
 """
 
 from __future__ import annotations
@@ -16,26 +22,26 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from sevo_jax.validation import check_count
+from sevo_jax._checks import check_count
 
 Way = Literal["all_gather", "halo"]
-"""How rows of a table get to the devices whose part of the graph refers to them."""
+"""A way to bring rows of a table to the devices that need them."""
 
 Shifts = tuple[tuple[int, int], ...]
-"""Distances in the mesh, and for each the rows that every device sends so far."""
+"""Pairs of a distance in the mesh and the number of rows that every device sends over it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What of an exchange of rows is compiled into the step.
+    """The static part of an exchange of rows, which is compiled into the step.
 
     Attributes:
         mesh: the devices.
-        rows: the axes of the mesh along which the table's rows are split.
-        columns: those along which its first features axis is, or ``None``.
-        shifts: of a halo exchange; ``None`` for an all-gather.
+        rows: the axes of the mesh that split the table's rows.
+        columns: the axes of the mesh that split its first features axis, or ``None``.
+        shifts: the shifts of a halo exchange; ``None`` for an all-gather.
     """
 
     mesh: Mesh
@@ -45,16 +51,16 @@ class Plan:
 
     @property
     def num_parts(self) -> int:
-        """How many parts the rows are split into."""
+        """The number of parts of the rows."""
         return mesh_size(self.mesh, self.rows)
 
     @property
     def way(self) -> Way:
-        """How rows travel."""
+        """The way in which rows travel."""
         return "all_gather" if self.shifts is None else "halo"
 
     def table(self, dim: int) -> PartitionSpec:
-        """How a table of ``dim`` features is split; features that do not divide are not."""
+        """Returns the split of a table; features that the mesh does not divide stay whole."""
         split = self.columns is not None and dim % mesh_size(self.mesh, self.columns) == 0
         return PartitionSpec(self.rows, self.columns if split else None)
 
@@ -65,38 +71,30 @@ class Exchange:
     """The exchange of rows that a sharded graph's product needs, as a pytree.
 
     Attributes:
-        send: ``int32[parts, sent]``, which of its own rows each part sends, shift by shift;
+        send: ``int32[parts, sent]``, the rows of its own that each part sends, shift by shift;
             ``None`` where there are no shifts.
-        plan: the rest, static.
+        plan: the static part.
     """
 
     send: jax.Array | None
     plan: Plan = dataclasses.field(metadata={"static": True})
 
+    __no_type_check__ = True  # as in `Graph`
 
-def mesh_size(mesh: Mesh, axes: str | tuple[str, ...]) -> int:
-    """The number of devices along some axes of a mesh."""
+
+def mesh_size(mesh: Mesh | AbstractMesh, axes: str | tuple[str, ...]) -> int:
+    """Counts the devices along some axes of a mesh."""
     return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
 
 
-def varying_as(out: jax.Array, *operands: jax.Array) -> jax.Array:
-    """``out``, that varies over axes of a mesh, within `jax.shard_map`, as what it is made of does.
-
-    JAX cannot tell for kernels that are not its own operations.
-    """
-    varying = [jax.typeof(a).manual_axis_type.varying for a in (out, *operands)]
-    missing = frozenset().union(*varying) - varying[0]
-    return jax.lax.pcast(out, tuple(missing), to="varying") if missing else out
-
-
 def rows_and_columns(sharding: NamedSharding) -> tuple[Any, Any]:
-    """The axes along which a table's rows and its first features axis are split, or ``None``."""
+    """Returns the mesh axes that split a table's rows and its first features axis, or ``None``."""
     rows, columns = (*sharding.spec, None, None)[:2]
     return rows or None, columns or None
 
 
 def halos(matrix: Any, num_parts: int) -> list[np.ndarray]:
-    """For each part of a CSR matrix the columns that it refers to in other parts, ascending."""
+    """Finds, for each part of a CSR matrix, the columns that it needs of other parts, ascending."""
     count = part_size(matrix.shape[0], num_parts)
     bounds = matrix.indptr[np.minimum(count * np.arange(num_parts + 1), matrix.shape[0])]
     found: list[np.ndarray] = []
@@ -107,7 +105,7 @@ def halos(matrix: Any, num_parts: int) -> list[np.ndarray]:
 
 
 def shifts_of(found: list[np.ndarray], num_nodes: int) -> Shifts:
-    """The shifts that bring all halos."""
+    """Finds the shifts that bring all halos."""
     num_parts = len(found)
     count, widest = part_size(num_nodes, num_parts), np.zeros(num_parts, int)
     for part, halo in enumerate(found):
@@ -117,37 +115,36 @@ def shifts_of(found: list[np.ndarray], num_nodes: int) -> Shifts:
 
 
 def received(shifts: Shifts | None, num_nodes: int, num_parts: int) -> int:
-    """Rows that each part receives for a product, by these shifts or by an all-gather."""
+    """Counts the rows that each part receives for a product, by these shifts or an all-gather."""
     if shifts is None:
         return (num_parts - 1) * part_size(num_nodes, num_parts)
     return sum(width for _, width in shifts)
 
 
 def best_way(shifts: Shifts, num_nodes: int, num_parts: int) -> Way:
-    """The way by which fewer rows travel; all of them at once if it is the same."""
+    """Returns the way by which fewer rows travel; an all-gather if both move as many."""
     fewer = received(shifts, num_nodes, num_parts) < received(None, num_nodes, num_parts)
     return "halo" if fewer else "all_gather"
 
 
 def part_size(num_nodes: int, num_parts: int) -> int:
-    """Rows of a part; the last ones of a table that does not divide are smaller."""
+    """Returns the rows of a part; if parts do not divide the nodes, the last one has fewer."""
     return -(-num_nodes // num_parts)
 
 
 class Parts(NamedTuple):
     """A square matrix in equal parts of its rows, on the host.
 
-    The columns of a part count the rows that it has after the exchange: the whole table's, or its
-    own and then its halo's, shift by shift. Entries keep their order, so that every sum is that of
-    the matrix.
+    A part's columns are numbered as the rows that it has after the exchange: the whole table, or
+    its own rows and then its halo, shift by shift. Entries keep their order, and so do sums.
 
     Attributes:
         data: ``float[parts, capacity]``.
-        indices: ``int32[parts, capacity]``; those of padding are one past the end.
+        indices: ``int32[parts, capacity]``; padding refers to one past the end.
         indptr: ``int32[parts, rows + 1]``, within each part.
-        send: ``int32[parts, sent]``, which of its own rows each part sends, shift by shift;
+        send: ``int32[parts, sent]``, the rows of its own that each part sends, shift by shift;
             ``None`` where there are no shifts.
-        shifts: of the halo exchange; ``None`` for an all-gather.
+        shifts: the shifts of the halo exchange; ``None`` for an all-gather.
         width: rows that a part has after the exchange.
     """
 
@@ -160,7 +157,13 @@ class Parts(NamedTuple):
 
 
 def cut(matrix: Any, num_parts: int, way: Way | None, capacity: int | None) -> Parts:
-    """The parts of a CSR matrix, for a way of exchanging rows or for the one that moves less.
+    """Cuts a CSR matrix into parts for one way of exchanging rows; ``None`` takes the cheaper way.
+
+    The path of the module's docstring in 4 parts, where part 1 renames columns 1 to 4::
+
+        columns of rows 2 and 3    1 3, 2 4
+        its rows                   2 3 | 1 | 4        own, by distance 1, by distance 3
+        columns, renamed           2 1, 0 3
 
     Raises:
         ValueError: the parts do not divide the rows, or one has more entries than the capacity.
@@ -191,7 +194,7 @@ def cut(matrix: Any, num_parts: int, way: Way | None, capacity: int | None) -> P
     data = np.zeros((num_parts, entries), matrix.dtype)
     indices = np.full((num_parts, entries), width, np.int32)
     indptr = np.zeros((num_parts, count + 1), np.int32)
-    send = np.zeros((num_parts, sent), np.int32)  # where a halo is narrower than a shift: row 0
+    send = np.zeros((num_parts, sent), np.int32)  # a halo narrower than its shift repeats row 0
     for part, halo in enumerate(found):
         begin, end = bounds[part : part + 2]
         columns = matrix.indices[begin:end]
@@ -199,8 +202,8 @@ def cut(matrix: Any, num_parts: int, way: Way | None, capacity: int | None) -> P
             distances = (part - halo // count) % num_parts
             places, first = np.empty(halo.size, int), 0
             for distance, rows in shifts:
-                of_it = distances == distance
-                places[of_it] = first + np.arange(np.count_nonzero(of_it))
+                mine = distances == distance
+                places[mine] = first + np.arange(np.count_nonzero(mine))
                 first += rows
             send[(part - distances) % num_parts, places] = halo % count
             own = columns // count == part
