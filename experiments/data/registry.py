@@ -96,8 +96,11 @@ def load(dataset: str, data_dir: Path | None = None) -> Interactions:
         return draw(dataset, TABLE_1[DRAWN[dataset]])
     if dataset in SOURCES:
         data = _load_registered(dataset, SOURCES[dataset], _folder(data_dir))
-        notes = (*data.notes, *differences(data, TABLE_1[dataset]))
-        return dataclasses.replace(data, notes=notes)
+        if dataset in TABLE_1:
+            data = dataclasses.replace(
+                data, notes=(*data.notes, *differences(data, TABLE_1[dataset]))
+            )
+        return data
     path = find_path(dataset, data_dir)
     if os.sep in dataset or path.suffix or path.exists():
         return read_text(path, name_of(path)) if is_text(path) else read_file(path)
