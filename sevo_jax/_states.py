@@ -184,7 +184,7 @@ def grow(
     if num_nodes == present and tx is None:
         return state, params
 
-    def with_rows(leaf: jax.Array, rows: ArrayLike) -> jax.Array:
+    def with_rows(leaf: jax.Array | np.ndarray, rows: ArrayLike) -> jax.Array:
         shape = (num_nodes - present, *leaf.shape[1:])
         return jnp.concatenate([leaf, jnp.broadcast_to(jnp.asarray(rows, leaf.dtype), shape)])
 

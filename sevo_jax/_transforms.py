@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.experimental.sparse import BCSR
 from jax.typing import ArrayLike
@@ -275,9 +276,9 @@ def _wide(moment: jax.Array) -> jax.Array:
     return moment.astype(jnp.promote_types(moment.dtype, jnp.float32))
 
 
-def _zero_rows(gradient: jax.Array) -> jax.Array:
+def _zero_rows(gradient: jax.Array | np.ndarray) -> jax.Array:
     """Marks the rows that are all zero, as ``bool[rows, 1, ...]``; a NaN is not zero."""
-    return ~jnp.any(gradient != 0, axis=tuple(range(1, gradient.ndim)), keepdims=True)
+    return ~jnp.any(jnp.asarray(gradient != 0), axis=tuple(range(1, gradient.ndim)), keepdims=True)
 
 
 def _where_idle(idle: Any, resting: Any, moving: Any) -> Any:

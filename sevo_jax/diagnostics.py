@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -32,7 +33,9 @@ __all__ = [
 Scaling = Literal["neumann", "neumann_unscaled"]
 
 
-def smoothness(graph: Graph | Operator, x: Float[Array, "nodes ..."]) -> Float[Array, ""]:
+def smoothness(
+    graph: Graph | Operator, x: Float[Array | np.ndarray, "nodes ..."]
+) -> Float[Array, ""]:
     """``Tr(X' L~ X)`` with ``L~ = I - Ã`` (Eq. 2): lower where related rows are more alike.
 
     It is half of Eq. 2's sum over ordered pairs. An isolated node adds its squared norm.
@@ -61,7 +64,7 @@ def smoothness(graph: Graph | Operator, x: Float[Array, "nodes ..."]) -> Float[A
 
 
 def direction(
-    update: Float[Array, "nodes ..."], smoothed: Float[Array, "nodes ..."]
+    update: Float[Array | np.ndarray, "nodes ..."], smoothed: Float[Array | np.ndarray, "nodes ..."]
 ) -> Float[Array, ""]:
     """``<psi(U), U>`` (Eq. 5): above 0 if the transformation is direction-aware.
 
@@ -86,11 +89,13 @@ def direction(
             f"{jnp.shape(update)} and {jnp.shape(smoothed)}"
         )
     dtype = compute_dtype(update)
-    return (update.astype(dtype) * smoothed.astype(dtype)).sum()
+    return (jnp.asarray(update, dtype) * jnp.asarray(smoothed, dtype)).sum()
 
 
 def structure(
-    graph: Graph | Operator, update: Float[Array, "nodes ..."], smoothed: Float[Array, "nodes ..."]
+    graph: Graph | Operator,
+    update: Float[Array | np.ndarray, "nodes ..."],
+    smoothed: Float[Array | np.ndarray, "nodes ..."],
 ) -> Float[Array, ""]:
     """``J(U) - J(psi(U))`` (Eq. 4), J being `smoothness`: at least 0 if it is structure-aware.
 
@@ -182,7 +187,7 @@ def convergence_factor(beta: ArrayLike, num_layers: int, method: Scaling = "neum
 
 def optimum_share(
     graph: Graph | Operator,
-    x: Float[Array, "nodes ..."],
+    x: Float[Array | np.ndarray, "nodes ..."],
     beta: ArrayLike = 0.99,
     num_layers: int = 3,
     method: Method = "neumann",
@@ -217,6 +222,7 @@ def optimum_share(
     def objective(y: Array) -> Any:
         return (1 - beta) * ((y - x) ** 2).sum() + beta * smoothness(graph, y)
 
+    x = jnp.asarray(x)
     start = objective(x)
     reached = start - objective(smooth(graph, x, beta, num_layers, method, tol=tol))
     return reached / (start - objective(smooth(graph, x, beta, method="exact", tol=tol)))

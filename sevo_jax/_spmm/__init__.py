@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_batching import custom_vmap
 from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
@@ -41,7 +42,9 @@ from sevo_jax._spmm.sharded import (
 )
 
 
-def spmm(graph: Graph | Operator, x: Float[Array, "nodes ..."]) -> Float[Array, "nodes ..."]:
+def spmm(
+    graph: Graph | Operator, x: Float[Array | np.ndarray, "nodes ..."]
+) -> Float[Array, "nodes ..."]:
     """``Ã x``: each node's weighted sum over its neighbours.
 
     Reverse-mode differentiation works any number of times, in ``x`` (one more product, since ``Ã``
@@ -77,7 +80,7 @@ def spmm(graph: Graph | Operator, x: Float[Array, "nodes ..."]) -> Float[Array, 
 
 
 def operator_rows(
-    graph: Graph, x: Float[Array, "nodes ..."]
+    graph: Graph, x: Float[Array | np.ndarray, "nodes ..."]
 ) -> tuple[Table, Callable[[Table], Float[Array, "nodes ..."]]]:
     """``x`` with two axes and in the compute dtype, and the function that undoes it.
 
@@ -275,7 +278,7 @@ def _has_triton() -> bool:
         return False
 
 
-def compute_dtype(x: Array) -> jnp.dtype:
+def compute_dtype(x: Array | np.ndarray) -> jnp.dtype:
     """The dtype in which ``x`` is smoothed: its own, float32 for the half precisions."""
     return jnp.promote_types(x.dtype, jnp.float32)
 

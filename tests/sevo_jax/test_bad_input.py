@@ -29,7 +29,6 @@ from sevo_jax import (
     smooth_exact,
 )
 
-pytestmark = pytest.mark.usefixtures("own_errors")
 GRAPH = edge_graph([0, 1], [1, 2], 3)
 X = jnp.ones((3, 2))
 TWO = {"a": X, "b": X, "small": jnp.ones(2)}

@@ -234,7 +234,7 @@ def test_inject_hyperparams_over_schedules():
     ],
     ids=["num_layers", "raw operator", "tables"],
 )
-def test_traced_static_arguments_say_what_to_write(arguments, own_errors):
+def test_traced_static_arguments_say_what_to_write(arguments):
     wrapped = optax.inject_hyperparams(sevo_jax.sevo_adamw)(1e-2, **arguments)
     with pytest.raises(TypeError) as caught:
         jax.jit(lambda x: wrapped.update(x, wrapped.init(x), x))(tree()["table"])

@@ -204,7 +204,7 @@ def test_vectors_of_every_width(widest, dtype, narrow, x64):
         np.testing.assert_allclose(layer, x + 1 + 0.5 * want, atol=tolerance)
 
 
-def test_operands_that_do_not_belong_together(monkeypatch, x64, own_errors):
+def test_operands_that_do_not_belong_together(monkeypatch, x64):
     monkeypatch.setattr(cpu, "missing", lambda: None)  # nothing is computed here
     data, x = jnp.ones(2), jnp.ones((2, 3))
     indices, indptr = jnp.array([1, 0]), jnp.array([0, 1, 2])
@@ -377,6 +377,6 @@ def test_a_graph_keeps_its_kernel(tmp_path):
         ("bcsr", "bfloat16", "'bcsr' has no precision 'bfloat16'"),
     ],
 )
-def test_bad_choices(kernel, precision, words, own_errors):
+def test_bad_choices(kernel, precision, words):
     with pytest.raises(ValueError, match=words):
         random_graph(0).with_kernel(kernel, precision=precision)
