@@ -250,7 +250,7 @@ def test_tables_of_the_host(form):
     graph, x = random_graph(0), table(1, 3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for call in (sevo_jax.smooth, sevo_jax.spmm, sevo_jax.smoothness):
+        for call in (sevo_jax.smooth, sevo_jax.spmm, sevo_jax.diagnostics.smoothness):
             wanted = call(graph, jnp.asarray(x, jnp.float32))
             np.testing.assert_allclose(call(graph, form(x)), wanted, rtol=1e-5, atol=1e-6)
 
