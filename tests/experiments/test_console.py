@@ -24,7 +24,7 @@ from experiments.training.compilation import keep_programs
 from experiments.training.steps import initial_key
 from tests.runs import REPOSITORY
 
-COMMANDS = ("train", "distill", "recommend", "build_graph", "reproduce", "launch")
+COMMANDS = ("train", "distill", "recommend", "build_graph", "reproduce", "launch", "sweep")
 ODD = ["[blink]x[/]", ":tada:", "[link=file:///]", "a\x9b2Jb", "c\x07", "d\u2028e", "f\u202eg"]
 
 
@@ -53,7 +53,8 @@ def test_names_are_printed_as_they_are(capsys):
 def test_an_output_that_knows_ascii_alone(monkeypatch):
     output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", output)
-    table = Table(console.cell("± ü"))
+    table = Table()
+    table.add_column(console.cell("± ü"))
     table.add_row(console.cell("± 日 \udcff"))
     console.show(table)
     console.show("ü…")
@@ -69,7 +70,7 @@ def test_help_is_quick_and_needs_no_more_than_ascii():
 import importlib, sys
 from experiments import console
 for name in {COMMANDS}:
-    name = f"experiments.{{name}}" + ".__main__" * (name == "reproduce")
+    name = f"experiments.{{name}}" + ".__main__" * (name == "sweep")
     main = importlib.import_module(name).main
     try:
         console.run(lambda: main(["--help"]))

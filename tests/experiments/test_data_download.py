@@ -118,7 +118,7 @@ def test_failed_download_says_what_to_do(web, tmp_path):
     assert message.startswith(f"{tmp_path / 'data'}: holds neither Beauty.txt nor {BEAUTY}")
     assert "404" in message
     assert f"{web.url}/{BEAUTY} failed" in message
-    assert "put either file there by hand, or name its folder with --data-dir" in message
+    assert "put either file there by hand, or name its folder as the data_dir" in message
     assert "what has come is kept" not in message
     assert files(tmp_path / "data") == []
 

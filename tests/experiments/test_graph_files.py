@@ -100,7 +100,7 @@ def test_graphs_that_go_with_other_data(tmp_path):
         check_graph(settings, data_of(NODES))
     path.with_suffix(".items.parquet").unlink()
     with pytest.raises(
-        UserError, match=r"has none .*; string ids need a graph built with --ids any"
+        UserError, match=r"has none .*; string ids need a graph built with the ids any"
     ):
         check_graph(settings, data_of(NODES))
 
@@ -126,7 +126,7 @@ def test_the_command_tells_before_it_trains(tmp_path, capsys):
     message = "graph: must be item-item, user-item, category, teacher or a file that ends in .npz"
     assert f"{message}, got catgory" in capsys.readouterr().err
     assert train.main([*options, "--categories", "c.json"]) == 1
-    assert "--categories: must be left out: --graph is another" in capsys.readouterr().err
+    assert "--categories: must be left out: the graph is another" in capsys.readouterr().err
     assert train.main([*options, "--graph", "category", "--max-category-size", "9"]) == 1
     assert "--max-category-size: must be left out" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -178,7 +178,7 @@ def test_folders_that_hold_no_run(sasrec_run, tmp_path):
     with pytest.raises(UserError, match="unknown optimizer 'lion'"):
         recommendations.recommend(copy)
     (copy / "config.json").write_text(json.dumps(config | {"dim": 0}))
-    with pytest.raises(UserError, match="--dim: must be at least 1, got 0"):
+    with pytest.raises(UserError, match="dim: must be at least 1, got 0"):
         recommendations.recommend(copy)
     (copy / "config.json").write_text(json.dumps({"model": "sasrec"}))
     with pytest.raises(UserError, match="it lacks dataset, optimizer, seed, data"):
@@ -206,9 +206,7 @@ def moved(sasrec_run, users_file, tmp_path, monkeypatch):
 
 
 def test_a_run_is_used_from_another_folder(moved, users_file, tmp_path, capsys):
-    with pytest.raises(
-        UserError, match=r"logs/users.txt, and .*now has no such file; --dataset \("
-    ):
+    with pytest.raises(UserError, match=r"logs/users.txt, and .*now has no such file; say where"):
         recommendations.read_run(moved)
     for place in ({"data_dir": tmp_path / "then"}, {"dataset": "../then/logs/users.txt"}):
         assert (
@@ -220,7 +218,7 @@ def test_a_run_is_used_from_another_folder(moved, users_file, tmp_path, capsys):
     assert user in capsys.readouterr().out
     other = tmp_path / "other.txt"
     other.write_text("1 1 2 3 4\n")
-    with pytest.raises(UserError, match=r"other data than \S*other.txt now holds .*; --dataset"):
+    with pytest.raises(UserError, match=r"other data than \S*other.txt now holds .*; say where"):
         recommendations.read_run(moved, dataset=str(other))
 
 
@@ -237,13 +235,13 @@ def test_files_of_settings_that_moved(moved, users_file, tmp_path):
     )
     config |= {"graph": "then/g.npz", "files": files_of(run.settings)}
     (moved / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"with --graph then/g.npz, and .* --graph says where it"):
+    with pytest.raises(UserError, match=r"^graph: .* with then/g.npz, and .* say where it"):
         recommendations.read_run(moved, dataset=str(users_file))
     place = {"graph": str(tmp_path / "g.npz")}
     found, _ = recommendations.read_run(moved, dataset=str(users_file), moved=place)
     assert found.settings.graph.kind == place["graph"]
     (tmp_path / "g.npz").write_text("another")
-    with pytest.raises(UserError, match=r"with --graph .*g.npz, which has changed since"):
+    with pytest.raises(UserError, match=r"^graph: .* with .*g.npz, which has changed since"):
         recommendations.read_run(moved, dataset=str(users_file), moved=place)
 
 

@@ -543,7 +543,7 @@ def test_table3_without_the_files(tmp_path, data_dir, monkeypatch):
     assert "## Electronics (synthetic, time and memory only)" in text
     assert "Peak memory" in text
     assert "0.0159" in text  # the paper's
-    assert "- Electronics: no file of it in --data-dir" in text
+    assert "- Electronics: no file of it in the data_dir" in text
     content = read_json(tmp_path / "table3.json")
     found = content["synthetic"]["electronics"]["sevo-adamw"]
     assert found["seconds_per_epoch"] == pytest.approx(
