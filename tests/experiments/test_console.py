@@ -194,7 +194,7 @@ def test_recommendations_that_do_not_fit_on_the_disk(tmp_path, name):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
-        with pytest.raises(UserError, match=rf"--out: .*{name} cannot be written \(.*too large"):
+        with pytest.raises(UserError, match=rf"^out: .*{name} cannot be written \(.*too large"):
             write([frame], tmp_path / name)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
