@@ -53,7 +53,7 @@ def main() -> dict[str, float]:
     """Trains with and without SEvo and returns the share of hits."""
     rng = np.random.default_rng(0)
     train, test = sessions(rng, 400), sessions(rng, 2000)
-    graph = sevo_jax.sequence_graph(train, ITEMS)
+    graph = sevo_jax.sequence_graph(train, ITEMS, padding=None)
     hits = {}
     for name, tx in {
         "optax.adamw": optax.adamw(1e-2, weight_decay=0.1),

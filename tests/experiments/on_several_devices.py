@@ -27,7 +27,8 @@ def placement(mesh: str | None) -> Placement:
 
 def make_run(data: Interactions, model: str = "sasrec", **changes) -> Run:
     settings = published(model, data.name, "sevo-adamw")
-    settings = settings.replace(**TINY | changes)
+    tiny = {name: value for name, value in TINY.items() if name in settings.flat()}
+    settings = settings.replace(**tiny | changes)
     return Run(model, data.name, "sevo-adamw", 0, settings)
 
 

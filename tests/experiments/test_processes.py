@@ -39,8 +39,8 @@ def port(monkeypatch) -> int:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--num-processes", "2"], "--coordinator: goes with --num-processes"),
-        (["--coordinator", "HERE"], "--coordinator: goes with --num-processes"),
+        (["--num-processes", "2"], "--coordinator: goes with 2 processes and more"),
+        (["--coordinator", "HERE"], "--coordinator: goes with 2 processes and more"),
         (["--coordinator", "HERE", "--num-processes", "2", "--process-id", "2"], "from 0 to 1"),
         (["--coordinator", "here", "--num-processes", "2"], "expected host:port, got 'here'"),
         (

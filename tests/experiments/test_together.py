@@ -26,9 +26,7 @@ TINY = {"dim": 16, "num_blocks": 1, "max_len": 20, "batch_size": 16, "eval_every
 
 
 def runs_on(file: Path, optimizer: str = "sevo-adamw", **changes) -> list[Run]:
-    settings = dataclasses.replace(
-        published("sasrec", str(file), optimizer), **TINY, epochs=4, **changes
-    )
+    settings = published("sasrec", str(file), optimizer).replace(**TINY, epochs=4, **changes)
     return [Run("sasrec", str(file), optimizer, seed, settings) for seed in SEEDS]
 
 
