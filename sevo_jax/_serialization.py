@@ -70,6 +70,10 @@ def _matrix(target: BCSR, state: dict[str, Any]) -> BCSR:
         raise ValueError(
             f"a graph's pointers must be of shape {(*parts, rows + 1)}, got {np.shape(indptr)}"
         )
+    if np.shape(indices) != np.shape(data):
+        raise ValueError(
+            f"a graph must have one index a value, got {np.shape(indices)} and {np.shape(data)}"
+        )
     if not any(isinstance(a, Tracer) for a in (data, indices, indptr)):
         capacity = np.shape(data)[-1]
         part_indices = np.asarray(indices).reshape(-1, capacity)

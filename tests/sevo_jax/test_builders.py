@@ -435,6 +435,18 @@ def test_columns_of_no_frame_and_lazy_frames(events):
         sevo_jax.sequence_graph(events.lazy(), N, user="who", item="what")
 
 
+def test_views_of_strings(events):
+    table = events.to_arrow()
+    users = table["who"].cast(pa.string())
+    options = {"user": "who", "item": "what", "time": "at"}
+    place = table.column_names.index("who")
+    want, got = (
+        w(sevo_jax.sequence_graph(table.set_column(place, "who", users.cast(kind)), N, **options))
+        for kind in (pa.string(), pa.string_view())
+    )
+    np.testing.assert_array_equal(got, want)
+
+
 def test_columns_of_arrow_lists():
     runs = [[5, 1], None, [], [2, 2, 3]]
     want = w(sevo_jax.sequence_graph(pl.Series(runs), N))

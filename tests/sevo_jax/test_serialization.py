@@ -68,7 +68,10 @@ def damage(**change):
 
 DAMAGED = [
     (damage(indices=np.full(CAPACITY, 80_000_000, np.int32)), "column indices must lie"),
+    (damage(indices=np.zeros(CAPACITY)), "column indices must be integers, got float64"),
+    (damage(indices=np.zeros(CAPACITY - 1, np.int32)), "one index a value"),
     (damage(indptr=np.arange(NODES + 1)[::-1]), "pointers"),
+    (damage(indptr=np.zeros(NODES + 1)), "must be 8 integers, got float64"),
     (damage(indptr=np.zeros(NODES, np.int32)), "pointers must be of shape"),
     ({**damage(), "num_nodes": NODES + 1}, "graph of 8 nodes, and the target one of 7"),
     (

@@ -556,6 +556,8 @@ def test_compressed_files(frame, tmp_path, name):
             r"is compressed by gzip; name it .*csv\.gz",
         ),
         ("user,item,time\nà,2,3\n".encode("latin-1"), r"log\.csv: .*Line: 2;.*not utf-8"),
+        ("user,item,time,é\n1,2,3,4\n".encode("latin-1"), r"log\.csv: is not UTF-8 .*save it"),
+        (b"user,item,time\n1,2,31/31/2020\n", r"'31/31/2020'"),
         (b"", "the first line must name the columns"),
         (b"user,item,time,a,b\n1,2,3,4,5\n1,2,3,4,5,6\n", r"Line: 3;.*Columns: 5 Found: 6"),
         (b"user,a,item,b,time\n1,2,3,4\n", r"Line: 2;.*Columns: 5 Found: 4"),
