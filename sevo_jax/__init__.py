@@ -15,9 +15,9 @@ from sevo_jax._graph import Graph, Kernel, SelfLoops
 from sevo_jax._matrices import Operator
 from sevo_jax._optimizers import sevo_adam, sevo_adamw, sevo_sgd
 from sevo_jax._serialization import register_with_flax
-from sevo_jax._smoothing import Method, smooth, smooth_exact
+from sevo_jax._smoothing import Method, evolve, smooth, smooth_exact
 from sevo_jax._spmm import spmm
-from sevo_jax._states import grow, seed_axes, set_graph
+from sevo_jax._states import grow, seed_axes, set_graph, settle
 from sevo_jax._tables import Tables
 from sevo_jax._transforms import SevoSmoothState, scale_by_adam, sevo_smooth
 from sevo_jax.tabular import sequence_graph_from_table
@@ -37,6 +37,7 @@ __all__ = [
     "combine_graphs",
     "diagnostics",
     "edge_graph",
+    "evolve",
     "grow",
     "knn_graph",
     "scale_by_adam",
@@ -44,6 +45,7 @@ __all__ = [
     "sequence_graph",
     "sequence_graph_from_table",
     "set_graph",
+    "settle",
     "sevo_adam",
     "sevo_adamw",
     "sevo_sgd",

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 STATIC_ARGS_HINT = (
     "under optax.inject_hyperparams declare it static: optax.inject_hyperparams(sevo_adamw, "
-    'static_args=("graph", "tables", "num_layers", "method"))'
+    'static_args=("graph", "tables", "num_layers", "method", "every"))'
 )
 
 
@@ -33,6 +33,13 @@ def check_num_layers(num_layers: Any) -> int:
     if isinstance(num_layers, Tracer):
         raise TypeError(f"num_layers must be a static integer, got a tracer; {STATIC_ARGS_HINT}")
     return check_count("num_layers", num_layers, least=0)
+
+
+def check_every(every: Any) -> int:
+    """Returns ``every`` as a Python integer of at least 1."""
+    if isinstance(every, Tracer):
+        raise TypeError(f"every must be a static integer, got a tracer; {STATIC_ARGS_HINT}")
+    return check_count("every", every)
 
 
 def check_beta(beta: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
+from sevo_jax._checks import check_every
 from sevo_jax._graph import Graph, as_graph
 from sevo_jax._matrices import Operator
 from sevo_jax._smoothing import Method
@@ -25,6 +27,8 @@ def sevo_adamw(
     num_layers: int = 3,
     method: Method = "neumann",
     tol: ArrayLike = 1e-6,
+    every: int = 1,
+    pending_dtype: Any = None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-8,
@@ -32,6 +36,7 @@ def sevo_adamw(
     mu_dtype: Any = None,
     weight_decay: optax.ScalarOrSchedule = 1e-4,
     mask: Any | Callable[[Any], Any] | None = None,
+    moment_correction: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     """SEvo-enhanced AdamW (Algorithm 1): smoothed steps for the tables, AdamW for the rest.
 
@@ -46,6 +51,8 @@ def sevo_adamw(
         num_layers: ``L``, the number of sparse products, at least 0.
         method: ``"neumann"``, ``"neumann_unscaled"``, ``"iterative"`` or ``"exact"``; see `smooth`.
         tol: the relative residual of ``"exact"``.
+        every: the steps between two smoothings; see `sevo_smooth` and `settle`.
+        pending_dtype: dtype of the sum of the steps that wait; see `sevo_smooth`.
         b1: decay of the first moment.
         b2: decay of the second moment.
         eps: added to the square root of the second moment.
@@ -53,6 +60,7 @@ def sevo_adamw(
         mu_dtype: dtype of the stored first moment; that of the parameters if ``None``.
         weight_decay: decoupled decay, multiplied by the learning rate; it is not smoothed.
         mask: the leaves that decay, as `optax.add_decayed_weights` takes it; all if ``None``.
+        moment_correction: whether the moments of the tables are corrected; see `scale_by_adam`.
 
     Returns:
         The optimiser. Its state holds a copy of the graph. Donate the state to the compiled step,
@@ -73,18 +81,26 @@ def sevo_adamw(
         >>> params = optax.apply_updates(params, updates)
     """
     graph = as_graph(graph)
+
+    def corrected(params: Any) -> Any:
+        return table_mask(tables, params, graph.num_nodes)
+
+    correction = corrected if moment_correction else False
     return optax.chain(
-        scale_by_adam(
-            b1,
-            b2,
-            eps,
-            eps_root,
-            mu_dtype,
-            moment_correction=lambda tree: table_mask(tables, tree, graph.num_nodes),
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, moment_correction=correction),
+        *_smoothed_steps(
+            learning_rate,
+            graph,
+            weight_decay,
+            mask,
+            every=every,
+            pending_dtype=pending_dtype,
+            beta=beta,
+            num_layers=num_layers,
+            method=method,
+            tol=tol,
+            tables=tables,
         ),
-        sevo_smooth(graph, beta=beta, num_layers=num_layers, method=method, tol=tol, tables=tables),
-        optax.add_decayed_weights(weight_decay, mask),
-        optax.scale_by_learning_rate(learning_rate),
     )
 
 
@@ -97,6 +113,8 @@ def sevo_adam(
     num_layers: int = 3,
     method: Method = "neumann",
     tol: ArrayLike = 1e-6,
+    every: int = 1,
+    pending_dtype: Any = None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-8,
@@ -119,6 +137,8 @@ def sevo_adam(
         num_layers: ``L``, the number of sparse products, at least 0.
         method: ``"neumann"``, ``"neumann_unscaled"``, ``"iterative"`` or ``"exact"``; see `smooth`.
         tol: the relative residual of ``"exact"``.
+        every: the steps between two smoothings; see `sevo_smooth` and `settle`.
+        pending_dtype: dtype of the sum of the steps that wait; see `sevo_smooth`.
         b1: decay of the first moment.
         b2: decay of the second moment.
         eps: added to the square root of the second moment.
@@ -145,8 +165,17 @@ def sevo_adam(
     return optax.chain(
         _coupled_decay(weight_decay, mask),
         scale_by_adam(b1, b2, eps, eps_root, mu_dtype, moment_correction=False),
-        sevo_smooth(graph, beta=beta, num_layers=num_layers, method=method, tol=tol, tables=tables),
-        optax.scale_by_learning_rate(learning_rate),
+        *_smoothed_steps(
+            learning_rate,
+            graph,
+            every=every,
+            pending_dtype=pending_dtype,
+            beta=beta,
+            num_layers=num_layers,
+            method=method,
+            tol=tol,
+            tables=tables,
+        ),
     )
 
 
@@ -159,6 +188,8 @@ def sevo_sgd(
     num_layers: int = 3,
     method: Method = "neumann",
     tol: ArrayLike = 1e-6,
+    every: int = 1,
+    pending_dtype: Any = None,
     momentum: ArrayLike | None = None,
     nesterov: bool = False,
     weight_decay: optax.ScalarOrSchedule = 0.0,
@@ -177,6 +208,8 @@ def sevo_sgd(
         num_layers: ``L``, the number of sparse products, at least 0.
         method: ``"neumann"``, ``"neumann_unscaled"``, ``"iterative"`` or ``"exact"``; see `smooth`.
         tol: the relative residual of ``"exact"``.
+        every: the steps between two smoothings; see `sevo_smooth` and `settle`.
+        pending_dtype: dtype of the sum of the steps that wait; see `sevo_smooth`.
         momentum: decay of the momentum; none is kept if ``None``.
         nesterov: whether the momentum looks one step ahead.
         weight_decay: coefficient of the coupled L2 term.
@@ -201,15 +234,65 @@ def sevo_sgd(
     return optax.chain(
         _coupled_decay(weight_decay, mask),
         optax.identity() if momentum is None else optax.trace(momentum, nesterov),
-        sevo_smooth(graph, beta=beta, num_layers=num_layers, method=method, tol=tol, tables=tables),
-        optax.scale_by_learning_rate(learning_rate),
+        *_smoothed_steps(
+            learning_rate,
+            graph,
+            every=every,
+            pending_dtype=pending_dtype,
+            beta=beta,
+            num_layers=num_layers,
+            method=method,
+            tol=tol,
+            tables=tables,
+        ),
     )
+
+
+def _smoothed_steps(
+    learning_rate: optax.ScalarOrSchedule,
+    graph: Graph | Operator,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
+    mask: Any | Callable[[Any], Any] | None = None,
+    *,
+    every: int,
+    pending_dtype: Any,
+    **smoothing: Any,
+) -> list[optax.GradientTransformation]:
+    """Lists the last parts of an optimiser: smoothing, decoupled decay and learning rate.
+
+    Steps that wait are added up as the table takes them, so the learning rate then comes first.
+    """
+    rate = optax.scale_by_learning_rate(learning_rate)
+    no_decay = _is_zero(weight_decay)
+    if check_every(every) == 1:
+        decaying = [] if no_decay else [optax.add_decayed_weights(weight_decay, mask)]
+        return [sevo_smooth(graph, **smoothing), *decaying, rate]
+    smoothing |= {"every": every, "pending_dtype": pending_dtype}
+    if no_decay:
+        return [rate, sevo_smooth(graph, **smoothing)]
+    share = _product(1.0, learning_rate, weight_decay)
+    return [
+        rate,
+        sevo_smooth(graph, decay=share, decay_mask=mask, **smoothing),
+        optax.add_decayed_weights(_product(-1.0, share), mask),
+    ]
+
+
+def _product(*factors: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:
+    """Multiplies scalars and schedules."""
+    if not any(map(callable, factors)):
+        return math.prod(factors)
+    return lambda count: math.prod(f(count) if callable(f) else f for f in factors)
+
+
+def _is_zero(weight_decay: optax.ScalarOrSchedule) -> bool:
+    return isinstance(weight_decay, int | float) and weight_decay == 0
 
 
 def _coupled_decay(
     weight_decay: optax.ScalarOrSchedule, mask: Any | Callable[[Any], Any] | None
 ) -> optax.GradientTransformation:
     """Adds an L2 term. For a plain 0 it adds nothing, and then needs no parameters."""
-    if isinstance(weight_decay, int | float) and weight_decay == 0:
+    if _is_zero(weight_decay):
         return optax.identity()
     return optax.add_decayed_weights(weight_decay, mask)

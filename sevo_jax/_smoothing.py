@@ -6,7 +6,7 @@ writes ``s = (1 - beta) / (1 - beta^(L+1))``: the same number, but it loses digi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
@@ -175,6 +175,104 @@ def smooth_exact(
         matrix, b / size, solve, symmetric=True, has_aux=True
     )
     return restore((1 - beta) * size * y), iterations
+
+
+def smooth_tables(
+    graph: Graph,
+    tables: Sequence[Array],
+    groups: Sequence[Sequence[int]],
+    beta: ArrayLike,
+    num_layers: int,
+    method: Method,
+    *,
+    tol: ArrayLike,
+) -> tuple[list[Array], Int[Array, ""]]:
+    """Smooths groups of tables, each stacked to one of as many rows as the graph has nodes.
+
+    Args:
+        graph: the graph.
+        tables: the tables.
+        groups: the tables of each group, by position, in the order of their nodes.
+        beta: as in `smooth`.
+        num_layers: as in `smooth`.
+        method: as in `smooth`.
+        tol: as in `smooth`.
+
+    Returns:
+        The smoothed tables, each in its own dtype, and the most iterations of any group.
+    """
+    smoothed, most = list(tables), jnp.zeros([], jnp.int32)
+    for group in groups:
+        joint = jnp.concatenate([tables[i] for i in group])
+        if method == "exact":
+            joint, iterations = smooth_exact(graph, joint, beta, tol=tol)
+            most = jnp.maximum(most, iterations)
+        else:
+            joint = smooth(graph, joint, beta, num_layers, method)
+        first = 0
+        for i in group:
+            rows = tables[i].shape[0]
+            smoothed[i] = joint[first : first + rows].astype(tables[i].dtype)
+            first += rows
+    return smoothed, most
+
+
+def evolve(
+    graph: Graph | Operator,
+    before: Float[Array | np.ndarray, "nodes ..."],
+    after: Float[Array | np.ndarray, "nodes ..."],
+    beta: ArrayLike = 0.99,
+    num_layers: int = 3,
+    method: Method = "neumann",
+    *,
+    tol: ArrayLike = 1e-6,
+) -> Float[Array | np.ndarray, "nodes ..."]:
+    """Smooths the way that a table has gone: ``before + psi(after - before)``.
+
+    One call every few epochs adds SEvo to any training loop, in any framework. It equals
+    `sevo_smooth` with ``every`` as many steps, for an optimiser without decoupled decay.
+
+    Args:
+        graph: the `Graph`, or a normalised operator, which is checked at every call.
+        before: the table at the last call, ``float[nodes, ...]``; trailing axes are features.
+        after: the table now, of the same shape and dtype.
+        beta: as in `smooth`.
+        num_layers: as in `smooth`.
+        method: as in `smooth`.
+        tol: as in `smooth`.
+
+    Returns:
+        The evolved table, in the shape and dtype of ``after``. If both tables are NumPy arrays, so
+        is the result, and those of float64 are computed in float64 whatever JAX's flags say.
+
+    Raises:
+        TypeError: as `smooth`, or tables of two dtypes.
+        ValueError: as `smooth`, or tables of two shapes.
+
+    Examples:
+        >>> import numpy as np, sevo_jax
+        >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2)
+        >>> before, after = np.array([[1.0], [1.0]]), np.array([[4.0], [1.0]])
+        >>> sevo_jax.evolve(graph, before, after, beta=0.5, num_layers=1).round(4).tolist()
+        [[3.0], [2.0]]
+    """
+    tables = {"before": before, "after": after}
+    for name, table in tables.items():
+        if not isinstance(table, jax.Array | np.ndarray):
+            raise TypeError(f"{name} must be an array, got {type(table).__name__}")
+    if before.shape != after.shape:
+        raise ValueError(
+            f"before and after must have one shape, got {before.shape} and {after.shape}"
+        )
+    if before.dtype != after.dtype:
+        raise TypeError(
+            f"before and after must have one dtype, got {before.dtype} and {after.dtype}"
+        )
+    if isinstance(before, np.ndarray) and isinstance(after, np.ndarray):
+        with jax.enable_x64(after.dtype == np.float64 or jax.config.jax_enable_x64):
+            step = smooth(graph, after - before, beta, num_layers, method, tol=tol)
+        return before + np.asarray(step)
+    return before + smooth(graph, after - before, beta, num_layers, method, tol=tol)
 
 
 def _weak(beta: ArrayLike, x: Array) -> float | Array:

@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 from sevo_jax._checks import check_nodes
 from sevo_jax._graph import Graph, as_graph
 from sevo_jax._matrices import Operator
+from sevo_jax._smoothing import smooth_tables
 from sevo_jax._tables import Tables, table_groups, tree_entries
 from sevo_jax._transforms import SevoSmoothState, own_operator
 
@@ -26,7 +27,9 @@ State = TypeVar("State")
 def seed_axes(tx: optax.GradientTransformation, params: Any) -> Any:
     """Makes the axes of an optimiser's state for ``vmap`` over seeds: None for graphs, else 0.
 
-    ``vmap`` works without it, but then keeps a copy of the graph for each seed.
+    ``vmap`` works without it, but then keeps a copy of the graph for each seed. The count of steps
+    is shared, too, where ``every`` is above 1: all seeds then smooth in the same step, and only
+    there.
 
     Args:
         tx: the optimiser.
@@ -46,8 +49,15 @@ def seed_axes(tx: optax.GradientTransformation, params: Any) -> Any:
         >>> updates.shape
         (3, 2, 4)
     """
+
+    def axes(node: Any) -> Any:
+        if not _is_smoothing(node):
+            return 0
+        own: SevoSmoothState = jax.tree.map(lambda _: 0, node._replace(graph=None))
+        return own._replace(count=0 if node.pending is None else None)
+
     state = jax.eval_shape(tx.init, params)
-    return jax.tree.map(lambda leaf: None if _is_graph(leaf) else 0, state, is_leaf=_is_graph)
+    return jax.tree.map(axes, state, is_leaf=_is_smoothing)
 
 
 def set_graph(state: State, graph: Graph | Operator) -> State:
@@ -108,6 +118,68 @@ def set_graph(state: State, graph: Graph | Operator) -> State:
         return node._replace(graph=_placed_as(node.graph, own_operator(graph)))
 
     return jax.tree.unflatten(structure, [replaced(node) for node in nodes])
+
+
+def settle(params: Any, state: Any, *, graph: Graph | Operator | None = None) -> Any:
+    """Returns the parameters as a smoothing at this moment would leave them.
+
+    With ``every`` above 1, tables run ahead by raw steps between two smoothings. Evaluate, export
+    or keep the settled parameters, and go on training with the others: nothing is disturbed.
+
+    Args:
+        params: the parameters, of the structure that the optimiser was made for.
+        state: an optimiser's state, or a tree around it.
+        graph: the graph to smooth over; that of the state if ``None``.
+
+    Returns:
+        The parameters, in the same structure. They are ``params`` itself if no steps wait, such as
+        with ``every=1``.
+
+    Raises:
+        ValueError: ``params`` has no such table as the state, or the graph has other nodes.
+
+    Examples:
+        >>> import jax.numpy as jnp, optax, sevo_jax
+        >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2)
+        >>> tx = sevo_jax.sevo_sgd(0.1, graph, beta=0.5, num_layers=1, every=100)
+        >>> params = jnp.zeros((2, 1))
+        >>> updates, state = tx.update(jnp.array([[3.0], [0.0]]), tx.init(params), params)
+        >>> params = optax.apply_updates(params, updates)
+        >>> [f"{x:.1f}" for x in params[:, 0]]
+        ['-0.3', '0.0']
+        >>> [f"{x:.1f}" for x in sevo_jax.settle(params, state)[:, 0]]
+        ['-0.2', '-0.1']
+    """
+    nodes = jax.tree.leaves(state, is_leaf=_is_smoothing)
+    waiting = [node for node in nodes if _is_smoothing(node) and node.pending is not None]
+    if not waiting:
+        return params
+    entries, structure = tree_entries(params), jax.tree.structure(params)
+    leaves = dict(entries)
+    for node in waiting:
+        pending, sums = node.pending, tree_entries(node.pending.steps)
+        own = as_graph(node.graph if graph is None else graph)
+        groups = [(i,) for i in range(len(sums))]
+        if pending.names is not None:
+            groups = table_groups(pending.names, pending.steps, own.num_nodes)
+        smoothed, _ = smooth_tables(
+            own,
+            [total for _, total in sums],
+            groups,
+            pending.beta,
+            pending.num_layers,
+            pending.method,
+            tol=pending.tol,
+        )
+        for (path, total), new in zip(sums, smoothed, strict=True):
+            table = leaves.get(path)
+            if _shape(table) != _shape(total):
+                raise ValueError(
+                    f"params must hold the table {'/'.join(path)!r} of shape {_shape(total)}, as "
+                    "the state does"
+                )
+            leaves[path] = table + (new - total).astype(table.dtype)
+    return jax.tree.unflatten(structure, leaves.values())
 
 
 def grow(
@@ -260,6 +332,7 @@ def _init(
 
 
 _FROM_ZERO = (
+    SevoSmoothState,
     optax.EmaState,
     optax.ScaleByAdaDeltaState,
     optax.ScaleByAdamState,

@@ -67,7 +67,7 @@ def table_groups(tables: Tables, tree: Any, num_nodes: int | None) -> list[tuple
         groups = [_only_candidate(entries, num_nodes)]
     elif isinstance(tables, str):
         groups = [(_find(tables, entries),)]
-    elif names := _as_groups(tables):
+    elif names := named_groups(tables):
         groups = [tuple(_find(name, entries) for name in group) for group in names]
     else:
         mask = broadcast_mask("tables", tables(tree) if callable(tables) else tables, tree)
@@ -109,7 +109,7 @@ def _components(path: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(name.split("/")) if name else ()
 
 
-def _as_groups(tables: Any) -> list[list[str]] | None:
+def named_groups(tables: Any) -> list[list[str]] | None:
     """Converts names to lists of groups; returns ``None`` for a mask or a callable."""
     if not isinstance(tables, list | tuple):
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,14 +16,16 @@ from jax.typing import ArrayLike
 from sevo_jax._checks import (
     check_beta,
     check_choice,
+    check_every,
     check_num_layers,
     check_positive,
     check_schedule,
 )
 from sevo_jax._graph import Graph, as_graph
 from sevo_jax._matrices import Operator
-from sevo_jax._smoothing import METHODS, Method, smooth, smooth_exact
-from sevo_jax._tables import Tables, broadcast_mask, table_groups
+from sevo_jax._pending import Pending, add_steps, check_same_every, no_steps, table_decays
+from sevo_jax._smoothing import METHODS, Method, smooth_tables
+from sevo_jax._tables import Tables, broadcast_mask, named_groups, table_groups
 
 
 class SevoSmoothState(NamedTuple):
@@ -35,12 +37,14 @@ class SevoSmoothState(NamedTuple):
             since no step reads them. As state, the graph is an argument of the compiled step and
             not a constant in it. `set_graph` replaces it.
         iterations: conjugate-gradient iterations of the last step, ``int32[]``, the most of any
-            table; 0 for methods of a fixed number of layers.
+            table; 0 for methods of a fixed number of layers, and where nothing was smoothed.
+        pending: the steps that wait for their smoothing; ``None`` with ``every=1``.
     """
 
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
     graph: Graph
     iterations: jax.Array
+    pending: Pending | None = None
 
 
 def sevo_smooth(
@@ -50,12 +54,34 @@ def sevo_smooth(
     num_layers: int = 3,
     method: Method = "neumann",
     tol: ArrayLike = 1e-6,
+    every: int = 1,
+    pending_dtype: Any = None,
+    decay: optax.ScalarOrSchedule = 0.0,
+    decay_mask: Any | Callable[[Any], Any] | None = None,
     tables: Tables = None,
     graph_arg: str = "graph",
 ) -> optax.GradientTransformationExtraArgs:
     """Smooths the updates of embedding tables over a graph: ``U <- psi(U)`` (Eq. 3 and 7).
 
     Put it after all parts of the step but decoupled weight decay and the learning rate.
+
+    With ``every=k`` above 1, steps pass as they are and add up to ``P``; every k-th step is
+    ``U + psi(P) - P``. As ``psi`` is linear, the table then stands where k smoothed steps would
+    have brought it, if the gradients had been the same::
+
+        step          1         2         3             4         5         6             (every=3)
+        the update    U1        U2        U3 + ψP - P   U4        U5        U6 + ψP - P
+        P after it    U1        U1 + U2   0             U4        U4 + U5   0
+
+    The sums must be of steps as the table takes them. So put it after the learning rate, and give
+    the decay that follows it (`sevo_adamw` does both)::
+
+        optax.chain(
+            sevo_jax.scale_by_adam(),
+            optax.scale_by_learning_rate(lr),
+            sevo_jax.sevo_smooth(graph, every=100, decay=lr * weight_decay),
+            optax.add_decayed_weights(-lr * weight_decay),
+        )
 
     Args:
         graph: a `Graph`, or a normalised operator ``Ã`` as SciPy sparse, `BCOO`, `BCSR` or a dense
@@ -67,6 +93,13 @@ def sevo_smooth(
         method: ``"neumann"`` (Eq. 7), ``"neumann_unscaled"``, ``"iterative"`` or ``"exact"``
             (Eq. 6), as in `smooth`.
         tol: the relative residual of ``"exact"``, above 0.
+        every: the steps between two smoothings, static. `settle` gives the parameters as smoothed
+            at any step, for an evaluation between two.
+        pending_dtype: dtype of ``P``; that of the updates if ``None``. Half precision halves its
+            memory, but adds nothing to ``P`` once a step is less than some 1/256 of it.
+        decay: for ``every`` above 1, the share of the table that decoupled weight decay takes off
+            after this: a scalar or a schedule of the step count. ``P`` decays with the table.
+        decay_mask: the leaves that decay, as `optax.add_decayed_weights` takes it; all if ``None``.
         tables: the leaves that are tables over the nodes. ``None``: the one leaf of two or more
             axes whose leading axis has as many rows as the graph has nodes (a bare array may have
             one axis). A string: the leaf, or the module of one leaf, at that path
@@ -82,9 +115,10 @@ def sevo_smooth(
         constant. The compiled ``update`` never does.
 
     Raises:
-        TypeError: a traced or unsuitable graph or ``num_layers``; a table that is not floating.
+        TypeError: a traced or unsuitable graph, ``num_layers`` or ``every``; a table or a
+            ``pending_dtype`` that is not floating.
         ValueError: an option out of its range, or (from ``init`` and ``update``) tables that cannot
-            be found or do not fit the graph.
+            be found or do not fit the graph, or a state that was made with another ``every``.
 
     Examples:
         >>> import jax.numpy as jnp, optax, sevo_jax
@@ -100,43 +134,74 @@ def sevo_smooth(
     check_choice("method", method, METHODS)
     layers = check_num_layers(num_layers)
     check_positive("tol", tol)
+    every = check_every(every)
+    if pending_dtype is not None and not jnp.issubdtype(pending_dtype, jnp.floating):
+        raise TypeError(f"pending_dtype must be floating, got {jnp.dtype(pending_dtype)}")
     if not callable(beta):
         check_beta(beta)
 
     def init_fn(params: Any) -> Any:
-        table_groups(tables, params, graph.num_nodes)
+        groups = table_groups(tables, params, graph.num_nodes)
         if callable(beta):
             check_schedule(beta)
         zero = jnp.zeros([], jnp.int32)
-        return SevoSmoothState(zero, own_operator(graph), jnp.copy(zero))
+        state = SevoSmoothState(zero, own_operator(graph), jnp.copy(zero))
+        if every == 1:
+            return state
+        names = named_groups(tables)
+        pending = Pending(
+            no_steps(params, groups, pending_dtype),
+            beta=jnp.asarray(beta(zero) if callable(beta) else beta, float),
+            tol=jnp.asarray(tol, float),
+            every=every,
+            num_layers=layers,
+            method=method,
+            names=None if names is None else tuple(map(tuple, names)),
+        )
+        return state._replace(pending=pending)
 
     def update_fn(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, Any]:
         del params
+        check_same_every(state.pending, every)
         replacement = extra_args.get(graph_arg)
         current = as_graph(state.graph if replacement is None else replacement)
         beta_now = beta(state.count) if callable(beta) else beta
+        count = jnp.asarray(optax.safe_increment(state.count))
 
         leaves, structure = jax.tree.flatten(updates)
-        iterations = jnp.zeros([], jnp.int32)
-        for group in table_groups(tables, updates, current.num_nodes):
-            joint = jnp.concatenate([leaves[i] for i in group])
-            if method == "exact":
-                smoothed, taken = smooth_exact(current, joint, beta_now, tol=tol)
-                iterations = jnp.maximum(iterations, taken)
-            else:
-                smoothed = smooth(current, joint, beta_now, layers, method)
-            first = 0
-            for i in group:
-                rows = leaves[i].shape[0]
-                leaves[i] = smoothed[first : first + rows].astype(leaves[i].dtype)
-                first += rows
-        count = jnp.asarray(optax.safe_increment(state.count))
+        chosen, groups = _positions(table_groups(tables, updates, current.num_nodes))
+        steps, pending = [leaves[i] for i in chosen], state.pending
+
+        def psi(x: Sequence[jax.Array]) -> tuple[list[jax.Array], jax.Array]:
+            return smooth_tables(current, x, groups, beta_now, layers, method, tol=tol)
+
+        if pending is None:
+            steps, iterations = psi(steps)
+        else:
+            decays = table_decays(decay, decay_mask, state.count, updates, chosen)
+            steps, sums, iterations = add_steps(pending, steps, decays, count, psi)
+            pending = dataclasses.replace(
+                pending,
+                steps=sums,
+                beta=jnp.asarray(beta_now, float),
+                tol=jnp.asarray(tol, float),
+            )
+        for i, step in zip(chosen, steps, strict=True):
+            leaves[i] = step
         smoothed_updates = jax.tree.unflatten(structure, leaves)
-        return smoothed_updates, SevoSmoothState(count, state.graph, iterations)
+        return smoothed_updates, SevoSmoothState(count, state.graph, iterations, pending)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _positions(
+    groups: Sequence[tuple[int, ...]],
+) -> tuple[list[int], tuple[tuple[int, ...], ...]]:
+    """Lists the tables in order, and their groups as positions in that list."""
+    tables = sorted(i for group in groups for i in group)
+    return tables, tuple(tuple(map(tables.index, group)) for group in groups)
 
 
 def own_operator(graph: Graph) -> Graph:

@@ -102,6 +102,10 @@ class Settings:
                 if values[name] != fields_of(GraphSettings)[name].default:
                     reason = f"the graph {graph.kind} has no sequences"
                     raise ArgumentError(name, f"must be left out: {reason}, got {values[name]}")
+        if self.optimizer.every != 1 and self.optimizer.every_epochs:
+            raise ArgumentError(
+                "every_epochs", f"must be left out: every is {self.optimizer.every} steps"
+            )
         if self.training.loss == "softmax" and self.training.num_negatives != 1:
             raise ArgumentError(
                 "num_negatives",

@@ -89,6 +89,12 @@ class OptimizerSettings:
         "Approximation of the smoothing; exact ignores the number of products.",
         readers=SEVO,
     )
+    every: int = setting(
+        1, "Steps between two smoothings; the steps between pass as they are.", COUNT, SEVO
+    )
+    every_epochs: int = setting(
+        0, "Epochs between two smoothings, in place of every; 0 for every.", FROM_0, SEVO
+    )
     moment_correction: bool = setting(
         True,
         "Whether moments rest for items that a step does not touch (moment correction).",

@@ -21,6 +21,7 @@ import optax
 import orbax.checkpoint as ocp
 from flax import nnx
 
+import sevo_jax
 from experiments.data import Interactions
 from experiments.errors import ArgumentError, UserError
 from experiments.evaluation import (
@@ -268,8 +269,9 @@ class _Lane:
         """Validates the state after an epoch, keeps the best so far, and returns the score."""
         step = epoch * self.layouts.sequences_per_step.size
         clock = time.perf_counter()
+        params = _settled(state.params, state.opt_state)
         try:
-            metrics = setup.evaluate("valid", state.params, state.carried)
+            metrics = setup.evaluate("valid", params, state.carried)
         except _NotFiniteError as error:
             raise self.diverged(f"{error} at step {step}", epoch) from error
         self.evaluation_seconds.append(time.perf_counter() - clock)
@@ -278,7 +280,7 @@ class _Lane:
         self.records.append(record | {"seconds": seconds, "valid": metrics})
         if metrics[CRITERION] > self.checkpoint.best_score:
             # Copies, since the next epoch takes over the memory of the state.
-            best_params, best_carried = jax.tree.map(jnp.copy, (state.params, state.carried))
+            best_params, best_carried = jax.tree.map(jnp.copy, (params, state.carried))
             self.checkpoint = self.checkpoint._replace(
                 best_params=best_params,
                 best_carried=best_carried,
@@ -483,6 +485,10 @@ def device(count: int = 1) -> str:
 
 class _NotFiniteError(UserError):
     """A score is NaN or infinite."""
+
+
+_settled = jax.jit(sevo_jax.settle)
+"""Between two smoothings the parameters are validated, and kept, as smoothed."""
 
 
 @jax.jit

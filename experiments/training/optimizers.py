@@ -12,7 +12,8 @@ from flax import nnx
 
 import sevo_jax
 from experiments.data import Interactions
-from experiments.settings import Settings, is_file
+from experiments.errors import ArgumentError
+from experiments.settings import Settings, TrainingSettings, is_file
 from experiments.training.graphs import (
     category_graph,
     graph_from_file,
@@ -61,19 +62,15 @@ def make_optimizer(
         "beta": s.beta,
         "num_layers": s.num_layers,
         "method": s.method,
+        "every": steps_between_smoothings(settings, data, model.task),
     }
-    if name == "sevo-adamw" and not s.moment_correction:
-        return optax.chain(
-            sevo_jax.scale_by_adam(s.b1, s.b2, moment_correction=False),
-            sevo_jax.sevo_smooth(graph, **smoothing),
-            optax.add_decayed_weights(s.weight_decay, mask),
-            optax.scale_by_learning_rate(rate),
-        )
     smoothing |= {"weight_decay": s.weight_decay, "mask": mask}
     if name == "sevo-sgd":
         return sevo_jax.sevo_sgd(rate, graph, momentum=s.b1 or None, **smoothing)
-    make = {"sevo-adamw": sevo_jax.sevo_adamw, "sevo-adam": sevo_jax.sevo_adam}[name]
-    return make(rate, graph, b1=s.b1, b2=s.b2, **smoothing)
+    smoothing |= {"b1": s.b1, "b2": s.b2}
+    if name == "sevo-adam":
+        return sevo_jax.sevo_adam(rate, graph, **smoothing)
+    return sevo_jax.sevo_adamw(rate, graph, moment_correction=s.moment_correction, **smoothing)
 
 
 def learning_rate(settings: Settings, data: Interactions, task: Task) -> optax.ScalarOrSchedule:
@@ -81,9 +78,32 @@ def learning_rate(settings: Settings, data: Interactions, task: Task) -> optax.S
     s, training = settings.optimizer, settings.training
     if not s.decay_every:
         return s.learning_rate
+    steps = s.decay_every * steps_per_epoch(training, data, task)
+    return optax.exponential_decay(s.learning_rate, steps, 0.1, staircase=True)
+
+
+def steps_between_smoothings(settings: Settings, data: Interactions, task: Task) -> int:
+    """Returns ``every`` in steps.
+
+    Raises:
+        ArgumentError: the run ends before the first smoothing.
+    """
+    s, training = settings.optimizer, settings.training
+    epoch = steps_per_epoch(training, data, task)
+    every = s.every_epochs * epoch or s.every
+    if every > training.epochs * epoch:
+        raise ArgumentError(
+            "every_epochs" if s.every_epochs else "every",
+            f"must be at most the steps of the run, {training.epochs} epochs of {epoch} steps, or "
+            f"nothing is ever smoothed; got {every} steps",
+        )
+    return every
+
+
+def steps_per_epoch(training: TrainingSettings, data: Interactions, task: Task) -> int:
+    """Returns the number of batches of an epoch."""
     sequences, _ = training_sequences(data, training.max_len, task)
-    steps = -(-sequences.size // training.batch_size)
-    return optax.exponential_decay(s.learning_rate, s.decay_every * steps, 0.1, staircase=True)
+    return -(-sequences.size // training.batch_size)
 
 
 def smoothed_tables(

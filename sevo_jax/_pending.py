@@ -1,0 +1,130 @@
+"""Smoothing that waits: steps pass as they are, and every k-th brings the smoothing of their sum.
+
+A table's steps ``U`` since the last smoothing add up to ``P``. The k-th step is ``U + psi(P) - P``.
+As psi is linear, the table then stands where k smoothed steps would have brought it. Decoupled
+decay shrinks the table by a share in each step. It shrinks ``P`` by the same share, since ``P`` is
+a part of the table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from sevo_jax._smoothing import Method
+from sevo_jax._tables import broadcast_mask
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Pending:
+    """The steps since the last smoothing, and how to smooth them.
+
+    Attributes:
+        steps: the sum of the steps of every table, in the structure of the parameters. Other leaves
+            are `optax.MaskedNode`.
+        beta: the degree of smoothness at the last step, ``float[]``.
+        tol: the relative residual of ``"exact"``, ``float[]``.
+        every: the steps between two smoothings.
+        num_layers: ``L``.
+        method: as in `smooth`.
+        names: the groups of tables, each smoothed as one; ``None`` smooths each table on its own.
+    """
+
+    steps: Any
+    beta: jax.Array
+    tol: jax.Array
+    every: int = dataclasses.field(metadata={"static": True})
+    num_layers: int = dataclasses.field(metadata={"static": True})
+    method: Method = dataclasses.field(metadata={"static": True})
+    names: tuple[tuple[str, ...], ...] | None = dataclasses.field(metadata={"static": True})
+
+
+def no_steps(params: Any, groups: Sequence[Sequence[int]], dtype: Any) -> Any:
+    """Makes the sum of no steps: zeros for the tables, of ``dtype`` or, if ``None``, their own."""
+    leaves, structure = jax.tree.flatten(params)
+    tables = {i for group in groups for i in group}
+    steps = [
+        jnp.zeros_like(leaf, dtype=dtype) if i in tables else optax.MaskedNode()
+        for i, leaf in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(structure, steps)
+
+
+def add_steps(
+    pending: Pending,
+    steps: Sequence[jax.Array],
+    decays: Sequence[ArrayLike],
+    count: jax.Array,
+    psi: Callable[[Sequence[jax.Array]], tuple[list[jax.Array], jax.Array]],
+) -> tuple[list[jax.Array], Any, jax.Array]:
+    """Adds a step to the sums, and smooths them if it is a k-th one.
+
+    Args:
+        pending: the sums so far.
+        steps: the step of each table.
+        decays: the share that decay takes off each table in this step.
+        count: the number of this step, from 1.
+        psi: the smoothing of all tables, which returns its iterations, too.
+
+    Returns:
+        The step that each table takes, the new ``pending.steps``, and the iterations.
+    """
+    held, structure = jax.tree.flatten(pending.steps)
+    sums = [
+        (1 - jnp.asarray(share, _wider(p, u))) * p.astype(_wider(p, u)) + u
+        for p, share, u in zip(held, decays, steps, strict=True)
+    ]
+
+    def smoothing(steps: list[jax.Array], sums: list[jax.Array]) -> Any:
+        smoothed, iterations = psi(sums)
+        steps = [
+            (u + (s - p)).astype(u.dtype) for u, s, p in zip(steps, smoothed, sums, strict=True)
+        ]
+        return steps, [jnp.zeros_like(p) for p in held], iterations
+
+    def waiting(steps: list[jax.Array], sums: list[jax.Array]) -> Any:
+        sums = [new.astype(old.dtype) for new, old in zip(sums, held, strict=True)]
+        return steps, sums, jnp.zeros([], jnp.int32)
+
+    # A mapped predicate would compute both branches. The count is the same for all seeds, and
+    # `seed_axes` does not map it.
+    due = count % pending.every == 0
+    steps, sums, iterations = jax.lax.cond(due, smoothing, waiting, list(steps), sums)
+    return steps, jax.tree.unflatten(structure, sums), iterations
+
+
+def table_decays(
+    decay: optax.ScalarOrSchedule,
+    mask: Any | Callable[[Any], Any] | None,
+    count: jax.Array,
+    updates: Any,
+    tables: Sequence[int],
+) -> list[ArrayLike]:
+    """Returns the share that decay takes off each table in step ``count``, counted from 0."""
+    share = decay(count) if callable(decay) else decay
+    if mask is None:
+        return [share for _ in tables]
+    wanted = broadcast_mask("decay_mask", mask(updates) if callable(mask) else mask, updates)
+    decayed = jax.tree.leaves(wanted)
+    return [share if decayed[i] else 0.0 for i in tables]
+
+
+def check_same_every(pending: Pending | None, every: int) -> None:
+    """Raises a `ValueError` if a state was made with another ``every``."""
+    made_with = 1 if pending is None else pending.every
+    if made_with != every:
+        raise ValueError(
+            f"state was made with every={made_with}, but the transformation has every={every}: "
+            "make the state by its own init"
+        )
+
+
+def _wider(a: jax.Array, b: jax.Array) -> Any:
+    return jnp.promote_types(a.dtype, b.dtype)
