@@ -19,6 +19,7 @@ BENCHMARKS = (
     "import_time",
     "kernels",
     "smoothing",
+    "waiting",
     "growth",
     "scaling",
     "packing",

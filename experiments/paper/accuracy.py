@@ -78,6 +78,7 @@ class Accuracy(NamedTuple):
         versus: which rows are held against which.
         summary: tables below all others, from the comparisons.
         picture: of an ablation.
+        verdict: the first sentence of the page, from the comparisons.
     """
 
     title: str
@@ -89,6 +90,7 @@ class Accuracy(NamedTuple):
     versus: Versus | None = None
     summary: Callable[[Sequence[Comparison]], Iterable[Table]] = nothing
     picture: Picture | None = None
+    verdict: Callable[[Sequence[Comparison]], str] | None = None
 
 
 def against(is_base: Callable[[Row], bool]) -> Callable[[Line, Sequence[Line]], list[Line]]:
@@ -137,6 +139,8 @@ def compose(name: str, table: Accuracy, lines: Sequence[Line], missing: Sequence
             tables += points.curves(place, own)
         compared += found
     tables += table.summary(compared)
+    if table.verdict:
+        text.insert(0, table.verdict(compared))
     machines = rows.devices(line.cell for line in lines)
     text += [*table.notes([line.row for line in lines]), rows.trained_on(machines)]
     content: dict[str, Any] = {"table": name, "metrics": METRICS}

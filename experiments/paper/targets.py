@@ -11,6 +11,7 @@ from experiments.paper import (
     accuracy,
     accuracy_tables,
     accuracy_time,
+    every,
     figure2b,
     figure6,
     table1,
@@ -36,5 +37,7 @@ TARGETS: dict[str, Callable[[Request], int]] = {
     "figure6": figure6.make,
     "accuracy-time": accuracy_time.make,
     "when-it-helps": when_it_helps.make,
+    "every": partial(accuracy.make, every.EVERY),
+    "every-parts": partial(accuracy.make, every.PARTS_TABLE),
     "a4": a4.make,
 }

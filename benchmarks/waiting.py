@@ -1,0 +1,122 @@
+"""``python -m benchmarks.waiting``: the cost of smoothings that wait (``every``) over plain AdamW.
+
+- SASRec's packed step on Beauty, smoothed once an epoch.
+- An update of a table of each size of the paper's Table 1, smoothed once in 100 steps.
+- An update of a million rows over 30 million entries, at every step and once in 100: time and peak
+  memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import sevo_jax
+from benchmarks import report, workload
+from benchmarks.graphs import TABLE_1, graph, random_graph
+from benchmarks.smoothing import DECAY, DIM, RATE, update_of
+from experiments.training.timing import in_turn
+
+EVERY = 100
+NODES, EDGES = 10**6, 15 * 10**6
+
+
+def training_step(quick: bool) -> report.Case:
+    """Measures SASRec's whole step, packed, at one smoothing an epoch."""
+    data = workload.dataset(quick)
+    pooled: dict[str, list[np.ndarray]] = {"sevo_adamw": [], "optax.adamw": []}
+    # As in benchmarks.smoothing, the place of buffers matters: rounds of several programs.
+    for _ in range(1 if quick or jax.default_backend() == "gpu" else 4):
+        sevo, steps = workload.epoch_runner(data, "sevo-adamw", every_epochs=1)
+        adamw, _ = workload.epoch_runner(data, "adamw")
+        calls = {"sevo_adamw": sevo, "optax.adamw": adamw}
+        for name, seconds in in_turn(calls, rounds=1 if quick else 7).items():
+            pooled[name].append(seconds / steps)
+    seconds = {name: np.concatenate(rounds) for name, rounds in pooled.items()}
+    return report.case(
+        f"SASRec step, packed, {data.name}, smoothed once an epoch", seconds, "ms", 1e3
+    )
+
+
+def updates(quick: bool) -> Iterator[report.Case]:
+    """Measures an update of the item table of each data set, with the gradients of a batch."""
+    every, rounds = (2, 1) if quick else (EVERY, 7)
+    for name, size in TABLE_1.items():
+        if quick and name != "ml-1m":
+            continue
+        own = graph(size)
+        table, gradient = _table(own.num_nodes)
+        calls = {
+            label: update_of(transformation, table, gradient, every)
+            for label, transformation in {
+                "sevo_adamw": sevo_jax.sevo_adamw(RATE, own, weight_decay=DECAY, every=every),
+                "optax.adamw": optax.adamw(RATE, weight_decay=DECAY),
+                "no smoothing": sevo_jax.sevo_adamw(RATE, own, weight_decay=DECAY, num_layers=0),
+            }.items()
+        }
+        seconds = in_turn(calls, rounds)
+        corrected = seconds.pop("no smoothing")
+        case = report.case(
+            f"update, {own.num_nodes} x {DIM} ({name}), smoothed once in {every} steps",
+            seconds,
+            "ms",
+            1e3 / every,
+        )
+        # The moment correction alone, for what it adds to AdamW.
+        yield case | {
+            "moment correction alone": round(float(np.median(corrected)) * 1e3 / every, 4)
+        }
+
+
+def large(quick: bool) -> Iterator[report.Case]:
+    """Measures an update of a large table, at every step and once in 100."""
+    nodes, edges = (1000, 5000) if quick else (NODES, EDGES)
+    every, rounds = (2, 1) if quick else (EVERY, 2)
+    own = random_graph(nodes, edges)
+    table, gradient = _table(nodes)
+    for k in (1, every):
+        transformation = sevo_jax.sevo_adamw(RATE, own, weight_decay=DECAY, every=k)
+        steps = every if k > 1 else max(every // 20, 1)
+        calls = {"sevo_adamw": update_of(transformation, table, gradient, steps)}
+        seconds = {name: own / steps for name, own in in_turn(calls, rounds).items()}
+        case = report.case(
+            f"update, {nodes} x {DIM}, {2 * edges} entries, every={k}", seconds, "ms", 1e3
+        )
+        yield case | {"tables": _tables(transformation, table)}
+
+
+def _table(rows: int) -> tuple[jax.Array, jax.Array]:
+    """Draws a table, and a gradient of which three rows in ten are not zero."""
+    rng = np.random.default_rng(0)
+    touched = rng.random((rows, 1), np.float32) < 0.3
+    gradient = np.where(touched, rng.standard_normal((rows, DIM), np.float32), np.float32(0))
+    return jnp.asarray(rng.standard_normal((rows, DIM), np.float32)), jnp.asarray(gradient)
+
+
+def _tables(transformation: optax.GradientTransformation, table: jax.Array) -> dict[str, float]:
+    """Counts the memory of an update, in tables: its state, and its temporaries."""
+    shape: Any = jax.ShapeDtypeStruct(table.shape, table.dtype)
+    state = jax.eval_shape(transformation.init, shape)
+    compiled = jax.jit(transformation.update, donate_argnums=1).lower(shape, state, shape).compile()
+    memory: Any = compiled.memory_analysis()
+    held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    return {
+        "state": round(held / table.nbytes, 3),
+        "temporaries": round(memory.temp_size_in_bytes / table.nbytes, 3),
+    }
+
+
+def measure(quick: bool) -> Iterator[report.Case]:
+    """Measures the training step, the updates of the paper's sizes, and the large one."""
+    yield training_step(quick)
+    yield from updates(quick)
+    yield from large(quick)
+
+
+if __name__ == "__main__":
+    report.command("waiting", measure)

@@ -1,0 +1,160 @@
+"""Smoothing once in several epochs instead of at every step, and which part of it helps.
+
+Not from the paper. Rates are tuned on validation, on both sides of each comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from experiments import data
+from experiments.paper import accuracy, points
+from experiments.paper.ablations import NO_SMOOTHING, papers_value
+from experiments.paper.accuracy import Accuracy, Picture, Versus
+from experiments.paper.numbers import METRICS, SEVO
+from experiments.settings.published import MODELS
+from experiments.tables import cells, rows
+from experiments.tables.requests import Choices, Names, Request
+from experiments.tables.rows import Comparison, Line, Row
+from experiments.training.loop import CRITERION
+
+RATES = (5e-4, 1e-3, 2e-3)
+EPOCHS_BETWEEN = {0: RATES, 1: RATES, 5: (1e-3,), 10: RATES, 20: (1e-3,), 50: (1e-3,)}
+"""The epochs between two smoothings, 0 for every step, and the learning rates tried with each."""
+BEST = 10
+SMOOTHED = "SEvo"
+
+PARTS: dict[str, Mapping[str, Any]] = {
+    "SEvo (L = 3, β = 0.99)": {},
+    **{
+        f"factor {factor:g} in place of ψ (Lookahead)": {
+            # (1 - β) times the sum of the one term without Ã: a plain factor.
+            "method": "neumann_unscaled",
+            "num_layers": 0,
+            "beta": 1 - factor,
+        }
+        for factor in (0.25, 0.5, 0.75)
+    },
+    "L = 1": {"num_layers": 1},
+    "L = 6": {"num_layers": 6},
+    "β = 0.5": {"beta": 0.5},
+    "β = 0.9": {"beta": 0.9},
+    "exact ψ": {"method": "exact"},
+    "no moment correction": {"moment_correction": False},
+}
+"""What is varied of a smoothing in ten epochs, and the settings that vary it."""
+
+
+def _between(epochs: int) -> dict[str, Any]:
+    return {"every_epochs": epochs} if epochs else {}
+
+
+def _words(epochs: int) -> str:
+    return f"every {epochs} epoch{'s' * (epochs > 1)}" if epochs else "every step"
+
+
+def rows_of(asked: Request) -> Iterable[Row]:
+    """SEvo by the epochs between two smoothings; on Beauty, at several learning rates."""
+    for dataset in asked.datasets:
+        for model in asked.models:
+            whole = (dataset, model) == ("beauty", "sasrec") and not asked.quick
+            places = EPOCHS_BETWEEN if whole else dict.fromkeys((0, BEST), (None,))
+            for epochs, rates in places.items():
+                for rate in rates:
+                    settings = _between(epochs) | ({"learning_rate": rate} if rate else {})
+                    label = _words(epochs) + (f", rate {rate:g}" if rate else "")
+                    paper = papers_value(model, dataset, SEVO, settings)
+                    yield Row(dataset, model, label, SEVO, settings, paper, SMOOTHED, epochs)
+            optimizer, series = NO_SMOOTHING.optimizer, NO_SMOOTHING.series
+            yield Row(dataset, model, series, optimizer, series=series)
+
+
+def rows_of_parts(asked: Request) -> Iterable[Row]:
+    """Smoothing once in ten epochs, with parts of it changed, each at several learning rates."""
+    for dataset in asked.datasets:
+        for part, changed in PARTS.items():
+            for rate in RATES[1:2] if asked.quick else RATES:
+                settings = _between(1 if asked.quick else BEST) | changed | {"learning_rate": rate}
+                label = f"{part}, rate {rate:g}"
+                yield Row(dataset, "sasrec", label, SEVO, settings, None, _words(BEST), part)
+
+
+def at_every_step(line: Line, own: Sequence[Line]) -> list[Line]:
+    """Holds the best line of each place on validation against the best at every step."""
+    best = [other for other in points.best_of(own) if other.row.series == SMOOTHED]
+    return [other for other in best if other.row.x == 0 and line in best and line is not other]
+
+
+def verdict(compared: Sequence[Comparison]) -> str:
+    """Says what holds and what does not, for SASRec on Beauty."""
+    own = [
+        pair
+        for pair in compared
+        if (pair.one.row.dataset, pair.one.row.model) == ("beauty", "sasrec")
+        and pair.gain(CRITERION) is not None
+    ]
+    if not own:
+        return "No pair of runs of SASRec on Beauty is done yet."
+    chosen = max(own, key=lambda pair: cells.mean(points.validation(pair.one)) or 0.0)
+    gain, seeds = chosen.gain(CRITERION) or 0.0, len(chosen.seeds)
+    p_value = chosen.p_values[METRICS.index(CRITERION)]
+    certain = p_value is not None and p_value < 0.05
+    outcome = "higher" if gain > 0 else "lower"
+    trust = (
+        "one seed, so it may be chance"
+        if seeds == 1
+        else f"{seeds} seeds, p = {cells.probability(p_value)}"
+        + ("" if certain else ", so it may be chance")
+    )
+    return (
+        f"Of the spacings tried, SASRec on Beauty validates best if it is smoothed "
+        f"{_words(int(float(chosen.one.row.x or 0)))}: its test {CRITERION} is then "
+        f"{abs(gain):.1%} {outcome} than with a smoothing at every step, each at the learning rate "
+        f"that validates best ({trust})."
+    )
+
+
+EVERY = Accuracy(
+    title="Smoothing that waits",
+    text=(
+        "SEvo smooths every step. With `every_epochs`, raw steps pass, and once in so many epochs "
+        "the sum of the steps since the last time is smoothed. The products then cost next to "
+        "nothing. Validation, and the test, see the parameters as smoothed at that moment.",
+        accuracy.ABLATION,
+        accuracy.P_VALUES,
+    ),
+    choices=lambda _: Choices(
+        models=Names(MODELS, ("sasrec",)), datasets=Names(data.NAMES, ("beauty",)), quick=True
+    ),
+    rows=rows_of,
+    verdict=verdict,
+    versus=Versus(
+        "gain over every step",
+        at_every_step,
+        header=("Run", "", *METRICS, "Seeds"),
+        written=lambda own: [[label, *rest] for label, _, *rest in rows.gain_lines(own)],
+        key="gains",
+        entry=lambda own: {
+            "dataset": own.one.row.dataset,
+            "model": own.one.row.model,
+            "one": own.one.row.label,
+            "other": own.other.row.label,
+            **own.to_json(),
+        },
+    ),
+    picture=Picture("lines", "epochs between two smoothings (0: every step)"),
+)
+
+PARTS_TABLE = Accuracy(
+    title="Smoothing that waits: which part helps",
+    text=(
+        "SASRec smoothed once in ten epochs, with one part changed at a time. The bars are of the "
+        "learning rate that validates best of three. Lookahead (Zhang et al., 2019) has a plain "
+        "factor in place of ψ.",
+        accuracy.ABLATION,
+    ),
+    choices=lambda _: Choices(datasets=Names(data.NAMES, ("beauty",)), seeds=(0,), quick=True),
+    rows=rows_of_parts,
+    picture=Picture("bars", ""),
+)
