@@ -98,9 +98,10 @@ def sevo_smooth(
         tol: the relative residual of ``"exact"``, above 0.
         every: the steps between two smoothings, static. `settle` gives the parameters as smoothed
             at any step, for an evaluation between two.
-        pending_dtype: dtype of ``P``; that of the parameters if ``None``. ``bfloat16`` halves its memory.
-            What its rounding misses passes unsmoothed: of the move of a table of float32 that is
-            0.2, 0.7 and 2% in 10, 100 and 440 steps of one sign, and 0.8, 3 and 6% in random ones.
+        pending_dtype: dtype of ``P``; that of the parameters if ``None``. ``bfloat16`` halves its
+            memory. What its rounding misses passes unsmoothed: of the move of a float32 table that
+            is 0.2, 0.7 and 2% for 10, 100 and 440 steps of one sign, and 0.8, 3 and 6% for random
+            ones.
         decay: for ``every`` above 1, the share of the table that decoupled weight decay takes off
             after this: a scalar or a schedule of the step count. ``P`` decays with the table.
         decay_mask: the leaves that decay, as `optax.add_decayed_weights` takes it; all if ``None``.
@@ -173,8 +174,9 @@ def sevo_smooth(
         del params
         if not isinstance(state, SevoSmoothState):
             raise ValueError(
-                f"state must be that of sevo_smooth with every={every}, got {type(state).__name__}: "
-                "the optimisers order their parts by every, so make it by the optimiser's own init"
+                f"state must be that of sevo_smooth with every={every}, got "
+                f"{type(state).__name__}; the order of an optimiser's parts depends on every, so "
+                "make the state by the optimiser's own init"
             )
         check_same_every(state.pending, every)
         replacement = extra_args.get(graph_arg)
