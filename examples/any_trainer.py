@@ -7,6 +7,7 @@ how often the best item is of the next item's group.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from typing import Any
 
@@ -26,7 +27,8 @@ def sessions(rng: np.random.Generator, count: int) -> np.ndarray:
 
 def evolve_weight(torch: Any, graph: sevo_jax.Graph, before: np.ndarray, weight: Any) -> np.ndarray:
     """Smooths in place the way that a weight of PyTorch has gone; returns where it stands now."""
-    evolved = sevo_jax.evolve(graph, before, weight.detach().cpu().numpy(), beta=0.9)
+    after = weight.detach().cpu().numpy()
+    evolved = np.asarray(sevo_jax.evolve(graph, before, after, beta=0.9))
     with torch.no_grad():
         weight.copy_(torch.from_numpy(evolved))
     return evolved
@@ -37,8 +39,7 @@ def main() -> dict[str, float] | None:
     if importlib.util.find_spec("torch") is None:
         print("skipped: PyTorch is not installed (pip install torch)")
         return None
-    import torch
-
+    torch: Any = importlib.import_module("torch")
     rng = np.random.default_rng(0)
     train, test = sessions(rng, 400), sessions(rng, 2000)
     graph = sevo_jax.sequence_graph(train, ITEMS, padding=None)

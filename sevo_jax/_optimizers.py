@@ -276,8 +276,9 @@ def _smoothed_steps(
 
 def _product(*factors: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:
     """Multiplies scalars and schedules."""
-    if not any(map(callable, factors)):
-        return math.prod(factors)
+    numbers: list[Any] = [f for f in factors if not callable(f)]
+    if len(numbers) == len(factors):
+        return math.prod(numbers)
     # JAX's widest dtype, since schedules may be in float32 where tables are in float64.
     return lambda count: math.prod(
         jnp.asarray(f(count) if callable(f) else f, float) for f in factors

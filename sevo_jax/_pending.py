@@ -96,11 +96,11 @@ def add_steps(
         brought = moved, [jnp.zeros_like(p) for p in held], iterations
         return jax.tree.map(lambda a, b: jnp.where(due, a, b), brought, waiting(steps, sums))
 
-    steps = list(map(jnp.asarray, steps))
-    sums = list(map(add, held, decays, steps))
+    arrays = list(map(jnp.asarray, steps))
+    sums = list(map(add, held, decays, arrays))
     # `due` may be mapped, over seeds. JAX would then compute both branches at every step.
-    steps, sums, iterations = jax.lax.cond(_any(due), smoothing, waiting, steps, sums)
-    return steps, jax.tree.unflatten(structure, sums), iterations
+    moves, sums, iterations = jax.lax.cond(_any(due), smoothing, waiting, arrays, sums)
+    return moves, jax.tree.unflatten(structure, sums), iterations
 
 
 @custom_vmap

@@ -105,7 +105,7 @@ def _register_with(flax: ModuleType) -> None:
         fields = {name: getattr(pending, name) for name in ("steps", "beta", "tol")}
         return {"every": pending.every, **flax.to_state_dict(fields)}
 
-    def pending_from_state_dict(target: Pending, state: dict[str, Any]) -> Pending:
+    def pending_from_state_dict(target: Pending, state: Any) -> Pending:
         fields = {name: getattr(target, name) for name in ("steps", "beta", "tol")}
         if state is None or sorted(state) != sorted(["every", *fields]):
             raise ValueError("the state dict holds no steps that wait, as with another every")

@@ -7,7 +7,7 @@ writes ``s = (1 - beta) / (1 - beta^(L+1))``: the same number, but it loses digi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -257,7 +257,8 @@ def evolve(
         >>> sevo_jax.evolve(graph, before, after, beta=0.5, num_layers=1).round(4).tolist()
         [[3.0], [2.0]]
     """
-    for name, table in {"before": before, "after": after}.items():
+    tables: dict[str, Any] = {"before": before, "after": after}
+    for name, table in tables.items():
         if not isinstance(table, jax.Array | np.ndarray):
             raise TypeError(
                 f"{name} must be an array of NumPy or JAX, got {type(table).__name__}; of a tensor "
