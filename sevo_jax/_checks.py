@@ -19,6 +19,11 @@ STATIC_ARGS_HINT = (
 )
 
 
+EVERY_STEP: Any = np.int64(1)
+"""The default of ``every``. `optax.inject_hyperparams` traces integers of Python, but not of NumPy,
+so ``every`` need not be listed as static where it is left out."""
+
+
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raises a `ValueError`, with the nearest name, unless ``value`` is one of ``choices``."""
     if value in choices:
@@ -40,6 +45,32 @@ def check_every(every: Any) -> int:
     if isinstance(every, Tracer):
         raise TypeError(f"every must be a static integer, got a tracer; {STATIC_ARGS_HINT}")
     return check_count("every", every)
+
+
+def check_decay(decay: Any) -> None:
+    """Raises an error unless ``decay`` is a scalar of at least 0; traced values pass unchecked."""
+    if isinstance(decay, Tracer):
+        return
+    value = np.asarray(decay)
+    if value.ndim or not jnp.issubdtype(value.dtype, jnp.number):
+        raise TypeError(f"decay must be a scalar or a schedule, got {decay!r}")
+    if not value >= 0:  # true for NaN
+        raise ValueError(
+            f"decay must be at least 0, the share that decay takes off the table, got {value}"
+        )
+
+
+def floating_dtype(name: str, dtype: Any) -> Any:
+    """Returns a floating dtype as JAX has it; ``None`` stays."""
+    if dtype is None:
+        return None
+    try:
+        known = jnp.dtype(dtype)
+    except TypeError:
+        known = None
+    if known is None or not jnp.issubdtype(known, jnp.floating):
+        raise TypeError(f"{name} must be a floating dtype, got {dtype!r}")
+    return jax.dtypes.canonicalize_dtype(known)
 
 
 def check_beta(beta: Any) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from sevo_jax._checks import check_every
+from sevo_jax._checks import EVERY_STEP, check_every
 from sevo_jax._graph import Graph, as_graph
 from sevo_jax._matrices import Operator
 from sevo_jax._smoothing import Method
@@ -27,7 +28,7 @@ def sevo_adamw(
     num_layers: int = 3,
     method: Method = "neumann",
     tol: ArrayLike = 1e-6,
-    every: int = 1,
+    every: int = EVERY_STEP,
     pending_dtype: Any = None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
@@ -113,7 +114,7 @@ def sevo_adam(
     num_layers: int = 3,
     method: Method = "neumann",
     tol: ArrayLike = 1e-6,
-    every: int = 1,
+    every: int = EVERY_STEP,
     pending_dtype: Any = None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
@@ -188,7 +189,7 @@ def sevo_sgd(
     num_layers: int = 3,
     method: Method = "neumann",
     tol: ArrayLike = 1e-6,
-    every: int = 1,
+    every: int = EVERY_STEP,
     pending_dtype: Any = None,
     momentum: ArrayLike | None = None,
     nesterov: bool = False,
@@ -251,11 +252,8 @@ def sevo_sgd(
 def _smoothed_steps(
     learning_rate: optax.ScalarOrSchedule,
     graph: Graph | Operator,
-    weight_decay: optax.ScalarOrSchedule = 0.0,
+    weight_decay: optax.ScalarOrSchedule | None = None,
     mask: Any | Callable[[Any], Any] | None = None,
-    *,
-    every: int,
-    pending_dtype: Any,
     **smoothing: Any,
 ) -> list[optax.GradientTransformation]:
     """Lists the last parts of an optimiser: smoothing, decoupled decay and learning rate.
@@ -263,14 +261,12 @@ def _smoothed_steps(
     Steps that wait are added up as the table takes them, so the learning rate then comes first.
     """
     rate = optax.scale_by_learning_rate(learning_rate)
-    no_decay = _is_zero(weight_decay)
-    if check_every(every) == 1:
-        decaying = [] if no_decay else [optax.add_decayed_weights(weight_decay, mask)]
-        return [sevo_smooth(graph, **smoothing), *decaying, rate]
-    smoothing |= {"every": every, "pending_dtype": pending_dtype}
-    if no_decay:
+    if check_every(smoothing["every"]) == 1:
+        decay = [] if weight_decay is None else [optax.add_decayed_weights(weight_decay, mask)]
+        return [sevo_smooth(graph, **smoothing), *decay, rate]
+    if weight_decay is None:
         return [rate, sevo_smooth(graph, **smoothing)]
-    share = _product(1.0, learning_rate, weight_decay)
+    share = _product(learning_rate, weight_decay)
     return [
         rate,
         sevo_smooth(graph, decay=share, decay_mask=mask, **smoothing),
@@ -280,9 +276,13 @@ def _smoothed_steps(
 
 def _product(*factors: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:
     """Multiplies scalars and schedules."""
-    if not any(map(callable, factors)):
-        return math.prod(factors)
-    return lambda count: math.prod(f(count) if callable(f) else f for f in factors)
+    numbers: list[Any] = [f for f in factors if not callable(f)]
+    if len(numbers) == len(factors):
+        return math.prod(numbers)
+    # JAX's widest dtype, since schedules may be in float32 where tables are in float64.
+    return lambda count: math.prod(
+        jnp.asarray(f(count) if callable(f) else f, float) for f in factors
+    )
 
 
 def _is_zero(weight_decay: optax.ScalarOrSchedule) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.custom_batching import custom_vmap
 from jax.typing import ArrayLike
 
 from sevo_jax._smoothing import Method
@@ -77,43 +78,64 @@ def add_steps(
         The step that each table takes, the new ``pending.steps``, and the iterations.
     """
     held, structure = jax.tree.flatten(pending.steps)
-    sums = [
-        (1 - jnp.asarray(share, _wider(p, u))) * p.astype(_wider(p, u)) + u
-        for p, share, u in zip(held, decays, steps, strict=True)
-    ]
+    due = count % pending.every == 0
 
-    def smoothing(steps: list[jax.Array], sums: list[jax.Array]) -> Any:
-        smoothed, iterations = psi(sums)
-        steps = [
-            (u + (s - p)).astype(u.dtype) for u, s, p in zip(steps, smoothed, sums, strict=True)
-        ]
-        return steps, [jnp.zeros_like(p) for p in held], iterations
+    def add(p: jax.Array, share: ArrayLike, u: jax.Array) -> jax.Array:
+        wide = jnp.promote_types(jnp.promote_types(p.dtype, u.dtype), jnp.float32)
+        return (1 - jnp.asarray(share, wide)) * p.astype(wide) + u.astype(wide)
 
     def waiting(steps: list[jax.Array], sums: list[jax.Array]) -> Any:
         sums = [new.astype(old.dtype) for new, old in zip(sums, held, strict=True)]
         return steps, sums, jnp.zeros([], jnp.int32)
 
-    # A mapped predicate would compute both branches. The count is the same for all seeds, and
-    # `seed_axes` does not map it.
-    due = count % pending.every == 0
-    steps, sums, iterations = jax.lax.cond(due, smoothing, waiting, list(steps), sums)
-    return steps, jax.tree.unflatten(structure, sums), iterations
+    def smoothing(steps: list[jax.Array], sums: list[jax.Array]) -> Any:
+        smoothed, iterations = psi(sums)
+        moved = [
+            (u + (s - p)).astype(u.dtype) for u, s, p in zip(steps, smoothed, sums, strict=True)
+        ]
+        brought = moved, [jnp.zeros_like(p) for p in held], iterations
+        return jax.tree.map(lambda a, b: jnp.where(due, a, b), brought, waiting(steps, sums))
+
+    arrays = list(map(jnp.asarray, steps))
+    sums = list(map(add, held, decays, arrays))
+    # `due` may be mapped, over seeds. JAX would then compute both branches at every step.
+    moves, sums, iterations = jax.lax.cond(_any(due), smoothing, waiting, arrays, sums)
+    return moves, jax.tree.unflatten(structure, sums), iterations
 
 
-def table_decays(
-    decay: optax.ScalarOrSchedule,
-    mask: Any | Callable[[Any], Any] | None,
-    count: jax.Array,
-    updates: Any,
-    tables: Sequence[int],
-) -> list[ArrayLike]:
-    """Returns the share that decay takes off each table in step ``count``, counted from 0."""
-    share = decay(count) if callable(decay) else decay
+@custom_vmap
+def _any(due: jax.Array) -> jax.Array:
+    """Returns a boolean that no ``vmap`` maps: whether ``due`` holds for any of the mapped."""
+    return due
+
+
+@_any.def_vmap
+def _(  # pyright: ignore[reportUnusedFunction]
+    size: int, in_batched: Sequence[bool], due: jax.Array
+) -> tuple[jax.Array, bool]:
+    del size, in_batched
+    return _any(due.any(axis=0)), False
+
+
+def decayed_leaves(
+    mask: Any | Callable[[Any], Any] | None, tree: Any, groups: Sequence[Sequence[int]]
+) -> list[bool]:
+    """Lists whether each leaf decays.
+
+    Raises:
+        ValueError: a part of a joint table decays, and another does not. Their sums, smoothed
+            together, would not be those of the steps, each smoothed and decayed in its turn.
+    """
     if mask is None:
-        return [share for _ in tables]
-    wanted = broadcast_mask("decay_mask", mask(updates) if callable(mask) else mask, updates)
+        return [True for _ in jax.tree.leaves(tree)]
+    wanted = broadcast_mask("decay mask", mask(tree) if callable(mask) else mask, tree)
     decayed = jax.tree.leaves(wanted)
-    return [share if decayed[i] else 0.0 for i in tables]
+    if any(len({decayed[i] for i in group}) > 1 for group in groups):
+        raise ValueError(
+            "decay mask: with every above 1, all parts of a joint table must decay or none; the "
+            "mask has some of them"
+        )
+    return decayed
 
 
 def check_same_every(pending: Pending | None, every: int) -> None:
@@ -121,10 +143,6 @@ def check_same_every(pending: Pending | None, every: int) -> None:
     made_with = 1 if pending is None else pending.every
     if made_with != every:
         raise ValueError(
-            f"state was made with every={made_with}, but the transformation has every={every}: "
-            "make the state by its own init"
+            f"state was made with every={made_with}, not every={every}: make it by the "
+            "transformation's own init"
         )
-
-
-def _wider(a: jax.Array, b: jax.Array) -> Any:
-    return jnp.promote_types(a.dtype, b.dtype)

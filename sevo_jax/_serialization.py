@@ -1,6 +1,6 @@
 """Graphs in Flax's state dicts, for `flax.serialization.to_bytes` and its users.
 
-Flax has a registry of how to take classes apart. `Graph` is entered there as soon as
+Flax has a registry of how to take classes apart. `Graph` and `Pending` are entered there as soon as
 ``flax.serialization`` is imported, before or after this library. Nothing here imports Flax.
 """
 
@@ -20,6 +20,7 @@ from jax.experimental.sparse import BCSR
 
 from sevo_jax._graph import Graph
 from sevo_jax._matrices import check_compressed
+from sevo_jax._pending import Pending, check_same_every
 
 FLAX = "flax.serialization"
 
@@ -89,7 +90,7 @@ def _matrix(target: BCSR, state: dict[str, Any]) -> BCSR:
 
 
 def register_with_flax() -> None:
-    """Enters `Graph` into Flax's registry, now or as soon as Flax is imported."""
+    """Enters `Graph` and `Pending` into Flax's registry, now or as soon as Flax is imported."""
     flax = sys.modules.get(FLAX)
     if flax is not None:
         _register_with(flax)
@@ -99,6 +100,22 @@ def register_with_flax() -> None:
 
 def _register_with(flax: ModuleType) -> None:
     flax.register_serialization_state(Graph, to_state_dict, from_state_dict, override=True)
+
+    def pending_to_state_dict(pending: Pending) -> dict[str, Any]:
+        fields = {name: getattr(pending, name) for name in ("steps", "beta", "tol")}
+        return {"every": pending.every, **flax.to_state_dict(fields)}
+
+    def pending_from_state_dict(target: Pending, state: Any) -> Pending:
+        fields = {name: getattr(target, name) for name in ("steps", "beta", "tol")}
+        if state is None or sorted(state) != sorted(["every", *fields]):
+            raise ValueError("the state dict holds no steps that wait, as with another every")
+        check_same_every(dataclasses.replace(target, every=state["every"]), target.every)
+        restored = {name: state[name] for name in fields}
+        return dataclasses.replace(target, **flax.from_state_dict(fields, restored))
+
+    flax.register_serialization_state(
+        Pending, pending_to_state_dict, pending_from_state_dict, override=True
+    )
 
 
 class _AfterFlax(importlib.abc.MetaPathFinder):

@@ -7,7 +7,7 @@ writes ``s = (1 - beta) / (1 - beta^(L+1))``: the same number, but it loses digi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from sevo_jax._checks import (
     check_choice,
     check_num_layers,
     check_positive,
+    check_unmasked,
     nan_outside,
 )
 from sevo_jax._graph import Graph, as_graph
@@ -256,10 +257,16 @@ def evolve(
         >>> sevo_jax.evolve(graph, before, after, beta=0.5, num_layers=1).round(4).tolist()
         [[3.0], [2.0]]
     """
-    tables = {"before": before, "after": after}
+    tables: dict[str, Any] = {"before": before, "after": after}
     for name, table in tables.items():
         if not isinstance(table, jax.Array | np.ndarray):
-            raise TypeError(f"{name} must be an array, got {type(table).__name__}")
+            raise TypeError(
+                f"{name} must be an array of NumPy or JAX, got {type(table).__name__}; of a tensor "
+                "of PyTorch give weight.detach().cpu().numpy()"
+            )
+        if not jnp.issubdtype(table.dtype, jnp.floating):
+            raise TypeError(f"{name} must be floating, got {table.dtype}")
+        check_unmasked(name, table)
     if before.shape != after.shape:
         raise ValueError(
             f"before and after must have one shape, got {before.shape} and {after.shape}"
@@ -268,11 +275,16 @@ def evolve(
         raise TypeError(
             f"before and after must have one dtype, got {before.dtype} and {after.dtype}"
         )
-    if isinstance(before, np.ndarray) and isinstance(after, np.ndarray):
-        with jax.enable_x64(after.dtype == np.float64 or jax.config.jax_enable_x64):
-            step = smooth(graph, after - before, beta, num_layers, method, tol=tol)
-        return before + np.asarray(step)
-    return before + smooth(graph, after - before, beta, num_layers, method, tol=tol)
+    in_numpy = isinstance(before, np.ndarray) and isinstance(after, np.ndarray)
+    with jax.enable_x64(jax.config.jax_enable_x64 or (in_numpy and after.dtype == np.float64)):
+        graph = as_graph(graph)
+        if before.shape[:1] != (graph.num_nodes,):
+            raise ValueError(
+                f"before and after must have one row for each of the graph's {graph.num_nodes} "
+                f"nodes, got shape {before.shape}"
+            )
+        step = smooth(graph, after - before, beta, num_layers, method, tol=tol)
+    return before + (np.asarray(step) if in_numpy else step)
 
 
 def _weak(beta: ArrayLike, x: Array) -> float | Array:

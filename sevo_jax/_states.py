@@ -27,9 +27,7 @@ State = TypeVar("State")
 def seed_axes(tx: optax.GradientTransformation, params: Any) -> Any:
     """Makes the axes of an optimiser's state for ``vmap`` over seeds: None for graphs, else 0.
 
-    ``vmap`` works without it, but then keeps a copy of the graph for each seed. The count of steps
-    is shared, too, where ``every`` is above 1: all seeds then smooth in the same step, and only
-    there.
+    ``vmap`` works without it, but then keeps a copy of the graph for each seed.
 
     Args:
         tx: the optimiser.
@@ -51,13 +49,9 @@ def seed_axes(tx: optax.GradientTransformation, params: Any) -> Any:
     """
 
     def axes(node: Any) -> Any:
-        if not _is_smoothing(node):
-            return 0
-        own: SevoSmoothState = jax.tree.map(lambda _: 0, node._replace(graph=None))
-        return own._replace(count=0 if node.pending is None else None)
+        return None if _is_graph(node) else 0
 
-    state = jax.eval_shape(tx.init, params)
-    return jax.tree.map(axes, state, is_leaf=_is_smoothing)
+    return jax.tree.map(axes, jax.eval_shape(tx.init, params), is_leaf=_is_graph)
 
 
 def set_graph(state: State, graph: Graph | Operator) -> State:
@@ -152,34 +146,71 @@ def settle(params: Any, state: Any, *, graph: Graph | Operator | None = None) ->
     """
     nodes = jax.tree.leaves(state, is_leaf=_is_smoothing)
     waiting = [node for node in nodes if _is_smoothing(node) and node.pending is not None]
-    if not waiting:
-        return params
-    entries, structure = tree_entries(params), jax.tree.structure(params)
-    leaves = dict(entries)
+    if not waiting and any("pending" in path for path, _ in tree_entries(state)):
+        raise ValueError(
+            "state must be the optimiser's state as Optax made it, or a tree around it, got a copy "
+            "in dictionaries; of nnx.Optimizer give optimizer.opt_state"
+        )
+    leaves = dict(tree_entries(params))
+    settled = dict(leaves)
     for node in waiting:
-        pending, sums = node.pending, tree_entries(node.pending.steps)
-        own = as_graph(node.graph if graph is None else graph)
-        groups = [(i,) for i in range(len(sums))]
+        pending, held = node.pending, tree_entries(node.pending.steps)
+        if jnp.ndim(_arrays(node.pending.beta)):
+            raise ValueError(
+                "state is that of several seeds: write jax.vmap(sevo_jax.settle, in_axes=(0, axes))"
+                "(params, state), with axes from sevo_jax.seed_axes, or 0"
+            )
+        own = as_graph(_arrays(node.graph) if graph is None else graph)
+        if own.num_nodes != node.graph.num_nodes:
+            raise ValueError(
+                f"graph must have as many nodes as the state's, {node.graph.num_nodes}, got "
+                f"{own.num_nodes}"
+            )
+        groups = [(i,) for i in range(len(held))]
         if pending.names is not None:
             groups = table_groups(pending.names, pending.steps, own.num_nodes)
+        sums = [_in_params(path, total, leaves) for path, total in held]
+        # A smoothing earlier in the chain has just moved the table, and hands that on to this one.
+        for i, (path, _) in enumerate(held):
+            sums[i] += settled[path] - leaves[path]
         smoothed, _ = smooth_tables(
             own,
-            [total for _, total in sums],
+            sums,
             groups,
-            pending.beta,
+            _arrays(pending.beta),
             pending.num_layers,
             pending.method,
-            tol=pending.tol,
+            tol=_arrays(pending.tol),
         )
-        for (path, total), new in zip(sums, smoothed, strict=True):
-            table = leaves.get(path)
-            if _shape(table) != _shape(total):
-                raise ValueError(
-                    f"params must hold the table {'/'.join(path)!r} of shape {_shape(total)}, as "
-                    "the state does"
-                )
-            leaves[path] = table + (new - total).astype(table.dtype)
-    return jax.tree.unflatten(structure, leaves.values())
+        for (path, _), new, total in zip(held, smoothed, sums, strict=True):
+            table = settled[path]
+            settled[path] = table + (new - total).astype(table.dtype)
+    return jax.tree.unflatten(jax.tree.structure(params), settled.values()) if waiting else params
+
+
+def _in_params(
+    path: tuple[str, ...], total: jax.Array, params: dict[tuple[str, ...], Any]
+) -> jax.Array:
+    """Widens a sum of steps, if ``params`` hold its table."""
+    name = f"the table {'/'.join(path)!r}" if path else "one table"
+    if path not in params or _shape(params[path]) != _shape(total):
+        shapes = {"/".join(path): _shape(leaf) for path, leaf in params.items()}
+        raise ValueError(
+            f"params must hold {name} of shape {_shape(total)}, as the state does, got {shapes}; "
+            "give the parameters that the optimiser trains"
+        )
+    return total.astype(jnp.promote_types(total.dtype, jnp.promote_types(params[path].dtype, "f4")))
+
+
+def _arrays(tree: Any) -> Any:
+    """Takes arrays out of Flax's variables."""
+
+    def is_variable(node: Any) -> bool:
+        return hasattr(node, "__jax_array__")
+
+    return jax.tree.map(
+        lambda x: jnp.asarray(x) if is_variable(x) else x, tree, is_leaf=is_variable
+    )
 
 
 def grow(

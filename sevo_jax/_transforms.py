@@ -14,16 +14,19 @@ from jax.experimental.sparse import BCSR
 from jax.typing import ArrayLike
 
 from sevo_jax._checks import (
+    EVERY_STEP,
     check_beta,
     check_choice,
+    check_decay,
     check_every,
     check_num_layers,
     check_positive,
     check_schedule,
+    floating_dtype,
 )
 from sevo_jax._graph import Graph, as_graph
 from sevo_jax._matrices import Operator
-from sevo_jax._pending import Pending, add_steps, check_same_every, no_steps, table_decays
+from sevo_jax._pending import Pending, add_steps, check_same_every, decayed_leaves, no_steps
 from sevo_jax._smoothing import METHODS, Method, smooth_tables
 from sevo_jax._tables import Tables, broadcast_mask, named_groups, table_groups
 
@@ -54,7 +57,7 @@ def sevo_smooth(
     num_layers: int = 3,
     method: Method = "neumann",
     tol: ArrayLike = 1e-6,
-    every: int = 1,
+    every: int = EVERY_STEP,
     pending_dtype: Any = None,
     decay: optax.ScalarOrSchedule = 0.0,
     decay_mask: Any | Callable[[Any], Any] | None = None,
@@ -95,11 +98,14 @@ def sevo_smooth(
         tol: the relative residual of ``"exact"``, above 0.
         every: the steps between two smoothings, static. `settle` gives the parameters as smoothed
             at any step, for an evaluation between two.
-        pending_dtype: dtype of ``P``; that of the updates if ``None``. Half precision halves its
-            memory, but adds nothing to ``P`` once a step is less than some 1/256 of it.
+        pending_dtype: dtype of ``P``; that of the parameters if ``None``. ``bfloat16`` halves its
+            memory. What its rounding misses passes unsmoothed: of the move of a float32 table that
+            is 0.2, 0.7 and 2% for 10, 100 and 440 steps of one sign, and 0.8, 3 and 6% for random
+            ones.
         decay: for ``every`` above 1, the share of the table that decoupled weight decay takes off
             after this: a scalar or a schedule of the step count. ``P`` decays with the table.
         decay_mask: the leaves that decay, as `optax.add_decayed_weights` takes it; all if ``None``.
+            The parts of a joint table must decay alike.
         tables: the leaves that are tables over the nodes. ``None``: the one leaf of two or more
             axes whose leading axis has as many rows as the graph has nodes (a bare array may have
             one axis). A string: the leaf, or the module of one leaf, at that path
@@ -107,7 +113,7 @@ def sevo_smooth(
             table, stacked in that order. A sequence of sequences: groups, each smoothed on its own.
             A mask, or a callable from parameters to a mask: every True leaf is a table.
         graph_arg: the extra argument of ``update`` that replaces the graph for one call. The
-            state's graph stays.
+            state's graph stays. With ``every``, a k-th step smooths the whole sum over its graph.
 
     Returns:
         The transformation. Leaves that are no tables pass through unchanged. Call ``init`` outside
@@ -135,10 +141,11 @@ def sevo_smooth(
     layers = check_num_layers(num_layers)
     check_positive("tol", tol)
     every = check_every(every)
-    if pending_dtype is not None and not jnp.issubdtype(pending_dtype, jnp.floating):
-        raise TypeError(f"pending_dtype must be floating, got {jnp.dtype(pending_dtype)}")
+    sums_dtype = floating_dtype("pending_dtype", pending_dtype)
     if not callable(beta):
         check_beta(beta)
+    if not callable(decay):
+        check_decay(decay)
 
     def init_fn(params: Any) -> Any:
         groups = table_groups(tables, params, graph.num_nodes)
@@ -148,9 +155,10 @@ def sevo_smooth(
         state = SevoSmoothState(zero, own_operator(graph), jnp.copy(zero))
         if every == 1:
             return state
+        decayed_leaves(decay_mask, params, groups)
         names = named_groups(tables)
         pending = Pending(
-            no_steps(params, groups, pending_dtype),
+            no_steps(params, groups, sums_dtype),
             beta=jnp.asarray(beta(zero) if callable(beta) else beta, float),
             tol=jnp.asarray(tol, float),
             every=every,
@@ -164,6 +172,12 @@ def sevo_smooth(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, Any]:
         del params
+        if not isinstance(state, SevoSmoothState):
+            raise ValueError(
+                f"state must be that of sevo_smooth with every={every}, got "
+                f"{type(state).__name__}; the order of an optimiser's parts depends on every, so "
+                "make the state by the optimiser's own init"
+            )
         check_same_every(state.pending, every)
         replacement = extra_args.get(graph_arg)
         current = as_graph(state.graph if replacement is None else replacement)
@@ -171,7 +185,8 @@ def sevo_smooth(
         count = jnp.asarray(optax.safe_increment(state.count))
 
         leaves, structure = jax.tree.flatten(updates)
-        chosen, groups = _positions(table_groups(tables, updates, current.num_nodes))
+        found = table_groups(tables, updates, current.num_nodes)
+        chosen, groups = _positions(found)
         steps, pending = [leaves[i] for i in chosen], state.pending
 
         def psi(x: Sequence[jax.Array]) -> tuple[list[jax.Array], jax.Array]:
@@ -180,7 +195,9 @@ def sevo_smooth(
         if pending is None:
             steps, iterations = psi(steps)
         else:
-            decays = table_decays(decay, decay_mask, state.count, updates, chosen)
+            share = decay(state.count) if callable(decay) else decay
+            decayed = decayed_leaves(decay_mask, updates, found)
+            decays = [share if decayed[i] else 0.0 for i in chosen]
             steps, sums, iterations = add_steps(pending, steps, decays, count, psi)
             pending = dataclasses.replace(
                 pending,

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import sevo_jax
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -19,3 +24,42 @@ def test_smoothing_helps(name):
 def test_words_are_smoother_over_their_graph():
     plain, sevo = runpy.run_path(str(EXAMPLES / "words.py"))["main"]().values()
     assert sevo < plain
+
+
+class Weight:
+    """What the example needs of a weight of PyTorch, and of PyTorch itself."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def detach(self) -> Weight:
+        return self
+
+    cpu = detach
+    no_grad = staticmethod(contextlib.nullcontext)
+    from_numpy = staticmethod(lambda array: array)
+
+    def numpy(self) -> np.ndarray:
+        return self.array
+
+    def copy_(self, array: np.ndarray) -> None:
+        self.array[:] = array
+
+
+def test_any_trainer(capsys):
+    """With PyTorch it trains, and without it says so; its call is `evolve` in place."""
+    example = runpy.run_path(str(EXAMPLES / "any_trainer.py"))
+    graph, before = sevo_jax.edge_graph([0, 1], [1, 2], 4), np.ones((4, 2), np.float32)
+    weight = Weight(np.random.default_rng(0).standard_normal((4, 2)).astype(np.float32))
+    want = sevo_jax.evolve(graph, before, weight.array.copy(), beta=0.9)
+    after = example["evolve_weight"](Weight, graph, before, weight)
+    np.testing.assert_array_equal(weight.array, want)
+    np.testing.assert_array_equal(after, want)
+    assert after is not weight.array  # the next steps move one and not the other
+    hits = example["main"]()
+    if importlib.util.find_spec("torch") is None:
+        assert hits is None
+        assert capsys.readouterr().out == "skipped: PyTorch is not installed (pip install torch)\n"
+    else:
+        plain, sevo = hits.values()
+        assert sevo > plain

@@ -402,3 +402,26 @@ def test_training_on_an_explicit_mesh_that_is_set():
     with jax.set_mesh(sharding.mesh):
         got, _, _ = train(make, lambda a: jax.device_put(a, sharding))
     check(got, expected, sharding)
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("where", ["rows", "features"])
+def test_steps_that_wait_lie_as_the_table_does(where, axis_type):
+    """They travel in the branch of the k-th step alone, here the third of three."""
+    sharding = NamedSharding(mesh(axis_type), SPECS[where])
+
+    def make(graph):
+        return sevo_jax.sevo_sgd(1e-2, graph, momentum=0.5, every=3, pending_dtype="float32")
+
+    whole = chain() if where == "rows" else graph()
+    split = whole.shard(sharding) if where == "rows" else whole
+    expected, _, _ = train(lambda: make(whole), jnp.asarray)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*[Dd]onated")
+        got, state, collectives = train(lambda: make(split), lambda a: jax.device_put(a, sharding))
+    np.testing.assert_allclose(np.asarray(got), np.asarray(expected), atol=1e-6)
+    steps = optax.tree.get(state, "pending").steps["table"]
+    for leaf in (got, steps):
+        assert leaf.sharding.is_equivalent_to(sharding, 2), leaf.sharding
+    np.testing.assert_array_equal(steps, 0)
+    assert collectives.keys() <= ({"collective-permute"} if where == "rows" else set())
