@@ -151,8 +151,7 @@ def compose(
     doubt = (
         "Differences of less than the deviations over seeds may be chance."
         if over
-        else "One seed a trial: differences of a few per cent may be chance; "
-        "--seeds 0 1 2 averages."
+        else "One seed a trial: differences of a few per cent may be chance; more seeds average."
     )
     test = {m: [result["test"][m] for result in tests] for m in METRICS} if tests else {}
     tables = [make_table(trials, frame)]
