@@ -52,7 +52,7 @@ class Arguments:
 def first_users(frames: Iterator[pl.DataFrame]) -> tuple[Table, bool]:
     """Makes a table with a line for each of the first users; also tells if there are more.
 
-    Takes the first frame, which is there, and asks for a second one.
+    Reads at most two frames, and expects at least one.
     """
     table = Table("User", "Items, best first", box=SIMPLE)
     first, more = next(frames), next(frames, None)

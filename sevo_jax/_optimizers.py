@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 import optax
@@ -27,7 +27,7 @@ def sevo_adamw(
     num_layers: int = 3,
     method: Method = "neumann",
     tol: ArrayLike = 1e-6,
-    every: int = 1,
+    every: SupportsIndex = 1,
     pending_dtype: Any = None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
@@ -113,7 +113,7 @@ def sevo_adam(
     num_layers: int = 3,
     method: Method = "neumann",
     tol: ArrayLike = 1e-6,
-    every: int = 1,
+    every: SupportsIndex = 1,
     pending_dtype: Any = None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
@@ -188,7 +188,7 @@ def sevo_sgd(
     num_layers: int = 3,
     method: Method = "neumann",
     tol: ArrayLike = 1e-6,
-    every: int = 1,
+    every: SupportsIndex = 1,
     pending_dtype: Any = None,
     momentum: ArrayLike | None = None,
     nesterov: bool = False,
@@ -254,7 +254,7 @@ def _smoothed_steps(
     weight_decay: optax.ScalarOrSchedule = 0.0,
     mask: Any | Callable[[Any], Any] | None = None,
     *,
-    every: int,
+    every: SupportsIndex,
     pending_dtype: Any,
     **smoothing: Any,
 ) -> list[optax.GradientTransformation]:

@@ -8,8 +8,8 @@ from jaxtyping import Array, Float
 
 
 def gru(
-    from_input: Float[Array, "*n 3*dim"],
-    from_state: Float[Array, "*n 3*dim"],
+    from_input: Float[Array, "*n gates"],
+    from_state: Float[Array, "*n gates"],
     h: Float[Array, "*n dim"],
 ) -> Float[Array, "*n dim"]:
     """Steps a gated recurrent unit (Cho et al., EMNLP 2014): returns the next state.
