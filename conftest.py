@@ -12,8 +12,8 @@ import jaxtyping
 import pytest
 
 if os.environ.get("SEVO_CHECK_ANNOTATIONS"):
-    # Before anything imports it: calls then check shapes and dtypes against the annotations.
-    jaxtyping.install_import_hook("sevo_jax", "beartype.beartype")
+    # Before anything imports them: calls then check shapes and dtypes against the annotations.
+    jaxtyping.install_import_hook(["sevo_jax", "models"], "beartype.beartype")
 
 
 @pytest.fixture(autouse=True)

@@ -13,19 +13,27 @@ class UserError(Exception):
 class ArgumentError(UserError):
     """A `UserError` about one argument, which a command prints as its option.
 
+    Args:
+        argument: the argument's name.
+        message: what was expected and given.
+        value: the value in question, if the argument has several.
+
     Examples:
         >>> error = ArgumentError("max_len", "must be at least 1, got 0")
         >>> str(error), error.as_option()
         ('max_len: must be at least 1, got 0', '--max-len: must be at least 1, got 0')
+        >>> ArgumentError("search", "got no values", "beta=").as_option()
+        '--search beta=: got no values'
     """
 
-    def __init__(self, argument: str, message: str) -> None:
-        super().__init__(f"{argument}: {message}")
-        self.argument, self.message = argument, message
+    def __init__(self, argument: str, message: str, value: str = "") -> None:
+        self.argument = argument
+        self._rest = f" {value}: {message}" if value else f": {message}"
+        super().__init__(f"{argument}{self._rest}")
 
     def as_option(self) -> str:
         """The error in the words of the command line."""
-        return f"{option(self.argument)}: {self.message}"
+        return f"{option(self.argument)}{self._rest}"
 
 
 def option(argument: str) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Protocol, TypeVar, get_type_hints
 
 import tyro
 
-from experiments.errors import ArgumentError, check_name
+from experiments.errors import ArgumentError, check_name, option
 from experiments.run import Run, make_run
 from experiments.settings import OPTIMIZERS, Settings, fields_of
 from experiments.settings.published import MODELS, check_read, reads
@@ -21,8 +21,8 @@ Given = Mapping[str, Any]
 """The settings that are given on the command line, by their flat names."""
 
 FORMER_MODELS = {
-    "mf-bpr-user-item": "--model mf-bpr --graph user-item",
-    **{f"sasrec-{m}": f"--model sasrec --distill {m}" for m in ("kd", "rkd", "htd", "dkd")},
+    "mf-bpr-user-item": {"model": "mf-bpr", "graph": "user-item"},
+    **{f"sasrec-{m}": {"model": "sasrec", "distill": m} for m in ("kd", "rkd", "htd", "dkd")},
 }
 
 
@@ -161,7 +161,8 @@ def make_runs(
             range.
     """
     if model in FORMER_MODELS:
-        raise ArgumentError("model", f"{model} is now {FORMER_MODELS[model]}")
+        words = " ".join(f"{option(k)} {v}" for k, v in FORMER_MODELS[model].items())
+        raise ArgumentError("model", f"{model} is now {words}")
     check_name("model", model, MODELS)
     check_values("optimizer", optimizers)
     check_seeds(seeds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,10 +49,13 @@ class Arguments:
     """Keep compiled programs in the user's cache folder for later runs."""
 
 
-def first_users(frames: Iterable[pl.DataFrame]) -> tuple[Table, bool]:
-    """Makes a table with a line for each of the first users; also tells if there are more."""
+def first_users(frames: Iterator[pl.DataFrame]) -> tuple[Table, bool]:
+    """Makes a table with a line for each of the first users; also tells if there are more.
+
+    Reads at most two frames, and expects at least one.
+    """
     table = Table("User", "Items, best first", box=SIMPLE)
-    first, more = next(iter(frames)), next(iter(frames), None)
+    first, more = next(frames), next(frames, None)
     users = first.group_by("user", maintain_order=True).agg("item")
     for user, items in users.head(SHOWN_USERS).iter_rows():
         table.add_row(cell(str(user)), cell(" ".join(map(str, items))))

@@ -34,7 +34,7 @@ SEEDS_DEFAULT = (
 
 
 def _default(text: str, default: str) -> Any:
-    """The help of an option whose default depends on the table."""
+    """Makes the help of an option whose default depends on the table."""
     return tyro.conf.arg(help=text, help_behavior_hint=f"(default: {default})")
 
 
@@ -61,7 +61,7 @@ class Options(Request):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Runs the command; returns its exit status."""
     options = tyro.cli(Options, args=argv, prog="python -m experiments.reproduce")
     from experiments.paper.targets import TARGETS  # after --help, since they take long
     from experiments.training import compilation, loop

@@ -161,9 +161,9 @@ class Backbone(nnx.Module):
     def training_loss(
         self,
         tokens: Tokens,
-        positives: Int[Array, "rows width"],
+        positives: Int[Array, "rows targets"],
         negatives: Int[Array, ...],
-        real: Bool[Array, "rows width"],
+        real: Bool[Array, "rows targets"],
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, ""]:
         """Returns the value that a step minimises: the `loss` of the outputs.

@@ -251,7 +251,7 @@ class EOPA(nnx.Module):
         return self.activation(self.own(y) + self.neighbours(states))
 
     def aggregate(
-        self, graph: SessionGraph, gates: Float[Array, "rows width 3*m"]
+        self, graph: SessionGraph, gates: Float[Array, "rows width gates"]
     ) -> Float[Array, "rows width m"]:
         """Returns the GRU's last state at every node."""
         # If no item repeats, a node has at most one edge, and no recurrence is needed. Both sides
@@ -262,7 +262,7 @@ class EOPA(nnx.Module):
         return jax.lax.cond(repeats, recur, self.step_once, gates, graph)
 
     def recur(
-        self, gates: Float[Array, "rows width 3*m"], graph: SessionGraph
+        self, gates: Float[Array, "rows width gates"], graph: SessionGraph
     ) -> Float[Array, "rows width m"]:
         """Follows the edges in the order of time, and returns the last state of every node."""
         rows = jnp.arange(gates.shape[0])
@@ -278,7 +278,7 @@ class EOPA(nnx.Module):
         return jax.lax.scan(follow, start, edges)[0]
 
     def step_once(
-        self, gates: Float[Array, "rows width 3*m"], graph: SessionGraph
+        self, gates: Float[Array, "rows width gates"], graph: SessionGraph
     ) -> Float[Array, "rows width m"]:
         """Computes the result of `recur` for sessions in which no item repeats.
 

@@ -84,7 +84,7 @@ class LightGCN(Backbone):
                 f"graph must have num_users + num_items + 1 = {nodes} nodes, got {graph.num_nodes}"
             )
         if loss not in PAIRWISE:
-            raise ValueError(f"loss of LightGCN must be bpr or bce, got {loss}")
+            raise ValueError(f"loss of LightGCN must be {' or '.join(PAIRWISE)}, got {loss}")
         if layer_weights is None:
             layer_weights = [1 / (num_blocks + 1)] * (num_blocks + 1)
         if len(layer_weights) != num_blocks + 1:

@@ -222,9 +222,9 @@ class MAERec(Backbone):
     def training_loss(
         self,
         tokens: Tokens,
-        positives: Int[Array, "rows width"],
+        positives: Int[Array, "rows targets"],
         negatives: Int[Array, ...],
-        real: Bool[Array, "rows width"],
+        real: Bool[Array, "rows targets"],
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, ""]:
         """Returns the training loss that `MAERec` describes, and writes state for the next step.

@@ -133,7 +133,7 @@ class STOSA(Backbone):
         segments: Int[Array, "rows width"],
         positions: Int[Array, "rows width"],
         key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "rows width 2*dim"]:
+    ) -> Float[Array, "rows width moments"]:
         """Returns mean and deviation at every token, from its segment's tokens up to itself."""
         keys, rate = split_keys(key, 2 + len(self.blocks)), self.dropout_rate
         mask = sequence_mask(segments, causal=True)
@@ -145,7 +145,7 @@ class STOSA(Backbone):
             mean, covariance = block(mean, covariance, mask, block_key)
         return jnp.concatenate([mean, deviation(covariance)], axis=-1)
 
-    def gaussians(self, items: Int[Array, "*n"] | slice) -> Float[Array, "*n 2*dim"]:
+    def gaussians(self, items: Int[Array, "*n"] | slice) -> Float[Array, "*n moments"]:
         """Returns means and deviations of items."""
         mean = self.mean_embedding.embedding[...][items]
         covariance = positive(self.covariance_embedding.embedding[...][items])
@@ -153,20 +153,20 @@ class STOSA(Backbone):
 
     def item_vectors(
         self, items: Int[Array, "*n"] | None = None
-    ) -> tuple[Float[Array, "*n 2*dim"], Float[Array, "*n"]]:
+    ) -> tuple[Float[Array, "*n moments"], Float[Array, "*n"]]:
         """Returns twice an item's mean and deviation, and as bias minus their squared norm."""
         gaussians = self.gaussians(slice(None) if items is None else items)
         return 2 * gaussians, -(gaussians**2).sum(-1)
 
     def score(
-        self, hidden: Float[Array, "*n 2*dim"], items: Int[Array, "*n"]
-    ) -> Float[Array, "*n"]:
+        self, hidden: Float[Array, "*#n moments"], items: Int[Array, "*#n"]
+    ) -> Float[Array, ...]:
         """Returns minus the squared distance itself: a shift would change ``bce``."""
         return -((hidden - self.gaussians(items)) ** 2).sum(-1)
 
     def loss(
         self,
-        hidden: Float[Array, "rows width 2*dim"],
+        hidden: Float[Array, "rows width moments"],
         positives: Int[Array, "rows width"],
         negatives: Int[Array, ...],
         real: Bool[Array, "rows width"],

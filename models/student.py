@@ -257,9 +257,9 @@ class Student(SASRec):
     def training_loss(
         self,
         tokens: Tokens,
-        positives: Int[Array, "rows width"],
+        positives: Int[Array, "rows targets"],
         negatives: Int[Array, ...],
-        real: Bool[Array, "rows width"],
+        real: Bool[Array, "rows targets"],
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, ""]:
         """Returns the sum of the loss of the next item and the loss of the method."""

@@ -1,6 +1,6 @@
 """Structure-aware embedding evolution (SEvo) as Optax gradient transformations."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, no_type_check
 
 from sevo_jax import diagnostics, tabular
 from sevo_jax._builders import (
@@ -58,6 +58,7 @@ __all__ = [
 
 if not TYPE_CHECKING:  # type checkers report the old names, and misspelt ones
 
+    @no_type_check  # a checked call would be the caller that the warning names
     def __getattr__(name: str) -> Any:
         """The old flat name of a diagnostic, for one release."""
         if name not in diagnostics.__all__:

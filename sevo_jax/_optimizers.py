@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def sevo_adamw(
     num_layers: int = 3,
     method: Method = "neumann",
     tol: ArrayLike = 1e-6,
-    every: int = EVERY_STEP,
+    every: SupportsIndex = EVERY_STEP,
     pending_dtype: Any = None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
@@ -114,7 +114,7 @@ def sevo_adam(
     num_layers: int = 3,
     method: Method = "neumann",
     tol: ArrayLike = 1e-6,
-    every: int = EVERY_STEP,
+    every: SupportsIndex = EVERY_STEP,
     pending_dtype: Any = None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
@@ -189,7 +189,7 @@ def sevo_sgd(
     num_layers: int = 3,
     method: Method = "neumann",
     tol: ArrayLike = 1e-6,
-    every: int = EVERY_STEP,
+    every: SupportsIndex = EVERY_STEP,
     pending_dtype: Any = None,
     momentum: ArrayLike | None = None,
     nesterov: bool = False,

@@ -26,12 +26,12 @@ TIMES = "numbers, such as 1389230000, or ISO dates, such as 2014-01-09 10:00:00"
 
 
 def integer(text: Any) -> Any:
-    """Parses integers, also as 3.0 or 007; other text, and more than 64 bits, give null."""
+    """Parses integers, also as 3.0 or 007. Other text and larger numbers than 64 bits give null."""
     return text.re_extract(_INTEGER, 1).try_cast("int64")
 
 
 def ways(text: Any) -> dict[str, Any]:
-    """Returns the ways to write times, each a condition; a whole number is a number, too."""
+    """Returns a condition for each way to write a time. A whole number fulfils several."""
     import ibis
 
     def both(pattern: str, condition: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +57,7 @@ def sevo_smooth(
     num_layers: int = 3,
     method: Method = "neumann",
     tol: ArrayLike = 1e-6,
-    every: int = EVERY_STEP,
+    every: SupportsIndex = EVERY_STEP,
     pending_dtype: Any = None,
     decay: optax.ScalarOrSchedule = 0.0,
     decay_mask: Any | Callable[[Any], Any] | None = None,

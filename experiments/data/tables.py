@@ -165,7 +165,7 @@ def read_columns(
 
 
 def _swallowed(text: pl.Expr, separator: str) -> pl.Expr:
-    """Where a field may hold the end of its row: a stray quote takes a separator in, too."""
+    """Marks fields that may hold the end of their row, as behind a stray quote."""
     return text.str.contains("\n") & text.str.contains(separator, literal=True)
 
 
@@ -178,10 +178,10 @@ def _check_rows(
 
     Args:
         path: the file.
-        kind: of `TEXT_TABLES`.
-        names: of its columns.
-        found: the columns that are read; of these, no field may be missing or hold the end of a
-            row.
+        kind: a key of `TEXT_TABLES`.
+        names: the names of all columns.
+        found: the names of the columns that are read. Their fields may neither be missing nor
+            hold the end of a row.
 
     Raises:
         UserError: a row has more fields than there are columns, or lacks one that is read, or a
@@ -255,7 +255,7 @@ def _plural(column: str) -> str:
 def _find_columns(
     names: list[str], path: Path, known: Mapping[str, tuple[str, ...]], needed: tuple[str, ...]
 ) -> dict[str, str]:
-    """The file's name of each known column that it has."""
+    """Returns the file's own name for each known column that the file has."""
     named: dict[str, list[str]] = {}
     for name in names:
         # Polars renames the second of two columns that are called the same.
@@ -281,7 +281,7 @@ def _find_columns(
 
 
 def _hint(path: Path, names: list[str]) -> str:
-    """A hint at the separator, if it is another than the file's name says."""
+    """Returns a hint if the separator is not the one that the file's name promises."""
     kind = kind_of(path)
     if len(names) > 1 or kind not in TEXT_TABLES:
         return ""
@@ -338,7 +338,7 @@ def _times(times: pl.Series, path: Path) -> pl.Series:
 
 
 def _readings(times: pl.Series) -> list[pl.Series]:
-    """Text as numbers and as dates, null where it is none; the exact numbers come first."""
+    """Reads text as numbers and as dates, null where it is none; exact numbers come first."""
     numbers = (pl.Int64, pl.Int128, pl.Decimal(38, 19), pl.Float64)
     readings: list[pl.Series] = []
     for kind in numbers:

@@ -19,12 +19,12 @@ Curve = list[dict[str, Any]]
 
 
 def validation(line: Line) -> list[float]:
-    """The criterion of each seed at its best epoch, by which alternatives are compared."""
+    """Returns the criterion on validation for each seed, at its best epoch."""
     return [result["valid"][CRITERION] for result in line.cell.results.values()]
 
 
 def best_of(lines: Sequence[Line]) -> list[Line]:
-    """The best on validation of alternatives, among those trained for the most epochs.
+    """Returns the alternatives that are best on validation, among those of the most epochs.
 
     Lines of one series at one place are alternatives.
     """
@@ -40,13 +40,13 @@ def _rank(line: Line) -> tuple[int, float]:
 
 
 def longest_of(lines: Sequence[Line]) -> list[Line]:
-    """The lines without those of fewer epochs, which cannot be held against the others."""
+    """Returns the lines of the most epochs, which can be compared, and those without a run."""
     most = max((line.cell.epochs for line in lines), default=0)
     return [line for line in lines if line.cell.epochs in (0, most)]
 
 
 def verdict(lines: Sequence[Line]) -> str:
-    """Names the best point and the worst, whichever they are."""
+    """Names the best point and the worst one."""
     longest = [line for line in longest_of(lines) if line.cell.results]
     if len(longest) < 2:
         return "fewer than two runs are done yet."
@@ -60,7 +60,7 @@ def verdict(lines: Sequence[Line]) -> str:
 
 
 def alternatives(place: str, lines: Sequence[Line]) -> list[Table]:
-    """A table of what was tuned on validation, if a place has alternatives."""
+    """Makes a table of the alternatives at a place, if it has any."""
     best = best_of(lines)
     if len(best) == len(lines):
         return []
@@ -78,10 +78,10 @@ def alternatives(place: str, lines: Sequence[Line]) -> list[Table]:
 
 
 def curves(place: str, lines: Sequence[Line]) -> list[Table]:
-    """The training loss and the validation criterion at some epochs, means over seeds."""
+    """Makes tables of the training loss and the criterion at some epochs, as means over seeds."""
     read = {line.row.label: _read(line) for line in lines}
     validated = {record["epoch"] for own in read.values() for curve in own for record in curve}
-    # Of a run that was stopped early, where it was, too.
+    # The last epoch is shown too: a run may have been stopped between two of ours.
     epochs = sorted(validated & {*CURVE_EPOCHS, max(validated, default=0)}) or CURVE_EPOCHS
     header = ("Run", *(f"epoch {epoch}" for epoch in epochs))
     tables: list[Table] = []
@@ -104,14 +104,14 @@ def _values_at(own: Sequence[Curve], key: str, epoch: int) -> list[float]:
 
 
 def drawn(lines: Sequence[Line], with_curves: bool) -> list[panels.Drawn]:
-    """The points of a panel: with curves all lines, which compare as far as they go."""
+    """Makes the points of a panel, from all lines with curves, else from those of most epochs."""
     return [
         panels.Drawn(
             line.row.series,
             line.row.x,
             line.cell.values(CRITERION),
             _read(line) if with_curves else (),
-            # The paper's value says nothing of a run that was stopped early.
+            # A run that was stopped early cannot be compared with the paper.
             line.row.paper[METRICS.index(CRITERION)]
             if line.row.paper and line.cell.epochs == line.cell.published
             else None,
@@ -121,7 +121,7 @@ def drawn(lines: Sequence[Line], with_curves: bool) -> list[panels.Drawn]:
 
 
 def to_json(lines: Sequence[Line], with_curves: bool) -> list[dict[str, Any]]:
-    """The entries of the points in the JSON file."""
+    """Makes the entries of the points in the JSON file."""
     best = best_of(lines)
     return [
         {

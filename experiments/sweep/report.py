@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from rich.box import SIMPLE
 from rich.table import Table as Grid
 from rich.text import Text
 
+from experiments.console import markdown_text
 from experiments.files import replaced
 from experiments.paper.numbers import METRICS
 from experiments.sweep.space import Field
@@ -151,19 +151,18 @@ def compose(
     doubt = (
         "Differences of less than the deviations over seeds may be chance."
         if over
-        else "One seed a trial: differences of a few per cent may be chance; "
-        "--seeds 0 1 2 averages."
+        else "One seed a trial: differences of a few per cent may be chance; more seeds average."
     )
     test = {m: [result["test"][m] for result in tests] for m in METRICS} if tests else {}
     tables = [make_table(trials, frame)]
     if best and test:
         row = [str(best.number), *map(score_over_seeds, test.values())]
         tables.append(Table("Test metrics of the best trial", ["Trial", *test], [row]))
-    searched = "; ".join(f"{f.name} in {literal(f.text)}" for f in frame.fields)
+    searched = "; ".join(f"{f.name} in {markdown_text(f.text)}" for f in frame.fields)
     unfinished = [to_json(t) for t in trials if state_of(t) != "done"]
     return Document(
         name="sweep",
-        title=f"Sweep: {literal(frame.title)}",
+        title=f"Sweep: {markdown_text(frame.title)}",
         text=[
             f"Searched: {searched}. Sampler: {frame.config['sampler']}. "
             f"{len(trials)} of {frame.limit} trials were begun.",
@@ -171,7 +170,8 @@ def compose(
         ],
         tables=tables,
         missing=[
-            f"trial {t['number']}: {literal(t['reason']) or 'not finished'}" for t in unfinished
+            f"trial {t['number']}: {markdown_text(t['reason']) or 'not finished'}"
+            for t in unfinished
         ],
         content={
             "config": frame.config,
@@ -182,16 +182,6 @@ def compose(
         },
         draw=(lambda path: draw(trials, frame, path)) if best else None,
     )
-
-
-def literal(text: str) -> str:
-    r"""Escapes what Markdown would take for markup.
-
-    Examples:
-        >>> print(literal("a_$b$.csv"))
-        a\_\$b\$.csv
-    """
-    return re.sub(r"([\\`*_\[\]<>#|$~&])", r"\\\1", text)
 
 
 def _no_formula(value: Any) -> Any:

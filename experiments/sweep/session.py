@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from experiments.console import in_words as words_of
 from experiments.console import say
 from experiments.data import load
-from experiments.errors import ArgumentError, UserError, check_name
+from experiments.errors import ArgumentError, UserError, check_name, option
 from experiments.options import Given, make_runs
 from experiments.run import Run
 from experiments.sweep.arguments import Arguments
@@ -119,8 +119,7 @@ def check_fields(options: Arguments, given: Given, fields: Sequence[Field]) -> l
     """
     for field in fields:
         if field.name in given:
-            option = field.name.replace("_", "-")
-            raise UserError(f"--search: {field.name} is also given as --{option}")
+            raise ArgumentError("search", f"{field.name} is also given as {option(field.name)}")
     first = {field.name: field.values[0] for field in fields}
     runs = runs_of(options, given, first)[:1]
     for field in fields:
@@ -128,7 +127,8 @@ def check_fields(options: Arguments, given: Given, fields: Sequence[Field]) -> l
             try:
                 run = runs_of(options, given, first | {field.name: value})[0]
             except UserError as error:
-                raise UserError(f"--search {field.name}={field.text}: {words_of(error)}") from error
+                text = f"{field.name}={field.text}"
+                raise ArgumentError("search", words_of(error), text) from error
             if isinstance(value, str):
                 runs.append(run)
     return runs

@@ -13,7 +13,7 @@ from optuna.distributions import (
 )
 from optuna.trial import Trial
 
-from experiments.errors import UserError, check_name
+from experiments.errors import ArgumentError, UserError, check_name
 from experiments.options import HINTS
 
 EXPECTED = "expected FIELD=VALUE,VALUE,… or FIELD=LOW:HIGH[:log]"
@@ -71,25 +71,27 @@ class Field(NamedTuple):
             return list(self.values)
         if self.scale == "linear" and HINTS[self.name] is int:
             return list(range(self.values[0], self.values[1] + 1))
-        raise UserError(
-            f"--search {self.name}={self.text}: a grid takes lists of values and LOW:HIGH of "
-            "whole numbers; list the values, or choose --sampler random or tpe"
+        raise ArgumentError(
+            "search",
+            "a grid takes lists of values and LOW:HIGH of whole numbers; list the values, or "
+            "choose the sampler random or tpe",
+            f"{self.name}={self.text}",
         )
 
 
 def parse_search(search: Sequence[str]) -> list[Field]:
-    """Reads the fields of ``--search``.
+    """Reads the fields of a search.
 
     Raises:
         UserError: no field is given, one is given twice, or `parse_field` cannot read one.
     """
     if not search:
-        raise UserError(f"--search: {EXPECTED}, once for each field to search; got none")
+        raise ArgumentError("search", f"{EXPECTED}, once for each field to search; got none")
     fields = [parse_field(text) for text in search]
     names = [field.name for field in fields]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"--search: {name} is given more than once")
+            raise ArgumentError("search", f"{name} is given more than once")
     return fields
 
 
@@ -106,7 +108,7 @@ def parse_field(text: str) -> Field:
     name, equals, values = text.partition("=")
     name = name.strip().replace("-", "_")
     if not equals:
-        raise UserError(f"--search {text}: {EXPECTED}")
+        raise ArgumentError("search", EXPECTED, text)
     try:
         check_name("field", name, HINTS)
         if name == "user_share":
@@ -115,7 +117,7 @@ def parse_field(text: str) -> Field:
             return _parse_range(name, values.split(":"))
         return _parse_list(name, values.split(","))
     except UserError as error:
-        raise UserError(f"--search {text}: {error}") from error
+        raise ArgumentError("search", str(error), text) from error
 
 
 def _parse_list(name: str, words: list[str]) -> Field:

@@ -27,7 +27,7 @@ from optuna.storages.journal import JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from experiments.errors import UserError
+from experiments.errors import ArgumentError, UserError
 from experiments.run import differences
 from experiments.sweep.arguments import Sampler
 from experiments.sweep.space import Field
@@ -87,7 +87,7 @@ def locked(folder: Path) -> Generator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except OSError as error:
-        raise UserError(f"--out: {folder} cannot be used ({error.strerror})") from error
+        raise ArgumentError("out", f"{folder} cannot be used ({error.strerror})") from error
     try:
         yield
     finally:
@@ -127,18 +127,19 @@ def open_study(folder: Path, config: dict[str, Any], sampler: BaseSampler) -> op
         except (optuna.exceptions.OptunaError, SQLAlchemyError, RuntimeError) as error:
             raise UserError(
                 f"{database}: is no database of a sweep that can be used ({cause_of(error)}); move "
-                "it away, or name another folder by --out"
+                "it away, or name another folder"
             ) from error
         held = study.user_attrs.get("config")
         if held is None and study.trials:
-            raise UserError(
-                f"--out: {folder} holds a study that this command did not make; name another"
+            raise ArgumentError(
+                "out", f"{folder} holds a study that this command did not make; name another"
             )
         if held is None:
             study.set_user_attr("config", config)
         elif changed := differences(held, config):
-            raise UserError(
-                f"--out: {folder} holds a sweep in which {'; '.join(changed)}; name another folder"
+            words = "; ".join(changed)
+            raise ArgumentError(
+                "out", f"{folder} holds a sweep in which {words}; name another folder"
             )
     return study
 

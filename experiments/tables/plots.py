@@ -48,10 +48,6 @@ def picture(
 def legend_below(figure: Any) -> None:
     """One legend for all panels, below them, where labels of any length leave them their room."""
     entries = [axes.get_legend_handles_labels() for axes in figure.axes]
-    handles, labels = max(entries, key=_labels)  # a panel may have nothing yet
+    handles, labels = max(entries, key=lambda entry: len(entry[1]))  # a panel may have nothing yet
     if labels:
         figure.legend(handles, labels, loc="outside lower center", ncols=3)
-
-
-def _labels(entries: tuple[list[Any], list[Any]]) -> int:
-    return len(entries[1])

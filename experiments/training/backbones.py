@@ -27,6 +27,7 @@ from models import (
     SASRec,
     Student,
 )
+from models.layers.losses import PAIRWISE
 from models.student import DKD, HTD, KD, RKD, Method
 
 
@@ -62,8 +63,9 @@ def mf_bpr(s: Settings, data: Interactions, rngs: nnx.Rngs) -> Backbone:
 
 def lightgcn(s: Settings, data: Interactions, rngs: nnx.Rngs) -> Backbone:
     """Builds a LightGCN on users and their training items."""
-    if s.training.loss not in ("bpr", "bce"):
-        raise ArgumentError("loss", f"lightgcn is trained by bpr or bce, got {s.training.loss}")
+    if s.training.loss not in PAIRWISE:
+        known = " or ".join(PAIRWISE)
+        raise ArgumentError("loss", f"lightgcn is trained by {known}, got {s.training.loss}")
     return LightGCN(user_item_graph(data), data.num_users, data.num_items, **_own(s), rngs=rngs)
 
 

@@ -27,7 +27,7 @@ def bpr(positive: Float[Array, "*n"], negative: Float[Array, "*n k"]) -> Float[A
     return jax.nn.softplus(negative - positive[..., None]).mean(-1)
 
 
-PAIRWISE = {"bce": bce, "bpr": bpr}
+PAIRWISE = {"bpr": bpr, "bce": bce}
 """Losses of the score of one chosen item and the scores of ``k`` others, by name."""
 
 

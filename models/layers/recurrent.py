@@ -8,15 +8,16 @@ from jaxtyping import Array, Float
 
 
 def gru(
-    from_input: Float[Array, "*n 3*dim"],
-    from_state: Float[Array, "*n 3*dim"],
-    h: Float[Array, "*n dim"],
-) -> Float[Array, "*n dim"]:
+    from_input: Float[Array, "*#n gates"],
+    from_state: Float[Array, "*#n gates"],
+    h: Float[Array, "*#n dim"],
+) -> Float[Array, "*#n dim"]:
     """Steps a gated recurrent unit (Cho et al., EMNLP 2014): returns the next state.
 
     With ``[a_r, a_z, a_n]`` the projections of the input and ``[b_r, b_z, b_n]`` those of the
     state, ``r = sigmoid(a_r + b_r)``, ``z = sigmoid(a_z + b_z)``, ``n = tanh(a_n + r * b_n)``, and
     the next state is ``(1 - z) * n + z * h``. Inputs can thus be projected for all steps at once.
+    Leading axes broadcast.
 
     Args:
         from_input: the input times its three matrices, side by side, biases included.
