@@ -42,6 +42,13 @@ def check_every(every: Any) -> int:
     return check_count("every", every)
 
 
+def check_floating(name: str, dtype: Any) -> Any:
+    """Returns ``dtype``; an error unless it is a floating-point one."""
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{name} must be floating, got {jnp.dtype(dtype)}")
+    return dtype
+
+
 def check_beta(beta: Any) -> None:
     """Raises an error unless ``beta`` is a scalar in [0, 1); traced values pass unchecked."""
     if isinstance(beta, Tracer):

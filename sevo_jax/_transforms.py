@@ -17,6 +17,7 @@ from sevo_jax._checks import (
     check_beta,
     check_choice,
     check_every,
+    check_floating,
     check_num_layers,
     check_positive,
     check_schedule,
@@ -135,8 +136,8 @@ def sevo_smooth(
     layers = check_num_layers(num_layers)
     check_positive("tol", tol)
     every = check_every(every)
-    if pending_dtype is not None and not jnp.issubdtype(pending_dtype, jnp.floating):
-        raise TypeError(f"pending_dtype must be floating, got {jnp.dtype(pending_dtype)}")
+    if pending_dtype is not None:
+        check_floating("pending_dtype", pending_dtype)
     if not callable(beta):
         check_beta(beta)
 
