@@ -431,10 +431,11 @@ def memory(
     `sevo_adam` or `sevo_sgd`, and to which parameters and state are donated. Neither the model and
     its activations nor other parameters are in it.
 
-    Temporaries are what XLA plans. Plans were compared on CPUs with JAX 0.10.2 and 0.12.0, whole
-    and in 4 parts: with 1 to 3 layers and ``"exact"`` the total is right within 10%. With more
-    layers the plan may have a table more. ``"pallas"`` adds its sums of blocks, as large as
-    their arrays; no whole update was measured on a GPU.
+    Temporaries are what XLA plans. Plans were compared on CPUs with JAX 0.10.0, 0.10.2 and 0.12.0,
+    whole and in 4 parts: with 1 to 3 layers and ``"exact"`` the total is right within 10%. With
+    more layers the plan may have a table more, and JAX 0.10.0 has one more for ``"exact"``.
+    ``"pallas"`` adds that kernel's sums of blocks, by the size of their array; no whole step was
+    measured on a GPU.
 
     Args:
         num_nodes: rows of the table.

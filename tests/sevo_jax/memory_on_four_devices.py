@@ -8,7 +8,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sevo_jax import diagnostics
-from tests.sevo_jax.test_memory import check, planned, random_graph
+from tests.sevo_jax.test_memory import check, exact, planned, random_graph
 
 NODES, DIM, DEGREE = 2_000, 16, 6
 
@@ -20,7 +20,7 @@ NODES, DIM, DEGREE = 2_000, 16, 6
         ("adamw", {}),
         ("sgd", {"num_layers": 2}),
         ("momentum", {"num_layers": 1}),
-        ("adam", {"method": "exact"}),
+        pytest.param("adam", {"method": "exact"}, marks=exact),
     ],
 )
 @pytest.mark.parametrize("split", ["features", "all_gather", "halo", "both"])

@@ -51,28 +51,28 @@ def check(predicted: diagnostics.Memory, plan, peak: int) -> None:
     assert predicted.total == pytest.approx(peak, rel=0.1)
 
 
-CASES = [
-    ("adamw", {}),
-    ("adamw", {"every": 10}),
-    ("adamw", {"every": 10, "pending_dtype": "bfloat16", "mu_dtype": "bfloat16"}),
-    ("adamw", {"dtype": "bfloat16"}),
-    ("adam", {"dtype": "bfloat16", "every": 10}),
-    ("sgd", {}),
-    ("sgd", {"dtype": "bfloat16"}),
-    ("momentum", {"every": 10}),
-    ("adamw", {"num_layers": 1}),
-    ("momentum", {"num_layers": 1}),
-    ("sgd", {"num_layers": 2, "every": 10}),
-    ("adamw", {"method": "iterative"}),
-    ("sgd", {"method": "iterative", "every": 10}),
-    ("adamw", {"method": "exact"}),
-    ("adamw", {"method": "exact", "every": 10}),
-]
+FIRST_PLANS = jax.__version_info__ < (0, 10, 2)  # they have a table more for "exact"
+exact = pytest.mark.skipif(FIRST_PLANS, reason="JAX 0.10.0 and 0.10.1 plan 'exact' otherwise")
+SMALL, LARGE = (1_500, 24, 12), (4_000, 8, 4)
 
 
-@pytest.mark.parametrize(("optimizer", "options"), CASES)
-@pytest.mark.parametrize(("nodes", "dim", "degree"), [(1_500, 24, 12), (4_000, 8, 4)])
-def test_the_peak_of_an_update(nodes, dim, degree, optimizer, options):
+@pytest.mark.parametrize(
+    ("size", "optimizer", "options"),
+    [
+        (SMALL, "adamw", {}),
+        (LARGE, "adamw", {"every": 10}),
+        (SMALL, "adamw", {"every": 10, "pending_dtype": "bfloat16", "mu_dtype": "bfloat16"}),
+        (LARGE, "adamw", {"dtype": "bfloat16"}),
+        (SMALL, "adam", {"dtype": "bfloat16", "every": 10}),
+        (LARGE, "sgd", {}),
+        (SMALL, "momentum", {"num_layers": 1}),
+        (LARGE, "sgd", {"method": "iterative", "every": 10}),
+        pytest.param(SMALL, "adamw", {"method": "exact"}, marks=exact),
+        pytest.param(LARGE, "adamw", {"method": "exact", "every": 10}, marks=exact),
+    ],
+)
+def test_the_peak_of_an_update(size, optimizer, options):
+    nodes, dim, degree = size
     graph = random_graph(nodes, degree)
     predicted = diagnostics.memory(nodes, dim, graph.capacity, optimizer=optimizer, **options)
     check(predicted, *planned(graph, dim, optimizer, **options))
@@ -97,8 +97,9 @@ def test_a_wrong_table_would_be_seen():
         check(diagnostics.memory(1_500, 24, graph.capacity, num_layers=1), *plan)
 
 
-def test_split_over_four_devices():
-    check_on_devices(4, Path(__file__).with_name("memory_on_four_devices.py"))
+@pytest.mark.parametrize("chosen", ["adamw", pytest.param("", marks=pytest.mark.slow)])
+def test_split_over_four_devices(chosen):
+    check_on_devices(4, Path(__file__).with_name("memory_on_four_devices.py"), "-k", chosen)
 
 
 def test_the_kernel_of_gpus_adds_its_sums_of_blocks():
