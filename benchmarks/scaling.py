@@ -29,7 +29,7 @@ from benchmarks import report
 from benchmarks.graphs import random_graph
 from experiments.data.table1 import ZIPF_EXPONENT
 from experiments.training.timing import in_turn
-from sevo_jax.diagnostics import Way, communication
+from sevo_jax.diagnostics import Way, communication, memory
 
 DEVICES, QUICK_DEVICES = (1, 2, 4, 8), (2,)
 SIDE, QUICK_SIDE = 256, 16  # of the grid that is split among them
@@ -277,6 +277,33 @@ def prediction_table() -> list[str]:
     return lines
 
 
+DEGREE = 20
+"""Entries a node of the catalogues below."""
+MEMORIES = {"24 GiB": 24 * 2**30, "80 GB": 80 * 10**9, "141 GB": 141 * 10**9}
+"""Devices' memory in bytes."""
+
+
+def largest_catalogue(limit: int, dim: int, every: int) -> int:
+    """Finds the most items whose update by `sevo_adamw` takes no more bytes on a GPU."""
+    low, high = 1, limit // (4 * dim)  # an item takes at least its row
+    while high - low > 1:
+        items = (low + high) // 2
+        held = memory(items, dim, DEGREE * items, every=every, kernel="pallas")
+        low, high = (items, high) if held.total <= limit else (low, items)
+    return low
+
+
+def catalogue_table() -> list[str]:
+    """Makes the table of the largest catalogues in docs/scale.md."""
+    lines = [f"| d | every | {' | '.join(MEMORIES)} |", f"|---|---|{'---|' * len(MEMORIES)}"]
+    for dim in (64, 128):
+        for every, name in ((1, "1"), (100, "2 or more")):
+            sizes = [largest_catalogue(limit, dim, every) for limit in MEMORIES.values()]
+            cells = [f"{items / 1e6:.1f} million" for items in sizes]
+            lines.append(f"| {' | '.join([str(dim), name, *cells])} |")
+    return lines
+
+
 def measure(quick: bool) -> Iterator[report.Case]:
     """Measures everything, the figures of one device first."""
     yield from one_device(quick)
@@ -290,3 +317,4 @@ def measure(quick: bool) -> Iterator[report.Case]:
 if __name__ == "__main__":
     report.command("scaling", measure)
     print("predicted, of docs/scale.md:", *prediction_table(), sep="\n")
+    print("the largest catalogues, of docs/scale.md:", *catalogue_table(), sep="\n")

@@ -60,7 +60,7 @@ def check_decay(decay: Any) -> None:
         )
 
 
-def floating_dtype(name: str, dtype: Any) -> Any:
+def check_floating(name: str, dtype: Any) -> Any:
     """Returns a floating dtype as JAX has it; ``None`` stays."""
     if dtype is None:
         return None

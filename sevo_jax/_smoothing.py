@@ -276,7 +276,9 @@ def evolve(
             f"before and after must have one dtype, got {before.dtype} and {after.dtype}"
         )
     in_numpy = isinstance(before, np.ndarray) and isinstance(after, np.ndarray)
-    with jax.enable_x64(jax.config.jax_enable_x64 or (in_numpy and after.dtype == np.float64)):
+    with jax.enable_x64(
+        bool(jax.config.read("jax_enable_x64")) or (in_numpy and after.dtype == np.float64)
+    ):
         graph = as_graph(graph)
         if before.shape[:1] != (graph.num_nodes,):
             raise ValueError(

@@ -19,10 +19,10 @@ from sevo_jax._checks import (
     check_choice,
     check_decay,
     check_every,
+    check_floating,
     check_num_layers,
     check_positive,
     check_schedule,
-    floating_dtype,
 )
 from sevo_jax._graph import Graph, as_graph
 from sevo_jax._matrices import Operator
@@ -141,7 +141,7 @@ def sevo_smooth(
     layers = check_num_layers(num_layers)
     check_positive("tol", tol)
     every = check_every(every)
-    sums_dtype = floating_dtype("pending_dtype", pending_dtype)
+    sums_dtype = check_floating("pending_dtype", pending_dtype)
     if not callable(beta):
         check_beta(beta)
     if not callable(decay):

@@ -75,7 +75,11 @@ def rows_of_parts(asked: Request) -> Iterable[Row]:
     for dataset in asked.datasets:
         for part, changed in PARTS.items():
             for rate in RATES[1:2] if asked.quick else RATES:
-                settings = _between(1 if asked.quick else BEST) | changed | {"learning_rate": rate}
+                settings = {
+                    **_between(1 if asked.quick else BEST),
+                    **changed,
+                    "learning_rate": rate,
+                }
                 label = f"{part}, rate {rate:g}"
                 yield Row(dataset, "sasrec", label, SEVO, settings, None, _words(BEST), part)
 

@@ -66,7 +66,7 @@ def product(
     """
     rows, dim = indptr.size - 1, x.shape[1]
     width = min(FEATURES, 1 << max(dim - 1, 0).bit_length())  # Triton wants powers of 2
-    size = SMALL_BLOCK if data.size < SMALL else BLOCK
+    size = block_size(data.size)
     num_blocks = data.size // size
     operands = (indices, data, x.astype(jnp.bfloat16) if narrow else x)
     call = functools.partial(
@@ -124,6 +124,11 @@ def product(
     shape = jax.ShapeDtypeStruct((rows, dim), x.dtype)
     product = call(row_sum, shape, grid=(rows, grid), name="sevo_row_sums")
     return product(indptr, *operands, *more)
+
+
+def block_size(entries: int) -> int:
+    """Returns the entries of a block, for a matrix of so many entries."""
+    return SMALL_BLOCK if entries < SMALL else BLOCK
 
 
 class Features(NamedTuple):

@@ -163,6 +163,7 @@ def test_the_cost_model_counts_what_communication_does():
 def test_the_plan_shows_what_the_model_predicts():
     plan = (Path(__file__).parents[2] / "docs" / "scale.md").read_text()
     assert "\n".join(scaling.prediction_table()) in plan
+    assert "\n".join(scaling.catalogue_table()) in plan
 
 
 def test_an_update_needs_two_tables():

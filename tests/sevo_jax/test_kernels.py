@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import types
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -20,6 +19,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import sevo_jax
 from sevo_jax import _spmm
 from sevo_jax._spmm import cpu, triton
+from tests.programs import on_a_gpu
 from tests.sevo_jax.graphs import NODES, dense, graphs, random_graph
 
 KERNELS = [None, "bcsr", "gather", "pallas"]  # None is the CPU's own, where it was compiled
@@ -274,16 +274,6 @@ def test_gather_compiles_anew_only_for_another_capacity():
         graph = random_graph(seed).with_kernel("gather")
         np.testing.assert_allclose(multiply(graph, x), dense(graph) @ x, atol=1e-5)
     assert multiply._cache_size() == 1
-
-
-def on_a_gpu() -> contextlib.AbstractContextManager[None]:
-    """From JAX 0.11 on, Pallas asks which GPU it is to lower for."""
-    if jax.__version_info__ < (0, 11):
-        return contextlib.nullcontext()
-    h100 = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", num_cores=None, platform="gpu")
-    return jax.sharding.use_abstract_mesh(
-        jax.sharding.AbstractMesh((1,), ("x",), abstract_device=h100)
-    )
 
 
 @pytest.mark.parametrize(

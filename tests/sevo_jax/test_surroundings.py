@@ -107,12 +107,3 @@ def test_a_program_for_every_platform_needs_no_permission_with_gather():
     saved = export(graph, platforms=["cpu", "cuda", "rocm", "tpu"]).serialize()
     got = jax.export.deserialize(saved).call(*jax.tree.leaves((graph, table())))
     np.testing.assert_allclose(got, sevo_jax.smooth(graph, table(), 0.5), atol=1e-6)
-
-
-@pytest.mark.parametrize("platform", ["rocm", "tpu", "cuda"])
-def test_the_default_kernel_can_be_lowered_for(platform):
-    traced = jax.jit(lambda graph, x: sevo_jax.smooth(graph, x)).trace(random_graph(0), table())
-    text = traced.lower(lowering_platforms=(platform,)).as_text()
-    assert cpu.TARGET not in text
-    assert "scatter" not in text
-    assert "gather" in text
