@@ -91,7 +91,8 @@ def sevo_smooth(
             array, which is checked once.
         beta: the degree of smoothness in [0, 1): a scalar or a schedule of the step count. ``init``
             checks a schedule at step 0 and at powers of 2 up to some 8 million. If a later value
-            lies outside, the steps of the tables are NaN; outside ``jit`` it is an error.
+            lies outside, the steps of the tables are NaN; outside ``jit`` it is an error. With
+            ``every``, the beta of a k-th step smooths the whole sum.
         num_layers: ``L``, the number of sparse products, at least 0.
         method: ``"neumann"`` (Eq. 7), ``"neumann_unscaled"``, ``"iterative"`` or ``"exact"``
             (Eq. 6), as in `smooth`.
