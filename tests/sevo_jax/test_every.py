@@ -519,10 +519,9 @@ def test_what_settle_refuses():
         ),
         ({"pending_dtype": "half-ish"}, TypeError, "pending_dtype must be a floating dtype"),
     ],
-    ids=str,
 )
 @pytest.mark.parametrize(
-    "alias", [sevo_jax.sevo_adamw, sevo_jax.sevo_adam, sevo_jax.sevo_sgd, None], ids=str
+    "alias", [sevo_jax.sevo_adamw, sevo_jax.sevo_adam, sevo_jax.sevo_sgd, None]
 )
 def test_bad_options(alias, options, error, told):
     with pytest.raises(error, match=told):

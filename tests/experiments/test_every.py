@@ -1,0 +1,88 @@
+"""Runs whose smoothings wait: validation, checkpoints, resuming, and settings that do not fit."""
+
+from __future__ import annotations
+
+import chex
+import jax
+import pytest
+
+import sevo_jax
+from experiments.errors import UserError
+from experiments.files import read_lines
+from experiments.run import make_run
+from experiments.training import loop
+from experiments.training.checkpoints import open_checkpoints, resume_checkpoint
+from experiments.training.optimizers import make_optimizer, steps_per_epoch
+
+TINY = {
+    "dim": 4, "max_len": 5, "num_heads": 1, "num_blocks": 1, "batch_size": 16, "packed": False,
+    "eval_every": 1, "learning_rate": 0.02,
+}  # fmt: skip
+
+
+def run_of(model: str = "sasrec", **changed):
+    return make_run(model, "small", "sevo-adamw", **{**TINY, **changed})
+
+
+def test_validation_and_checkpoints_hold_settled_parameters(small, tmp_path):
+    run = run_of(every_epochs=2, epochs=3)
+    loop.train(run, small, tmp_path)
+    setup = loop.make_setup(run, small)
+    with open_checkpoints(tmp_path) as saved:
+        held = resume_checkpoint(saved, loop.initial_checkpoint(run, setup, small))
+    state = held.state
+    settled = sevo_jax.settle(state.params, state.opt_state)
+    with pytest.raises(AssertionError):  # a step waits after three epochs
+        chex.assert_trees_all_close(settled, state.params, rtol=1e-4)
+    last = read_lines(tmp_path / "metrics.jsonl")[-1]
+    assert setup.evaluate("valid", settled, state.carried) == last["valid"]
+    best = setup.evaluate("valid", held.best_params, held.best_carried)
+    assert best[loop.CRITERION] == held.best_score
+
+    # The run goes on from parameters that are not settled, as if it had never stopped.
+    longer, other = run_of(every_epochs=2, epochs=4), tmp_path / "at-once"
+    ours = loop.train(longer, small, tmp_path, resume=True)
+    theirs = loop.train(longer, small, other)
+    assert ours["test"] == theirs["test"]
+    assert read_lines(tmp_path / "metrics.jsonl")[-1]["valid"] == theirs["valid"] or (
+        ours["best_epoch"] == theirs["best_epoch"]
+    )
+    records = [
+        [(r["train_loss"], r["valid"]) for r in read_lines(folder / "metrics.jsonl")]
+        for folder in (tmp_path, other)
+    ]
+    assert records[0] == records[1]
+
+
+@pytest.mark.parametrize("method", ["neumann", "exact"])
+def test_epochs_are_as_many_steps(small, method):
+    steps = steps_per_epoch(run_of().settings.training, small, "next")
+    model = loop.make_model(run_of(), small)
+    by_epochs, by_steps = (
+        make_optimizer("sevo-adamw", run_of(method=method, **given).settings, small, model)
+        for given in ({"every_epochs": 2}, {"every": 2 * steps})
+    )
+    shapes = [jax.eval_shape(tx.init, loop.split_model(model)[1]) for tx in (by_epochs, by_steps)]
+    assert jax.tree.structure(shapes[0]) == jax.tree.structure(shapes[1])
+    assert f"every={2 * steps}" in repr(jax.tree.structure(shapes[0]))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"every": 2, "every_epochs": 2}, "every_epochs: must be left out: every is 2 steps"),
+        ({"every": 0}, "every: must be"),
+        ({"every_epochs": -1}, "every_epochs: must be"),
+    ],
+)
+def test_settings_that_do_not_fit(given, words):
+    with pytest.raises(UserError) as error:
+        run_of(**given).settings.check()
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("given", [{"every_epochs": 4}, {"every": 1000}])
+def test_a_run_that_ends_before_its_first_smoothing_is_refused(small, given):
+    run = run_of(epochs=3, **given)
+    with pytest.raises(UserError, match="nothing is ever smoothed"):
+        loop.make_setup(run, small)
