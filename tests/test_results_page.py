@@ -93,7 +93,7 @@ def test_summary(hook, tmp_path) -> None:
     documents.write(document(), tmp_path)
     documents.write(document("figure6", missing=[], content={}, draw=None), tmp_path)
     page = hook.results_page(tmp_path)
-    assert "Of 20 tables and figures: 1 complete, 1 partial, 18 not run." in page
+    assert "Of 22 tables and figures: 1 complete, 1 partial, 20 not run." in page
     assert status(page, "table2") == ["partial", "3", f"`{COMMAND} table2`"]
     assert status(page, "figure6") == ["complete", "–", f"`{COMMAND} figure6`"]
     assert status(page, "table3") == ["not run", "all", f"`{COMMAND} table3`"]

@@ -58,7 +58,7 @@ def rows_of(asked: Request) -> Iterable[Row]:
     """SEvo by the epochs between two smoothings; on Beauty, at several learning rates."""
     for dataset in asked.datasets:
         for model in asked.models:
-            whole = (dataset, model) == ("beauty", "sasrec") and not asked.quick
+            whole = (dataset, model) == ("beauty", "sasrec")
             places = EPOCHS_BETWEEN if whole else dict.fromkeys((0, BEST), (None,))
             for epochs, rates in places.items():
                 for rate in rates:
@@ -74,7 +74,7 @@ def rows_of_parts(asked: Request) -> Iterable[Row]:
     """Smoothing once in ten epochs, with parts of it changed, each at several learning rates."""
     for dataset in asked.datasets:
         for part, changed in PARTS.items():
-            for rate in RATES[1:2] if asked.quick else RATES:
+            for rate in RATES:
                 settings = {
                     **_between(1 if asked.quick else BEST),
                     **changed,
@@ -129,7 +129,7 @@ EVERY = Accuracy(
         accuracy.P_VALUES,
     ),
     choices=lambda _: Choices(
-        models=Names(MODELS, ("sasrec",)), datasets=Names(data.NAMES, ("beauty",)), quick=True
+        models=Names(MODELS, ("sasrec",)), datasets=Names(data.NAMES, ("beauty",))
     ),
     rows=rows_of,
     verdict=verdict,
@@ -158,7 +158,7 @@ PARTS_TABLE = Accuracy(
         "factor in place of ψ.",
         accuracy.ABLATION,
     ),
-    choices=lambda _: Choices(datasets=Names(data.NAMES, ("beauty",)), seeds=(0,), quick=True),
+    choices=lambda _: Choices(datasets=Names(data.NAMES, ("beauty",)), seeds=(0,)),
     rows=rows_of_parts,
     picture=Picture("bars", ""),
 )
