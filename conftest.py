@@ -28,14 +28,12 @@ def own_errors(request):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory) -> Path:
-    """Programs compile once, for all workers and in subprocesses (see `jax_cache`)."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "jax-cache"
-    folder.mkdir(exist_ok=True)
+def compilation_cache(request) -> Path:
+    """Programs compile once, for all workers, in subprocesses (see `jax_cache`), and for good."""
+    folder = Path(request.config.cache.mkdir("jax"))
     settings = {
         "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
     before = {name: getattr(jax.config, name) for name in settings}
