@@ -29,7 +29,7 @@ def own_errors(request):
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(request) -> Path:
-    """Programs compile once, for all workers, in subprocesses (see `jax_cache`), and for good."""
+    """Programs compile once, for all workers, in subprocesses, and for the next run."""
     folder = Path(request.config.cache.mkdir("jax"))
     settings = {
         "jax_compilation_cache_dir": str(folder),

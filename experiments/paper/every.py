@@ -115,7 +115,7 @@ def verdict(compared: Sequence[Comparison]) -> str:
         f"Of the spacings tried, SASRec on Beauty validates best if it is smoothed "
         f"{_words(int(float(chosen.one.row.x or 0)))}: its test {CRITERION} is then "
         f"{abs(gain):.1%} {outcome} than with a smoothing at every step, each at the learning rate "
-        f"that validates best ({trust})."
+        f"that validates best of those done ({trust})."
     )
 
 
