@@ -37,7 +37,7 @@ def free_address() -> str:
 
 
 def _run(environments: list[dict[str, str]], checks: Path, *options: str) -> None:
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q"]
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in environments]
         started = [
