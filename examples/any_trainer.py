@@ -15,7 +15,7 @@ import numpy as np
 
 import sevo_jax
 
-ITEMS, GROUPS, DIM, EPOCHS, EVERY = 300, 30, 16, 30, 3
+ITEMS, GROUPS, DIM, EPOCHS, EVERY = 300, 30, 16, 45, 3
 
 
 def sessions(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -48,7 +48,7 @@ def main() -> dict[str, float] | None:
         torch.manual_seed(0)
         table, dense = torch.nn.Embedding(ITEMS, DIM), torch.nn.Linear(DIM, DIM)
         parameters = [*table.parameters(), *dense.parameters()]
-        optimizer = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(parameters, lr=3e-2, weight_decay=0.0)
 
         def scores(items: Any, table: Any = table, dense: Any = dense) -> Any:
             return dense(table(items).mean(dim=1)) @ table.weight.T
@@ -62,7 +62,7 @@ def main() -> dict[str, float] | None:
                 optimizer.step()
             if smoothed and epoch % EVERY == 0:  # these two lines are SEvo
                 before = evolve_weight(torch, graph, before, table.weight)
-            if epoch % 10 == 0:
+            if epoch % 15 == 0:
                 print(f"{name}: loss {loss.item():.3f} after {epoch} epochs")
         guess = scores(torch.from_numpy(test[:, :3])).argmax(dim=1).numpy()
         hits[name] = float((guess // (ITEMS // GROUPS) == test[:, 3] // (ITEMS // GROUPS)).mean())
