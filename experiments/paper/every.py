@@ -123,8 +123,8 @@ EVERY = Accuracy(
     title="Smoothing that waits",
     text=(
         "SEvo smooths every step. With `every_epochs`, raw steps pass, and once in so many epochs "
-        "the sum of the steps since the last time is smoothed. The products then cost next to "
-        "nothing. Validation, and the test, see the parameters as smoothed at that moment.",
+        "the sum of the steps since the last time is smoothed: one smoothing in place of hundreds. "
+        "Validation, and the test, see the parameters as smoothed at that moment.",
         accuracy.ABLATION,
         accuracy.P_VALUES,
     ),
