@@ -21,20 +21,20 @@ RATE, DECAY, BETA, LAYERS = 1e-3, 0.1, 0.99, 3
 ROUNDS = 7
 
 
-def training_step(quick: bool) -> report.Case:
-    """Measures SASRec's whole step, packed."""
+def training_step(quick: bool, suffix: str = "", **changes: Any) -> report.Case:
+    """Measures SASRec's whole step, packed; ``changes`` replaces some of SEvo's settings."""
     # On a CPU, the speed of a program depends by some per cent on where the allocator put its
     # buffers. So several pairs of programs are measured, and their rounds are pooled.
     data = workload.dataset(quick)
     pooled: dict[str, list[np.ndarray]] = {"sevo_adamw": [], "optax.adamw": []}
     for _ in range(1 if quick or jax.default_backend() == "gpu" else 4):
-        sevo, steps = workload.epoch_runner(data, "sevo-adamw")
+        sevo, steps = workload.epoch_runner(data, "sevo-adamw", **changes)
         adamw, _ = workload.epoch_runner(data, "adamw")
         calls = {"sevo_adamw": sevo, "optax.adamw": adamw}
         for name, seconds in in_turn(calls, rounds=1 if quick else ROUNDS).items():
             pooled[name].append(seconds / steps)
     seconds = {name: np.concatenate(rounds) for name, rounds in pooled.items()}
-    return report.case(f"SASRec step, packed, {data.name}", seconds, "ms", 1e3)
+    return report.case(f"SASRec step, packed, {data.name}{suffix}", seconds, "ms", 1e3)
 
 
 def update_of(

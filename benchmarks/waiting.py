@@ -17,30 +17,13 @@ import numpy as np
 import optax
 
 import sevo_jax
-from benchmarks import report, workload
+from benchmarks import report
 from benchmarks.graphs import TABLE_1, graph, random_graph
-from benchmarks.smoothing import DECAY, DIM, RATE, update_of
+from benchmarks.smoothing import DECAY, DIM, RATE, training_step, update_of
 from experiments.training.timing import in_turn
 
 EVERY = 100
 NODES, EDGES = 10**6, 15 * 10**6
-
-
-def training_step(quick: bool) -> report.Case:
-    """Measures SASRec's whole step, packed, at one smoothing an epoch."""
-    data = workload.dataset(quick)
-    pooled: dict[str, list[np.ndarray]] = {"sevo_adamw": [], "optax.adamw": []}
-    # As in benchmarks.smoothing, the place of buffers matters: rounds of several programs.
-    for _ in range(1 if quick or jax.default_backend() == "gpu" else 4):
-        sevo, steps = workload.epoch_runner(data, "sevo-adamw", every_epochs=1)
-        adamw, _ = workload.epoch_runner(data, "adamw")
-        calls = {"sevo_adamw": sevo, "optax.adamw": adamw}
-        for name, seconds in in_turn(calls, rounds=1 if quick else 7).items():
-            pooled[name].append(seconds / steps)
-    seconds = {name: np.concatenate(rounds) for name, rounds in pooled.items()}
-    return report.case(
-        f"SASRec step, packed, {data.name}, smoothed once an epoch", seconds, "ms", 1e3
-    )
 
 
 def updates(quick: bool) -> Iterator[report.Case]:
@@ -113,7 +96,7 @@ def _tables(transformation: optax.GradientTransformation, table: jax.Array) -> d
 
 def measure(quick: bool) -> Iterator[report.Case]:
     """Measures the training step, the updates of the paper's sizes, and the large one."""
-    yield training_step(quick)
+    yield training_step(quick, ", smoothed once an epoch", every_epochs=1)
     yield from updates(quick)
     yield from large(quick)
 

@@ -43,7 +43,7 @@ PARTS: dict[str, Mapping[str, Any]] = {
     "exact ψ": {"method": "exact"},
     "no moment correction": {"moment_correction": False},
 }
-"""What is varied of a smoothing in ten epochs, and the settings that vary it."""
+"""The parts of a smoothing in ten epochs that are varied, each with the settings that vary it."""
 
 
 def _between(epochs: int) -> dict[str, Any]:

@@ -89,6 +89,8 @@ def steps_between_smoothings(settings: Settings, data: Interactions, task: Task)
         ArgumentError: the run ends before the first smoothing.
     """
     s, training = settings.optimizer, settings.training
+    if s.every == 1 and not s.every_epochs:
+        return 1
     epoch = steps_per_epoch(training, data, task)
     every = s.every_epochs * epoch or s.every
     if every > training.epochs * epoch:

@@ -13,6 +13,7 @@ import pytest
 import sevo_jax
 from sevo_jax import _spmm, diagnostics
 from tests.gpu.conftest import REHEARSAL
+from tests.sevo_jax.test_memory import planned
 
 NODES, DIM = (150, 5) if REHEARSAL else (3_000, 64)
 BETA, LAYERS = 0.9, 3
@@ -211,17 +212,6 @@ def test_seeds_together(every):
 @pytest.mark.parametrize("every", [1, 10])
 def test_predicted_memory(every):
     g = graph("pallas" if not REHEARSAL else "bcsr")
-    params = jnp.asarray(table())
-    tx = sevo_jax.sevo_adamw(1e-2, g, every=every)
-    state = tx.init(params)
-
-    def step(params, state, gradient):
-        updates, state = tx.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state
-
-    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile()
-    plan = compiled.memory_analysis()
-    returned = plan.output_size_in_bytes - plan.alias_size_in_bytes
-    peak = plan.argument_size_in_bytes + returned + plan.temp_size_in_bytes
+    _, peak = planned(g, DIM, "adamw", every=every)
     predicted = diagnostics.memory(NODES, DIM, g.capacity, every=every, kernel=g.kernel)
     assert predicted.total == pytest.approx(peak, rel=0.1, abs=300)
