@@ -75,7 +75,17 @@ def received_bytes(program: str, devices: int) -> float:
     return total
 
 
-def on_devices(devices: int, side: int, rounds: int) -> list[report.Case]:
+def received_a_step(program: str, devices: int, every: int) -> float:
+    """Counts the bytes that a device receives in a step, on average.
+
+    What is not in the entry computation is in the branch of the smoothing, which every k-th step
+    takes.
+    """
+    branch, entry = program.split("\nENTRY ")
+    return received_bytes(entry, devices) + received_bytes(branch, devices) / every
+
+
+def on_devices(devices: int, side: int, rounds: int, every: int = 1) -> list[report.Case]:
     """Measures steps on a grid's table, split in each way, in a process with so many devices."""
     graph = grid_graph(side)
     mesh = jax.make_mesh((devices,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -91,7 +101,7 @@ def on_devices(devices: int, side: int, rounds: int) -> list[report.Case]:
     for name, (spec, exchange, counted) in splits.items():
         sharding = NamedSharding(mesh, spec)
         table = jax.device_put(gradient, sharding)
-        optimizer = sevo_jax.sevo_adamw(1e-3, graph.shard(sharding, exchange=exchange))
+        optimizer = sevo_jax.sevo_adamw(1e-3, graph.shard(sharding, exchange=exchange), every=every)
         state = optimizer.init(table)
         compiled = jax.jit(optimizer.update).lower(table, state, table).compile()
         calls[name] = lambda step=compiled, given=(table, state, table): step(*given)
@@ -99,7 +109,7 @@ def on_devices(devices: int, side: int, rounds: int) -> list[report.Case]:
         more[name] = {
             "devices": devices,
             "split": name,
-            "received": received_bytes(compiled.as_text() or "", devices),
+            "received": received_a_step(compiled.as_text() or "", devices, every),
             "counted": counted,
             "held": memory.argument_size_in_bytes,
             "temporaries": memory.temp_size_in_bytes,
@@ -111,14 +121,14 @@ def on_devices(devices: int, side: int, rounds: int) -> list[report.Case]:
     ]
 
 
-def simulated(devices: int, side: int, rounds: int) -> list[report.Case]:
+def simulated(devices: int, side: int, rounds: int, every: int = 1) -> list[report.Case]:
     """Calls `on_devices` in a process that simulates the devices."""
     code = "import json; from benchmarks.scaling import on_devices; "
     finished = subprocess.run(
         [
             sys.executable,
             "-c",
-            code + f"print(json.dumps(on_devices({devices}, {side}, {rounds})))",
+            code + f"print(json.dumps(on_devices({devices}, {side}, {rounds}, {every})))",
         ],
         env=os.environ
         | {

@@ -4,6 +4,7 @@
 - An update of a table of each size of the paper's Table 1, smoothed once in 100 steps.
 - An update of a million rows over 30 million entries, at every step and once in 100: time and peak
   memory.
+- The bytes that each of four devices receives in a step, for a table whose rows are split.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import optax
 import sevo_jax
 from benchmarks import report
 from benchmarks.graphs import TABLE_1, graph, random_graph
+from benchmarks.scaling import QUICK_SIDE, SIDE, simulated
 from benchmarks.smoothing import DECAY, DIM, RATE, training_step, update_of
 from experiments.training.timing import in_turn
 
@@ -73,6 +75,20 @@ def large(quick: bool) -> Iterator[report.Case]:
         yield case | {"tables": _tables(transformation, table)}
 
 
+def exchanged(quick: bool) -> Iterator[report.Case]:
+    """Counts the bytes that a device receives, in the compiled programs of four devices."""
+    every = 2 if quick else EVERY
+    for k in (1, every):
+        for found in simulated(4, QUICK_SIDE if quick else SIDE, 1, k):
+            if found["split"] != "features":
+                received = found["received"]
+                case = f"received by each of 4 devices, {found['split']}, every={k}"
+                yield {"case": case, "ours": received, "unit": "bytes", "peers": {}} | {
+                    "ratio": None,
+                    "spread": [received, received],
+                }
+
+
 def _table(rows: int) -> tuple[jax.Array, jax.Array]:
     """Draws a table, and a gradient of which three rows in ten are not zero."""
     rng = np.random.default_rng(0)
@@ -95,10 +111,11 @@ def _tables(transformation: optax.GradientTransformation, table: jax.Array) -> d
 
 
 def measure(quick: bool) -> Iterator[report.Case]:
-    """Measures the training step, the updates of the paper's sizes, and the large one."""
+    """Measures the training step, updates of the paper's sizes and a large one, and traffic."""
     yield training_step(quick, ", smoothed once an epoch", every_epochs=1)
     yield from updates(quick)
     yield from large(quick)
+    yield from exchanged(quick)
 
 
 if __name__ == "__main__":

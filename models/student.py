@@ -237,9 +237,8 @@ class Student(SASRec):
         >>> teacher = SASRec(num_items=9, max_len=4, dim=16, rngs=nnx.Rngs(0))
         >>> student = Student(9, teacher, KD(), max_len=4, dim=8, rngs=nnx.Rngs(1))
         >>> tokens = jnp.array([[5, 2, 7]]), jnp.array([[1, 1, 1]]), jnp.array([[1, 2, 3]])
-        >>> targets = jnp.array([[2, 7, 4]]), jnp.array([[[1], [3], [8]]]), jnp.ones((1, 3), bool)
-        >>> bool(student.training_loss(tokens, *targets) > student.loss(student(*tokens), *targets))
-        True
+        >>> student(*tokens).shape
+        (1, 3, 8)
     """
 
     def __init__(self, num_items: int, teacher: Backbone, method: Method, **options: Any) -> None:

@@ -26,6 +26,18 @@ def test_words_are_smoother_over_their_graph():
     assert sevo < plain
 
 
+@pytest.mark.slow
+def test_rare_rows_move_as_the_page_says():
+    """Far with the correction, less so in Adam, least in lazy Adam; without smoothing no better."""
+    example = runpy.run_path(str(EXAMPLES / "rare_rows.py"))
+    plain, lazy, corrected = found = list(example["main"]().values())
+    assert 3 * lazy.path[-1] < plain.path[-1]
+    assert 10 * plain.path[-1] < corrected.path[-1]
+    assert plain.error.mean() < corrected.error.mean()
+    ends = {float(example["RATES"][0]), float(example["RATES"][-1])}
+    assert ends.isdisjoint(one.rate for one in found)  # or it was not tuned
+
+
 class Weight:
     """What the example needs of a weight of PyTorch, and of PyTorch itself."""
 

@@ -48,7 +48,7 @@ def data(users_file) -> Interactions:
     return load(str(users_file))
 
 
-@pytest.fixture(scope="module", params=["mf-bpr", pytest.param("sasrec", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["mf-bpr", "sasrec"])
 def expected(request, data, tmp_path_factory) -> tuple[Run, Path]:
     """A run of 50 steps and more on one device."""
     run, folder = make_run(data, request.param), tmp_path_factory.mktemp("one")
@@ -69,12 +69,15 @@ def is_split(state: TrainState) -> bool:
     return held == [{half} for half in halves] and all(x.is_fully_replicated for x in others)
 
 
-PAIRS = [("data=2,model=2", None)]
-MORE = [("data=2,model=2", "model=2"), ("data=4", "data=4,model=2"), (None, "data=3")]
-MORE = [pytest.param(*pair, marks=pytest.mark.slow) for pair in MORE]
-
-
-@pytest.mark.parametrize(("begun", "resumed"), [*PAIRS, *MORE])
+@pytest.mark.parametrize(
+    ("begun", "resumed"),
+    [
+        ("data=2,model=2", None),
+        ("data=2,model=2", "model=2"),
+        ("data=4", "data=4,model=2"),
+        (None, "data=3"),
+    ],
+)
 def test_numbers_are_those_of_one_device_and_the_mesh_may_change(
     data, expected, tmp_path, monkeypatch, begun, resumed
 ):
@@ -97,7 +100,6 @@ def test_numbers_are_those_of_one_device_and_the_mesh_may_change(
     same(tmp_path, folder)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "mesh", "changes"),
     [

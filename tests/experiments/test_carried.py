@@ -62,6 +62,7 @@ def test_resume_is_bit_identical(users_file, tmp_path, model):
     assert not equal(begun["state"]["carried"], other["state"]["carried"])
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_tested_with_what_it_carried(users_file, tmp_path, monkeypatch):
     """A run whose first epoch is the best is tested, and recommends, as a run of that alone."""
     short, data = run_on(str(users_file), "lessr", epochs=1), load(str(users_file))

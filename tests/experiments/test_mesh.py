@@ -10,9 +10,9 @@ from experiments import train
 from tests.devices import check_on_devices
 
 
-@pytest.mark.parametrize("marked", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
-def test_on_several_devices(marked, compilation_cache):
-    check_on_devices(8, Path(__file__).with_name("on_several_devices.py"), "-m", marked)
+@pytest.mark.slow
+def test_on_several_devices():
+    check_on_devices(8, Path(__file__).with_name("on_several_devices.py"))
 
 
 @pytest.mark.parametrize(

@@ -33,31 +33,24 @@ def dozen() -> Interactions:
     )
 
 
+OTHERS = [
+    ("gru4rec", "gru4rec", {}, 0.01, 100),
+    ("bert4rec", "bert4rec", {"mask_rate": 0.3, "dim": 32}, 0.01, 800),
+    ("stosa", "stosa", {}, 0.02, 150),
+    ("stosa-published", "stosa", {"published": True}, 0.02, 150),
+    ("lightgcn", "lightgcn", {"l2": 0.0}, 0.03, 60),
+    ("sr-gnn", "sr-gnn", {}, 0.01, 60),
+    ("lessr", "lessr", {"batch_size": 40}, 0.02, 50),
+    ("maerec", "maerec", {"dim": 32}, 0.02, 300),
+]
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "rate", "epochs"),
     [
-        ("gru4rec", {}, 0.01, 100),
-        ("sasrec", {}, 0.02, 300),
-        ("bert4rec", {"mask_rate": 0.3, "dim": 32}, 0.01, 800),
-        ("stosa", {}, 0.02, 150),
-        ("stosa", {"published": True}, 0.02, 150),
-        ("mf-bpr", {}, 0.03, 30),
-        ("lightgcn", {"l2": 0.0}, 0.03, 60),
-        ("sr-gnn", {}, 0.01, 60),
-        ("lessr", {"batch_size": 40}, 0.02, 50),
-        ("maerec", {"dim": 32}, 0.02, 300),
-    ],
-    ids=[
-        "gru4rec",
-        "sasrec",
-        "bert4rec",
-        "stosa",
-        "stosa-published",
-        "mf-bpr",
-        "lightgcn",
-        "sr-gnn",
-        "lessr",
-        "maerec",
+        pytest.param("mf-bpr", {}, 0.03, 30, id="mf-bpr"),
+        pytest.param("sasrec", {}, 0.02, 300, id="sasrec"),
+        *(pytest.param(*case, id=name, marks=pytest.mark.slow) for name, *case in OTHERS),
     ],
 )
 def test_a_dozen_users_are_learnt(dozen, name, changes, rate, epochs):

@@ -117,6 +117,7 @@ def test_one_of_two_is_killed(number, tmp_path):
     assert why in said[other].read_text()
 
 
+@pytest.mark.slow
 def test_what_each_of_two_holds():
     check_on_processes(2, Path(__file__).with_name("on_two_processes.py"))
 

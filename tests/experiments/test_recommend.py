@@ -41,7 +41,10 @@ def sasrec_run(users_file, tmp_path_factory):
     return train_on(users_file, tmp_path_factory.mktemp("sasrec"), "sasrec", "--num-blocks", "1")
 
 
-@pytest.fixture(scope="module", params=["sasrec", "bert4rec", "lightgcn"])
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("bert4rec", "lightgcn")]
+
+
+@pytest.fixture(scope="module", params=["sasrec", *OTHERS])
 def run(request, users_file, tmp_path_factory):
     """One of each kind of task, SASRec's on all users and LightGCN's on a share of them."""
     if request.param == "sasrec":

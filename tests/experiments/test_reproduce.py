@@ -138,6 +138,7 @@ def test_without_checkpoints_a_run_is_finished(done, data_dir, tmp_path, no_trai
     assert call("table2", folder, data_dir, *ONE) == 0
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_result(done, data_dir, tmp_path, monkeypatch):
     train_together = loop.train_together
 
@@ -533,6 +534,7 @@ def test_table6_of_what_there_is(graph_models, data_dir, tmp_path, monkeypatch):
     assert not any("%" in line for line in differences)
 
 
+@pytest.mark.slow
 def test_table3_without_the_files(tmp_path, data_dir, monkeypatch):
     data = registry.load("beauty", data_dir)
     monkeypatch.setattr(table3.data, "load", lambda *_: data)

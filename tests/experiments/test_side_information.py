@@ -175,6 +175,7 @@ def test_figure6(data_dir, tmp_path, trained, tables):
     assert {r.seed for r in trained} == {0}
 
 
+@pytest.mark.slow
 def test_figure6_tells_of_runs_that_were_stopped_early(data_dir, tmp_path, trained, tables):
     assert call("figure6", tmp_path, data_dir, "--epochs", "1") == 0
     content = read_json(tmp_path / "figure6.json")

@@ -144,7 +144,9 @@ def test_interrupted_by_a_signal_and_diverged(tmp_path, users_file, monkeypatch,
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(("sampler", "trials"), [("random", 3), ("tpe", 11)])
+@pytest.mark.parametrize(
+    ("sampler", "trials"), [("random", 3), pytest.param("tpe", 11, marks=pytest.mark.slow)]
+)
 def test_an_interruption_changes_no_trial(tmp_path, trained, monkeypatch, sampler, trials):
     """TPE learns from the trials before, once there are ten."""
     argv = ["--search", "beta=0.1:0.9", "num_layers=1:5", "--sampler", sampler, "--trials"]

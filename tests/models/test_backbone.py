@@ -25,8 +25,16 @@ from tests.models.helpers import (
     shared,
 )
 
-every_model = pytest.mark.parametrize("name", SEQUENTIAL)
-every_packing_model = pytest.mark.parametrize("name", PACKING)
+
+def each(names: list[str]) -> pytest.MarkDecorator:
+    """Parametrizes by the names; a second STOSA is for the slow tests."""
+    slow = pytest.param("stosa-published", marks=pytest.mark.slow)
+    others = [name for name in names if name != "stosa-published"]
+    return pytest.mark.parametrize("name", [*others, slow])
+
+
+every_model = each(SEQUENTIAL)
+every_packing_model = each(PACKING)
 other_rows = pytest.mark.parametrize("inputs", [PADDED, AMONG_OTHERS], ids=["padded", "neighbours"])
 
 
@@ -107,7 +115,8 @@ def test_gradients_are_finite_for_a_sequence_of_one(name):
 
 @pytest.mark.parametrize(
     ("name", "rated"),
-    [(name, "dropout_rate") for name in PACKING] + [("stosa", "attention_dropout_rate")],
+    [(name, "dropout_rate") for name in PACKING if name != "stosa-published"]
+    + [("stosa", "attention_dropout_rate")],
 )
 def test_dropout(name, rated):
     def hidden(rate: float) -> np.ndarray:

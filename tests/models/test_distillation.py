@@ -10,6 +10,8 @@ from scipy.special import log_softmax, softmax
 from models import distillation
 from models.distillation import Anchored, Experts
 
+pytestmark = pytest.mark.slow
+
 N, ITEMS, DIM, WIDTH, GROUPS = 6, 9, 3, 5, 4
 RNG = np.random.default_rng(0)
 STUDENT, TEACHER = RNG.normal(size=(2, N, ITEMS)).astype(np.float32)

@@ -24,6 +24,8 @@ from tests.models.helpers import (
 )
 from tests.models.training import compile_gradients, randomize, types
 
+pytestmark = pytest.mark.slow
+
 NUM_ITEMS, DIM, WIDTH, EPS = 12, 4, 7, 1e-5
 REPEATS = [[5, 2, 5, 5, 3, 2], [7], [4, 4, 4], [], [1, 2, 3], [9, 8, 9, 8, 9, 8, 9]]
 PATHS = [[5, 2, 3], [], [7], [1, 2, 3, 4, 5, 6, 8], [12, 11]]

@@ -15,6 +15,8 @@ from models import Constant, LightGCN, lightgcn
 from sevo_jax import bipartite_graph
 from tests.models.helpers import array, softplus
 
+pytestmark = pytest.mark.slow
+
 NUM_USERS, NUM_ITEMS, DIM = 5, 7, 6
 USERS = [0, 0, 0, 1, 1, 3, 3, 3]  # 2 and 4 have no items
 ITEMS = [1, 2, 5, 2, 7, 5, 5, 1]  # one of them twice; 3, 4 and 6 belong to nobody

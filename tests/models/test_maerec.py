@@ -37,6 +37,8 @@ from tests.models.helpers import (
 )
 from tests.models.training import compile_gradients, randomize, types
 
+pytestmark = pytest.mark.slow
+
 NODES, EPS = NUM_ITEMS + 1, 1e-5
 SEQUENCES = [[1, 2, 3, 4, 5], [6, 3, 7], [8, 9], [2, 10, 8, 2], [4, 4, 6], [11]]  # 12: in none
 GRAPH = sevo_jax.sequence_graph(SEQUENCES, NODES, walk_length=3)

@@ -12,6 +12,8 @@ from models import LESSR, SRGNN
 from models.layers.groups import as_groups, by_group, flatten
 from tests.models.training import compile_gradients, randomize
 
+pytestmark = pytest.mark.slow
+
 NUM_ITEMS, DIM = 12, 4
 GROUPS = {
     7: [[5, 2, 5, 5, 3, 2], [9, 8, 9, 8, 9, 8, 9], []],
@@ -34,7 +36,7 @@ def tokens(groups: list[np.ndarray]) -> tuple:
     ("kind", "options"),
     [
         (SRGNN, {"loss": "bpr"}),
-        pytest.param(LESSR, {"num_layers": 2, "dropout_rate": 0.0}, marks=pytest.mark.slow),
+        (LESSR, {"num_layers": 2, "dropout_rate": 0.0}),
     ],
 )
 def test_loss_gradients_and_running_statistics(kind, options):

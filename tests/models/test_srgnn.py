@@ -27,6 +27,8 @@ from tests.models.helpers import (
     softplus,
 )
 
+pytestmark = pytest.mark.slow
+
 SESSIONS = {
     "one": [7],
     "path": [3, 9, 12, 1],

@@ -24,6 +24,8 @@ from tests.models.helpers import (
     softplus,
 )
 
+pytestmark = pytest.mark.slow
+
 EPS = 1e-12
 both_kinds = pytest.mark.parametrize("name", ["stosa", "stosa-published"])
 

@@ -1,6 +1,6 @@
 """Runs that are killed, stopped, starved or damaged, and go on to the undisturbed one's bits.
 
-``python -m pytest -m resilience -n 0``; the default suite has a short version of each, in
+``python -m pytest -m resilience -n 0``; the default suite has short versions of some, in
 ``tests/experiments/test_train.py`` and ``test_folders.py``.
 """
 

@@ -1,0 +1,92 @@
+"""Adam on rows that are rarely met: plain, lazy, and with SEvo's moment correction alone.
+
+Each row of the table is a linear regression of its own. The first rows are met in nearly every
+batch, the last ones in one of a hundred. Run it with ``python examples/rare_rows.py``. For each
+optimiser, at the learning rate that suits it best, it prints two things by how often rows are met:
+their error, and how many learning rates a number of the row moves each time the row is met.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import sevo_jax
+
+ROWS, DIM, BATCH, STEPS, NOISE = 1000, 8, 32, 2000, 0.5
+RATES = np.array([3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1], np.float32)
+PARTS = 4  # equal shares of the rows, from the most to the least met
+
+
+class Result(NamedTuple):
+    """What an optimiser does at its best rate; the arrays are ``float[PARTS]``."""
+
+    rate: float
+    error: np.ndarray
+    path: np.ndarray
+
+
+def lazy_adam() -> optax.GradientTransformation:
+    """Adam in which rows without a gradient neither move nor change their moments."""
+    adam = optax.scale_by_adam()
+
+    def update(gradient, state, params=None):
+        met = (gradient != 0).any(axis=1, keepdims=True)
+        step, new = adam.update(gradient, state, params)
+        mu, nu = jnp.where(met, new.mu, state.mu), jnp.where(met, new.nu, state.nu)
+        return jnp.where(met, step, 0), new._replace(mu=mu, nu=nu)
+
+    return optax.GradientTransformation(adam.init, update)
+
+
+def train(scaling: optax.GradientTransformation, rate: jax.Array) -> tuple[jax.Array, ...]:
+    """Trains, and returns each row's error, its path in learning rates, and how often it is met."""
+    popularity = -jnp.log(jnp.arange(1, ROWS + 1))  # Zipf's law
+    truth = jax.random.normal(jax.random.key(0), (ROWS, DIM))
+    tx = optax.chain(scaling, optax.scale_by_learning_rate(optax.linear_schedule(rate, 0, STEPS)))
+
+    def loss(table, rows, features, labels):
+        return (((table[rows] * features).sum(-1) - labels) ** 2).sum() / 2
+
+    def step(carry, key):
+        table, state, path, met = carry
+        keys = jax.random.split(key, 3)
+        rows = jax.random.categorical(keys[0], popularity, shape=(BATCH,))
+        features = jax.random.normal(keys[1], (BATCH, DIM))
+        labels = (truth[rows] * features).sum(-1) + NOISE * jax.random.normal(keys[2], (BATCH,))
+        updates, state = tx.update(jax.grad(loss)(table, rows, features, labels), state)
+        path += jnp.abs(updates).mean(-1) / rate
+        return (table + updates, state, path, met.at[rows].set(met[rows] + 1)), None
+
+    table, zeros = jnp.zeros_like(truth), jnp.zeros(ROWS)
+    keys = jax.random.split(jax.random.key(1), STEPS)
+    (table, _, path, met), _ = jax.lax.scan(step, (table, tx.init(table), zeros, zeros), keys)
+    return ((table - truth) ** 2).mean(-1), path, met
+
+
+def main() -> dict[str, Result]:
+    """Tunes the rate of each optimiser, and prints and returns what it does at its best."""
+    found = {}
+    for name, scaling in {
+        "optax.scale_by_adam": optax.scale_by_adam(),
+        "lazy Adam": lazy_adam(),
+        "sevo_jax.scale_by_adam": sevo_jax.scale_by_adam(),
+    }.items():
+        every_rate = jax.jit(jax.vmap(lambda rate, scaling=scaling: train(scaling, rate)))
+        errors, paths, met = (np.asarray(x) for x in every_rate(RATES))
+        best = errors.mean(axis=1).argmin()
+        error = np.stack(np.split(errors[best], PARTS)).mean(axis=1)
+        path, met = (np.stack(np.split(x[best], PARTS)).sum(axis=1) for x in (paths, met))
+        found[name] = Result(float(RATES[best]), error, path / met)
+        print(f"{name}, rate {RATES[best]:g}")
+        print("  error:", *(f"{x:.2f}" for x in error))
+        print("  learning rates moved each time a row is met:", *(f"{x:.1f}" for x in path / met))
+    return found
+
+
+if __name__ == "__main__":
+    main()
