@@ -18,7 +18,7 @@ from benchmarks.graphs import random_graph
 from experiments.data import load
 from experiments.run import Run
 from experiments.settings.published import published
-from experiments.training.loop import initial_checkpoint, make_setup
+from experiments.training.prepare import initial_checkpoint, make_setup
 from experiments.training.steps import EpochLayouts, Epochs
 
 FEW, MANY = 200_000, 15_000_000

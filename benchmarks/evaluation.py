@@ -9,7 +9,7 @@ from experiments.evaluation import make_evaluation_set, make_evaluator
 from experiments.run import Run
 from experiments.settings.published import published
 from experiments.training.corpus import make_corpus
-from experiments.training.loop import make_model
+from experiments.training.prepare import make_model
 from experiments.training.timing import in_turn
 
 

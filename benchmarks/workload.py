@@ -14,7 +14,7 @@ from experiments.errors import UserError
 from experiments.run import Run
 from experiments.settings.published import published
 from experiments.training import timing
-from experiments.training.loop import make_setup
+from experiments.training.prepare import make_setup
 
 
 def cores() -> int:

@@ -8,7 +8,8 @@ their error, and how many learning rates a number of the row moves each time the
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -34,11 +35,11 @@ def lazy_adam() -> optax.GradientTransformation:
     """Adam in which rows without a gradient neither move nor change their moments."""
     adam = optax.scale_by_adam()
 
-    def update(gradient, state, params=None):
-        met = (gradient != 0).any(axis=1, keepdims=True)
-        step, new = adam.update(gradient, state, params)
-        mu, nu = jnp.where(met, new.mu, state.mu), jnp.where(met, new.nu, state.nu)
-        return jnp.where(met, step, 0), new._replace(mu=mu, nu=nu)
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        met = (updates != 0).any(axis=1, keepdims=True)
+        step, moved = cast(tuple[Any, Any], adam.update(updates, state, params))
+        mu, nu = jnp.where(met, moved.mu, state.mu), jnp.where(met, moved.nu, state.nu)
+        return jnp.where(met, step, 0), moved._replace(mu=mu, nu=nu)
 
     return optax.GradientTransformation(adam.init, update)
 
@@ -49,15 +50,18 @@ def train(scaling: optax.GradientTransformation, rate: jax.Array) -> tuple[jax.A
     truth = jax.random.normal(jax.random.key(0), (ROWS, DIM))
     tx = optax.chain(scaling, optax.scale_by_learning_rate(optax.linear_schedule(rate, 0, STEPS)))
 
-    def loss(table, rows, features, labels):
+    def loss(
+        table: jax.Array, rows: jax.Array, features: jax.Array, labels: jax.Array
+    ) -> jax.Array:
         return (((table[rows] * features).sum(-1) - labels) ** 2).sum() / 2
 
-    def step(carry, key):
+    def step(carry: Any, key: jax.Array) -> tuple[Any, None]:
         table, state, path, met = carry
         keys = jax.random.split(key, 3)
         rows = jax.random.categorical(keys[0], popularity, shape=(BATCH,))
         features = jax.random.normal(keys[1], (BATCH, DIM))
         labels = (truth[rows] * features).sum(-1) + NOISE * jax.random.normal(keys[2], (BATCH,))
+        updates: Any
         updates, state = tx.update(jax.grad(loss)(table, rows, features, labels), state)
         path += jnp.abs(updates).mean(-1) / rate
         return (table + updates, state, path, met.at[rows].set(met[rows] + 1)), None
@@ -76,7 +80,7 @@ def main() -> dict[str, Result]:
         "lazy Adam": lazy_adam(),
         "sevo_jax.scale_by_adam": sevo_jax.scale_by_adam(),
     }.items():
-        every_rate = jax.jit(jax.vmap(lambda rate, scaling=scaling: train(scaling, rate)))
+        every_rate = jax.jit(jax.vmap(partial(train, scaling)))
         errors, paths, met = (np.asarray(x) for x in every_rate(RATES))
         best = errors.mean(axis=1).argmin()
         error = np.stack(np.split(errors[best], PARTS)).mean(axis=1)

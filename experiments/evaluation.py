@@ -27,6 +27,8 @@ USERS_PER_BLOCK = 256
 SCORES_PER_BLOCK = 2**25
 """The most users and scores of a block: 128 MiB of scores, however many items there are."""
 CUTOFFS = {"HR": (1, 5, 10), "NDCG": (5, 10)}
+CRITERION = "NDCG@10"
+"""The metric on validation that chooses the best epoch."""
 
 
 class EvaluationSet(NamedTuple):

@@ -23,7 +23,7 @@ from experiments.settings import OPTIMIZERS, is_file
 from experiments.training.backbones import BUILDERS
 from experiments.training.checkpoints import open_checkpoints, restore_checkpoint
 from experiments.training.corpus import Corpus
-from experiments.training.loop import initial_checkpoint, make_setup, used_users
+from experiments.training.prepare import initial_checkpoint, make_setup, used_users
 from models import Backbone
 
 

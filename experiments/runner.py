@@ -21,7 +21,7 @@ from experiments.data import Interactions, load
 from experiments.errors import ArgumentError, UserError, option
 from experiments.options import TrainingOptions
 from experiments.run import Run, files_of
-from experiments.training import loop, processes
+from experiments.training import loop, prepare, processes
 from experiments.training.compilation import keep_programs
 from experiments.training.graphs import check_graph
 from experiments.training.mesh import DATA, MODEL, ONE_DEVICE, Placement, make_mesh
@@ -238,7 +238,7 @@ def _run_all(
             f"{data.name}: {data.num_users:,} users, {data.num_items:,} items, "
             f"{data.num_interactions:,} interactions; results go to {out}"
         )
-        for line in loop.used_users(runs[0], data).notes:
+        for line in prepare.used_users(runs[0], data).notes:
             note(line)
         if data.renumbered:
             note("items are renumbered from 1: see item_ids.json in each run's folder")

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from experiments import data
+from experiments.evaluation import CRITERION
 from experiments.paper import accuracy, numbers
 from experiments.paper.accuracy import Accuracy, Picture, Versus
 from experiments.paper.numbers import METRICS, PLAIN, SEVO, UNSMOOTHED
@@ -16,7 +17,6 @@ from experiments.settings.published import MODELS, published
 from experiments.tables import cells
 from experiments.tables.requests import Choices, Names, Request
 from experiments.tables.rows import Comparison, Row
-from experiments.training.loop import CRITERION
 
 
 class Point(NamedTuple):

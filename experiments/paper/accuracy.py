@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from experiments.errors import ArgumentError
+from experiments.evaluation import CRITERION
 from experiments.paper import numbers, points
 from experiments.paper.numbers import METRICS
 from experiments.run import Run
 from experiments.tables import panels, requests, rows, runs
 from experiments.tables.documents import Document, Table
 from experiments.tables.rows import Comparison, Line, Row
-from experiments.training.loop import CRITERION
 
 MEASURED = (
     f"Test metrics at the epoch of the best validation {CRITERION}; full ranking, leave-one-out. "

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 
 from experiments import data
 from experiments.console import say
+from experiments.evaluation import CRITERION
 from experiments.files import read_json
 from experiments.paper import accuracy_tables, numbers, table8
 from experiments.paper.numbers import SEVO
@@ -22,7 +23,6 @@ from experiments.tables import cells, plots, requests, rows, runs
 from experiments.tables.cells import Cell
 from experiments.tables.documents import Document, Table
 from experiments.tables.rows import Line, Row
-from experiments.training.loop import CRITERION
 
 QUIET, BESIDE = "quiet", "beside other jobs"
 HEADER = (

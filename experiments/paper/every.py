@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments import data
+from experiments.evaluation import CRITERION
 from experiments.paper import accuracy, points
 from experiments.paper.ablations import NO_SMOOTHING, papers_value
 from experiments.paper.accuracy import Accuracy, Picture, Versus
@@ -17,7 +18,6 @@ from experiments.settings.published import MODELS
 from experiments.tables import cells, rows
 from experiments.tables.requests import Choices, Names, Request
 from experiments.tables.rows import Comparison, Line, Row
-from experiments.training.loop import CRITERION
 
 RATES = (5e-4, 1e-3, 2e-3)
 EPOCHS_BETWEEN = {0: RATES, 1: RATES, 5: (1e-3,), 10: RATES, 20: (1e-3,), 50: (1e-3,)}

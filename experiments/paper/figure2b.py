@@ -29,7 +29,7 @@ from experiments.settings import OptimizerSettings
 from experiments.settings.published import published
 from experiments.tables import plots, requests, rows, runs
 from experiments.tables.documents import NONE, Document, Table
-from experiments.training import loop
+from experiments.training import loop, prepare
 from experiments.training.steps import Epochs, TrainState
 
 MODEL, OPTIMIZER = "sasrec", "sevo-adamw"
@@ -116,10 +116,10 @@ def follow(
     Raises:
         UserError: the loss is not finite.
     """
-    used = loop.used_users(run, data)
-    setup = loop.make_setup(run, used)
+    used = prepare.used_users(run, data)
+    setup = prepare.make_setup(run, used)
     layouts = setup.layouts(used, run.seed)
-    state = loop.initial_checkpoint(run, setup, used).state
+    state = prepare.initial_checkpoint(run, setup, used).state
     epochs = Epochs(setup.graphdef, setup.optimizer, setup.inputs, [layouts], state)
     weights = layouts.sequences_per_step
     measure = jax.jit(lambda state, step: measured(state, step, run.settings.optimizer))

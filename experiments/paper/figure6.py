@@ -29,7 +29,7 @@ from experiments.settings.published import published
 from experiments.tables import plots, requests, rows, runs
 from experiments.tables.documents import NONE, Document, Table
 from experiments.tables.rows import Row
-from experiments.training import loop
+from experiments.training import prepare
 from experiments.training.checkpoints import restore_best_params
 from experiments.training.graphs import category_graph, item_graph
 
@@ -121,7 +121,7 @@ def load_table(run: Run, data: Interactions, folder: Path) -> Float[Array, "node
     Raises:
         UserError: there is no checkpoint, or not one of this run.
     """
-    params = nnx.state(loop.make_model(run, loop.used_users(run, data)), nnx.Param)
+    params = nnx.state(prepare.make_model(run, prepare.used_users(run, data)), nnx.Param)
     stored: Any = restore_best_params(folder, params)
     return stored["item_embedding"]["embedding"][...]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from experiments.evaluation import CRITERION
 from experiments.files import read_lines
 from experiments.paper.numbers import METRICS
 from experiments.tables import cells, panels, rows
 from experiments.tables.documents import NONE, Table
 from experiments.tables.rows import Line
-from experiments.training.loop import CRITERION
 
 CURVE_EPOCHS = (5, 10, 20, 50, 100, 150, 200)
 """The epochs at which tables read curves."""

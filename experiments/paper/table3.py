@@ -20,6 +20,7 @@ import numpy as np
 from experiments import data
 from experiments.console import say
 from experiments.errors import UserError
+from experiments.evaluation import CRITERION
 from experiments.files import read_json
 from experiments.paper import numbers
 from experiments.paper.numbers import PLAIN, SEVO, TABLE_3, UNSMOOTHED
@@ -30,8 +31,7 @@ from experiments.tables import cells, requests, rows, runs
 from experiments.tables.cells import percent
 from experiments.tables.documents import NONE, Document, Table
 from experiments.tables.rows import Comparison, Line, Row
-from experiments.training import loop, timing
-from experiments.training.loop import CRITERION
+from experiments.training import loop, prepare, timing
 
 MODEL = "sasrec"
 METRICS = ("HR@1", "HR@10", "NDCG@10")
@@ -132,7 +132,7 @@ def measure(dataset: str, optimizer: str, data_dir: Path | None) -> dict[str, An
     """
     synthetic = data.load(f"synthetic-{dataset}", data_dir)
     run = make_run(MODEL, dataset, optimizer)
-    setup = loop.make_setup(run, synthetic)
+    setup = prepare.make_setup(run, synthetic)
     call, steps, whole = timing.steps_runner(run, setup, synthetic, STEPS)
     seconds = timing.in_turn({"steps": call}, ROUNDS)["steps"] / steps
     unit = 1 if sys.platform == "darwin" else 1024

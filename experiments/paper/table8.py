@@ -20,7 +20,7 @@ from experiments.paper.numbers import PLAIN, SEVO, UNSMOOTHED
 from experiments.run import make_run
 from experiments.tables import cells, requests, rows, runs
 from experiments.tables.documents import NONE, Document, Table
-from experiments.training import loop, timing
+from experiments.training import loop, prepare, timing
 
 ROUNDS = 3
 Measured = dict[str, dict[str, Any]]
@@ -97,13 +97,13 @@ def measure(model: str, dataset: str, loaded: data.Interactions) -> dict[str, An
     """
     optimizers = compared(model)
     own = [make_run(model, dataset, name) for name in optimizers]
-    setups = [loop.make_setup(run, loaded) for run in own]
+    setups = [prepare.make_setup(run, loaded) for run in own]
     calls = {
         run.optimizer: timing.epoch_runner([run], setup, loaded)[0]
         for run, setup in zip(own, setups, strict=True)
     }
     run, setup = own[-1], setups[-1]
-    start = loop.initial_checkpoint(run, setup, loaded).state
+    start = prepare.initial_checkpoint(run, setup, loaded).state
     epochs = timing.in_turn(calls, ROUNDS)
     evaluations = timing.in_turn(
         {"inference": lambda: setup.evaluate("test", start.params, start.carried)}, ROUNDS

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from experiments.evaluation import CRITERION
 from experiments.paper.numbers import METRICS, SEVO, UNSMOOTHED
 from experiments.tables import cells, plots, requests, rows, runs
 from experiments.tables.cells import Cell, mean, percent, score
 from experiments.tables.documents import NONE, Document, Table
 from experiments.tables.rows import Comparison, Row
-from experiments.training.loop import CRITERION
 
 EPOCHS = 100
 NEGATIVES: tuple[int, ...] = (1, 16, 512)

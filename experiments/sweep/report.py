@@ -19,12 +19,12 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from experiments.console import markdown_text
+from experiments.evaluation import CRITERION
 from experiments.files import replaced
 from experiments.paper.numbers import METRICS
 from experiments.sweep.space import Field
 from experiments.tables.cells import score, score_over_seeds, span
 from experiments.tables.documents import NONE, Document, Table
-from experiments.training.loop import CRITERION
 
 SCORE = f"best validation {CRITERION}"
 

@@ -23,7 +23,7 @@ from experiments.sweep.report import Frame, best_of, in_words, make_grid
 from experiments.sweep.space import Field, parse_search
 from experiments.sweep.study import cause_of, make_sampler, open_study, trials_of
 from experiments.sweep.trials import Worker
-from experiments.training import loop
+from experiments.training import loop, prepare
 from experiments.training.compilation import keep_programs
 
 
@@ -75,7 +75,7 @@ def sweep(options: Arguments, given: Given) -> int:
     for note in data.notes:
         say(note)
     for run in others:  # finds values that a model does not allow before hours of training
-        loop.make_setup(run, loop.used_users(run, data))
+        prepare.make_setup(run, prepare.used_users(run, data))
     config = first.to_json() | {field.name: field.text for field in fields}
     config |= {"seeds": list(options.seeds), "sampler": options.sampler, "seed": options.seed}
     config["data"] = data.fingerprint

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
+from experiments.evaluation import CRITERION
 from experiments.tables import cells, plots
-from experiments.training.loop import CRITERION
 
 
 class Drawn(NamedTuple):

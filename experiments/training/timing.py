@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.data import Interactions
 from experiments.run import Run
-from experiments.training.loop import Setup, initial_checkpoint
+from experiments.training.prepare import Setup, initial_checkpoint
 from experiments.training.steps import Epochs, TrainState
 
 QUICK_CALL, SLOW_CALL = 0.2, 30.0

@@ -13,7 +13,7 @@ from experiments.data import Interactions, load
 from experiments.errors import UserError
 from experiments.run import Run
 from experiments.settings.published import published
-from experiments.training import loop
+from experiments.training import loop, prepare
 from experiments.training.mesh import ONE_DEVICE, Placement, make_mesh
 from experiments.training.steps import TrainState
 from tests.runs import records_of
@@ -121,8 +121,8 @@ def test_meshes_that_do_not_fit(data):
     with pytest.raises(UserError, match=r"16 devices, and there are 8 .*device_count=16"):
         make_mesh("data=8,model=2")
     with pytest.raises(UserError, match="data or model must be 1 for sr-gnn, which does not pack"):
-        loop.make_setup(make_run(data, "sr-gnn"), data, placement("data=2,model=2"))
+        prepare.make_setup(make_run(data, "sr-gnn"), data, placement("data=2,model=2"))
     run, place = make_run(data), placement("model=3")
-    setup = loop.make_setup(run, data, place)
+    setup = prepare.make_setup(run, data, place)
     with pytest.raises(UserError, match="model=3 does not divide the width 8 of item_embedding"):
-        loop.initial_checkpoint(run, setup, data)
+        prepare.initial_checkpoint(run, setup, data)

@@ -15,7 +15,7 @@ from experiments.errors import UserError
 from experiments.run import Run
 from experiments.settings.published import MODELS, published
 from experiments.training.backbones import BUILDERS
-from experiments.training.loop import make_model
+from experiments.training.prepare import make_model
 from models import SASRec
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "add-a-backbone.md"

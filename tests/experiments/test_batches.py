@@ -13,7 +13,7 @@ from scipy import stats
 from experiments.data.interactions import from_sequences
 from experiments.errors import UserError
 from experiments.run import make_run
-from experiments.training import loop
+from experiments.training import prepare
 from experiments.training.batches import read_tokens, sample_negatives
 from experiments.training.corpus import make_corpus
 from experiments.training.graphs import item_graph
@@ -97,7 +97,9 @@ def test_who_draws_no_unseen_items_needs_none(model, loss, fine):
     items = np.array([0, 1, 2, 0, 1, 0, 1, 2])
     data = from_sequences("all", items, np.array([5, 3]), np.array(["x", "y", "z"], object))
     data = dataclasses.replace(data, user_ids=np.array(["ann", "bob"], object))
-    asked = loop.draws_unseen(make_run(model, "all", "adam", loss=loss, distill=method or "none"))
+    asked = prepare.draws_unseen(
+        make_run(model, "all", "adam", loss=loss, distill=method or "none")
+    )
     if fine:
         assert make_corpus(data, draws_unseen=asked).items.size == 8
     else:

@@ -16,7 +16,7 @@ from experiments import recommendations
 from experiments.data import load
 from experiments.run import Run
 from experiments.settings.published import published
-from experiments.training import loop
+from experiments.training import loop, prepare
 from experiments.training.backbones import BUILDERS
 from experiments.training.checkpoints import Checkpoint, open_checkpoints, restore_checkpoint
 from experiments.training.graphs import neighbour_graph
@@ -67,12 +67,12 @@ def test_the_best_epoch_is_tested_with_what_it_carried(users_file, tmp_path, mon
     """A run whose first epoch is the best is tested, and recommends, as a run of that alone."""
     short, data = run_on(str(users_file), "lessr", epochs=1), load(str(users_file))
     want = loop.train(short, data, tmp_path / "short")
-    evaluate, scores = loop.Setup.evaluate, iter([2.0, 1.0])
+    evaluate, scores = prepare.Setup.evaluate, iter([2.0, 1.0])
 
     def falling(*arguments):
         return evaluate(*arguments) | {"NDCG@10": next(scores)}
 
-    monkeypatch.setattr(loop.Setup, "evaluate", falling)
+    monkeypatch.setattr(prepare.Setup, "evaluate", falling)
     found = loop.train(run_on(str(users_file), "lessr"), data, tmp_path / "long")
     assert found["best_epoch"] == 1
     assert found["test"] == want["test"]

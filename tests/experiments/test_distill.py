@@ -18,7 +18,7 @@ from experiments.errors import UserError
 from experiments.files import read_json, write_json
 from experiments.paper import numbers
 from experiments.run import Run, claim_folder
-from experiments.training import loop
+from experiments.training import prepare
 from experiments.training.graphs import teacher_graph
 from experiments.training.steps import split_model
 from experiments.training.teachers import load_teacher
@@ -75,7 +75,7 @@ def test_the_teacher_comes_first_and_its_students_know_it(done):
 def test_a_student_is_its_own_size_and_recommends(done):
     folder = folder_of(done, "sasrec-htd")
     run, data = recommend.read_run(folder)
-    model = loop.make_model(run, data)
+    model = prepare.make_model(run, data)
     widths = {leaf.shape[-1] for leaf in jax.tree.leaves(nnx.state(model.teacher, Constant))}
     assert not nnx.state(model.teacher, nnx.Param)
     assert 12 in widths
@@ -99,7 +99,7 @@ def test_a_teacher_is_loaded_as_its_best_epoch(done, users_file):
     *_, student = make_runs(users_file, done, "kd", teacher=str(folder))
     teacher = load_teacher(student.settings, data)
     run, _ = recommend.read_run(folder)
-    setup = loop.make_setup(run, data)
+    setup = prepare.make_setup(run, data)
     _, params, carried, _ = split_model(teacher)
     ranks = setup.rank("test", params, carried)
     result = read_json(folder / "result.json")

@@ -10,9 +10,10 @@ from flax import nnx
 
 import sevo_jax
 from experiments.errors import UserError
+from experiments.evaluation import CRITERION
 from experiments.files import read_lines
 from experiments.run import make_run
-from experiments.training import loop
+from experiments.training import loop, prepare
 from experiments.training.checkpoints import open_checkpoints, resume_checkpoint
 from experiments.training.optimizers import make_optimizer, steps_per_epoch
 
@@ -29,9 +30,9 @@ def run_of(model: str = "sasrec", **changed):
 def test_validation_and_checkpoints_hold_settled_parameters(small, tmp_path):
     run = run_of(every_epochs=2, epochs=3)
     loop.train(run, small, tmp_path)
-    setup = loop.make_setup(run, small)
+    setup = prepare.make_setup(run, small)
     with open_checkpoints(tmp_path) as saved:
-        held = resume_checkpoint(saved, loop.initial_checkpoint(run, setup, small))
+        held = resume_checkpoint(saved, prepare.initial_checkpoint(run, setup, small))
     state = held.state
     settled = sevo_jax.settle(state.params, state.opt_state)
     with pytest.raises(AssertionError):  # a step waits after three epochs
@@ -39,7 +40,7 @@ def test_validation_and_checkpoints_hold_settled_parameters(small, tmp_path):
     last = read_lines(tmp_path / "metrics.jsonl")[-1]
     assert setup.evaluate("valid", settled, state.carried) == last["valid"]
     best = setup.evaluate("valid", held.best_params, held.best_carried)
-    assert best[loop.CRITERION] == held.best_score
+    assert best[CRITERION] == held.best_score
 
     # The run goes on from parameters that are not settled, as if it had never stopped.
     longer, other = run_of(every_epochs=2, epochs=4), tmp_path / "at-once"
@@ -56,7 +57,7 @@ def test_validation_and_checkpoints_hold_settled_parameters(small, tmp_path):
 @pytest.mark.parametrize("method", ["neumann", "exact"])
 def test_epochs_are_as_many_steps(small, method):
     steps = steps_per_epoch(run_of().settings.training, small, "next")
-    model = loop.make_model(run_of(), small)
+    model = prepare.make_model(run_of(), small)
     by_epochs, by_steps = (
         make_optimizer("sevo-adamw", run_of(method=method, **given).settings, small, model)
         for given in ({"every_epochs": 2}, {"every": 2 * steps})
@@ -85,4 +86,4 @@ def test_settings_that_do_not_fit(given, words):
 def test_a_run_that_ends_before_its_first_smoothing_is_refused(small, given):
     run = run_of(epochs=3, **given)
     with pytest.raises(UserError, match="nothing is ever smoothed"):
-        loop.make_setup(run, small)
+        prepare.make_setup(run, small)

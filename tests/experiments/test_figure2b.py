@@ -13,7 +13,7 @@ from experiments.run import Run
 from experiments.settings.published import MODELS, published
 from experiments.tables import runs
 from experiments.training.graphs import item_graph
-from experiments.training.loop import initial_checkpoint, make_setup
+from experiments.training.prepare import initial_checkpoint, make_setup
 from experiments.training.steps import Epochs
 
 SETTINGS = published("sasrec", "synthetic", "sevo-adamw").replace(

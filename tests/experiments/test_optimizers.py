@@ -14,7 +14,7 @@ from experiments.errors import UserError
 from experiments.options import make_runs
 from experiments.run import Run
 from experiments.settings.published import published
-from experiments.training import loop
+from experiments.training import prepare
 from experiments.training.graphs import item_graph, user_item_graph
 from experiments.training.optimizers import add_smoothness_gradient, learning_rate, make_optimizer
 from sevo_jax import diagnostics
@@ -45,7 +45,7 @@ def steps_of(optimizer: optax.GradientTransformation, params):
 def check_equal(small, optimizer, expected, **changed):
     """The optimiser of the settings takes the steps of the one expected, and not the usual ones."""
     usual, settings = settings_of(optimizer), settings_of(optimizer, **changed)
-    model = loop.make_model(Run("sasrec", "small", optimizer, 0, settings), small)
+    model = prepare.make_model(Run("sasrec", "small", optimizer, 0, settings), small)
     params = nnx.state(model, nnx.Param)
     ours, others, before = (
         steps_of(tx, params)
@@ -73,7 +73,7 @@ def test_the_rate_is_divided_by_ten_every_few_epochs(small, optimizer):
             np.testing.assert_allclose(
                 rate(step), settings.optimizer.learning_rate / divisor, rtol=1e-5
             )
-    model = loop.make_model(Run("sasrec", "small", optimizer, 0, settings), small)
+    model = prepare.make_model(Run("sasrec", "small", optimizer, 0, settings), small)
     params = nnx.state(model, nnx.Param)
     tx, state = make_optimizer(optimizer, settings, small, model), None
     gradient, sizes = jax.tree.map(jnp.ones_like, params), []

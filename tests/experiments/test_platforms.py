@@ -7,7 +7,7 @@ import pytest
 
 from experiments.run import Run
 from experiments.settings.published import published
-from experiments.training.loop import initial_checkpoint, make_setup
+from experiments.training.prepare import initial_checkpoint, make_setup
 from experiments.training.steps import Epochs
 from tests.programs import (
     PLATFORMS,

@@ -20,7 +20,7 @@ from experiments.settings import Settings
 from experiments.settings.published import reads
 from experiments.training import loop
 from experiments.training.checkpoints import open_checkpoints, restore_checkpoint
-from experiments.training.loop import initial_checkpoint, make_setup
+from experiments.training.prepare import initial_checkpoint, make_setup
 from models.settings import SASRecSettings
 from tests.runs import runs_of
 

@@ -13,7 +13,7 @@ from experiments.options import make_runs
 from experiments.run import Run, folder_name
 from experiments.settings.published import FOLDER, MODELS, published
 from experiments.tables.runs import look
-from experiments.training import loop
+from experiments.training import prepare
 
 SECTIONS = [
     (file.stem, dataset, {})
@@ -111,7 +111,7 @@ def test_lightgcn_has_no_loss_over_all_items(small, loss):
     settings = published("lightgcn", "small", "adam").replace(loss=loss)
     run = Run("lightgcn", "small", "adam", 0, settings)
     with pytest.raises(UserError, match=f"loss: .* bpr or bce, got {loss}"):
-        loop.make_model(run, small)
+        prepare.make_model(run, small)
 
 
 def test_users_are_smoothed_only_where_there_is_a_table_of_them(users_file, tmp_path, capsys):

@@ -17,7 +17,7 @@ from experiments.run import Run, claim_folder
 from experiments.settings import Settings
 from experiments.settings.published import MODELS
 from experiments.tables.requests import QUICK_EPOCHS
-from experiments.training import loop
+from experiments.training import loop, prepare
 from experiments.training.graphs import category_graph
 
 SASREC = MODELS["sasrec"]
@@ -122,7 +122,7 @@ def test_table4_without_categories(data_dir, tmp_path, trained, monkeypatch):
 
     def building(runs, data, folders, **more):
         if runs[0].settings.graph.kind == "category":
-            loop.make_setup(runs[0], data)
+            prepare.make_setup(runs[0], data)
         fake(runs, data, folders, **more)
 
     monkeypatch.setattr(loop, "train_together", building)

@@ -17,7 +17,7 @@ from experiments.data import load
 from experiments.errors import UserError
 from experiments.run import Run
 from experiments.settings.published import published
-from experiments.training import loop
+from experiments.training import loop, prepare
 from experiments.training.loop import train_together
 from experiments.training.steps import EpochLayouts, Epochs
 
@@ -62,9 +62,10 @@ def test_losses_and_metrics_are_those_of_separate_runs(users_file, tmp_path, opt
 def test_seeds_share_one_graph(users_file):
     """The compiled epoch takes the graph once, however many seeds it trains."""
     run, data = runs_on(users_file)[0], load(str(users_file))
-    setup = loop.make_setup(run, data)
+    setup = prepare.make_setup(run, data)
     states = [
-        loop.initial_checkpoint(dataclasses.replace(run, seed=s), setup, data).state for s in SEEDS
+        prepare.initial_checkpoint(dataclasses.replace(run, seed=s), setup, data).state
+        for s in SEEDS
     ]
     layouts = [EpochLayouts(data, run.settings.training, seed) for seed in SEEDS]
     epochs = Epochs(setup.graphdef, setup.optimizer, setup.inputs, layouts, states[0])

@@ -11,7 +11,7 @@ import pytest
 from experiments.data import load
 from experiments.run import Run
 from experiments.settings.published import published
-from experiments.training.loop import initial_checkpoint, make_setup
+from experiments.training.prepare import initial_checkpoint, make_setup
 from experiments.training.steps import Epochs
 from tests.gpu.conftest import REHEARSAL
 from tests.runs import users_of_built_in_data

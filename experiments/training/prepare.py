@@ -1,0 +1,134 @@
+"""Made before a run's first epoch: its model, optimiser and evaluator, and its first state."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from experiments.data import Interactions
+from experiments.errors import ArgumentError, UserError
+from experiments.evaluation import Split, make_evaluation_set, make_evaluator, metrics_of
+from experiments.run import Run
+from experiments.settings import Settings
+from experiments.training.backbones import BUILDERS
+from experiments.training.corpus import make_corpus
+from experiments.training.layout import EpochLayouts
+from experiments.training.mesh import ONE_DEVICE, Placement
+from experiments.training.optimizers import make_optimizer
+from experiments.training.state import Checkpoint, TrainState, split_model
+from experiments.training.steps import Inputs, initial_key
+from models import Backbone, Task
+
+
+class NotFiniteError(UserError):
+    """A score is NaN or infinite."""
+
+
+def used_users(run: Run, data: Interactions) -> Interactions:
+    """Returns the users that a run is trained and tested on: the same ones for every seed."""
+    share = run.settings.training.user_share
+    return data if share == 1 else data.sample_users(share)
+
+
+def make_model(run: Run, data: Interactions) -> Backbone:
+    """Builds the model of a run, its weights initialised from the run's seed.
+
+    Raises:
+        UserError: the model was not built with the run's loss.
+    """
+    model = BUILDERS[run.model](run.settings, data, nnx.Rngs(initial_key(run.seed)))
+    wanted = run.settings.training.loss
+    if model.loss_name != wanted:
+        raise UserError(
+            f"the loss of {run.model} is {model.loss_name}, but the run's settings say {wanted}: "
+            f"in BUILDERS[{run.model!r}], pass loss=settings.training.loss to the model's "
+            "constructor, which keeps it as self.loss_name"
+        )
+    return model
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """The parts that runs share if they differ in their seeds alone."""
+
+    graphdef: nnx.GraphDef[Backbone]
+    task: Task
+    packs: bool
+    optimizer: optax.GradientTransformation
+    inputs: Inputs
+    settings: Settings
+    rank: Callable[[Split, Any, Any], np.ndarray]
+    placement: Placement
+
+    def layouts(self, data: Interactions, seed: int) -> EpochLayouts:
+        """Makes the layouts of a run's epochs."""
+        return EpochLayouts(data, self.settings.training, seed, self.task, grouped=not self.packs)
+
+    def evaluate(self, split: Split, params: Any, carried: Any) -> dict[str, float]:
+        """Returns the metrics of a split."""
+        return metrics_of(self.rank(split, params, carried))
+
+
+def draws_unseen(run: Run) -> bool:
+    """Tells whether a run needs negatives that the user has not met.
+
+    A student with the loss ``softmax`` does: methods such as `models.student.RKD` read them.
+    """
+    s = run.settings
+    alone = s.training.loss == "softmax" and s.distillation.method == "none"
+    return not alone and s.training.loss != "sampled-softmax"
+
+
+def make_setup(run: Run, data: Interactions, placement: Placement = ONE_DEVICE) -> Setup:
+    """Builds the parts that a run shares with runs of other seeds."""
+    settings = run.settings
+    model = make_model(run, data)
+    task, max_len = model.task, settings.training.max_len
+    if settings.graph.kind == "user-item" and task != "pair":
+        raise ArgumentError(
+            "graph", "user-item needs a model with a table of users, such as mf-bpr"
+        )
+    optimizer = make_optimizer(run.optimizer, settings, data, model)
+    if not model.packs:
+        if placement.splits_both():
+            # Some groups of rows do not divide, and lie whole on every device. XLA (of JAX 0.10.2,
+            # on CPUs) then adds up the gradient of a table split by its features wrongly.
+            raise ArgumentError(
+                "mesh", f"data or model must be 1 for {run.model}, which does not pack"
+            )
+        settings = settings.replace(packed=False)
+    graphdef, _, _, constants = split_model(model)
+    corpus = make_corpus(data, placement, draws_unseen=draws_unseen(run))
+    inputs = Inputs(corpus, placement.put_whole(constants))
+    compiled: dict[Split, Callable[[Any, Any], tuple[jax.Array, jax.Array]]] = {}
+
+    def rank(split: Split, params: Any, carried: Any) -> np.ndarray:
+        if split not in compiled:  # laid out at its first use: a failed run never needs the test
+            own: Any = {"task": task, "grouped": not model.packs}
+            blocks = placement.put_split(make_evaluation_set(data, split, max_len, **own))
+            ranker = make_evaluator(lambda p: nnx.merge(graphdef, *p), max_len, placement)
+            compiled[split] = lambda *p: ranker((*p, inputs.constants), corpus, blocks)
+        ranks, finite = compiled[split](params, carried)
+        if not finite:
+            raise NotFiniteError(f"a {split} score is not finite")
+        return np.asarray(ranks)[: data.num_users]
+
+    return Setup(graphdef, task, model.packs, optimizer, inputs, settings, rank, placement)
+
+
+def initial_checkpoint(run: Run, setup: Setup, data: Interactions) -> Checkpoint:
+    """Makes the state in which a run begins; its weights are drawn from its seed."""
+    _, params, carried, _ = split_model(make_model(run, data))
+    opt_state, place = setup.optimizer.init(params), setup.placement
+    opt_state = place.put_opt_state(setup.optimizer, opt_state, params)
+    params, carried = place.put_params(params), place.put_whole(carried)
+    state = TrainState(params, opt_state, carried)
+    best_params, best_carried = jax.tree.map(jnp.copy, (params, carried))
+    return Checkpoint(state, best_params, best_carried, 0, 0, -1.0, 0.0)
