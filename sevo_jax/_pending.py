@@ -39,8 +39,8 @@ class Pending:
     """
 
     steps: Any
-    beta: jax.Array
-    tol: jax.Array
+    beta: Any  # an array, or what stands for one in a tree of shapes or of axes
+    tol: Any
     every: int = dataclasses.field(metadata={"static": True})
     num_layers: int = dataclasses.field(metadata={"static": True})
     method: Method = dataclasses.field(metadata={"static": True})
@@ -60,7 +60,7 @@ def no_steps(params: Any, groups: Sequence[Sequence[int]], dtype: Any) -> Any:
 
 def add_steps(
     pending: Pending,
-    steps: Sequence[jax.Array],
+    steps: Sequence[ArrayLike],
     decays: Sequence[ArrayLike],
     count: jax.Array,
     psi: Callable[[Sequence[jax.Array]], tuple[list[jax.Array], jax.Array]],

@@ -180,7 +180,7 @@ def smooth_exact(
 
 def smooth_tables(
     graph: Graph,
-    tables: Sequence[Array],
+    tables: Sequence[Array | np.ndarray],
     groups: Sequence[Sequence[int]],
     beta: ArrayLike,
     num_layers: int,
@@ -202,7 +202,8 @@ def smooth_tables(
     Returns:
         The smoothed tables, each in its own dtype, and the most iterations of any group.
     """
-    smoothed, most = list(tables), jnp.zeros([], jnp.int32)
+    smoothed: list[Any] = list(tables)
+    most = jnp.zeros([], jnp.int32)
     for group in groups:
         joint = jnp.concatenate([tables[i] for i in group])
         if method == "exact":

@@ -190,7 +190,7 @@ def sevo_smooth(
         chosen, groups = _positions(found)
         steps, pending = [leaves[i] for i in chosen], state.pending
 
-        def psi(x: Sequence[jax.Array]) -> tuple[list[jax.Array], jax.Array]:
+        def psi(x: Sequence[jax.Array | np.ndarray]) -> tuple[list[jax.Array], jax.Array]:
             return smooth_tables(current, x, groups, beta_now, layers, method, tol=tol)
 
         if pending is None:
@@ -266,6 +266,9 @@ def scale_by_adam(
     The correction does nothing if something makes idle rows non-zero: coupled weight decay before
     this transformation, an L2 term in the loss, or gradient noise. There is no warning;
     `diagnostics.corrected_rows` shows it.
+
+    It is made for steps that are smoothed, and no lazy Adam: an idle row keeps moving at full
+    length, until it has a gradient again.
 
     Args:
         b1: decay of the first moment.

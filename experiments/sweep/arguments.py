@@ -11,8 +11,8 @@ import tyro
 Sampler = Literal["grid", "random", "tpe"]
 
 SEARCH_HELP = (
-    "For each field FIELD=VALUE,VALUE,… or FIELD=LOW:HIGH[:log], such as beta=0.5,0.9,0.99 "
-    "num_layers=1:5 learning_rate=1e-4:1e-2:log."
+    "Fields and what to try: FIELD=VALUE,VALUE,… or FIELD=LOW:HIGH[:log], such as "
+    "beta=0.5,0.9,0.99 num_layers=1:5 learning_rate=1e-4:1e-2:log."
 )
 
 

@@ -464,6 +464,9 @@ def test_table8(tmp_path, data_dir, monkeypatch):
     assert len(seconds["plain"]) >= 3
     assert ours["training_sevo"] == np.median(seconds["sevo"]) * EPOCHS
     assert ours["overhead"] == np.median(seconds["sevo"]) / np.median(seconds["plain"]) - 1
+    assert ours["overhead_waiting"] == pytest.approx(
+        ours["epoch_waiting"] / ours["epoch_plain"] - 1
+    )
     assert row["paper"]["training_plain"] == 445.68
     text = (tmp_path / "table8.md").read_text()
     assert "+5.3%" in text  # the paper's overhead
