@@ -196,10 +196,10 @@ def _batched(choice: Choice) -> Callable[[Matrix, Table, Layer], Table]:
 
     @batched.def_vmap
     def _(  # pyright: ignore[reportUnusedFunction]
-        size: int, in_batched: Any, matrix: Matrix, x: Array, layer: tuple[Array, ...]
+        size: int, in_batched: Any, matrix: Matrix, x: Array | np.ndarray, layer: tuple[Array, ...]
     ) -> tuple[Array, bool]:
-        def spread(is_batched: bool, a: Array) -> Array:
-            return a if is_batched else jnp.broadcast_to(a, (size, *a.shape))
+        def spread(is_batched: bool, a: Array | np.ndarray) -> Array:
+            return jnp.asarray(a) if is_batched else jnp.broadcast_to(a, (size, *a.shape))
 
         matrix_batched, x_batched, layer_batched = in_batched
         if any(matrix_batched) or any(layer_batched[:1]):

@@ -129,7 +129,7 @@ def on_parts(
     return call
 
 
-def _with_halo(plan: Plan, send: list[Columns], x: Table) -> Table:
+def _with_halo(plan: Plan, send: list[Columns], x: Table) -> Float[Array, "reached dim"]:
     """The rows that a device's entries refer to: its own, then those that other devices send.
 
     An all-gather brings every row. A halo exchange takes one shift for each distance. Four devices
