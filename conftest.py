@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import inspect
 import os
 from pathlib import Path
@@ -14,6 +15,10 @@ import pytest
 if os.environ.get("SEVO_CHECK_ANNOTATIONS"):
     # Before anything imports them: calls then check shapes and dtypes against the annotations.
     jaxtyping.install_import_hook(["sevo_jax", "models"], "beartype.beartype")
+
+
+# Tracing makes many small objects that live on; looking through them took a twentieth of the time.
+gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)

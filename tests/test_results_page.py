@@ -226,6 +226,7 @@ def browser(tmp_path_factory) -> Iterator[Any]:
     started.quit()
 
 
+@pytest.mark.slow
 def test_page_in_a_browser(browser, site) -> None:
     def emulate(scheme: str) -> None:
         feature = {"name": "prefers-color-scheme", "value": scheme}

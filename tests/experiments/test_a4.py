@@ -23,6 +23,7 @@ def few_users(small, monkeypatch):
     monkeypatch.setitem(MODELS, "lightgcn", entry)
 
 
+@pytest.mark.slow
 def test_both_precisions_hold_and_one_smoothing_does_not(few_users, tmp_path):
     assert main(["a4", "--out", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "a4.json").read_text())["trajectories"]

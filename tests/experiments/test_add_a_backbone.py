@@ -29,6 +29,7 @@ def registries(monkeypatch):
         monkeypatch.setitem(registry, "mean", None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("registries")
 def test_the_file_of_the_page_trains(users_file, tmp_path):
     code = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)

@@ -18,7 +18,7 @@ from experiments.errors import UserError
 from experiments.files import read_json, write_json
 from experiments.paper import numbers
 from experiments.run import Run, claim_folder
-from experiments.training import prepare
+from experiments.training import loop, prepare
 from experiments.training.graphs import teacher_graph
 from experiments.training.steps import split_model
 from experiments.training.teachers import load_teacher

@@ -22,6 +22,7 @@ SETTINGS = published("sasrec", "synthetic", "sevo-adamw").replace(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_values_are_those_of_dense_linear_algebra(small):
     """The steps, one an epoch, are what the table moved by; inverting ψ gives the original ones."""
     settings, beta = SETTINGS, SETTINGS.optimizer.beta

@@ -34,6 +34,7 @@ def dozen() -> Interactions:
 
 
 OTHERS = [
+    ("sasrec", "sasrec", {}, 0.02, 300),
     ("gru4rec", "gru4rec", {}, 0.01, 100),
     ("bert4rec", "bert4rec", {"mask_rate": 0.3, "dim": 32}, 0.01, 800),
     ("stosa", "stosa", {}, 0.02, 150),
@@ -49,7 +50,6 @@ OTHERS = [
     ("name", "changes", "rate", "epochs"),
     [
         pytest.param("mf-bpr", {}, 0.03, 30, id="mf-bpr"),
-        pytest.param("sasrec", {}, 0.02, 300, id="sasrec"),
         *(pytest.param(*case, id=name, marks=pytest.mark.slow) for name, *case in OTHERS),
     ],
 )

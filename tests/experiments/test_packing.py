@@ -102,7 +102,8 @@ def test_an_epoch_reads_the_newest_training_inputs_of_every_user(data):
     np.testing.assert_array_equal(got, np.concatenate(want))
 
 
-@pytest.mark.parametrize("attend_padding", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("attend_padding", [False, True])
 def test_both_layouts_give_the_same_loss_and_gradients(data, attend_padding):
     corpus = make_corpus(data)
     negatives_of = jnp.asarray(

@@ -138,6 +138,7 @@ def test_bad_options(sasrec_run, capsys, options, message):
     assert message.format(run=sasrec_run) in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_a_run_without_a_validation_has_nothing_to_recommend_by(users_file, tmp_path):
     options = ["--dataset", str(users_file), "--optimizer", "adamw", "--num-blocks", "1", *TINY]
     run = runs_of(options)[0]

@@ -245,7 +245,9 @@ def scores_of(model: Backbone, data, split: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
-@pytest.mark.parametrize("build", [bert4rec, mf_bpr, sr_gnn])
+@pytest.mark.parametrize(
+    "build", [mf_bpr, *(pytest.param(b, marks=pytest.mark.slow) for b in (bert4rec, sr_gnn))]
+)
 def test_the_evaluator_equals_brute_force(small, build, split):
     model = build(small)
     graphdef, params = nnx.split(model, nnx.Param)

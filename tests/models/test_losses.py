@@ -150,7 +150,7 @@ def chunked_taught(*arguments):
     return 2 * losses.mean_over_scores(taught, *arguments)
 
 
-@pytest.mark.parametrize("chunk", [4, 64])
+@pytest.mark.parametrize("chunk", [4, pytest.param(64, marks=pytest.mark.slow)])
 def test_a_loss_of_two_models_scores_equals_a_dense_one_with_its_gradients(monkeypatch, chunk):
     monkeypatch.setattr(losses, "TOKENS_PER_PAIR_OF_CHUNKS", chunk)
     cases = [

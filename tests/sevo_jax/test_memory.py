@@ -97,9 +97,9 @@ def test_a_wrong_table_would_be_seen():
         check(diagnostics.memory(1_500, 24, graph.capacity, num_layers=1), *plan)
 
 
-@pytest.mark.parametrize("chosen", ["adamw", pytest.param("", marks=pytest.mark.slow)])
-def test_split_over_four_devices(chosen):
-    check_on_devices(4, Path(__file__).with_name("memory_on_four_devices.py"), "-k", chosen)
+@pytest.mark.slow
+def test_split_over_four_devices():
+    check_on_devices(4, Path(__file__).with_name("memory_on_four_devices.py"))
 
 
 def test_the_kernel_of_gpus_adds_its_sums_of_blocks():
