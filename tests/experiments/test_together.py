@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import train
+from experiments import runner, train
 from experiments.data import load
 from experiments.errors import UserError
 from experiments.run import Run
@@ -127,4 +127,4 @@ def test_the_command_groups_seeds(users_file, tmp_path):
     config = json.loads((tmp_path / "sasrec-adamw-seed0" / "config.json").read_text())
     assert config["rng"] == "unsafe_rbg"
     runs = runs_on(users_file)
-    assert [len(group) for group in train.make_groups(runs, None)] == [1, 1, 1]  # on a CPU
+    assert [len(group) for group in runner.make_groups(runs, None)] == [1, 1, 1]  # on a CPU

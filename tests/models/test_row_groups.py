@@ -36,7 +36,7 @@ def tokens(groups: list[np.ndarray]) -> tuple:
     ("kind", "options"),
     [
         (SRGNN, {"loss": "bpr"}),
-        (LESSR, {"num_layers": 2, "dropout_rate": 0.0}),
+        (LESSR, {"num_blocks": 2, "dropout_rate": 0.0}),
     ],
 )
 def test_loss_gradients_and_running_statistics(kind, options):
