@@ -81,12 +81,8 @@ def exchanged(quick: bool) -> Iterator[report.Case]:
     for k in (1, every):
         for found in simulated(4, QUICK_SIDE if quick else SIDE, 1, k):
             if found["split"] != "features":
-                received = found["received"]
-                case = f"received by each of 4 devices, {found['split']}, every={k}"
-                yield {"case": case, "ours": received, "unit": "bytes", "peers": {}} | {
-                    "ratio": None,
-                    "spread": [received, received],
-                }
+                name = f"received by each of 4 devices, {found['split']}, every={k}"
+                yield report.case(name, {"": np.array([found["received"]])}, "bytes", 1)
 
 
 def _table(rows: int) -> tuple[jax.Array, jax.Array]:

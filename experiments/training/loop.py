@@ -22,11 +22,7 @@ import orbax.checkpoint as ocp
 import sevo_jax
 from experiments.data import Interactions
 from experiments.errors import UserError
-from experiments.evaluation import (
-    CRITERION,
-    by_popularity,
-    metrics_of,
-)
+from experiments.evaluation import CRITERION, by_popularity, metrics_of
 from experiments.files import write_json, write_text
 from experiments.run import Run, check_folder, claim_folder, lock_folder, read_records
 from experiments.training import processes
@@ -45,9 +41,7 @@ from experiments.training.prepare import (
     used_users,
 )
 from experiments.training.state import Checkpoint, TrainState
-from experiments.training.steps import (
-    Epochs,
-)
+from experiments.training.steps import Epochs
 
 
 @dataclasses.dataclass(frozen=True)

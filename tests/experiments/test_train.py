@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import shutil
 import signal
 import threading
@@ -25,10 +26,13 @@ from tests.runs import (
     TINY,
     checkpoint_of,
     damage,
+    during_write,
     error_of,
     records_of,
     runs_of,
     same_run,
+    scores_of,
+    start,
 )
 
 METRICS = {"HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10"}
@@ -402,6 +406,19 @@ def test_parameters_that_overflow_spare_the_last_checkpoint(arguments, tmp_path,
     assert checkpoint_of(tmp_path / NAME)[0] == 2
 
 
+@pytest.mark.resilience
+def test_a_kill_while_a_checkpoint_is_written(arguments, straight, compilation_cache, tmp_path):
+    options = [*arguments, "--epochs", "4", "--out", str(tmp_path)]
+    process = start(options, compilation_cache, tmp_path / "printed")
+    during_write(tmp_path / NAME, 2)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert train.main([*options, "--resume"]) == 0
+    same_run(tmp_path / NAME, straight / NAME)
+    assert {path.name for path in (tmp_path / NAME / "checkpoints").iterdir()} == {"2", "4"}
+
+
 def test_sigterm_saves_and_exits(arguments, straight, tmp_path, capsys, change_epoch_3):
     def terminate(*result):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -415,6 +432,29 @@ def test_sigterm_saves_and_exits(arguments, straight, tmp_path, capsys, change_e
     assert f"interrupted: {NAME}: saved after epoch 3 in {tmp_path / NAME}; go on with" in words
     assert train.main([*options, "--resume"]) == 0
     same_run(tmp_path / NAME, straight / NAME)
+
+
+@pytest.mark.resilience
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # TensorStore's
+def test_full_disk(arguments, straight, tmp_path, capsys):
+    """Files of more than 64 kB cannot be written, from epoch 2 on."""
+    options = [*arguments, "--epochs", "4", "--out", str(tmp_path)]
+    run = runs_of(options)[0]
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Interrupted):
+        loop.train(run, load(run.dataset), tmp_path / NAME, stop=stop)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
+    try:
+        error = error_of(capsys, [*options, "--resume"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "the checkpoint of epoch 2 could not be written" in error
+    assert "make room and resume the run" in error
+    assert checkpoint_of(tmp_path / NAME)[0] == 1
+    assert train.main([*options, "--resume"]) == 0
+    assert scores_of(tmp_path / NAME) == scores_of(straight / NAME)
 
 
 def test_two_runs_in_one_folder(arguments, tmp_path, capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -26,15 +28,13 @@ from tests.models.helpers import (
 )
 
 
-def each(names: list[str]) -> pytest.MarkDecorator:
-    """Parametrizes by the names; a second STOSA is for the slow tests."""
-    slow = pytest.param("stosa-published", marks=pytest.mark.slow)
-    others = [name for name in names if name != "stosa-published"]
-    return pytest.mark.parametrize("name", [*others, slow])
+def case(name: str, *more: str) -> Any:
+    """A case of a test; a second STOSA is for the slow ones."""
+    return pytest.param(name, *more, marks=[pytest.mark.slow] * (name == "stosa-published"))
 
 
-every_model = each(SEQUENTIAL)
-every_packing_model = each(PACKING)
+every_model = pytest.mark.parametrize("name", [case(name) for name in SEQUENTIAL])
+every_packing_model = pytest.mark.parametrize("name", [case(name) for name in PACKING])
 other_rows = pytest.mark.parametrize("inputs", [PADDED, AMONG_OTHERS], ids=["padded", "neighbours"])
 
 
@@ -115,8 +115,7 @@ def test_gradients_are_finite_for_a_sequence_of_one(name):
 
 @pytest.mark.parametrize(
     ("name", "rated"),
-    [(name, "dropout_rate") for name in PACKING if name != "stosa-published"]
-    + [("stosa", "attention_dropout_rate")],
+    [case(name, "dropout_rate") for name in PACKING] + [case("stosa", "attention_dropout_rate")],
 )
 def test_dropout(name, rated):
     def hidden(rate: float) -> np.ndarray:

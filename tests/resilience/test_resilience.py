@@ -1,7 +1,7 @@
 """Runs that are killed, stopped, starved or damaged, and go on to the undisturbed one's bits.
 
-``python -m pytest -m resilience -n 0``; the default suite has short versions of some, in
-``tests/experiments/test_train.py`` and ``test_folders.py``.
+``python -m pytest -m resilience -n 0``; short versions are in
+``tests/experiments/test_train.py`` and ``test_folders.py``, most of them in the default suite.
 """
 
 from __future__ import annotations
