@@ -25,10 +25,12 @@ def placement(mesh: str | None) -> Placement:
     return Placement(make_mesh(mesh)) if mesh else ONE_DEVICE
 
 
-def make_run(data: Interactions, model: str = "sasrec", **changes) -> Run:
-    settings = published(model, data.name, "sevo-adamw")
+def make_run(
+    data: Interactions, model: str = "sasrec", graph: str = "item-item", **changes
+) -> Run:
+    settings = published(model, data.name, "sevo-adamw", graph=graph)
     tiny = {name: value for name, value in TINY.items() if name in settings.flat()}
-    settings = settings.replace(**tiny | changes)
+    settings = settings.replace(graph=graph, **tiny | changes)
     return Run(model, data.name, "sevo-adamw", 0, settings)
 
 
@@ -105,7 +107,7 @@ def test_numbers_are_those_of_one_device_and_the_mesh_may_change(
     [
         ("sasrec", "data=3,model=2", {"packed": False, "loss": "softmax"}),
         ("bert4rec", "data=3,model=2", {}),
-        ("mf-bpr-user-item", "data=3,model=2", {}),
+        ("mf-bpr", "data=3,model=2", {"graph": "user-item"}),
         ("sr-gnn", "data=3", {}),
         ("sr-gnn", "model=4", {}),
     ],
