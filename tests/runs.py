@@ -26,8 +26,8 @@ from experiments.options import parse
 from experiments.run import Run
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-TINY = ["--dim=16", "--num-blocks=1", "--max-len=20", "--batch-size=64", "--eval-every=2"]
-NAME = "sasrec-sevo-adamw-seed0"
+TINY = ["--model=mf-bpr", "--dim=16", "--batch-size=64", "--eval-every=2"]  # quick to compile
+NAME = "mf-bpr-sevo-adamw-seed0"
 
 
 def users_of_built_in_data(folder: Path) -> Path:

@@ -15,12 +15,13 @@ import sevo_jax
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-@pytest.mark.parametrize("name", ["nnx_loop", "equinox_loop"])
+@pytest.mark.parametrize("name", ["nnx_loop", pytest.param("equinox_loop", marks=pytest.mark.slow)])
 def test_smoothing_helps(name):
     plain, sevo = runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]().values()
     assert sevo > plain
 
 
+@pytest.mark.slow
 def test_words_are_smoother_over_their_graph():
     plain, sevo = runpy.run_path(str(EXAMPLES / "words.py"))["main"]().values()
     assert sevo < plain

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from experiments.data.interactions import Interactions, from_sequences
@@ -12,6 +14,7 @@ P_STAY, P_NEXT = 0.5, 0.2
 SHORTEST, MEAN_LENGTH = 4, 4.5
 
 
+@functools.cache  # drawing takes half a second, and nobody writes to the arrays
 def synthetic(seed: int = 0) -> Interactions:
     """Draws about 3,000 users and 1,000 items in planted communities from ``seed``.
 

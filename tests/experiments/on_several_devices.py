@@ -25,9 +25,7 @@ def placement(mesh: str | None) -> Placement:
     return Placement(make_mesh(mesh)) if mesh else ONE_DEVICE
 
 
-def make_run(
-    data: Interactions, model: str = "sasrec", graph: str = "item-item", **changes
-) -> Run:
+def make_run(data: Interactions, model: str = "sasrec", graph: str = "item-item", **changes) -> Run:
     settings = published(model, data.name, "sevo-adamw", graph=graph)
     tiny = {name: value for name, value in TINY.items() if name in settings.flat()}
     settings = settings.replace(graph=graph, **tiny | changes)

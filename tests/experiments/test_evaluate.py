@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,6 +21,15 @@ from models import SASRec
 from tests.experiments.brute_force import brute_force_rank, inputs_and_targets
 
 MAX_LEN = 8
+
+
+@pytest.fixture(scope="module")
+def evaluation(small):
+    """A model's graph and parameters, the corpus, and an evaluator: all tests share programs."""
+    model = SASRec(small.num_items, max_len=MAX_LEN, dim=8, num_blocks=1, rngs=nnx.Rngs(1))
+    graphdef, params = nnx.split(model, nnx.Param)
+    evaluate = make_evaluator(lambda p: nnx.merge(graphdef, p), MAX_LEN)
+    return graphdef, params, make_corpus(small), evaluate
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
@@ -45,14 +55,12 @@ def test_ties_count_against_the_target():
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
-def test_the_evaluator_equals_brute_force_packed_and_padded(small, split):
-    model = SASRec(small.num_items, max_len=MAX_LEN, dim=8, num_blocks=1, rngs=nnx.Rngs(1))
-    graphdef, params = nnx.split(model, nnx.Param)
-    evaluate = make_evaluator(lambda p: nnx.merge(graphdef, p), MAX_LEN)
+def test_the_evaluator_equals_brute_force_packed_and_padded(small, evaluation, split):
+    graphdef, params, corpus, evaluate = evaluation
     got = {}
     for packed in (True, False):
         blocks = make_evaluation_set(small, split, MAX_LEN, packed=packed)
-        ranks, finite = evaluate(params, make_corpus(small), blocks)
+        ranks, finite = evaluate(params, corpus, blocks)
         assert finite
         got[packed] = np.asarray(ranks)[: small.num_users]
     np.testing.assert_array_equal(got[True], got[False])
@@ -61,8 +69,13 @@ def test_the_evaluator_equals_brute_force_packed_and_padded(small, split):
     for row, (seen, _) in zip(items, inputs_and_targets(small, split), strict=True):
         row[MAX_LEN - len(seen[-MAX_LEN:]) :] = seen[-MAX_LEN:]
     positions = jnp.where(items > 0, jnp.arange(MAX_LEN), 0)
-    hidden = model(jnp.asarray(items), jnp.asarray(items > 0, jnp.int32), positions)[:, -1]
-    scores = np.asarray(model.scores(hidden))
+
+    @jax.jit
+    def score(params, items, segments, positions):
+        model = nnx.merge(graphdef, params)
+        return model.scores(model(items, segments, positions)[:, -1])
+
+    scores = np.asarray(score(params, items, jnp.asarray(items > 0, jnp.int32), positions))
     want = [
         brute_force_rank(row.tolist(), target, set(seen))
         for row, (seen, target) in zip(scores, inputs_and_targets(small, split), strict=True)
@@ -73,30 +86,28 @@ def test_the_evaluator_equals_brute_force_packed_and_padded(small, split):
 @pytest.mark.parametrize(
     ("limit", "value"), [("USERS_PER_BLOCK", 16), ("SCORES_PER_BLOCK", 16 * 40 + 1)]
 )
-def test_blocks_of_users(small, monkeypatch, limit, value):
+def test_blocks_of_users(small, evaluation, monkeypatch, limit, value):
     """With many items, blocks have fewer users: no block holds more scores than the limit."""
     assert small.num_items == 40
     monkeypatch.setattr(f"experiments.evaluation.{limit}", value)
-    model = SASRec(small.num_items, max_len=MAX_LEN, dim=8, num_blocks=1, rngs=nnx.Rngs(1))
-    graphdef, params = nnx.split(model, nnx.Param)
-    evaluate = make_evaluator(lambda p: nnx.merge(graphdef, p), MAX_LEN)
+    _, params, corpus, evaluate = evaluation
     many = make_evaluation_set(small, "valid", MAX_LEN)
     monkeypatch.undo()
     one = make_evaluation_set(small, "valid", MAX_LEN)
     assert len(many.rows.cells) == 5
     assert len(one.rows.cells) == 1
-    ranks = [np.asarray(evaluate(params, make_corpus(small), b)[0])[:70] for b in (many, one)]
+    ranks = [np.asarray(evaluate(params, corpus, b)[0])[:70] for b in (many, one)]
     np.testing.assert_array_equal(*ranks)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_score_that_is_not_finite_is_noticed(small, value):
-    model = SASRec(small.num_items, max_len=MAX_LEN, dim=8, num_blocks=1, rngs=nnx.Rngs(1))
+def test_a_score_that_is_not_finite_is_noticed(small, evaluation, value):
+    graphdef, params, corpus, evaluate = evaluation
+    model = nnx.merge(graphdef, params)
     table = model.item_embedding.embedding
     table[...] = table[...].at[7, 0].set(value)
-    graphdef, params = nnx.split(model, nnx.Param)
-    evaluate = make_evaluator(lambda p: nnx.merge(graphdef, p), MAX_LEN)
-    _, finite = evaluate(params, make_corpus(small), make_evaluation_set(small, "test", MAX_LEN))
+    params = nnx.state(model, nnx.Param)
+    _, finite = evaluate(params, corpus, make_evaluation_set(small, "test", MAX_LEN))
     assert not finite
 
 

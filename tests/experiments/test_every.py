@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import chex
 import jax
 import optax
@@ -28,6 +30,8 @@ def run_of(model: str = "sasrec", **changed):
 
 
 def test_validation_and_checkpoints_hold_settled_parameters(small, tmp_path):
+    tiny = {"model": "mf-bpr", "dim": 4, "batch_size": 64, "eval_every": 1, "learning_rate": 0.02}
+    run_of = functools.partial(make_run, dataset="small", optimizer="sevo-adamw", seed=0, **tiny)
     run = run_of(every_epochs=2, epochs=3)
     loop.train(run, small, tmp_path)
     setup = prepare.make_setup(run, small)

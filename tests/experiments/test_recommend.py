@@ -24,7 +24,7 @@ from experiments.training.prepare import initial_checkpoint, make_setup
 from models.settings import SASRecSettings
 from tests.runs import runs_of
 
-TINY = ["--dim", "16", "--batch-size", "64", "--epochs", "2"]
+TINY = ["--dim", "16", "--batch-size", "64", "--epochs", "1"]
 
 
 def train_on(users_file, out, model: str, *options: str):
@@ -37,7 +37,7 @@ def train_on(users_file, out, model: str, *options: str):
 
 @pytest.fixture(scope="module")
 def sasrec_run(users_file, tmp_path_factory):
-    """A finished run of a few epochs."""
+    """A finished run."""
     return train_on(users_file, tmp_path_factory.mktemp("sasrec"), "sasrec", "--num-blocks", "1")
 
 

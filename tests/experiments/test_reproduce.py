@@ -6,7 +6,6 @@ import json
 import shutil
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from scipy import stats
@@ -53,12 +52,12 @@ def small_models(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "download", no_network)
         patch.setattr(registry, "cache_folder", lambda: empty)
-        for name in MODELS.keys() - {"sasrec"}:
-            patch.delitem(MODELS, name)
-        patch.setitem(MODELS, "sasrec", SMALL)
-        jax.config.update("jax_disable_most_optimizations", True)
+        models = MODELS.copy()
+        MODELS.clear()
+        MODELS["sasrec"] = SMALL
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
+        MODELS.clear()
+        MODELS.update(models)  # in their order, which messages keep
 
 
 @pytest.fixture(scope="module")

@@ -44,9 +44,8 @@ def make_up_results(runs, data, folders, *, resume, stop, report, **_):
         write_json(folder / "result.json", result | {"test": dict.fromkeys(metrics, value / 2)})
 
 
-@pytest.fixture
-def trained(monkeypatch) -> list[str]:
-    """The names of the runs that were trained, in no time; and no pictures of them."""
+def train_in_no_time(monkeypatch) -> list[str]:
+    """Replaces training and pictures; returns the names of the runs that are trained from now."""
     names: list[str] = []
 
     def fake(runs, data, folders, **options):
@@ -56,6 +55,21 @@ def trained(monkeypatch) -> list[str]:
     monkeypatch.setattr(loop, "train_together", fake)
     monkeypatch.setattr(report, "draw", lambda *_: None)
     return names
+
+
+@pytest.fixture
+def trained(monkeypatch) -> list[str]:
+    return train_in_no_time(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory) -> Path:
+    """The folder of a sweep that has done one trial of `GRID`."""
+    folder = tmp_path_factory.mktemp("begun")
+    with pytest.MonkeyPatch.context() as patch:
+        train_in_no_time(patch)
+        assert call(folder, *GRID, "--trials", "1") == 0
+    return folder
 
 
 def call(out: Path, *argv: str) -> int:
@@ -365,13 +379,11 @@ def test_bad_options(capsys, tmp_path, argv, message):
         ([*GRID, "--model", "gru4rec"], "model was 'sasrec' and is now 'gru4rec'"),
     ],
 )
-def test_a_folder_that_holds_another_sweep(tmp_path, trained, capsys, argv, message):
-    assert call(tmp_path, *GRID, "--trials", "1") == 0
-    capsys.readouterr()
-    error = error_of(capsys, *argv, "--out", str(tmp_path))
-    assert f"--out: {tmp_path} holds a sweep in which" in error
+def test_a_folder_that_holds_another_sweep(begun, trained, capsys, argv, message):
+    error = error_of(capsys, *argv, "--out", str(begun))
+    assert f"--out: {begun} holds a sweep in which" in error
     assert message in error
-    assert len(trained) == 1
+    assert trained == []
 
 
 def test_databases_of_others(tmp_path, trained, capsys):

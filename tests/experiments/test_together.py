@@ -101,9 +101,11 @@ def test_runs_at_different_epochs_catch_up_and_go_on_together(users_file, tmp_pa
 
 def test_a_run_that_diverges_loses_nothing_of_the_others(users_file, tmp_path, change_epoch_3):
     change_epoch_3(lambda state, losses: (state, losses.at[1, 5].set(jnp.nan)))
-    runs, data = runs_on(users_file), load(str(users_file))
-    folders = folders_in(tmp_path, runs)
-    with pytest.raises(UserError, match=r"seed3: .* nan at step 32 \(epoch 3\); the check"):
+    settings = published("mf-bpr", str(users_file), "sevo-adamw")
+    settings = settings.replace(dim=8, batch_size=16, eval_every=2, epochs=4)
+    runs = [Run("mf-bpr", str(users_file), "sevo-adamw", seed, settings) for seed in SEEDS]
+    folders, data = folders_in(tmp_path, runs), load(str(users_file))
+    with pytest.raises(UserError, match=r"seed3: .* nan at step 306 \(epoch 3\); the check"):
         train_together(runs, data, folders)
     saved = [{int(path.name) for path in (f / "checkpoints").glob("[0-9]*")} for f in folders]
     assert saved == [{3, 4}, {2}, {3, 4}]  # the others go on without it

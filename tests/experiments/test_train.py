@@ -18,7 +18,7 @@ import pytest
 from experiments import summary, train
 from experiments.data import load
 from experiments.errors import UserError
-from experiments.run import lock_folder
+from experiments.run import lock_folder, make_run
 from experiments.training import loop
 from experiments.training.loop import Interrupted
 from tests.runs import (
@@ -103,6 +103,22 @@ def test_resume_is_bit_identical(arguments, straight, tmp_path, epoch):
     same_run(tmp_path / NAME, straight / NAME)
 
 
+@pytest.mark.slow
+def test_resume_draws_the_same_dropout(users_file, tmp_path):
+    tiny = ["--dim=8", "--num-blocks=1", "--num-heads=1", "--max-len=10", "--batch-size=64"]
+    arguments = ["--dataset", str(users_file), "--optimizer", "sevo-adamw", *tiny]
+    arguments += ["--packed", "False", "--eval-every", "1"]
+    run = runs_of([*arguments, "--epochs", "2", "--out", str(tmp_path)])[0]
+    data, stop = load(run.dataset), threading.Event()
+    assert run.settings.model.dropout_rate > 0
+    loop.train(run, data, tmp_path / "straight")
+    stop.set()
+    with pytest.raises(Interrupted, match="saved after epoch 1 in "):
+        loop.train(run, data, tmp_path / "resumed", stop=stop)
+    loop.train(run, data, tmp_path / "resumed", resume=True)
+    same_run(tmp_path / "resumed", tmp_path / "straight")
+
+
 def test_a_finished_run_goes_on_for_more_epochs(arguments, straight, tmp_path, capsys):
     """The result is that of a run of all epochs at once. Fewer epochs are an error."""
     out = ["--out", str(tmp_path)]
@@ -144,7 +160,7 @@ def test_resume_with_another_configuration_names_the_field(arguments, straight, 
     options = ["--epochs", "4", "--out", str(straight), "--resume", "--beta", "0.5"]
     error = error_of(capsys, [*arguments, *options])
     assert "--resume:" in error
-    assert "holds a run in which beta was 0.99 and is now 0.5" in error
+    assert "holds a run in which beta was 0.9 and is now 0.5" in error
 
 
 def test_resume_on_other_data_is_refused(straight, users_file, tmp_path, capsys):
@@ -195,7 +211,7 @@ def test_every_folder_is_checked_before_any_run(arguments, straight, tmp_path, c
     shutil.copytree(straight, out)
     both = [*arguments, "--optimizer", "adamw", "sevo-adamw", "--epochs", "4", "--out", str(out)]
     assert "already holds a run" in error_of(capsys, both)
-    assert not (out / "sasrec-adamw-seed0").exists()
+    assert not (out / "mf-bpr-adamw-seed0").exists()
 
 
 def test_an_error_leaves_the_summary_of_finished_runs(arguments, straight, tmp_path, capsys):
@@ -207,7 +223,7 @@ def test_an_error_leaves_the_summary_of_finished_runs(arguments, straight, tmp_p
     assert "SEvo-AdamW" in (out / "summary.md").read_text()
     (out / "summary.md").unlink()
     (out / "summary.md").mkdir()  # cannot be written
-    shutil.rmtree(out / "sasrec-sevo-adamw-seed1")
+    shutil.rmtree(out / "mf-bpr-sevo-adamw-seed1")
     assert "the loss is nan at step 2" in error_of(capsys, [*argv, "--out", str(out)])
 
 
@@ -237,7 +253,8 @@ def test_a_read_only_folder(arguments, tmp_path, capsys, monkeypatch):
 def test_bad_data_leaves_the_folder_free(tmp_path, capsys):
     """No user has two training items; with one more item the same command runs."""
     file = text_file(tmp_path / "a.txt", [[1, 2, 3], [2, 3, 4]])
-    argv = ["--dataset", str(file), "--optimizer", "adamw", *TINY, "--epochs", "1", "--out"]
+    argv = ["--dataset", str(file), "--dim", "8", "--num-blocks", "1", "--num-heads", "1"]
+    argv += ["--optimizer", "adamw", "--epochs", "1", "--out"]
     error = error_of(capsys, [*argv, str(tmp_path / "out")])
     assert "no user has two training items" in error
     text_file(file, [[1, 2, 3, 4], [2, 3, 4, 5]])
@@ -254,7 +271,7 @@ def test_dropped_users_and_gaps_are_told_and_the_mapping_is_kept(tmp_path, capsy
     assert "items are renumbered" in printed.err
     assert str(out) in printed.err
     assert str(out / "summary.md") in printed.out
-    mapping = json.loads((out / "sasrec-adamw-seed0" / "item_ids.json").read_text())
+    mapping = json.loads((out / "mf-bpr-adamw-seed0" / "item_ids.json").read_text())
     assert mapping == [10, 20, 30, 40, 70]
 
 
@@ -272,11 +289,12 @@ def test_the_summary_tells_settings_apart(straight, arguments, tmp_path):
 
 
 @pytest.mark.filterwarnings("error:constrained_layout")  # long labels had left no room for curves
-def test_the_summary_tells_models_and_data_sets_apart(straight, tmp_path):
+def test_the_summary_tells_models_and_data_sets_apart(straight, users_file, tmp_path):
     """No mean goes over two of them; nor do the epochs that a run is yet to do count."""
     out = tmp_path / "out"
     shutil.copytree(straight, out)
-    changes = {"gru": {"model": "gru4rec"}, "toys": {"dataset": "toys"}, "own": {"model": "mean"}}
+    gru = make_run("gru4rec", str(users_file), "sevo-adamw", epochs=4).to_json()
+    changes = {"gru": gru, "toys": {"dataset": "toys"}, "own": {"model": "mean"}}
     for name, change in changes.items():
         shutil.copytree(out / NAME, out / name)
         for file in ("config.json", "result.json"):
@@ -287,7 +305,7 @@ def test_the_summary_tells_models_and_data_sets_apart(straight, tmp_path):
     summary.write(out)
     rows = [line for line in (out / "summary.md").read_text().splitlines() if "SEvo" in line]
     assert [line.split("|")[1].partition(",")[0].strip() for line in rows] == [
-        "GRU4Rec", "mean", "SASRec", "SASRec",
+        "GRU4Rec", "mean", "MF-BPR", "MF-BPR",
     ]  # fmt: skip
     published = [line for line in rows if "mean" not in line]  # nothing is of a user's own model
     assert all("epochs 4" in line for line in published)

@@ -82,7 +82,7 @@ CASES = {
     "schedules, groups": (
         lambda graph, every: sevo_jax.sevo_adamw(
             optax.exponential_decay(0.1, 2, 0.7), graph, tables=[["users", "items"], ["table"]],
-            beta=0.8, weight_decay=optax.linear_schedule(0.9, 0.1, 8), every=every,
+            beta=0.8, weight_decay=lambda count: 0.9 - count.astype(float) / 10, every=every,
             mask={"table": False, "users": True, "items": True, "bias": True},
         ),
         3,
