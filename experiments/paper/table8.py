@@ -6,6 +6,7 @@ smoothed once.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,7 @@ def compose(
             content.append({"dataset": dataset, "model": model, "ours": ours, "paper": theirs})
         name = numbers.DATASETS.get(dataset, dataset)
         tables.append(Table(f"{name}: seconds", HEADER, written, text_columns=2))
+    tables.append(means_of(content))
     text = [
         f"Seconds on: {machine}. An epoch is the median of {ROUNDS} after a warm-up, in turn "
         "without smoothing, with SEvo at every step, and with SEvo once in the epoch; all settings "
@@ -172,6 +174,27 @@ def compose(
             "missing": absent,
         },
     )
+
+
+def means_of(content: Iterable[dict[str, Any]]) -> Table:
+    """The last rows of Table 2: a model's seconds, averaged over the data sets it was timed on."""
+    written: list[list[str]] = []
+    by_model: dict[str, list[dict[str, Any]]] = {}
+    for row in content:
+        if row["ours"]["training_plain"] is not None:
+            by_model.setdefault(row["model"], []).append(row)
+    for model, timed in by_model.items():
+        for name in ("ours", "paper"):
+            plain, sevo, inference = (
+                cells.complete_mean([row[name][column] for row in timed])
+                for column in ("training_plain", "training_sevo", "inference")
+            )
+            added = None if plain is None or sevo is None else sevo - plain
+            first = [numbers.MODELS[model], str(len(timed))] if name == "ours" else ["", ""]
+            trainings = [NONE if x is None else f"{x:,.0f}" for x in (plain, added)]
+            written.append([*first, name, *trainings, _cell("inference", inference)])
+    header = ("Model", "Data sets", "", "Training, plain", "SEvo adds", "Inference")
+    return Table("Mean over data sets (Table 2): seconds", header, written, text_columns=3)
 
 
 COLUMNS: tuple[str, ...] = (

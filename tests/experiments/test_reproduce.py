@@ -196,6 +196,8 @@ def test_table2_writes_all_three(data_dir, tmp_path, monkeypatch):
     for expected in ("## Beauty: test metrics", "| paper", "0.0411", "3 of 3", "2 of 2", "+22.3%"):
         assert expected in text
     assert "## Missing" not in text
+    (means,) = (line for line in text.splitlines() if "| paper |" in line and "%" in line)
+    assert [cell.strip() for cell in means.split("|")][3:6] == ["+23.8%"] * 3  # of one data set
     source = (tmp_path / "table2.tex").read_text()
     for expected in (r"\toprule", r"$\pm$", r"\caption{Beauty: test metrics}", r"+22.3\%"):
         assert expected in source
@@ -486,6 +488,20 @@ def test_table8_of_a_model_without_sevo():
     assert (ours["training_plain"], ours["training_sevo"], ours["overhead"]) == (20, None, None)
     theirs = table8.paper_of("lightgcn", "beauty")
     assert (theirs["training_plain"], theirs["overhead"], theirs["epochs"]) == (2000.5, None, 1000)
+
+
+def test_table8_means_are_over_the_data_sets_that_ours_has():
+    def timed(dataset: str, plain: list[float]) -> dict:
+        ours = {"plain": plain, "sevo": [4.0], "inference": [0.5], "epochs": 10}
+        ours = table8.ours_of(ours) if plain else dict.fromkeys(table8.COLUMNS)
+        paper = table8.paper_of("sasrec", dataset)
+        return {"dataset": dataset, "model": "sasrec", "ours": ours, "paper": paper}
+
+    content = [timed("beauty", [1.0]), timed("toys", [2.0]), timed("tools", [])]
+    assert table8.means_of(content).rows == [
+        ["SASRec", "2", "ours", "15", "25", "0.50"],
+        ["", "", "paper", "430", "45", "2.23"],  # (445.68 + 413.40) / 2, and so on
+    ]
 
 
 @pytest.fixture
