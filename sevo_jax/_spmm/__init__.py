@@ -196,7 +196,11 @@ def _batched(choice: Choice) -> Callable[[Matrix, Table, Layer], Table]:
 
     @batched.def_vmap
     def _(  # pyright: ignore[reportUnusedFunction]
-        size: int, in_batched: Any, matrix: Matrix, x: Array | np.ndarray, layer: tuple[Array, ...]
+        size: int,
+        in_batched: Any,
+        matrix: Matrix,
+        x: Array | np.ndarray,
+        layer: tuple[Array | np.ndarray, ...],
     ) -> tuple[Array, bool]:
         def spread(is_batched: bool, a: Array | np.ndarray) -> Array:
             return jnp.asarray(a) if is_batched else jnp.broadcast_to(a, (size, *a.shape))
