@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from flax import nnx
 
 from benchmarks import report, workload
+from experiments.data import Interactions
 from experiments.evaluation import make_evaluation_set, make_evaluator
 from experiments.run import Run
-from experiments.settings.published import published
 from experiments.training.corpus import make_corpus
 from experiments.training.prepare import make_model
 from experiments.training.timing import in_turn
 
 
-def measure(quick: bool) -> list[report.Case]:
+def measure(quick: bool, dataset: Sequence[str] = ("beauty",)) -> Iterable[report.Case]:
     """Measures the seconds of an evaluation."""
-    data = workload.dataset(quick)
-    settings = published("sasrec", "beauty", "sevo-adamw")
+    for name in dataset:
+        yield _measure(workload.dataset(quick, name), rounds=1 if quick else 7)
+
+
+def _measure(data: Interactions, rounds: int) -> report.Case:
+    settings = workload.settings_for(data, "sevo-adamw")
     model = make_model(Run("sasrec", data.name, "adamw", 0, settings), data)
     graphdef, params = nnx.split(model, nnx.Param)
     evaluate = make_evaluator(lambda p: nnx.merge(graphdef, p), settings.training.max_len)
@@ -27,10 +33,10 @@ def measure(quick: bool) -> list[report.Case]:
         "packed": lambda: evaluate(params, corpus, packed),
         "padded": lambda: evaluate(params, corpus, padded),
     }
-    seconds = in_turn(calls, rounds=1 if quick else 7)
+    seconds = in_turn(calls, rounds)
     name = f"{data.num_users} users, {data.num_items} items, {data.name}"
-    return [report.case(name, seconds, "s", 1)]
+    return report.case(name, seconds, "s", 1)
 
 
 if __name__ == "__main__":
-    report.command("evaluation", measure)
+    report.command("evaluation", measure, workload.Options)

@@ -40,14 +40,23 @@ class Options:
         return Path(tempfile.mkdtemp(prefix="benchmarks-")) if self.quick else RESULTS
 
 
-def command(benchmark: str, measure: Callable[[bool], Iterable[Case]]) -> None:
+def command(
+    benchmark: str, measure: Callable[..., Iterable[Case]], kind: type[Options] = Options
+) -> None:
     """Runs ``python -m benchmarks.NAME``: calls ``measure(quick)`` and writes its cases.
 
     The file is written after each case, so that a benchmark that is interrupted keeps them.
+
+    Args:
+        benchmark: its name.
+        measure: measures its cases. It also takes what ``kind`` adds to `Options`, by name.
+        kind: its options.
     """
-    options = tyro.cli(Options, description=f"{Options.__doc__} Benchmark: {benchmark}.")
+    options = tyro.cli(kind, description=f"{Options.__doc__} Benchmark: {benchmark}.")
+    usual = {field.name for field in dataclasses.fields(Options)}
+    own = {name: value for name, value in vars(options).items() if name not in usual}
     folder, cases = options.folder, []
-    for measured in measure(options.quick):
+    for measured in measure(options.quick, **own):
         cases.append(measured)
         print(json.dumps(measured), flush=True)
         write(benchmark, cases, folder, quick=options.quick)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks import report
 from experiments.data import Interactions, load
 from experiments.errors import UserError
 from experiments.run import Run
+from experiments.settings import Settings
 from experiments.settings.published import published
 from experiments.training import timing
 from experiments.training.prepare import make_setup
@@ -46,15 +49,29 @@ def torch_wait() -> None:
         torch.cuda.synchronize()
 
 
-def dataset(quick: bool = False) -> Interactions:
-    """Loads Beauty; the built-in data set if Beauty cannot be had, or if ``quick`` is set."""
+@dataclasses.dataclass(frozen=True)
+class Options(report.Options):
+    """Those of a benchmark that takes data sets."""
+
+    dataset: tuple[str, ...] = ("beauty",)
+    """Registered data sets, measured one after the other with their published settings."""
+
+
+def dataset(quick: bool = False, name: str = "beauty") -> Interactions:
+    """Loads a data set; the built-in one if it cannot be had, or if ``quick`` is set."""
     if quick:
         return load("synthetic")
     try:
-        return load("beauty")
+        return load(name)
     except UserError as error:
-        print(f"Beauty is not at hand, so on synthetic data: {error}")
+        print(f"{name} is not at hand, so on synthetic data: {error}")
         return load("synthetic")
+
+
+def settings_for(data: Interactions, optimizer: str) -> Settings:
+    """Returns SASRec's published settings; on the built-in data those of Beauty, as it is small."""
+    name = "beauty" if data.name == "synthetic" else data.name
+    return published("sasrec", name, optimizer)
 
 
 def epoch_runner(
@@ -64,6 +81,6 @@ def epoch_runner(
 
     Several seeds are trained in one program.
     """
-    settings = published("sasrec", "beauty", optimizer).replace(**changes)
+    settings = settings_for(data, optimizer).replace(**changes)
     runs = [Run("sasrec", data.name, optimizer, seed, settings) for seed in range(seeds)]
     return timing.epoch_runner(runs, make_setup(runs[0], data), data)

@@ -403,6 +403,7 @@ class Block(nnx.Module):
             self.key(x),
             self.value(x),
             mask,
+            causal=True,
             num_heads=self.num_heads,
             dropout_rate=self.attention_dropout_rate,
             key=attention_key,

@@ -175,6 +175,7 @@ class Block(nnx.Module):
             k,
             v,
             mask,
+            causal=True,
             num_heads=self.num_heads,
             dropout_rate=self.dropout_rate,
             key=key,

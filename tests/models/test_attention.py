@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from scipy.special import softmax as softmax_of
 
-from models.layers.attention import EqualKeys, attention, join_heads, sequence_mask, split_heads
+from models.layers.attention import (
+    BLOCK,
+    EqualKeys,
+    attention,
+    join_heads,
+    sequence_mask,
+    split_heads,
+)
 
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 0], [3, 0, 0, 4, 4, 4]])
 PADS = np.array([[2, 2, 2, 3, 3, 0], [5, 0, 0, 0, 0, 0]])
@@ -50,6 +57,38 @@ def test_against_queries_one_by_one(heads, causal, pads):
         SEGMENTS, q, k, v, pad_key, pad_value, none if pads is None else pads, heads, causal
     )
     np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["masked", "padding"])
+def test_wide_rows_in_blocks_are_those_in_one_piece(padded):
+    """Outputs and gradients, with sequences that begin in one block and end in the next."""
+    rng, width = np.random.default_rng(0), 2 * BLOCK + 7
+    operands = [rng.normal(size=(2, width, 4)).astype(np.float32) for _ in range(3)]
+    operands += [rng.normal(size=4).astype(np.float32) for _ in range(2)]
+    segments = np.sort(rng.integers(1, 5, (2, width)))
+    mask, pads = sequence_mask(jnp.asarray(segments), causal=True), jnp.asarray(segments % 3)
+
+    def value_of(causal):
+        def value(q, k, v, pad_key, pad_value):
+            padding = EqualKeys(pads, pad_key, pad_value) if padded else None
+            out = attention(q, k, v, mask, causal=causal, num_heads=2, padding=padding)
+            return (out**3).sum(), out
+
+        return jax.jit(jax.value_and_grad(value, range(5), has_aux=True))
+
+    one, blocks = (value_of(causal)(*operands) for causal in (False, True))
+    for got, want in zip(jax.tree.leaves(blocks), jax.tree.leaves(one), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_each_block_drops_its_share():
+    width = 2 * BLOCK
+    mask = sequence_mask(jnp.ones((1, width), int), causal=True)
+    zeros, key = jnp.zeros((1, width, 1)), jax.random.key(0)
+    kept = attention(zeros, zeros, zeros + 1, mask, causal=True, dropout_rate=0.5, key=key)
+    last_queries = np.asarray(kept).reshape(2, BLOCK)[:, BLOCK // 2 :]
+    assert last_queries.mean(1) == pytest.approx(1, abs=0.05)
+    assert (last_queries.std(1) > 0.02).all()
 
 
 def test_large_logits_and_their_gradients_are_finite():
