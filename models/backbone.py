@@ -65,7 +65,7 @@ class Backbone(nnx.Module):
         num_items: the number of items.
     """
 
-    task: ClassVar[Task] = "next"
+    task: Task = "next"
     tables: ClassVar[tuple[str, ...]] = ("item_embedding",)
     packs: ClassVar[bool] = True
     undecayed: ClassVar[tuple[str, ...]] = ()

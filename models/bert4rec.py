@@ -63,7 +63,7 @@ class BERT4Rec(Backbone):
         (1, 4, 8)
     """
 
-    task: ClassVar[Task] = "masked"
+    task: Task = "masked"
     tables: ClassVar[tuple[str, ...]] = ("item_embedding", "output_embedding")
 
     def __init__(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -27,7 +25,11 @@ class GRU4Rec(Backbone):
     and the output is ``W h + b``. ``W`` and ``b`` start at ``U(±1/sqrt(hidden_dim))``, all other
     weights by Xavier's rule: the training loss on Beauty is then the published one.
 
-    Every beginning of a user's items is a training row of its own; the target is the item after it.
+    As published, every beginning of a user's items is a training row of its own, and the target is
+    the item after it. The state reads forwards, so one pass over all items has the outputs of every
+    beginning, at a fraction of the cost (``one_pass``). Then the beginnings of a user share a batch
+    and a dropout mask, and those before the newest ``max_len`` items are left out.
+
     The published loss is BPR with one negative. Several sequences may stand in a row: the state is
     reset where a segment begins.
 
@@ -36,6 +38,7 @@ class GRU4Rec(Backbone):
         dim: ``d``, the width of the embeddings.
         hidden_dim: the width of the state.
         dropout_rate: dropout rate of the embeddings.
+        one_pass: whether a user's items are one training row, which predicts after each item.
         loss: a name in `models.layers.losses`.
         rngs: the stream ``params`` initialises the weights.
 
@@ -52,8 +55,6 @@ class GRU4Rec(Backbone):
         (1, 4, 8)
     """
 
-    task: ClassVar[Task] = "prefix"
-
     def __init__(
         self,
         num_items: int,
@@ -61,6 +62,7 @@ class GRU4Rec(Backbone):
         dim: int = 64,
         hidden_dim: int = 64,
         dropout_rate: float = 0.4,
+        one_pass: bool = False,
         loss: Loss = "bpr",
         rngs: nnx.Rngs,
     ) -> None:
@@ -71,6 +73,7 @@ class GRU4Rec(Backbone):
         self.input = nnx.Linear(dim, gates, use_bias=False, kernel_init=uniform, rngs=rngs)
         self.state = nnx.Linear(hidden_dim, gates, use_bias=False, kernel_init=uniform, rngs=rngs)
         self.out = uniform_linear(hidden_dim, dim, rngs=rngs)
+        self.task: Task = "next" if one_pass else "prefix"
         self.num_items = num_items
         self.dropout_rate = dropout_rate
         self.loss_name = loss

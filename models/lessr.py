@@ -80,7 +80,7 @@ class LESSR(Backbone):
         (2, 1, 8)
     """
 
-    task: ClassVar[Task] = "prefix"
+    task: Task = "prefix"
     packs: ClassVar[bool] = False
     undecayed: ClassVar[tuple[str, ...]] = ("bias", "scale", "slope")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -62,7 +61,7 @@ class LightGCN(Backbone):
         (2, 9)
     """
 
-    task: ClassVar[Task] = "pair"
+    task: Task = "pair"
 
     def __init__(
         self,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -35,7 +33,7 @@ class MFBPR(Backbone):
         (2, 9)
     """
 
-    task: ClassVar[Task] = "pair"
+    task: Task = "pair"
 
     def __init__(
         self,

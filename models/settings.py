@@ -63,6 +63,9 @@ class GRU4RecSettings:
 
     dim: int = setting(64, _DIM, COUNT)
     dropout_rate: float = setting(0.4, _LAYERS_DROPOUT, RATE)
+    one_pass: bool = setting(
+        False, "Whether a user's items are one training row, and not a row for each beginning."
+    )
 
 
 @dataclasses.dataclass(frozen=True)

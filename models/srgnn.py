@@ -56,7 +56,7 @@ class SRGNN(Backbone):
         (2, 1, 8)
     """
 
-    task: ClassVar[Task] = "prefix"
+    task: Task = "prefix"
     packs: ClassVar[bool] = False
 
     def __init__(

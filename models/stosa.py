@@ -86,7 +86,7 @@ class STOSA(Backbone):
         (1, 4, 16)
     """
 
-    task: ClassVar[Task] = "next"
+    task: Task = "next"
     tables: ClassVar[tuple[str, ...]] = ("mean_embedding", "covariance_embedding")
 
     def __init__(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import partial
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from experiments.settings import TrainingSettings
 from experiments.training.batches import Batch, make_batch
 from experiments.training.corpus import make_corpus
 from experiments.training.layout import EpochLayouts, training_sequences
-from models import MFBPR, SRGNN, Backbone, BERT4Rec
+from models import MFBPR, SRGNN, Backbone, BERT4Rec, GRU4Rec
 from tests.experiments.brute_force import brute_force_rank, inputs_and_targets
 
 MAX_LEN = 8
@@ -219,6 +220,32 @@ def test_a_model_of_masks_is_evaluated_on_the_mask_after_the_input(small, split)
 
 def bert4rec(data):
     return BERT4Rec(data.num_items, max_len=MAX_LEN, dim=8, num_blocks=1, rngs=nnx.Rngs(1))
+
+
+def test_one_pass_of_a_gru_learns_what_a_row_for_each_beginning_does(small):
+    """The same loss and gradients, where all fits into one batch and nothing is drawn."""
+    training = TrainingSettings(max_len=32, batch_size=4096, loss="softmax")
+    found = []
+    for one_pass in (False, True):
+        model = GRU4Rec(
+            small.num_items, dim=8, hidden_dim=8, dropout_rate=0.0, one_pass=one_pass,
+            loss="softmax", rngs=nnx.Rngs(0),
+        )  # fmt: skip
+        rows = EpochLayouts(small, training, 0, model.task)(0)
+        assert len(rows.cells) == 1
+        one = jax.tree.map(lambda a: a[0], rows)
+        batch = make_batch(model.task, training, make_corpus(small), one, jax.random.key(0))
+        graphdef, params = nnx.split(model, nnx.Param)
+
+        @jax.jit
+        def step(params, batch, graphdef=graphdef):
+            model = nnx.merge(graphdef, params)
+            return model.training_loss(batch.tokens, batch.positives, batch.negatives, batch.real)
+
+        found.append((batch.tokens.items.size, jax.value_and_grad(step)(params, batch)))
+    (cells, want), (fewer, got) = found
+    assert 3 * fewer < cells
+    chex.assert_trees_all_close(jax.tree.leaves(got), jax.tree.leaves(want), rtol=1e-4, atol=1e-6)
 
 
 def mf_bpr(data):
