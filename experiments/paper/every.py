@@ -129,7 +129,7 @@ EVERY = Accuracy(
         accuracy.P_VALUES,
     ),
     choices=lambda _: Choices(
-        models=Names(MODELS, ("sasrec",)), datasets=Names(data.NAMES, ("beauty",))
+        models=Names(MODELS, ("sasrec",)), datasets=Names(data.NAMES, ("beauty", "toys"))
     ),
     rows=rows_of,
     verdict=verdict,
