@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 from flax import nnx
 
 from benchmarks import report, workload
-from experiments.data import Interactions
 from experiments.evaluation import make_evaluation_set, make_evaluator
 from experiments.run import Run
 from experiments.training.corpus import make_corpus
@@ -15,13 +12,9 @@ from experiments.training.prepare import make_model
 from experiments.training.timing import in_turn
 
 
-def measure(quick: bool, dataset: Sequence[str] = ("beauty",)) -> Iterable[report.Case]:
+def measure(quick: bool, dataset: str = "beauty") -> list[report.Case]:
     """Measures the seconds of an evaluation."""
-    for name in dataset:
-        yield _measure(workload.dataset(quick, name), rounds=1 if quick else 7)
-
-
-def _measure(data: Interactions, rounds: int) -> report.Case:
+    data = workload.dataset(quick, dataset)
     settings = workload.settings_for(data, "sevo-adamw")
     model = make_model(Run("sasrec", data.name, "adamw", 0, settings), data)
     graphdef, params = nnx.split(model, nnx.Param)
@@ -33,9 +26,9 @@ def _measure(data: Interactions, rounds: int) -> report.Case:
         "packed": lambda: evaluate(params, corpus, packed),
         "padded": lambda: evaluate(params, corpus, padded),
     }
-    seconds = in_turn(calls, rounds)
+    seconds = in_turn(calls, rounds=1 if quick else 7)
     name = f"{data.num_users} users, {data.num_items} items, {data.name}"
-    return report.case(name, seconds, "s", 1)
+    return [report.case(name, seconds, "s", 1)]
 
 
 if __name__ == "__main__":

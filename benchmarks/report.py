@@ -50,11 +50,14 @@ def command(
     Args:
         benchmark: its name.
         measure: measures its cases. It also takes what ``kind`` adds to `Options`, by name.
-        kind: its options.
+        kind: its options. Values that are not the default ones are part of the file's name.
     """
     options = tyro.cli(kind, description=f"{Options.__doc__} Benchmark: {benchmark}.")
     usual = {field.name for field in dataclasses.fields(Options)}
-    own = {name: value for name, value in vars(options).items() if name not in usual}
+    added = [field for field in dataclasses.fields(kind) if field.name not in usual]
+    own = {field.name: getattr(options, field.name) for field in added}
+    changed = [own[field.name] for field in added if own[field.name] != field.default]
+    benchmark = "-".join([benchmark, *changed])
     folder, cases = options.folder, []
     for measured in measure(options.quick, **own):
         cases.append(measured)

@@ -51,20 +51,22 @@ def torch_wait() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Options(report.Options):
-    """Those of a benchmark that takes data sets."""
+    """Options of a benchmark that takes a data set."""
 
-    dataset: tuple[str, ...] = ("beauty",)
-    """Registered data sets, measured one after the other with their published settings."""
+    dataset: str = "beauty"
+    """A registered data set, which is measured with its published settings."""
 
 
 def dataset(quick: bool = False, name: str = "beauty") -> Interactions:
-    """Loads a data set; the built-in one if it cannot be had, or if ``quick`` is set."""
+    """Loads a data set; the built-in one if ``quick`` is set, or if Beauty cannot be had."""
     if quick:
         return load("synthetic")
     try:
         return load(name)
     except UserError as error:
-        print(f"{name} is not at hand, so on synthetic data: {error}")
+        if name != "beauty":
+            raise
+        print(f"Beauty is not at hand, so on synthetic data: {error}")
         return load("synthetic")
 
 

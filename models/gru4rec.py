@@ -26,9 +26,10 @@ class GRU4Rec(Backbone):
     weights by Xavier's rule: the training loss on Beauty is then the published one.
 
     As published, every beginning of a user's items is a training row of its own, and the target is
-    the item after it. The state reads forwards, so one pass over all items has the outputs of every
-    beginning, at a fraction of the cost (``one_pass``). Then the beginnings of a user share a batch
-    and a dropout mask, and those before the newest ``max_len`` items are left out.
+    the item after it. The state reads forwards, so one pass over the items gives the outputs of all
+    beginnings (``one_pass``). A batch then counts users, so that an epoch has fewer steps. The
+    beginnings of a user share a dropout mask. Of a user of more than ``max_len`` items the newest
+    ``max_len`` are read, and nothing before them is predicted.
 
     The published loss is BPR with one negative. Several sequences may stand in a row: the state is
     reset where a segment begins.

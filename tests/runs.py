@@ -126,7 +126,7 @@ def environment(cache: Path) -> dict[str, str]:
     """For commands that start processes of their own."""
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "PYTHONPATH": str(REPOSITORY),

@@ -157,7 +157,9 @@ def compose(
         "an epoch adds. Inference ranks all items for all test users. Models that the paper has "
         "without SEvo alone are trained as such.",
         "The paper's seconds are of other hardware and software (Xeon E5-2620 v4, one GTX 1080 "
-        "Ti, PyTorch): the overheads can be compared, the seconds cannot.",
+        "Ti, PyTorch): the overheads can be compared, the seconds cannot. Nor can ours of "
+        "different data sets, if the machine's speed changed between them. Epochs are those of "
+        "each row.",
         *numbers.defects(models),
     ]
     return Document(

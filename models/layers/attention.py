@@ -47,7 +47,7 @@ def sequence_mask(
 
 
 BLOCK = 100
-"""The most queries of a block where later keys are hidden."""
+"""The most queries in a block of causal attention."""
 
 
 def attention(

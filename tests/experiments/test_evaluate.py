@@ -103,7 +103,7 @@ def test_blocks_of_users(small, evaluation, monkeypatch, limit, value):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_score_that_is_not_finite_is_noticed(small, evaluation, value):
     graphdef, params, corpus, evaluate = evaluation
-    model = nnx.merge(graphdef, params)
+    model = nnx.merge(graphdef, params, copy=True)
     table = model.item_embedding.embedding
     table[...] = table[...].at[7, 0].set(value)
     params = nnx.state(model, nnx.Param)

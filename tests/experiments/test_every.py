@@ -31,8 +31,8 @@ def run_of(model: str = "sasrec", **changed):
 
 def test_validation_and_checkpoints_hold_settled_parameters(small, tmp_path):
     tiny = {"model": "mf-bpr", "dim": 4, "batch_size": 64, "eval_every": 1, "learning_rate": 0.02}
-    run_of = functools.partial(make_run, dataset="small", optimizer="sevo-adamw", seed=0, **tiny)
-    run = run_of(every_epochs=2, epochs=3)
+    make = functools.partial(make_run, dataset="small", optimizer="sevo-adamw", seed=0, **tiny)
+    run = make(every_epochs=2, epochs=3)
     loop.train(run, small, tmp_path)
     setup = prepare.make_setup(run, small)
     with open_checkpoints(tmp_path) as saved:
@@ -47,7 +47,7 @@ def test_validation_and_checkpoints_hold_settled_parameters(small, tmp_path):
     assert best[CRITERION] == held.best_score
 
     # The run goes on from parameters that are not settled, as if it had never stopped.
-    longer, other = run_of(every_epochs=2, epochs=4), tmp_path / "at-once"
+    longer, other = make(every_epochs=2, epochs=4), tmp_path / "at-once"
     ours = loop.train(longer, small, tmp_path, resume=True)
     theirs = loop.train(longer, small, other)
     assert ours["test"] == theirs["test"]

@@ -36,6 +36,7 @@ def dozen() -> Interactions:
 OTHERS = [
     ("sasrec", "sasrec", {}, 0.02, 300),
     ("gru4rec", "gru4rec", {}, 0.01, 100),
+    ("gru4rec-one-pass", "gru4rec", {"one_pass": True}, 0.02, 300),
     ("bert4rec", "bert4rec", {"mask_rate": 0.3, "dim": 32}, 0.01, 800),
     ("stosa", "stosa", {}, 0.02, 150),
     ("stosa-published", "stosa", {"published": True}, 0.02, 150),

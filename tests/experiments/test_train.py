@@ -107,7 +107,7 @@ def test_resume_is_bit_identical(arguments, straight, tmp_path, epoch):
 def test_resume_draws_the_same_dropout(users_file, tmp_path):
     tiny = ["--dim=8", "--num-blocks=1", "--num-heads=1", "--max-len=10", "--batch-size=64"]
     arguments = ["--dataset", str(users_file), "--optimizer", "sevo-adamw", *tiny]
-    arguments += ["--packed", "False", "--eval-every", "1"]
+    arguments += ["--eval-every", "1"]
     run = runs_of([*arguments, "--epochs", "2", "--out", str(tmp_path)])[0]
     data, stop = load(run.dataset), threading.Event()
     assert run.settings.model.dropout_rate > 0
