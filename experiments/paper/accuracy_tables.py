@@ -46,6 +46,8 @@ VARIANTS = {
             "MF-BPR, user-item graph", {"graph": "user-item"}, (SEVO,), numbers.USER_ITEM_GRAPH
         ),
     ),
+    # On Beauty 89 users have as many beginnings as a published batch has rows.
+    "gru4rec": (Variant("GRU4Rec, one pass", {"one_pass": True, "batch_size": 89}, (PLAIN, SEVO)),),
     "stosa": (Variant("STOSA, as published", {"published": True}),),
 }
 
