@@ -31,7 +31,8 @@ def epoch_of(data, optimizer: str, **changes):
     return epochs.compiled, (state, setup.inputs, epochs.lay_out(0), jax.random.key(0))
 
 
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 10])
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [1, 10])
 def test_an_epoch(every, small, monkeypatch):
     as_beside_a_gpu(monkeypatch)
     epoch, arguments = epoch_of(small, "sevo-adamw", every=every)

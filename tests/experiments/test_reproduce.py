@@ -157,6 +157,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(done, data_dir, tmp_path,
     assert one["test"] == other["test"]
 
 
+@pytest.mark.slow
 def test_a_run_stopped_early_goes_on_for_longer(done, data_dir, tmp_path):
     assert call("table2", tmp_path, data_dir, *ONE, "--epochs", "1") == 0
     assert "1 of 2" in (tmp_path / "table2.md").read_text()
@@ -473,6 +474,7 @@ def test_table1_downloads_gigabytes_only_when_asked(tmp_path, data_dir):
     assert "the download of https://datarepo.eng.ucsd.edu/" in text
 
 
+@pytest.mark.slow
 def test_table8(tmp_path, data_dir, monkeypatch):
     assert call("table8", tmp_path, data_dir, "--datasets", "beauty") == 0
     content = read_json(tmp_path / "table8.json")
@@ -613,6 +615,7 @@ def test_table3_on_the_files(tmp_path, data_dir, small, monkeypatch):
     assert "synthetic, time" not in text
 
 
+@pytest.mark.slow
 def test_when_it_helps(tmp_path, data_dir, monkeypatch):
     monkeypatch.setattr(when_it_helps, "NEGATIVES", (1, 16))
     trained = make_up_results(monkeypatch)

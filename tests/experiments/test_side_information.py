@@ -158,6 +158,7 @@ def tables(monkeypatch) -> None:
     monkeypatch.setattr(figure6, "project", lambda items: items[:, :2])
 
 
+@pytest.mark.slow
 def test_figure6(data_dir, tmp_path, trained, tables):
     assert call("figure6", tmp_path, data_dir) == 0
     content = read_json(tmp_path / "figure6.json")
