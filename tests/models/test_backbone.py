@@ -39,6 +39,7 @@ other_rows = pytest.mark.parametrize("inputs", [PADDED, AMONG_OTHERS], ids=["pad
 
 
 @every_packing_model
+@pytest.mark.lenient  # NumPy arrays work outside jit, too
 def test_shapes(name):
     model, width = shared(name), DIM * (2 if name.startswith("stosa") else 1)
     hidden = forward(name)(*PACKED.tokens)
@@ -117,6 +118,7 @@ def test_gradients_are_finite_for_a_sequence_of_one(name):
     ("name", "rated"),
     [case(name, "dropout_rate") for name in PACKING] + [case("stosa", "attention_dropout_rate")],
 )
+@pytest.mark.lenient  # NumPy arrays work outside jit, too
 def test_dropout(name, rated):
     def hidden(rate: float) -> np.ndarray:
         """The outputs with the keys 0, 1 and 0."""
