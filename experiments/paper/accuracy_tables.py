@@ -112,10 +112,9 @@ def _mean_gains(compared: Sequence[Comparison]) -> Iterable[documents.Table]:
         found = [by_dataset.get(dataset) for dataset in datasets]
         ours = [cells.complete_mean(own.gains) if own else None for own in found]
         theirs = [cells.complete_mean(own.paper_gains) if own else None for own in found]
-        for name, gains in (("ours", ours), ("paper", theirs)):
+        for first, name, gains in ((label, "ours", ours), ("", "paper", theirs)):
             common = [gain for gain, own in zip(gains, ours, strict=True) if own is not None]
             means = cells.complete_mean(gains), cells.complete_mean(common)
-            first = label if name == "ours" else ""
             written.append([first, name, *map(cells.percent, (*gains, *means))])
     names = (numbers.DATASETS.get(dataset, dataset) for dataset in datasets)
     header = ("Model", "", *names, "Mean", "Mean over those of ours")

@@ -186,13 +186,13 @@ def means_of(content: Iterable[dict[str, Any]]) -> Table:
         if row["ours"]["training_plain"] is not None:
             by_model.setdefault(row["model"], []).append(row)
     for model, timed in by_model.items():
-        for name in ("ours", "paper"):
+        label, count = numbers.MODELS[model], str(len(timed))
+        for *first, name in ((label, count, "ours"), ("", "", "paper")):
             plain, sevo, inference = (
                 cells.complete_mean([row[name][column] for row in timed])
                 for column in ("training_plain", "training_sevo", "inference")
             )
             added = None if plain is None or sevo is None else sevo - plain
-            first = [numbers.MODELS[model], str(len(timed))] if name == "ours" else ["", ""]
             trainings = [NONE if x is None else f"{x:,.0f}" for x in (plain, added)]
             written.append([*first, name, *trainings, _cell("inference", inference)])
     header = ("Model", "Data sets", "", "Training, plain", "SEvo adds", "Inference")
