@@ -141,7 +141,7 @@ def test_bad_options(sasrec_run, capsys, options, message):
 @pytest.mark.slow
 def test_a_run_without_a_validation_has_nothing_to_recommend_by(users_file, tmp_path):
     options = ["--dataset", str(users_file), "--optimizer", "adamw", "--num-blocks", "1", *TINY]
-    run = runs_of(options)[0]
+    run = runs_of([*options, "--epochs", "2"])[0]  # stopped between the two
     stop = threading.Event()
     stop.set()
     with pytest.raises(loop.Interrupted):
