@@ -18,9 +18,9 @@ MODEL_HELP = (
     "another one shows its settings."
 )
 DATASET_HELP = (
-    "synthetic, beauty, toys, tools, ml-1m, electronics, clothing; or the path of a .txt file of "
-    "'user item item …' lines, or of a .csv, .tsv, .parquet or .inter table of user, item, time; "
-    "text may be gzipped (.csv.gz)."
+    "synthetic, beauty, toys, tools, sports, ml-1m, electronics, clothing; or the path of a .txt "
+    "file of 'user item item …' lines, or of a .csv, .tsv, .parquet or .inter table of user, item, "
+    "time; text may be gzipped (.csv.gz)."
 )
 OPTIMIZER_HELP = (
     "One or more of adam (the published plain settings), adamw (SEvo's settings, no smoothing), "

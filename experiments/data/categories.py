@@ -1,14 +1,14 @@
 """Categories of a data set's items: side information, from a file beside the interactions.
 
-For Amazon Beauty they are in a JSON object of items and their categories, for MovieLens-1M in the
-zip of its ratings. The item ids in these files are those of one particular file of interactions,
-and fit no other. For a data set of the user's own, the user names the file.
+They are in a JSON object of items and their categories, or for MovieLens-1M in the zip of its
+ratings. The item ids in these files are those of one particular file of interactions, and fit no
+other. For a data set of the user's own, the user names the file.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,10 +46,28 @@ SOURCES = {
     # All 637 categories, of up to 3,814 items, would join a quarter of all pairs: 37,314,630
     # entries, beside some 220,000 of the items that follow each other. The 619 of at most 500 items
     # make 2,635,926, and leave 631 of the 12,101 items without neighbours.
-    "beauty": Source("Beauty_item2attributes.json", "Beauty.txt", read_json, False, 500),
-    # The 5-core leaves some movies out. The 18 genres all make edges, as in Table 4.
-    "ml-1m": Source("ml-1m.zip", "ml-1m.zip", read_genres, True, None),
+    "beauty": (Source("Beauty_item2attributes.json", "Beauty.txt", read_json, False, 500),),
+    # One category holds all items. 1,003 of 1,027 make edges, and leave 1,899 of 11,924 items
+    # without neighbours.
+    "toys": (
+        Source("Toys_and_Games_item2attributes.json", "Toys_and_Games.txt", read_json, False, 500),
+    ),
+    "sports": (
+        Source(
+            "Sports_and_Outdoors_item2attributes.json",
+            "Sports_and_Outdoors.txt",
+            read_json,
+            False,
+            500,
+        ),
+    ),
+    # The 18 genres all make edges, as in Table 4. The 5-core leaves some movies of the zip out.
+    "ml-1m": (
+        Source("ml-1m_item2attributes.json", "ml-1m.txt", read_json, False, None),
+        Source("ml-1m.zip", "ml-1m.zip", read_genres, True, None),
+    ),
 }
+"""The files of a data set's categories: one for each file of interactions that it is read from."""
 
 
 class Categories(NamedTuple):
@@ -91,15 +109,17 @@ def load_categories(data: Interactions, file: str = "", max_size: int | None = N
                 f"{min(map(len, found.members)):,} items and more",
             )
         return found
-    source = SOURCES.get(data.name)
-    if source is None or data.source is None:
+    sources = SOURCES.get(data.name, ())
+    if not sources or data.source is None:
         raise ArgumentError(
             "graph",
             f"category needs a data set whose categories are known: {', '.join(SOURCES)}; got "
             f"{data.name}: name a file of its categories",
         )
+    read_from = data.source.name
+    source = next((source for source in sources if source.of == read_from), sources[0])
     path = data.source.with_name(source.file)
-    if data.source.name != source.of:
+    if read_from != source.of:
         raise UserError(
             f"{data.source}: does not number its items as {source.file} does; expected "
             f"{source.of}: put both into {data.source.parent}, or name their folder with "
@@ -178,9 +198,21 @@ def _by_category(
             )
         for name in own:
             members[str(name)].add(numbers[item])
+    if len(categories_of) != len(numbers) and _is_count(categories_of) and _is_count(numbers):
+        raise UserError(
+            f"{path}: has the items 1 to {len(categories_of):,}, and {source.of} has 1 to "
+            f"{len(numbers):,}, so they are not numbered alike; expected a category of every item, "
+            "such as one of its own for an item without"
+        )
     return Categories(
         list(members), [np.array(sorted(items)) for items in members.values()], source.max_size
     )
+
+
+def _is_count(ids: Iterable[str]) -> bool:
+    """Whether ids are mere numbers, 1 and so on, which do not tell to which data they belong."""
+    found = set(ids)
+    return found == {str(number) for number in range(1, len(found) + 1)}
 
 
 def _is_name(name: Any) -> bool:

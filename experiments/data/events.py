@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from experiments.data.interactions import Interactions, from_sequences
+from experiments.data.interactions import MIN_INTERACTIONS, Interactions, from_sequences
 from experiments.errors import UserError
 
 
@@ -67,7 +67,13 @@ def k_core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
 
 
 def from_events(
-    name: str, events: pl.DataFrame, source: Path, *, repeats: bool = True, core: int = 1
+    name: str,
+    events: pl.DataFrame,
+    source: Path,
+    *,
+    repeats: bool = True,
+    core: int = 1,
+    least: int = MIN_INTERACTIONS,
 ) -> Interactions:
     """Orders the events of each user by time, and numbers users and items by their sorted ids.
 
@@ -78,6 +84,7 @@ def from_events(
         source: the file, for messages.
         repeats: whether to keep all of a user's interactions with the same item, or the first only.
         core: the least interactions of a user and of an item; see `k_core`.
+        least: the least interactions of a user who is kept.
 
     Raises:
         UserError: there are no events, or none is left.
@@ -128,6 +135,7 @@ def from_events(
         item_ids.to_numpy(),
         source=source,
         user_ids=user_ids.to_numpy()[codes],
+        least=least,
     )
     return dataclasses.replace(data, notes=(*notes, *data.notes))
 

@@ -154,8 +154,9 @@ def from_sequences(
     item_ids: np.ndarray | None = None,
     source: Path | None = None,
     user_ids: np.ndarray | None = None,
+    least: int = MIN_INTERACTIONS,
 ) -> Interactions:
-    """Drops users of fewer than 3 interactions and renumbers the items that remain.
+    """Drops users of few interactions and renumbers the items that remain.
 
     Args:
         name: the name of the data set.
@@ -164,21 +165,22 @@ def from_sequences(
         item_ids: the source's id of each code; the codes themselves if ``None``.
         source: the file, for messages.
         user_ids: the source's id of each user; ``1 … users`` if ``None``.
+        least: the least interactions of a user who is kept.
 
     Raises:
-        UserError: no user has 3 interactions.
+        UserError: no user has that many interactions.
     """
-    kept = lengths >= MIN_INTERACTIONS
+    kept = lengths >= least
     if not kept.any():
         raise UserError(
-            f"{source or name}: no user has {MIN_INTERACTIONS} or more interactions; expected one "
+            f"{source or name}: no user has {least} or more interactions; expected one "
             "item each to train on, to validate and to test"
         )
     if user_ids is None:
         user_ids = np.arange(1, lengths.size + 1)
     codes, items = np.unique(values[np.repeat(kept, lengths)], return_inverse=True)
     dropped = int((~kept).sum())
-    note = f"dropped {dropped:,} users of fewer than {MIN_INTERACTIONS} interactions"
+    note = f"dropped {dropped:,} users of fewer than {least} interactions"
     return Interactions(
         name=name,
         items=(items + 1).astype(np.int32),
@@ -196,8 +198,13 @@ PAIRS = (
 )
 
 
-def read_text(path: Path, name: str) -> Interactions:
+def read_text(path: Path, name: str, least: int = MIN_INTERACTIONS) -> Interactions:
     """Reads lines of ``user item item …``: positive integer ids, items in order of time.
+
+    Args:
+        path: the file.
+        name: the name of the data set.
+        least: the least interactions of a user who is kept.
 
     Raises:
         UserError: the file is missing, unreadable, UTF-16 or empty, an id is no positive integer,
@@ -228,11 +235,11 @@ def read_text(path: Path, name: str) -> Interactions:
             lengths.append(len(items))
     if not lengths:
         raise UserError(f"{path}: is empty; expected lines of 'user item item …'")
-    if max(lengths) == 1:
+    if max(lengths) == 1 and least > 1:
         raise UserError(f"{path}: has one item a line; expected a user and all items; {PAIRS}")
     arrays = (np.array(numbers, np.int64) for numbers in (values, lengths, list(line_of)))
     items, counts, users = arrays
-    return from_sequences(name, items, counts, source=path, user_ids=users)
+    return from_sequences(name, items, counts, source=path, user_ids=users, least=least)
 
 
 def _parse_ids(fields: list[str]) -> list[int]:

@@ -55,6 +55,7 @@ SOURCES = {
     "tools": Source(
         "Tools_and_Home_Improvement.txt", "reviews_Tools_and_Home_Improvement_5.json.gz"
     ),
+    "sports": Source("Sports_and_Outdoors.txt", "reviews_Sports_and_Outdoors_5.json.gz"),
     "ml-1m": Source(
         "ml-1m.txt",
         "ml-1m.zip",

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from experiments.data.events import check_complete, first_line, from_events
-from experiments.data.interactions import Interactions
+from experiments.data.interactions import MIN_INTERACTIONS, Interactions
 from experiments.data.reading import check_encoding, open_text
 from experiments.errors import UserError
 
@@ -64,21 +64,25 @@ def is_text(path: Path) -> bool:
     return kind_of(path) not in (*TEXT_TABLES, ".parquet")
 
 
-def read_file(path: Path) -> Interactions:
+def read_file(path: Path, least: int = MIN_INTERACTIONS) -> Interactions:
     """Reads a ``.csv``, ``.tsv`` or ``.parquet`` file, or RecBole's ``.inter``.
 
     The columns of users, items and times are recognised by their names (`COLUMNS`). Ids are
     integers or strings; times are numbers or ISO dates. Without times, each user's items are in the
     order of the file. All but ``.parquet`` may be gzipped.
 
+    Args:
+        path: the file.
+        least: the least interactions of a user who is kept.
+
     Raises:
         UserError: the file cannot be read, lacks a column or a value, has a row of more fields than
-            its first line, or no user has 3 events.
+            its first line, or no user has that many events.
     """
     events, notes = read_columns(path, COLUMNS, ("user", "item"))
     ids = (_ids(events[column], path) for column in ("user", "item"))
     times = (_times(events[column], path) for column in events.columns if column == "time")
-    data = from_events(name_of(path), pl.DataFrame([*ids, *times]), path)
+    data = from_events(name_of(path), pl.DataFrame([*ids, *times]), path, least=least)
     if "time" not in events.columns:
         notes = (
             f"{path}: has no column of times; each user's items are in the file's order",

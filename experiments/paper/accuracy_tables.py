@@ -179,7 +179,7 @@ def rows_by_category(dataset: str) -> list[Row]:
 def _on_categories(wanted: Sequence[Row]) -> Iterable[str]:
     """Tells which categories of each data set make edges."""
     for dataset in dict.fromkeys(row.dataset for row in wanted if row.dataset in SOURCES):
-        name, source = numbers.DATASETS[dataset], SOURCES[dataset]
+        name, source = numbers.DATASETS[dataset], SOURCES[dataset][0]
         if source.max_size is None:
             yield f"{name}: every category makes edges."
         else:

@@ -13,6 +13,7 @@ DATASETS = {
     "beauty": "Beauty",
     "toys": "Toys",
     "tools": "Tools",
+    "sports": "Sports",
     "ml-1m": "MovieLens-1M",
     "electronics": "Electronics",
     "clothing": "Clothing",

@@ -12,6 +12,7 @@ import pytest
 
 from experiments import train
 from experiments.data import load, load_categories
+from experiments.data.categories import SOURCES
 from experiments.errors import UserError
 from experiments.training.graphs import category_graph
 from tests.experiments.raw_files import EVENTS, amazon, movielens
@@ -122,7 +123,9 @@ def test_data_of_other_ids(tmp_path, folder):
 
 def test_data_without_categories(folder):
     for data in (load("synthetic"), load(str(folder / "Beauty.txt"))):
-        with pytest.raises(UserError, match=r"graph: category needs .*: beauty, ml-1m; got"):
+        with pytest.raises(
+            UserError, match=r"graph: category needs .*: beauty, toys, sports, ml-1m; got"
+        ):
             load_categories(data)
 
 
@@ -177,24 +180,45 @@ def test_bad_genres(tmp_path, movies, problem):
         load_categories(load("ml-1m", tmp_path))
 
 
-def test_ready_movielens_has_other_ids(tmp_path):
+def test_ready_movielens_has_a_file_of_its_own(tmp_path):
+    """The zip numbers movies otherwise, so its genres are not taken for those of ml-1m.txt."""
     zipped(tmp_path, MOVIES)
     (tmp_path / "ml-1m.txt").write_text("1 1 2 3\n")
-    with pytest.raises(UserError, match=r"does not number its items as .*; expected ml-1m.zip"):
-        load_categories(load("ml-1m", tmp_path))
+    data = load("ml-1m", tmp_path)
+    with pytest.raises(UserError, match=r"attributes.json: is missing; .* beside ml-1m.txt"):
+        load_categories(data)
+    (tmp_path / "ml-1m_item2attributes.json").write_text('{"1": [4], "2": [4, 9], "3": [9]}')
+    assert [m.tolist() for m in load_categories(data).members] == [[1, 2], [2, 3]]
 
 
-def test_beauty(data_folder):
-    """The file's ids are those of Beauty.txt: consecutive items have more in common than others."""
-    if not (data_folder / FILE).exists():
-        pytest.skip(f"real data: no {FILE} in {data_folder}")
-    data = load("beauty", data_folder)
+@pytest.mark.parametrize("items", [5, 7])
+def test_files_of_another_numbering(folder, items):
+    """Ids that count from 1 do not tell to which data they belong. How many there are does."""
+    (folder / FILE).write_text(json.dumps({str(item): [1] for item in range(1, items + 1)}))
+    problem = f"has the items 1 to {items}, and .* has 1 to 6, so they are not numbered alike"
+    with pytest.raises(UserError, match=problem):
+        load_categories(load(str(folder / "Beauty.txt")), str(folder / FILE))
+    if items < 6:
+        with pytest.raises(UserError, match=problem):
+            load_categories(load("beauty", folder))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "names", "entries", "more"),
+    [("beauty", 637, 2_635_926, 3), ("toys", 1_027, 1_865_846, 3), ("ml-1m", 18, 3_780_462, 1.5)],
+)
+def test_real_files(data_folder, dataset, names, entries, more):
+    """The file's ids are those of the text: consecutive items have more in common than others."""
+    file = SOURCES[dataset][0].file
+    if not (data_folder / file).exists():
+        pytest.skip(f"real data: no {file} in {data_folder}")
+    data = load(dataset, data_folder)
     found = load_categories(data)
-    assert len(found.names) == 637
-    assert np.unique(np.concatenate(found.members)).size == data.num_items == 12_101
+    assert len(found.names) == names
+    assert np.unique(np.concatenate(found.members)).size == data.num_items
     weights = category_graph(data).to_scipy(normalized=False)
-    assert weights.nnz == 2_635_926
+    assert weights.nnz == entries
     after = np.flatnonzero(data.owners[1:] == data.owners[:-1])
     shared = weights[data.items[after], data.items[after + 1]].mean()
     shuffled = np.random.default_rng(0).permutation(data.items)
-    assert shared > 3 * weights[shuffled[:-1], shuffled[1:]].mean()
+    assert shared > more * weights[shuffled[:-1], shuffled[1:]].mean()
