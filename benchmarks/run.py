@@ -23,6 +23,7 @@ BENCHMARKS = (
     "growth",
     "scaling",
     "packing",
+    "softmax",
     "session_graphs",
     "seeds",
     "evaluation",

@@ -53,14 +53,14 @@ def make_run(model: str, dataset: str, optimizer: str, seed: int = 0, **values: 
     return Run(model, dataset, optimizer, seed, settings)
 
 
-_USUAL = {"distill": "none", "graph": "item-item"}
+_USUAL = {"distill": "none", "graph": "item-item", "recipe": "published"}
 
 
 def changes(config: dict[str, Any]) -> dict[str, Any]:
     """Returns the settings in a run's ``config.json`` that differ from the published ones.
 
-    A kind of graph and a method of distillation count as changes; the settings published for them
-    do not.
+    A kind of graph, a method of distillation and a recipe count as changes; the settings that they
+    bring do not.
     """
     if config["model"] not in MODELS:  # a model of the user's own, which is not registered here
         return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
@@ -62,6 +63,10 @@ class Backbone(nnx.Module):
         mask_rate: share of the tokens that training masks, for the task ``masked``.
         loss_name: the loss that `loss` computes, a name in `models.layers.losses`. Constructors
             take it as their argument ``loss``.
+        calibration: ``t`` of the loss ``gbce``.
+        log_shares: ``float[num_items + 1]``, for ``sampled-softmax`` the logarithm of the
+            probability with which each item is drawn as a negative, padding's first; ``None`` if
+            all items are as likely.
         num_items: the number of items.
     """
 
@@ -71,6 +76,8 @@ class Backbone(nnx.Module):
     undecayed: ClassVar[tuple[str, ...]] = ()
     mask_rate: float = 0.5
     loss_name: Loss = "bce"
+    calibration: float = 0.75
+    log_shares: Constant | None = None
     num_items: int
     item_embedding: nnx.Embed
 
@@ -130,8 +137,9 @@ class Backbone(nnx.Module):
         Args:
             hidden: the outputs.
             positives: the item to predict at each token.
-            negatives: ``int[rows, width, k]``, items that the user has not met; for
-                ``sampled-softmax`` ``int[k]``, drawn from all items and shared by all tokens.
+            negatives: ``int[rows, width, k]``, items that the user has not met. For
+                ``sampled-softmax`` they are drawn from all items, and may be ``int[k]``, shared by
+                all tokens.
             real: where there is something to predict.
         """
         if self.loss_name == "softmax":
@@ -143,8 +151,18 @@ class Backbone(nnx.Module):
             positive = (hidden * vectors).sum(-1) + bias
             vectors, bias = self.item_vectors(negatives)
             collides = negatives == positives[..., None]
-            negative = hidden @ vectors.T + bias
-            values = losses.sampled_softmax(positive, negative, collides, self.num_items)
+            if negatives.ndim == 1:
+                negative = hidden @ vectors.T + bias
+            else:
+                negative = jnp.einsum("rwd,rwkd->rwk", hidden, vectors) + bias
+            log_share: Any = -math.log(self.num_items)
+            if self.log_shares is not None:
+                log_share = self.log_shares.get_value()[negatives]
+            values = losses.sampled_softmax(positive, negative, collides, log_share)
+        elif self.loss_name == "gbce":
+            positive = self.score(hidden, positives)
+            negative = self.score(hidden[..., None, :], negatives)
+            values = losses.gbce(positive, negative, self.num_items, self.calibration)
         else:
             positive = self.score(hidden, positives)
             pairwise = losses.PAIRWISE[self.loss_name]

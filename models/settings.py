@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-Loss = Literal["bce", "bpr", "softmax", "sampled-softmax"]
+Loss = Literal["bce", "bpr", "gbce", "softmax", "sampled-softmax"]
 """The names of the losses in `models.layers.losses`."""
 
 

@@ -18,6 +18,13 @@ from experiments.settings.parts import (
     TrainingSettings,
 )
 
+LOSS_OF = {
+    "own_negatives": "sampled-softmax",
+    "popular_negatives": "sampled-softmax",
+    "calibration": "gbce",
+}
+"""The settings of training that one loss reads alone."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -111,6 +118,12 @@ class Settings:
                 "num_negatives",
                 f"must be left out: softmax has none, got {self.training.num_negatives}",
             )
+        for name, loss in LOSS_OF.items():
+            usual = fields_of(TrainingSettings)[name].default
+            if self.training.loss != loss and values[name] != usual:
+                raise ArgumentError(
+                    name, f"must be left out: it goes with {loss}, the loss is {self.training.loss}"
+                )
         heads = values.get("num_heads", 1)
         if values.get("dim", heads) % heads:
             raise ArgumentError("dim", f"must be a multiple of {heads} heads, got {values['dim']}")

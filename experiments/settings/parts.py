@@ -50,11 +50,27 @@ class TrainingSettings:
     batch_size: int = setting(512, "Training rows of a step: users, prefixes or pairs.", COUNT)
     max_len: int = setting(50, "Newest items of a user that the model reads.", COUNT)
     packed: bool = setting(True, "Whether short sequences share rows.")
+    recipe: Literal["published", "strong"] = setting(
+        "published",
+        "Where the settings that are not given come from: the paper, or strong (sasrec, gru4rec), "
+        "the full cross-entropy as others tuned it.",
+    )
     loss: Loss = setting("bce", "What is minimised.")
     num_negatives: int = setting(
         1,
         "Unseen items drawn for each positive; for sampled-softmax, items shared by a whole step.",
         COUNT,
+    )
+    own_negatives: bool = setting(
+        False, "sampled-softmax: whether each positive has items of its own."
+    )
+    popular_negatives: bool = setting(
+        False,
+        "sampled-softmax: whether items are drawn by their training interactions, for which scores "
+        "are corrected (logQ), and not all alike.",
+    )
+    calibration: float = setting(
+        0.75, "gbce: from 0, the binary cross-entropy, to 1, calibrated for all items.", MIXTURE
     )
     user_share: float = setting(1.0, "Share of the users to train and test on.", SHARE)
     eval_every: int = setting(5, "Epochs between validations.", COUNT)
@@ -123,7 +139,8 @@ class GraphSettings:
     categories: str = setting(
         "",
         "File for the graph category: a JSON object of item ids and lists of their categories, or "
-        "a .csv, .tsv or .parquet table of item and category. beauty and ml-1m have their own.",
+        "a .csv, .tsv or .parquet table of item and category. beauty, toys, sports and ml-1m have "
+        "their own.",
         readers=SEVO,
     )
     max_category_size: int = setting(

@@ -5,8 +5,8 @@ of them. Both are those of the run with SEvo, which ``adamw`` shares. In either 
 ``adam`` replaces values for optimisers whose weight decay is an L2 term: the plain run with Adam
 was tuned on its own, and nothing is published for the other optimisers of this kind.
 
-A kind of graph or a method of distillation may have a ``default`` and sections of its own under
-``variants``. They come in place of the sections of the data sets.
+A kind of graph, a method of distillation or a recipe may have a ``default`` and sections of its own
+under ``variants``. They come in place of the sections of the data sets.
 """
 
 from __future__ import annotations
@@ -42,15 +42,23 @@ class ModelEntry(NamedTuple):
         settings: the dataclass of the model's own settings.
         published: returns the published settings for a data set, an optimiser and a variant.
         ignores: other settings that the model does not read.
+        recipes: the recipes that the model's file has beside the published one.
     """
 
     settings: type
     published: Callable[[str, str, str], Settings]
     ignores: tuple[str, ...] = ()
+    recipes: tuple[str, ...] = ()
 
 
 def published(
-    model: str, dataset: str, optimizer: str, *, distill: str = "none", graph: str = "item-item"
+    model: str,
+    dataset: str,
+    optimizer: str,
+    *,
+    distill: str = "none",
+    graph: str = "item-item",
+    recipe: str = "published",
 ) -> Settings:
     """Returns the published settings of a run.
 
@@ -60,6 +68,10 @@ def published(
         optimizer: one of `OPTIMIZERS`.
         distill: a method of distillation or ``"none"``.
         graph: a kind of graph.
+        recipe: ``"published"``, or one that the model's file has.
+
+    Raises:
+        ArgumentError: the model has no such recipe, or a recipe and a method are named.
 
     Examples:
         >>> published("mf-bpr", "toys", "sevo-adamw").optimizer.beta
@@ -68,8 +80,15 @@ def published(
         0.7
     """
     variant = graph if distill == "none" else distill
+    if recipe != "published":
+        if distill != "none":
+            raise ArgumentError("recipe", f"must be left out: {distill} has settings of its own")
+        known = [name for name, entry in MODELS.items() if recipe in entry.recipes]
+        if model not in known:
+            raise ArgumentError("recipe", f"{recipe} is one of {' and '.join(known)}, got {model}")
+        variant = recipe
     found = MODELS[model].published(dataset, optimizer, variant)
-    return found.replace(distill=distill, graph=graph)
+    return found.replace(distill=distill, graph=graph, recipe=recipe)
 
 
 def reads(model: str, optimizer: str, distill: str, setting: str) -> bool:
@@ -130,16 +149,16 @@ _OF_STUDENTS = tuple(
 )
 
 
-def _entry(model: str, settings: type, *ignores: str) -> ModelEntry:
+def _entry(model: str, settings: type, *ignores: str, recipes: tuple[str, ...] = ()) -> ModelEntry:
     if model != "sasrec":
         ignores += _OF_STUDENTS
-    return ModelEntry(settings, from_toml(model, settings), ignores)
+    return ModelEntry(settings, from_toml(model, settings), ignores, recipes)
 
 
 MODELS: dict[str, ModelEntry] = {
     "mf-bpr": _entry("mf-bpr", MFBPRSettings, "max_len", "packed"),
-    "gru4rec": _entry("gru4rec", GRU4RecSettings),
-    "sasrec": _entry("sasrec", SASRecSettings),
+    "gru4rec": _entry("gru4rec", GRU4RecSettings, recipes=("strong",)),
+    "sasrec": _entry("sasrec", SASRecSettings, recipes=("strong",)),
     "bert4rec": _entry("bert4rec", BERT4RecSettings),
     "stosa": _entry("stosa", STOSASettings),
     "lightgcn": _entry("lightgcn", LightGCNSettings, "max_len", "packed"),

@@ -38,8 +38,8 @@ class Batch(NamedTuple):
     Attributes:
         tokens: the input.
         positives: ``int32[rows, width]``, the item to predict at each token.
-        negatives: ``int32[rows, width, k]``, items that the user has not met; or ``int32[k]``, any
-            items, shared by all tokens.
+        negatives: ``int32[rows, width, k]``, items that the user has not met, or any items; or
+            ``int32[k]``, any items, shared by all tokens.
         real: ``bool[rows, width]``, where there is something to predict.
     """
 
@@ -138,11 +138,14 @@ def make_batch(
         real &= jax.random.bernoulli(mask_key, mask_rate, cells.shape)
         tokens = mask_tokens(tokens, real, corpus)
     positives = jnp.where(real, corpus.items[cells + ahead], 0)
+    shape = (*cells.shape, training.num_negatives)
     if training.loss == "sampled-softmax":
-        shape = (training.num_negatives,)
-        negatives = jax.random.randint(key, shape, 1, corpus.num_items + 1)
+        shape = shape if training.own_negatives else shape[-1:]
+        if training.popular_negatives:
+            negatives = sample_popular(corpus.up_to, shape, key)
+        else:
+            negatives = jax.random.randint(key, shape, 1, corpus.num_items + 1)
     else:
-        shape = (*cells.shape, training.num_negatives)
         owners = jnp.broadcast_to(corpus.owners[cells][..., None], shape)
         negatives = sample_negatives(corpus.unseen, owners, key)
     return Batch(tokens, positives, negatives, real)
@@ -152,6 +155,14 @@ def mask_tokens(tokens: Tokens, where: Bool[Array, "rows width"], corpus: Corpus
     """Puts the mask in place of the tokens that ``where`` selects; its id is ``num_items + 1``."""
     mask = corpus.num_items + 1
     return tokens._replace(items=jnp.where(where & (tokens.segments > 0), mask, tokens.items))
+
+
+def sample_popular(
+    up_to: Int[Array, " items"], shape: tuple[int, ...], key: PRNGKeyArray
+) -> Int[Array, ...]:
+    """Draws items by their training interactions: the item of an interaction drawn uniformly."""
+    drawn = jax.random.randint(key, shape, 0, up_to[-1])
+    return 1 + jnp.searchsorted(up_to, drawn, side="right").astype(jnp.int32)
 
 
 def sample_negatives(

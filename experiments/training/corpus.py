@@ -21,11 +21,14 @@ class Corpus(NamedTuple):
         items: ``int32[interactions]``.
         owners: ``int32[interactions]``, the user of each.
         unseen: the index of each user's training items, which `sample_negatives` reads.
+        up_to: ``int32[items]``, the training interactions of items up to each, for draws by
+            popularity; empty if there are none.
     """
 
     items: Int[Array, " interactions"]
     owners: Int[Array, " interactions"]
     unseen: Unseen
+    up_to: Int[Array, " items"]
 
     @property
     def num_items(self) -> Int[Array, ""]:
@@ -55,7 +58,11 @@ class Unseen(NamedTuple):
 
 
 def make_corpus(
-    data: Interactions, placement: Placement = ONE_DEVICE, *, draws_unseen: bool = True
+    data: Interactions,
+    placement: Placement = ONE_DEVICE,
+    *,
+    draws_unseen: bool = True,
+    draws_popular: bool = False,
 ) -> Corpus:
     """Puts a data set on the device, or whole on every device of a mesh.
 
@@ -63,6 +70,7 @@ def make_corpus(
         data: the data set.
         placement: where the arrays lie.
         draws_unseen: whether negatives will be drawn that the user has not met.
+        draws_popular: whether negatives will be drawn by popularity.
 
     Raises:
         UserError: a user has every item in training and ``draws_unseen`` is set, or there are
@@ -95,5 +103,12 @@ def make_corpus(
         np.array(data.num_items, np.int32),
         np.zeros(longest.bit_length(), np.int32),  # only its length, which is static, is read
     )
-    arrays: Any = (data.items, data.owners, Unseen(*unseen))
+    counts = popularity(data) if draws_popular else np.zeros(0, np.int64)
+    arrays: Any = (data.items, data.owners, Unseen(*unseen), np.cumsum(counts).astype(np.int32))
     return Corpus(*placement.put_whole(jax.tree.map(jnp.asarray, arrays)))
+
+
+def popularity(data: Interactions) -> np.ndarray:
+    """Counts the training interactions of the items ``1 … num_items``."""
+    items = data.items[data.training_part()]
+    return np.bincount(items, minlength=data.num_items + 1)[1:]

@@ -18,13 +18,14 @@ from experiments.evaluation import Split, make_evaluation_set, make_evaluator, m
 from experiments.run import Run
 from experiments.settings import Settings
 from experiments.training.backbones import BUILDERS
-from experiments.training.corpus import make_corpus
+from experiments.training.corpus import make_corpus, popularity
 from experiments.training.layout import EpochLayouts
 from experiments.training.mesh import ONE_DEVICE, Placement
 from experiments.training.optimizers import make_optimizer
 from experiments.training.state import Checkpoint, TrainState, split_model
 from experiments.training.steps import Inputs, initial_key
 from models import Backbone, Task
+from models.backbone import Constant
 
 
 class NotFiniteError(UserError):
@@ -51,6 +52,13 @@ def make_model(run: Run, data: Interactions) -> Backbone:
             f"in BUILDERS[{run.model!r}], pass loss=settings.training.loss to the model's "
             "constructor, which keeps it as self.loss_name"
         )
+    training = run.settings.training
+    model.calibration = training.calibration
+    if training.popular_negatives:
+        counts = np.append(1, popularity(data))  # padding is never drawn
+        with np.errstate(divide="ignore"):  # nor is an item without interactions
+            shares = np.log(counts / counts[1:].sum(), dtype=np.float32)
+        model.log_shares = Constant(jnp.asarray(shares))
     return model
 
 
@@ -95,6 +103,12 @@ def make_setup(run: Run, data: Interactions, placement: Placement = ONE_DEVICE) 
         raise ArgumentError(
             "graph", "user-item needs a model with a table of users, such as mf-bpr"
         )
+    drawn = settings.training.num_negatives
+    if drawn > data.num_items:
+        raise ArgumentError(
+            "num_negatives",
+            f"must be at most the {data.num_items:,} items of {data.name}: {drawn:,}",
+        )
     optimizer = make_optimizer(run.optimizer, settings, data, model)
     if not model.packs:
         if placement.splits_both():
@@ -105,7 +119,12 @@ def make_setup(run: Run, data: Interactions, placement: Placement = ONE_DEVICE) 
             )
         settings = settings.replace(packed=False)
     graphdef, _, _, constants = split_model(model)
-    corpus = make_corpus(data, placement, draws_unseen=draws_unseen(run))
+    corpus = make_corpus(
+        data,
+        placement,
+        draws_unseen=draws_unseen(run),
+        draws_popular=settings.training.popular_negatives,
+    )
     inputs = Inputs(corpus, placement.put_whole(constants))
     compiled: dict[Split, Callable[[Any, Any], tuple[jax.Array, jax.Array]]] = {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -31,25 +32,47 @@ PAIRWISE = {"bpr": bpr, "bce": bce}
 """Losses of the score of one chosen item and the scores of ``k`` others, by name."""
 
 
+def gbce(
+    positive: Float[Array, "*n"], negative: Float[Array, "*n k"], num_items: int, calibration: float
+) -> Float[Array, "*n"]:
+    """Generalised binary cross-entropy (Petrov & Macdonald, RecSys 2023), their Eq. 13 to 15.
+
+    Few negatives make a model overconfident, since a positive is far more likely among ``1 + k``
+    items than among all. So the positive's probability is raised to a power below 1:
+    ``(power · softplus(-s⁺) + Σ softplus(s⁻)) / (1 + k)``, with
+    ``power = 1 - calibration · (1 - k / (num_items - 1))``.
+
+    Args:
+        positive: the score of the chosen item.
+        negative: scores of the drawn items.
+        num_items: the number of items.
+        calibration: ``t``, in [0, 1]; 0 is plain cross-entropy, 1 is calibrated in full.
+    """
+    drawn = negative.shape[-1]
+    power = 1 - calibration * (1 - drawn / (num_items - 1))
+    others = jax.nn.softplus(negative).sum(-1)
+    return (power * jax.nn.softplus(-positive) + others) / (1 + drawn)
+
+
 def sampled_softmax(
     positive: Float[Array, "*n"],
     negative: Float[Array, "*n k"],
     collides: Bool[Array, "*n k"],
-    num_items: int,
+    log_share: Float[Array, "*#n #k"] | float,
 ) -> Float[Array, "*n"]:
-    """Estimates the cross-entropy over all items from ``k`` items that were drawn uniformly.
+    """Estimates the cross-entropy over all items from ``k`` items that were drawn at random.
 
-    ``-s⁺ + log(exp s⁺ + items / k * Σ exp s⁻)``, where the sum leaves out draws of the positive
-    item itself (Jean et al., ACL 2015).
+    ``-s⁺ + log(exp s⁺ + Σ exp(s⁻) / (k q))``, where ``q`` is the probability of drawing the item
+    (the correction for it is known as logQ), and the sum leaves out draws of the positive item
+    itself (Jean et al., ACL 2015).
 
     Args:
         positive: the score of the chosen item.
         negative: scores of the drawn items.
         collides: whether the drawn item is the chosen one.
-        num_items: number of items to draw from.
+        log_share: ``log q`` of the drawn items.
     """
-    correction = jnp.log(num_items / negative.shape[-1])
-    others = jnp.where(collides, -1e9, negative + correction)
+    others = jnp.where(collides, -1e9, negative - log_share - math.log(negative.shape[-1]))
     return jax.nn.softplus(jax.nn.logsumexp(others, axis=-1) - positive)
 
 

@@ -8,16 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from scipy import stats
 
 from experiments.data.interactions import from_sequences
-from experiments.errors import UserError
+from experiments.errors import ArgumentError, UserError
 from experiments.run import make_run
 from experiments.training import prepare
-from experiments.training.batches import read_tokens, sample_negatives
+from experiments.training.batches import make_batch, read_tokens, sample_negatives, sample_popular
 from experiments.training.corpus import make_corpus
 from experiments.training.graphs import item_graph
 from experiments.training.packing import Rows
+from experiments.training.state import split_model
 
 
 def training_items(data) -> list[set[int]]:
@@ -63,6 +65,42 @@ def test_negatives_are_uniform(draws):
     p_values = [stats.chisquare(np.bincount(drawn)[np.unique(drawn)]).pvalue for drawn in draws]
     assert min(p_values) > 1e-3 / len(p_values)
     assert stats.kstest(p_values, "uniform").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("model", ["sasrec", "gru4rec", "sr-gnn", "bert4rec"])
+@pytest.mark.parametrize("popular", [False, True])
+@pytest.mark.parametrize("own", [False, True])
+def test_negatives_of_sampled_softmax(small, model, own, popular):
+    """A step's or a token's own; over the whole of the first epoch's first batch."""
+    changes = {"dim": 8, "loss": "sampled-softmax", "num_negatives": 5}
+    run = make_run(model, "small", "adam", **changes, own_negatives=own, popular_negatives=popular)
+    setup = prepare.make_setup(run, small)
+    made = nnx.merge(setup.graphdef, *split_model(prepare.make_model(run, small))[1:])
+    rows = jax.tree.map(lambda a: a[0], setup.layouts(small, 0)(0))
+    batch = make_batch(
+        setup.task, setup.settings.training, setup.inputs.corpus, rows, jax.random.key(0)
+    )
+    assert batch.negatives.shape == ((*batch.real.shape, 5) if own else (5,))
+    loss = made.training_loss(batch.tokens, batch.positives, batch.negatives, batch.real)
+    # At first all scores are about alike, and the estimate is the logarithm of the items.
+    assert float(loss) == pytest.approx(np.log(small.num_items), abs=1.0)
+
+
+def test_more_negatives_than_items_are_refused(small):
+    run = make_run("sasrec", "small", "adam", loss="sampled-softmax", num_negatives=41)
+    with pytest.raises(ArgumentError, match="num_negatives: must be at most the 40 items of small"):
+        prepare.make_setup(run, small)
+
+
+def test_popular_items_are_drawn_by_their_training_interactions(small):
+    """Items that are only validated or tested on are never drawn."""
+    corpus = make_corpus(small, draws_popular=True)
+    drawn = np.asarray(sample_popular(corpus.up_to, (40_000,), jax.random.key(0)))
+    counts = np.bincount(small.items[small.training_part()], minlength=small.num_items + 1)
+    found = np.bincount(drawn, minlength=small.num_items + 1)
+    assert not found[counts == 0].any()
+    expected = counts / counts.sum() * drawn.size
+    assert stats.chisquare(found[counts > 0], expected[counts > 0]).pvalue > 1e-3
 
 
 def test_extremes_of_what_a_user_has_seen():

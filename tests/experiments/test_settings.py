@@ -99,6 +99,10 @@ def test_help_shows_the_settings_of_the_model(model, capsys):
         ("mf-bpr", {"batch_size": 10**20}, "batch_size: must be less than 2.31, got 1000"),
         ("sasrec", {"epochs": 2**31}, "epochs: must be less than 2.31, got 2147483648"),
         ("bert4rec", {"num_negatives": 4}, "num_negatives: .*left out: softmax has none"),
+        ("sasrec", {"own_negatives": True}, "own_negatives: .* goes with sampled-softmax, .* bce"),
+        ("gru4rec", {"popular_negatives": True}, "popular_negatives: .*sampled-softmax, .* is bpr"),
+        ("sasrec", {"loss": "softmax", "calibration": 0.5}, "calibration: .*gbce, .* is softmax"),
+        ("sasrec", {"loss": "gbce", "calibration": 1.5}, r"calibration: must be in \[0, 1\]"),
     ],
 )
 def test_an_option_that_the_model_does_not_read_is_refused(model, options, message):
@@ -106,7 +110,29 @@ def test_an_option_that_the_model_does_not_read_is_refused(model, options, messa
         make_runs(model, "synthetic", ["adamw"], [0], options)
 
 
-@pytest.mark.parametrize("loss", ["softmax", "sampled-softmax"])
+@pytest.mark.parametrize("model", ["sasrec", "gru4rec"])
+@pytest.mark.parametrize("optimizer", ["adam", "sevo-adamw"])
+def test_a_recipe_brings_its_settings(model, optimizer):
+    """A run is named after its recipe and what the recipe does not bring."""
+    (run,) = make_runs(model, "beauty", [optimizer], [0], {"recipe": "strong", "dim": 32})
+    assert (run.settings.training.loss, run.settings.model.dim) == ("softmax", 32)
+    assert folder_name(run) == f"{model}-{optimizer}-recipe=strong-dim=32-seed0"
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "message"),
+    [
+        ("stosa", {}, "recipe: strong is one of gru4rec and sasrec, got stosa"),
+        ("sasrec", {"distill": "kd"}, "recipe: must be left out: kd has settings of its own"),
+        ("sasrec", {"num_negatives": 5}, "num_negatives: .*left out: softmax has none"),
+    ],
+)
+def test_a_recipe_that_does_not_fit(model, given, message):
+    with pytest.raises(UserError, match=message):
+        make_runs(model, "beauty", ["adam"], [0], {"recipe": "strong", **given})
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sampled-softmax", "gbce"])
 def test_lightgcn_has_no_loss_over_all_items(small, loss):
     settings = published("lightgcn", "small", "adam").replace(loss=loss)
     run = Run("lightgcn", "small", "adam", 0, settings)

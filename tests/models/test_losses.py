@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
+from models.backbone import Constant
 from models.distillation import dkd
 from models.layers import losses
 from tests.models.helpers import CLASSES, DIM, NUM_ITEMS, array, make, softplus
+
+CALIBRATION = 0.6
 
 
 def random_targets(count: int):
@@ -23,14 +26,26 @@ def random_targets(count: int):
     return hidden, positives, negatives + 1, np.array([[1, 0, 1], [1, 1, 0]]) > 0
 
 
-def by_hand(name: str, scores: np.ndarray, positive: int, negatives: list[int]) -> float:
+SHARES = np.arange(NUM_ITEMS + 1) / np.arange(NUM_ITEMS + 1).sum()
+"""The probability with which each item is drawn by popularity, padding's first."""
+
+
+def by_hand(
+    name: str, scores: np.ndarray, positive: int, negatives: list[int], shares: np.ndarray
+) -> float:
     """The loss at one token; column ``i`` of scores is item ``i``, and item 0 is padding."""
     if name == "softmax":
         return logsumexp(scores[1:]) - scores[positive]
     if name == "sampled-softmax":
-        others = [scores[n] for n in negatives if n != positive]
-        rest = NUM_ITEMS / len(negatives) * np.exp(others).sum()
+        rest = [np.exp(scores[n]) / shares[n] for n in negatives if n != positive]
+        rest = np.sum(rest) / len(negatives)
         return np.log(np.exp(scores[positive]) + rest) - scores[positive]
+    if name == "gbce":
+        alpha = len(negatives) / (NUM_ITEMS - 1)
+        power = alpha * (CALIBRATION * (1 - 1 / alpha) + 1 / alpha)
+        chosen = (1 / (1 + np.exp(-scores[positive]))) ** power
+        others = [np.log(1 - 1 / (1 + np.exp(-scores[n]))) for n in negatives]
+        return -(np.log(chosen) + np.sum(others)) / (1 + len(negatives))
     if name == "bce":
         terms = [softplus(scores[n]) for n in negatives]
         return softplus(-scores[positive]) + np.mean(terms)
@@ -38,17 +53,36 @@ def by_hand(name: str, scores: np.ndarray, positive: int, negatives: list[int]) 
 
 
 @pytest.mark.parametrize("count", [1, 3])
-@pytest.mark.parametrize("name", ["bce", "bpr", "softmax", "sampled-softmax"])
-def test_losses_by_hand(name, count):
+@pytest.mark.parametrize(
+    ("name", "negatives_of", "popular"),
+    [
+        ("bce", "tokens", False),
+        ("bpr", "tokens", False),
+        ("gbce", "tokens", False),
+        ("softmax", "tokens", False),
+        ("sampled-softmax", "step", False),
+        ("sampled-softmax", "step", True),
+        ("sampled-softmax", "tokens", False),
+        ("sampled-softmax", "tokens", True),
+    ],
+)
+def test_losses_by_hand(name, negatives_of, popular, count):
     model = make("mf-bpr", loss=name)
+    model.calibration = CALIBRATION
     hidden, positives, negatives, real = random_targets(count)
     if name == "sampled-softmax":
+        negatives[0, 0, 0] = positives[0, 0]  # a collision
+    if shared := negatives_of == "step":
         negatives = np.array([positives[0, 0], 2, 9])[:count]  # the first collides
+    shares = np.full(NUM_ITEMS + 1, 1 / NUM_ITEMS)
+    if popular:
+        shares = SHARES
+        with np.errstate(divide="ignore"):
+            model.log_shares = Constant(jnp.asarray(np.log(SHARES)))
     value = jax.jit(model.loss)(hidden, positives, negatives, real)
-    scores = hidden @ array(model.item_embedding.embedding).T
-    shared = name == "sampled-softmax"
+    scores = (hidden @ array(model.item_embedding.embedding).T).astype(np.float64)
     want = [
-        by_hand(name, scores[c], positives[c], list(negatives if shared else negatives[c]))
+        by_hand(name, scores[c], positives[c], list(negatives if shared else negatives[c]), shares)
         for c in zip(*np.nonzero(real), strict=True)
     ]
     assert float(value) == pytest.approx(np.mean(want), rel=1e-5)
@@ -70,17 +104,20 @@ def test_sampled_softmax_of_every_item_is_the_softmax_over_items(name):
 
 
 @pytest.mark.lenient  # NumPy arrays work outside jit, too
-def test_sampled_softmax_estimates_the_softmax():
+@pytest.mark.parametrize("popular", [False, True])
+def test_sampled_softmax_estimates_the_softmax(popular):
     """The more draws the closer; and the draws' sum is estimated without bias."""
     rng = np.random.default_rng(0)
+    shares = SHARES[1:] if popular else np.full(NUM_ITEMS, 1 / NUM_ITEMS)
     scores, positive = rng.normal(size=NUM_ITEMS), 4
     full = logsumexp(scores) - scores[positive]
 
     def estimates(count: int) -> np.ndarray:
-        drawn = rng.integers(0, NUM_ITEMS, (400, count))
+        drawn = rng.choice(NUM_ITEMS, (400, count), p=shares)
         top = np.full(400, scores[positive])
         return np.asarray(
-            losses.sampled_softmax(top, scores[drawn], drawn == positive, NUM_ITEMS), np.float64
+            losses.sampled_softmax(top, scores[drawn], drawn == positive, np.log(shares[drawn])),
+            np.float64,
         )
 
     few, many = estimates(20), estimates(2000)
@@ -91,7 +128,7 @@ def test_sampled_softmax_estimates_the_softmax():
 
 
 def test_sampled_softmax_whose_draws_all_collide_is_zero():
-    value = losses.sampled_softmax(jnp.array([2.0]), jnp.ones((1, 3)), jnp.ones((1, 3)) > 0, 9)
+    value = losses.sampled_softmax(jnp.array([2.0]), jnp.ones((1, 3)), jnp.ones((1, 3)) > 0, -2.2)
     assert value.tolist() == [0]
 
 
