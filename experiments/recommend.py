@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.box import SIMPLE
+from rich.progress import Progress
 from rich.table import Table
 
 from experiments import console
@@ -25,12 +26,18 @@ MOVED = ("teacher", "graph", "categories")
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Recommends items that users have not met, by the best checkpoint of a run."""
+    """Recommends items to users of the data or to others, by the best checkpoint of a run."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """The folder of the run, which holds config.json and checkpoints."""
     users: tuple[str, ...] = ()
     """Users, by the data set's own ids; all users if not given."""
+    history: Path | None = None
+    """Other users, and what they have met: lines or a table, as data sets; the data set's ids."""
+    candidates: Path | None = None
+    """The only items to recommend: a file with an id a line, or a table with a column item."""
+    include_seen: bool = False
+    """Whether to recommend items that the user has met, too."""
     top_k: int = 10
     """Items for each user."""
     out: Path | None = None
@@ -66,20 +73,30 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     arguments = tyro.cli(Arguments, args=argv, prog="python -m experiments.recommend")
     from experiments import recommendations  # takes long: only after --help
+    from experiments.data.histories import read_items
     from experiments.training.compilation import keep_programs
 
     out = arguments.out
+    bar = Progress(console=console.error_console, transient=True)
+    task = bar.add_task("users", total=None)
     try:
         if out is not None and out.suffix not in (".parquet", ".csv"):
             raise UserError(f"--out: expected a name that ends in .parquet or .csv, got {out}")
         keep_programs(arguments.compilation_cache)
-        frames = recommendations.recommendations(
+        recommender = recommendations.Recommender.load(
             arguments.run,
-            arguments.users or None,
-            arguments.top_k,
             arguments.data_dir,
             arguments.dataset,
             {name: value for name in MOVED if (value := getattr(arguments, name)) is not None},
+        )
+        frames = recommender.blocks(
+            arguments.history,
+            arguments.top_k,
+            users=arguments.users or None,
+            candidates=None if arguments.candidates is None else read_items(arguments.candidates),
+            include_seen=arguments.include_seen,
+            report=say,
+            progress=lambda done, users: bar.update(task, completed=done, total=users),
         )
         if out is None:
             table, more = first_users(frames)
@@ -87,7 +104,8 @@ def main(argv: list[str] | None = None) -> int:
             if more:
                 show("and more users: name a file for all of them with --out")
         else:
-            recommendations.write(frames, out)
+            with bar:
+                recommendations.write(frames, out)
             show(f"recommendations: {out}")
     except UserError as error:
         say(f"error: {in_words(error)}", "bold red")

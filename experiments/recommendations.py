@@ -1,8 +1,10 @@
-"""Recommendations: the best items for users, by a trained run."""
+"""Recommendations: the best items for users of a trained run's data, and for others."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+import functools
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 from polars.io.plugins import register_io_source
 
 from experiments.data import NAMES, Interactions, find_path, load
+from experiments.data.histories import match
 from experiments.errors import ArgumentError, UserError, check_name
 from experiments.evaluation import EvaluationSet, make_evaluation_set, score_block
 from experiments.files import read_json, replaced
@@ -22,60 +25,237 @@ from experiments.run import Run, check_files, settings_of
 from experiments.settings import OPTIMIZERS, is_file
 from experiments.training.backbones import BUILDERS
 from experiments.training.checkpoints import open_checkpoints, restore_checkpoint
-from experiments.training.corpus import Corpus
-from experiments.training.prepare import initial_checkpoint, make_setup, used_users
+from experiments.training.corpus import Corpus, make_corpus, popularity
+from experiments.training.prepare import Setup, initial_checkpoint, make_setup, used_users
 from models import Backbone
 
+USERS_AT_ONCE = 2**17
 
-def recommend(
-    folder: Path | str,
-    users: Iterable[Any] | None = None,
-    top_k: int = 10,
-    data_dir: Path | None = None,
-    dataset: str | None = None,
-    moved: Mapping[str, str] | None = None,
-) -> pl.DataFrame:
-    """Finds the best items that users have not met, by the best checkpoint of a run.
 
-    The model reads all items of a user, validation and test items included.
+class Recommender:
+    """A trained run that recommends items, by the best checkpoint.
 
-    Args:
-        folder: the run's folder.
-        users: the data set's own ids of users; all users if ``None``.
-        top_k: items for each user; a user who has met almost all items gets fewer.
-        data_dir: the folder of the data set's file.
-        dataset: the run's data set, if its file has moved.
-        moved: the files of the settings ``teacher``, ``graph`` and ``categories`` that have moved,
-            by the names of these settings.
-
-    Returns:
-        Columns ``user`` and ``item``, with the data set's own ids, ``rank`` from 1 and ``score``.
-
-    Raises:
-        UserError: the folder holds no run or no checkpoint, the data are not the run's, or a user
-            is unknown.
+    Attributes:
+        run: the run.
+        data: its data.
+        model: its model of the best epoch.
     """
-    return pl.concat(recommendations(folder, users, top_k, data_dir, dataset, moved))
+
+    def __init__(self, run: Run, data: Interactions, setup: Setup, best: tuple[Any, Any]) -> None:
+        """Takes the parts that `load` has read; ``best`` is the model's state."""
+        self.run, self.data, self._setup = run, data, setup
+        self.model = nnx.merge(setup.graphdef, *best, setup.inputs.constants).prepared()
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path | str,
+        data_dir: Path | None = None,
+        dataset: str | None = None,
+        moved: Mapping[str, str] | None = None,
+    ) -> Recommender:
+        """Reads a run's folder, and its data.
+
+        Args:
+            folder: the run's folder.
+            data_dir: the folder of the data set's file.
+            dataset: the run's data set, if its file has moved.
+            moved: the files of the settings ``teacher``, ``graph`` and ``categories`` that have
+                moved, by the names of these settings.
+
+        Raises:
+            UserError: the folder holds no run or no checkpoint, or the data are not the run's.
+        """
+        folder = Path(folder)
+        run, data = read_run(folder, data_dir, dataset, moved)
+        setup = make_setup(run, data)
+        with open_checkpoints(folder) as saved:
+            checkpoint = restore_checkpoint(saved, initial_checkpoint(run, setup, data))
+        if checkpoint.best_epoch == 0:
+            raise UserError(
+                f"{folder}: was interrupted before its first validation; resume it first"
+            )
+        return cls(run, data, setup, (checkpoint.best_params, checkpoint.best_carried))
+
+    def recommend(
+        self,
+        histories: Mapping[Any, Sequence[Any]] | Path | None = None,
+        top_k: int = 10,
+        *,
+        users: Iterable[Any] | None = None,
+        candidates: Iterable[Any] | None = None,
+        include_seen: bool = False,
+        report: Callable[[str], None] = warnings.warn,
+    ) -> pl.DataFrame:
+        """Finds the best items, for users of the data or for anyone.
+
+        The model reads all items of a user of the data, validation and test items included. Users
+        whose history has no item of the data get the items with the most training interactions,
+        with a score of null.
+
+        Args:
+            histories: for each user the items in order of time, by the data set's own ids; or the
+                path of a file that holds them, as data sets do. If ``None``, users of the data.
+            top_k: items for each user; fewer where fewer are left.
+            users: users of the data, by its own ids; all if ``None``.
+            candidates: the only items to recommend, by the data set's own ids; all if ``None``.
+            include_seen: whether to recommend items that the user has met.
+            report: called with sentences on ids that the data lacks.
+
+        Returns:
+            Columns ``user``, ``rank`` from 1, ``item`` and ``score``.
+
+        Raises:
+            UserError: a user or every candidate is unknown, a file cannot be read, or the model
+                knows the users alone that it was trained on.
+        """
+        return pl.concat(
+            self.blocks(
+                histories,
+                top_k,
+                users=users,
+                candidates=candidates,
+                include_seen=include_seen,
+                report=report,
+            )
+        )
+
+    def blocks(
+        self,
+        histories: Mapping[Any, Sequence[Any]] | Path | None = None,
+        top_k: int = 10,
+        *,
+        users: Iterable[Any] | None = None,
+        candidates: Iterable[Any] | None = None,
+        include_seen: bool = False,
+        report: Callable[[str], None] = warnings.warn,
+        progress: Callable[[int, int], None] = lambda done, users: None,
+    ) -> Generator[pl.DataFrame]:
+        """Yields the same as `recommend`, a block of users at a time, which needs less memory.
+
+        Arguments are checked at the call, and not only when the first block is asked for.
+        ``progress`` is called after each block, with the users that are done and their number.
+        """
+        if top_k < 1:
+            raise ArgumentError("top_k", f"must be at least 1, got {top_k}")
+        allowed = np.ones(self.data.num_items, bool)
+        if candidates is not None:
+            allowed = find_candidates(self.data, candidates, report)
+        if histories is None:
+            data = self.data
+            chosen = np.arange(data.num_users) if users is None else find_users(data, list(users))
+        else:
+            if users is not None:
+                raise ArgumentError("users", "must be left out: the histories name the users")
+            if self._setup.task == "pair":
+                raise ArgumentError(
+                    "history",
+                    f"{self.run.model} has a vector for each user that it was trained on, and "
+                    "none for others; take a model that reads items, such as sasrec",
+                )
+            data = self._matched(histories, report)
+            chosen = np.arange(data.num_users)
+        top_k = min(top_k, int(allowed.sum()))
+
+        def frames() -> Generator[pl.DataFrame]:
+            done = 0
+            for names, items, scores in self._found(data, chosen, top_k, allowed, include_seen):
+                done += names.size
+                yield self._frame(names, items, scores)
+                progress(done, chosen.size)
+
+        return frames()
+
+    def _matched(
+        self, histories: Mapping[Any, Sequence[Any]] | Path, report: Callable[[str], None]
+    ) -> Interactions:
+        data, unknown = match(histories, self.data)
+        if unknown:
+            report(
+                f"histories: skipped {len(unknown):,} items that {self.data.name} lacks "
+                f"({', '.join(unknown[:5])}{', …' * (len(unknown) > 5)})"
+            )
+        without = data.user_ids[data.lengths == 0].tolist()
+        if without:
+            report(
+                f"histories: {len(without):,} users without a known item get the most popular "
+                f"items ({', '.join(map(str, without[:5]))}{', …' * (len(without) > 5)})"
+            )
+        return data
+
+    def _found(
+        self,
+        data: Interactions,
+        users: np.ndarray,
+        top_k: int,
+        allowed: np.ndarray,
+        include_seen: bool,
+    ) -> Generator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yields users, the items ``[users, k]`` of each, counted from 0, and their scores."""
+        setup, max_len = self._setup, self.run.settings.training.max_len
+        corpus = setup.inputs.corpus
+        if data is not self.data:
+            corpus = make_corpus(data, draws_unseen=False)
+        met = data.lengths[users] > 0
+        for part in _parts(users[met], USERS_AT_ONCE):  # a layout of all users might be large
+            blocks = make_evaluation_set(
+                data,
+                "next",
+                max_len,
+                task=setup.task,
+                packed=setup.settings.training.packed,
+                grouped=not setup.packs,
+                users=part,
+            )
+            if include_seen:
+                blocks = blocks._replace(seen_items=jnp.zeros_like(blocks.seen_items))
+            for i, some in enumerate(_parts(part, blocks.last.shape[1])):
+                block = jax.tree.map(lambda leaf, i=i: leaf[i], blocks)
+                found = best_items(self.model, corpus, block, allowed, max_len, top_k)
+                scores, items = (np.asarray(a)[: some.size] for a in found)
+                yield data.user_ids[some], items, scores
+        if not met.all():
+            popular = np.argsort(np.where(allowed, -popularity(self.data), 1), kind="stable")
+            shape = int((~met).sum()), top_k
+            items = np.broadcast_to(popular[:top_k], shape)
+            yield data.user_ids[users[~met]], items, np.full(shape, np.nan)
+
+    def _frame(self, users: np.ndarray, items: np.ndarray, scores: np.ndarray) -> pl.DataFrame:
+        """Makes a frame of items ``[users, k]``, counted from 0; a score of -inf is none."""
+        kept = ~np.isneginf(scores)  # a user may have fewer items left
+        ranks = np.broadcast_to(np.arange(1, items.shape[1] + 1), kept.shape)
+        columns = {
+            "user": np.repeat(users, kept.sum(axis=1)).tolist(),
+            "rank": ranks[kept],
+            "item": self.data.item_ids[items[kept]].tolist(),
+            "score": scores[kept],
+        }
+        # Polars could not infer the types from an empty block, of users who have met all items.
+        types = {"user": type_of(users), "item": type_of(self.data.item_ids)}
+        schema = {"rank": pl.Int32, "score": pl.Float32} | types
+        frame = pl.DataFrame(columns, schema={name: schema[name] for name in columns})
+        return frame.with_columns(pl.col("score").fill_nan(None))
 
 
-def recommendations(
-    folder: Path | str,
-    users: Iterable[Any] | None = None,
-    top_k: int = 10,
-    data_dir: Path | None = None,
-    dataset: str | None = None,
-    moved: Mapping[str, str] | None = None,
-) -> Generator[pl.DataFrame]:
-    """Yields the same as `recommend`, a block of users at a time, which needs less memory.
+def _parts(values: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    return (values[begin : begin + size] for begin in range(0, values.size, size))
 
-    Arguments are checked at the call, and not only when the first block is asked for.
-    """
-    folder = Path(folder)
-    if top_k < 1:
-        raise ArgumentError("top_k", f"must be at least 1, got {top_k}")
-    run, data = read_run(folder, data_dir, dataset, moved)
-    chosen = np.arange(data.num_users) if users is None else find_users(data, list(users))
-    return _recommendations(folder, run, data, chosen, min(top_k, data.num_items))
+
+@functools.partial(jax.jit, static_argnames=("max_len", "top_k"))
+def best_items(
+    model: Backbone,
+    corpus: Corpus,
+    block: EvaluationSet,
+    allowed: Bool[Array, " items"],
+    max_len: int,
+    top_k: int,
+) -> tuple[Float[Array, "users k"], Int[Array, "users k"]]:
+    """Finds the best items of a block's users, counted from 0; those of score -inf are none."""
+    scores = jnp.where(allowed, score_block(model, corpus, block, max_len), -jnp.inf)
+    # Scores of seen items become -inf. Fill-up items get a column out of range: dropped.
+    column = jnp.where(block.seen_items > 0, block.seen_items - 1, model.num_items)
+    scores = scores.at[block.seen_users, column].set(-jnp.inf, mode="drop")
+    return jax.lax.top_k(scores, top_k)
 
 
 def read_run(
@@ -84,7 +264,7 @@ def read_run(
     dataset: str | None = None,
     moved: Mapping[str, str] | None = None,
 ) -> tuple[Run, Interactions]:
-    """Reads a run and its data; the arguments are those of `recommend`.
+    """Reads a run and its data; the arguments are those of `Recommender.load`.
 
     Raises:
         UserError: the folder holds no run or no checkpoint, or the run's data or another of its
@@ -154,63 +334,31 @@ def find_users(data: Interactions, users: Sequence[Any]) -> np.ndarray:
     return np.array([rows[name] for name in names])
 
 
-def _recommendations(
-    folder: Path, run: Run, data: Interactions, users: np.ndarray, top_k: int
-) -> Generator[pl.DataFrame]:
-    setup = make_setup(run, data)
-    with open_checkpoints(folder) as saved:
-        checkpoint = restore_checkpoint(saved, initial_checkpoint(run, setup, data))
-    if checkpoint.best_epoch == 0:
-        raise UserError(f"{folder}: was interrupted before its first validation; resume it first")
-    params = checkpoint.best_params, checkpoint.best_carried, setup.inputs.constants
-    max_len = run.settings.training.max_len
+def find_candidates(
+    data: Interactions, candidates: Iterable[Any], report: Callable[[str], None]
+) -> np.ndarray:
+    """Marks candidates, ``bool[num_items]``, by the data set's own ids; reports unknown ones.
 
-    @jax.jit
-    def best(
-        model: Backbone, corpus: Corpus, block: EvaluationSet
-    ) -> tuple[Float[Array, "users k"], Int[Array, "users k"]]:
-        scores = score_block(model, corpus, block, max_len)
-        # Scores of seen items become -inf. Fill-up items get a column out of range: dropped.
-        column = jnp.where(block.seen_items > 0, block.seen_items - 1, data.num_items)
-        scores = scores.at[block.seen_users, column].set(-jnp.inf, mode="drop")
-        return jax.lax.top_k(scores, top_k)
-
-    blocks = make_evaluation_set(
-        data,
-        "next",
-        max_len,
-        task=setup.task,
-        packed=setup.settings.training.packed,
-        grouped=not setup.packs,
-        users=users,
-    )
-    model = nnx.merge(setup.graphdef, *params).prepared()
-    per_block = blocks.last.shape[1]
-    for i, begin in enumerate(range(0, users.size, per_block)):
-        block = jax.tree.map(lambda leaf, i=i: leaf[i], blocks)
-        some = users[begin : begin + per_block]
-        scores, items = (
-            np.asarray(a)[: some.size] for a in best(model, setup.inputs.corpus, block)
+    Raises:
+        UserError: none is known.
+    """
+    wanted = dict.fromkeys(str(item) for item in candidates)
+    allowed = np.array([str(item) in wanted for item in data.item_ids.tolist()])
+    unknown = len(wanted) - int(allowed.sum())
+    if not allowed.any():
+        some = ", ".join(list(wanted)[:3]) or "none"
+        raise ArgumentError(
+            "candidates",
+            f"{data.name} has none of these items ({some}); expected ids such as "
+            f"{', '.join(map(str, data.item_ids[:3].tolist()))}",
         )
-        kept = np.isfinite(scores)  # a user may have fewer unseen items
-        yield pl.DataFrame(
-            {
-                "user": np.repeat(data.user_ids[some], kept.sum(axis=1)).tolist(),
-                "rank": np.broadcast_to(np.arange(1, top_k + 1), kept.shape)[kept],
-                "item": data.item_ids[items[kept]].tolist(),
-                "score": scores[kept],
-            },
-            # Polars could not infer the types from an empty block, of users who have met all items.
-            schema={
-                "user": _type_of(data.user_ids),
-                "rank": pl.Int32,
-                "item": _type_of(data.item_ids),
-                "score": pl.Float32,
-            },
-        )
+    if unknown:
+        report(f"candidates: skipped {unknown:,} items that {data.name} lacks")
+    return allowed
 
 
-def _type_of(ids: np.ndarray) -> type[pl.DataType]:
+def type_of(ids: np.ndarray) -> type[pl.DataType]:
+    """Returns the type of a column of ids."""
     if ids.dtype == np.uint64:  # some ids may be 2^63 or more
         return pl.UInt64
     return pl.Int64 if np.issubdtype(ids.dtype, np.integer) else pl.String

@@ -12,8 +12,8 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 
-from experiments import recommendations
 from experiments.data import load
+from experiments.recommendations import Recommender
 from experiments.run import Run
 from experiments.settings.published import published
 from experiments.training import loop, prepare
@@ -79,7 +79,7 @@ def test_the_best_epoch_is_tested_with_what_it_carried(users_file, tmp_path, mon
     checkpoint, after_one = checkpoint_of(tmp_path / "long"), checkpoint_of(tmp_path / "short")
     assert equal(checkpoint["best_carried"], after_one["state"]["carried"])
     assert not equal(checkpoint["best_carried"], checkpoint["state"]["carried"])
-    long, brief = (recommendations.recommend(tmp_path / name) for name in ("long", "short"))
+    long, brief = (Recommender.load(tmp_path / name).recommend() for name in ("long", "short"))
     assert long.equals(brief)
 
 

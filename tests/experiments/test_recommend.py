@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 
@@ -15,6 +16,7 @@ from flax import nnx
 from experiments import recommend, recommendations, train
 from experiments.data import load
 from experiments.errors import UserError
+from experiments.recommendations import Recommender
 from experiments.run import Run, files_of
 from experiments.settings import Settings
 from experiments.settings.published import reads
@@ -61,7 +63,7 @@ def seen_items(data) -> dict:
 
 def test_the_best_unseen_items(run):
     _, data = recommendations.read_run(run)
-    found = recommendations.recommend(run, top_k=5)
+    found = Recommender.load(run).recommend(top_k=5)
     assert found.columns == ["user", "rank", "item", "score"]
     assert found["user"].unique(maintain_order=True).to_list() == data.user_ids.tolist()
     seen = seen_items(data)
@@ -75,9 +77,9 @@ def test_the_best_unseen_items(run):
 def test_chosen_users_get_what_they_get_among_all(run):
     _, data = recommendations.read_run(run)
     chosen = data.user_ids[[7, 0, 30]].tolist()
-    some = recommendations.recommend(run, users=chosen, top_k=4)
+    some = Recommender.load(run).recommend(users=chosen, top_k=4)
     assert some["user"].unique(maintain_order=True).to_list() == chosen
-    everyone = recommendations.recommend(run, top_k=4)
+    everyone = Recommender.load(run).recommend(top_k=4)
     for user in chosen:
         one, other = (f.filter(pl.col("user") == user)["item"].to_list() for f in (some, everyone))
         assert one == other
@@ -94,7 +96,7 @@ def test_the_scores_are_the_models(sasrec_run, users_file):
     row = jnp.asarray(items)[None]
     positions = jnp.arange(20 - items.size, 20)[None]
     scores = np.asarray(model.scores(model(row, jnp.ones_like(row), positions)[:, -1]))[0]
-    found = recommendations.recommend(sasrec_run, users=[data.user_ids[3]], top_k=10**6)
+    found = Recommender.load(sasrec_run).recommend(users=[data.user_ids[3]], top_k=10**6)
     assert found.height == data.num_items - len(set(items.tolist()))
     by_id = dict(zip(data.item_ids.tolist(), scores.tolist(), strict=True))
     want = [by_id[item] for item in found["item"].to_list()]
@@ -117,6 +119,120 @@ def test_the_command_prints(sasrec_run, users_file, capsys):
     printed = capsys.readouterr().out
     assert "Items, best first" in printed
     assert all(user in printed for user in users)
+
+
+def histories_of(data, users) -> dict:
+    """What users of the data have met, under other names."""
+    own = np.split(data.item_ids[data.items - 1], data.starts[1:])
+    return {f"new-{data.user_ids[user]}": own[user].tolist() for user in users}
+
+
+def rows_of(found: pl.DataFrame) -> list[tuple]:
+    return [(rank, item) for _, rank, item, _ in found.iter_rows()]
+
+
+@pytest.mark.parametrize("form", ["mapping", "histories.csv", "histories.txt"])
+def test_a_history_gets_what_a_user_of_the_data_with_the_same_items_gets(
+    run, form, tmp_path, monkeypatch
+):
+    """In blocks, of which a layout holds some."""
+    monkeypatch.setattr("experiments.evaluation.USERS_PER_BLOCK", 2)
+    monkeypatch.setattr("experiments.recommendations.USERS_AT_ONCE", 4)
+    recommender = Recommender.load(run)
+    if recommender.run.model == "lightgcn":
+        pytest.skip("it has a vector for each of its users")
+    users = [7, 0, 30, 2, 9]
+    histories = histories_of(recommender.data, users)
+    file = tmp_path / form
+    if file.suffix == ".csv":
+        rows = [f"{user},{i},{t}" for user, own in histories.items() for t, i in enumerate(own)]
+        file.write_text("\n".join(["user,item,time", *sorted(rows)]))
+    elif file.suffix == ".txt":
+        lines = enumerate(histories.values(), 1)
+        file.write_text("\n".join(" ".join(map(str, (n, *own))) for n, own in lines))
+    found = recommender.recommend(file if file.exists() else histories, top_k=4)
+    if file.suffix == ".csv":  # users of tables are sorted
+        users = [users[place] for place in np.argsort(list(histories))]
+    want = recommender.recommend(users=recommender.data.user_ids[users], top_k=4)
+    assert rows_of(found) == rows_of(want)
+    np.testing.assert_allclose(found["score"], want["score"], rtol=1e-5, atol=1e-6)
+
+
+def test_what_the_data_lacks_is_skipped_and_said(sasrec_run, tmp_path, capsys):
+    """Users without a known item come last; the popular items have no score."""
+    recommender = Recommender.load(sasrec_run)
+    data = recommender.data
+    known = data.item_ids[data.items[:3] - 1].tolist()
+    said = []
+    histories = {"none": ["x", "y"], "ann": [known[0], "x", *known[1:]], "empty": []}
+    found = recommender.recommend(histories, top_k=3, report=said.append)
+    assert found["user"].unique(maintain_order=True).to_list() == ["ann", "none", "empty"]
+    same = recommender.recommend({"ann": known}, top_k=3)
+    assert rows_of(found)[:3] == rows_of(same)
+    counts = np.bincount(data.items[data.training_part()], minlength=data.num_items + 1)
+    popular = data.item_ids[np.argsort(-counts[1:], kind="stable")[:3]].tolist()
+    assert [item for _, item in rows_of(found)[3:]] == [*popular, *popular]
+    assert found["score"].is_null().to_list() == [*[False] * 3, *[True] * 6]
+    assert said[0].startswith("histories: skipped 2 items that ")
+    assert said[1].startswith("histories: 2 users without a known item get the most popular items")
+    with pytest.warns(UserWarning, match="skipped 1 items that .* lacks \\(x\\)"):
+        recommender.recommend({"ann": [*known, "x"]})
+    file = tmp_path / "new.csv"
+    file.write_text(f"user,item\nann,{known[0]}\nann,x\n")
+    assert recommend.main([str(sasrec_run), "--history", str(file)]) == 0
+    printed = capsys.readouterr()
+    assert "skipped 1 items" in printed.err
+    assert "ann" in printed.out
+
+
+def test_only_candidates_are_recommended(sasrec_run, tmp_path, capsys):
+    recommender = Recommender.load(sasrec_run)
+    data = recommender.data
+    wanted = data.item_ids[[5, 2, 11, 30]].tolist()
+    found = recommender.recommend(candidates=wanted, include_seen=True)
+    assert found.height == 4 * data.num_users
+    assert set(found["item"]) == set(wanted)
+    everything = recommender.recommend(top_k=10**6, include_seen=True)
+    assert everything.height == data.num_items * data.num_users
+    kept = everything.filter(pl.col("item").is_in(wanted))
+    assert [item for _, item in rows_of(found)] == kept["item"].to_list()
+    for name, text in (("c.txt", "{}\n\n{}\nx\n"), ("c.csv", "item,name\n{},a\n{},b\nx,c\n")):
+        (tmp_path / name).write_text(text.format(*wanted[:2]))
+        options = ["--candidates", str(tmp_path / name), "--out", str(tmp_path / "out.parquet")]
+        assert recommend.main([str(sasrec_run), "--include-seen", *options]) == 0
+        assert "candidates: skipped 1 items" in capsys.readouterr().err
+        assert set(pl.read_parquet(tmp_path / "out.parquet")["item"]) == set(wanted[:2])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("history", "person,thing\n1,2\n", "history.csv: .* column"),
+        ("history", "user,item\n", "history.csv: holds no interactions"),
+        ("candidates", "item\nnothing\nnil\n", "--candidates: .* none of these items"),
+        ("candidates", "thing\n1\n", "candidates.csv: .* column"),
+    ],
+)
+def test_bad_files(sasrec_run, tmp_path, capsys, name, text, message):
+    file = tmp_path / f"{name}.csv"
+    file.write_text(text)
+    assert recommend.main([str(sasrec_run), f"--{name}", str(file)]) == 1
+    assert re.search(message, " ".join(capsys.readouterr().err.split()))
+
+
+def test_a_model_that_knows_its_users_alone(users_file, tmp_path):
+    run = Recommender.load(train_on(users_file, tmp_path, "mf-bpr"))
+    with pytest.raises(UserError, match="history: mf-bpr has a vector for each user that it was"):
+        run.recommend({"ann": [1]})
+
+
+@pytest.mark.parametrize(
+    ("histories", "message"),
+    [({}, "histories: expected one user or more"), ({"ann": "12"}, "user 'ann' has a text")],
+)
+def test_histories_that_are_none(sasrec_run, histories, message):
+    with pytest.raises(UserError, match=message):
+        Recommender.load(sasrec_run).recommend(histories)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +263,7 @@ def test_a_run_without_a_validation_has_nothing_to_recommend_by(users_file, tmp_
     with pytest.raises(loop.Interrupted):
         loop.train(run, load(str(users_file)), tmp_path, stop=stop)
     with pytest.raises(UserError, match="was interrupted before its first validation"):
-        recommendations.recommend(tmp_path)
+        Recommender.load(tmp_path).recommend()
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(sasrec_run, tmp_path, capsys):
@@ -164,35 +280,35 @@ def test_a_user_who_has_met_everything_gets_nothing(tmp_path):
     lines = [f"u{u},i{i},{t}" for u in range(3) for t, i in enumerate(range(6 if u == 0 else 4))]
     file.write_text("\n".join(["user,item,time", *lines]))
     run = train_on(file, tmp_path, "mf-bpr")
-    assert recommendations.recommend(run, users=["u0"]).height == 0
-    assert recommendations.recommend(str(run), users=["u0"]).schema["item"] == pl.String
-    assert recommendations.recommend(run, users=["u1"])["item"].sort().to_list() == ["i4", "i5"]
+    assert Recommender.load(run).recommend(users=["u0"]).height == 0
+    assert Recommender.load(str(run)).recommend(users=["u0"]).schema["item"] == pl.String
+    assert Recommender.load(run).recommend(users=["u1"])["item"].sort().to_list() == ["i4", "i5"]
 
 
 def test_folders_that_hold_no_run(sasrec_run, tmp_path):
     with pytest.raises(UserError, match=r"holds no config\.json; expected the folder of a run"):
-        recommendations.recommend(tmp_path)
+        Recommender.load(tmp_path).recommend()
     copy = tmp_path / "copy"
     shutil.copytree(sasrec_run, copy)
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"model": "mean"}))
     with pytest.raises(UserError, match="unknown model 'mean'"):
-        recommendations.recommend(copy)
+        Recommender.load(copy).recommend()
     (copy / "config.json").write_text(json.dumps(config | {"optimizer": "lion"}))
     with pytest.raises(UserError, match="unknown optimizer 'lion'"):
-        recommendations.recommend(copy)
+        Recommender.load(copy).recommend()
     (copy / "config.json").write_text(json.dumps(config | {"dim": 0}))
     with pytest.raises(UserError, match="dim: must be at least 1, got 0"):
-        recommendations.recommend(copy)
+        Recommender.load(copy).recommend()
     (copy / "config.json").write_text(json.dumps({"model": "sasrec"}))
     with pytest.raises(UserError, match="it lacks dataset, optimizer, seed, data"):
-        recommendations.recommend(copy)
+        Recommender.load(copy).recommend()
     (copy / "config.json").write_text(json.dumps(config | {"data": "0" * 16}))
     with pytest.raises(UserError, match="was trained on other data"):
-        recommendations.recommend(copy)
+        Recommender.load(copy).recommend()
     shutil.rmtree(copy / "checkpoints")
     with pytest.raises(UserError, match="holds no checkpoint"):
-        recommendations.recommend(copy)
+        Recommender.load(copy).recommend()
 
 
 @pytest.fixture
@@ -265,7 +381,7 @@ def test_ids_that_no_signed_integer_holds(sasrec_run, users_file, tmp_path):
     options = ["--users", str(user), "--top-k", "3", "--out", str(tmp_path / "best.parquet")]
     assert recommend.main([str(run), *options]) == 0
     found = pl.read_parquet(tmp_path / "best.parquet")
-    same = recommendations.recommend(sasrec_run, users=[small.user_ids[1]], top_k=3)
+    same = Recommender.load(sasrec_run).recommend(users=[small.user_ids[1]], top_k=3)
     assert found["user"].to_list() == [int(user)] * 3
     assert found["item"].to_list() == [item + 2**63 for item in same["item"].to_list()]
     assert found.schema["item"] == pl.UInt64
