@@ -20,6 +20,7 @@ import tyro
 from experiments.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
+DATASET = "beauty"
 Case = dict[str, Any]
 
 
@@ -50,14 +51,14 @@ def command(
     Args:
         benchmark: its name.
         measure: measures its cases. It also takes what ``kind`` adds to `Options`, by name.
-        kind: its options. Values that are not the default ones are part of the file's name.
+        kind: its options. A data set that is not the usual one is part of the file's name.
     """
     options = tyro.cli(kind, description=f"{Options.__doc__} Benchmark: {benchmark}.")
     usual = {field.name for field in dataclasses.fields(Options)}
-    added = [field for field in dataclasses.fields(kind) if field.name not in usual]
-    own = {field.name: getattr(options, field.name) for field in added}
-    changed = [own[field.name] for field in added if own[field.name] != field.default]
-    benchmark = "-".join([benchmark, *changed])
+    added = [field.name for field in dataclasses.fields(kind) if field.name not in usual]
+    own = {name: getattr(options, name) for name in added}
+    if own.get("dataset", DATASET) != DATASET:
+        benchmark = f"{benchmark}-{own['dataset']}"
     folder, cases = options.folder, []
     for measured in measure(options.quick, **own):
         cases.append(measured)

@@ -53,7 +53,7 @@ def torch_wait() -> None:
 class Options(report.Options):
     """Options of a benchmark that takes a data set."""
 
-    dataset: str = "beauty"
+    dataset: str = report.DATASET
     """A registered data set, which is measured with its published settings."""
 
 

@@ -9,13 +9,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 import sevo_jax
-from benchmarks import page, report, run, scaling
+from benchmarks import page, recommenders, report, run, scaling
 from benchmarks.graphs import interactions, random_graph
 from benchmarks.memory import measure as measure_memory
-from experiments.data import TABLE_1
+from experiments.data import TABLE_1, load
 from experiments.errors import UserError
 from experiments.training.timing import in_turn
 
@@ -42,6 +43,28 @@ def test_quick(name):
 @pytest.mark.parametrize("name", sorted(set(run.BENCHMARKS) - set(FAST)))
 def test_quick_but_slower(name):
     check(importlib.import_module(f"benchmarks.{name}").measure(True))
+
+
+@pytest.mark.slow
+def test_without_other_recommenders_ours_is_measured_alone():
+    cases = list(recommenders.measure(True))
+    check(cases)
+    assert len(cases) == len(recommenders.ROUNDS) * len(recommenders.MEASURED)
+
+
+def test_a_peer_reads_what_is_held_out(tmp_path):
+    """Each user's last two items, as in training here; times are in the user's order."""
+    data = load("synthetic")
+    recommenders.write_interactions(data, tmp_path / "interactions.csv")
+    table = pl.read_csv(tmp_path / "interactions.csv")
+    users = table.group_by("user", maintain_order=True)
+    assert users.agg("item")["item"].to_list() == [
+        own.tolist() for own in np.split(data.items, data.starts[1:])
+    ]
+    assert users.agg(pl.col("held_out").sum())["held_out"].unique().to_list() == [2]
+    for _, own in users:
+        assert own["time"].to_list() == list(range(own.height))
+        assert own["held_out"].to_list() == [*[False] * (own.height - 2), True, True]
 
 
 def test_candidates_take_turns():
