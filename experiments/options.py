@@ -121,7 +121,9 @@ def _settings(model: str) -> dict[str, Any]:
         for name, field in fields_of(type(part)).items():
             if name not in entry.ignores:
                 shown = tyro.conf.arg(
-                    help=field.metadata["help"], help_behavior_hint="(default: published)"
+                    name=field.metadata.get("flag"),
+                    help=field.metadata["help"],
+                    help_behavior_hint="(default: published)",
                 )
                 options[name] = Annotated[hints[field.name] | None, shown]
     return options

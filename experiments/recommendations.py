@@ -16,17 +16,13 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 from polars.io.plugins import register_io_source
 
-from experiments.data import NAMES, Interactions, find_path, load
+from experiments.data import Interactions
 from experiments.data.histories import match
-from experiments.errors import ArgumentError, UserError, check_name
+from experiments.errors import ArgumentError
 from experiments.evaluation import EvaluationSet, make_evaluation_set, score_block
-from experiments.files import read_json, replaced
-from experiments.run import Run, check_files, settings_of
-from experiments.settings import OPTIMIZERS, is_file
-from experiments.training.backbones import BUILDERS
-from experiments.training.checkpoints import open_checkpoints, restore_checkpoint
+from experiments.files import replaced
 from experiments.training.corpus import Corpus, make_corpus, popularity
-from experiments.training.prepare import Setup, initial_checkpoint, make_setup, used_users
+from experiments.training.finished import Finished, load_run
 from models import Backbone
 
 USERS_AT_ONCE = 2**17
@@ -41,10 +37,11 @@ class Recommender:
         model: its model of the best epoch.
     """
 
-    def __init__(self, run: Run, data: Interactions, setup: Setup, best: tuple[Any, Any]) -> None:
-        """Takes the parts that `load` has read; ``best`` is the model's state."""
-        self.run, self.data, self._setup = run, data, setup
-        self.model = nnx.merge(setup.graphdef, *best, setup.inputs.constants).prepared()
+    def __init__(self, finished: Finished) -> None:
+        """Takes what `load` has read."""
+        self.run, self.data, self._setup, checkpoint = finished
+        best = checkpoint.best_params, checkpoint.best_carried
+        self.model = nnx.merge(self._setup.graphdef, *best, self._setup.inputs.constants).prepared()
 
     @classmethod
     def load(
@@ -66,16 +63,7 @@ class Recommender:
         Raises:
             UserError: the folder holds no run or no checkpoint, or the data are not the run's.
         """
-        folder = Path(folder)
-        run, data = read_run(folder, data_dir, dataset, moved)
-        setup = make_setup(run, data)
-        with open_checkpoints(folder) as saved:
-            checkpoint = restore_checkpoint(saved, initial_checkpoint(run, setup, data))
-        if checkpoint.best_epoch == 0:
-            raise UserError(
-                f"{folder}: was interrupted before its first validation; resume it first"
-            )
-        return cls(run, data, setup, (checkpoint.best_params, checkpoint.best_carried))
+        return cls(load_run(Path(folder), data_dir, dataset, moved))
 
     def recommend(
         self,
@@ -256,61 +244,6 @@ def best_items(
     column = jnp.where(block.seen_items > 0, block.seen_items - 1, model.num_items)
     scores = scores.at[block.seen_users, column].set(-jnp.inf, mode="drop")
     return jax.lax.top_k(scores, top_k)
-
-
-def read_run(
-    folder: Path,
-    data_dir: Path | None = None,
-    dataset: str | None = None,
-    moved: Mapping[str, str] | None = None,
-) -> tuple[Run, Interactions]:
-    """Reads a run and its data; the arguments are those of `Recommender.load`.
-
-    Raises:
-        UserError: the folder holds no run or no checkpoint, or the run's data or another of its
-            files are missing or have changed.
-    """
-    file = folder / "config.json"
-    if not file.exists():
-        raise UserError(f"{folder}: holds no config.json; expected the folder of a run")
-    if not any((folder / "checkpoints").glob("*")):
-        raise UserError(
-            f"{folder}: holds no checkpoint (results that are shared often do not); train the run "
-            "again, in another folder"
-        )
-    held = read_json(file)
-    lacking = [
-        name for name in ("model", "dataset", "optimizer", "seed", "data") if name not in held
-    ]
-    if lacking:
-        raise UserError(f"{file}: is no run's configuration; it lacks {', '.join(lacking)}")
-    check_name("model", held["model"], BUILDERS)
-    check_name("optimizer", held["optimizer"], OPTIMIZERS)
-    for name in moved or {}:
-        kept = held[name]
-        if not kept or (name == "graph" and not is_file(kept)):
-            raise ArgumentError(
-                name, f"{folder} was trained with {kept or 'none'}, which is no file; leave it out"
-            )
-    settings = settings_of(held).replace(**(moved or {}))
-    run = Run(held["model"], held["dataset"], held["optimizer"], held["seed"], settings)
-    run.settings.check()
-    place = dataset or run.dataset
-    if place not in NAMES and not find_path(place, data_dir).exists():
-        raise ArgumentError(
-            "dataset",
-            f"{folder} was trained on {place}, and {Path.cwd()} has no such file; say where it is "
-            "now, or name its folder as the data_dir",
-        )
-    data = load(place, data_dir)
-    if data.fingerprint != held["data"]:
-        raise ArgumentError(
-            "dataset",
-            f"{folder} was trained on other data than {place} now holds (fingerprint "
-            f"{held['data']}, found {data.fingerprint}); say where the run's are now",
-        )
-    check_files(run.settings, held, folder)
-    return run, used_users(run, data)
 
 
 def find_users(data: Interactions, users: Sequence[Any]) -> np.ndarray:

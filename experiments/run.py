@@ -66,7 +66,7 @@ def changes(config: dict[str, Any]) -> dict[str, Any]:
         return {}
     kinds = {name: config[name] for name in _USUAL}
     base = published(config["model"], config["dataset"], config["optimizer"], **kinds).flat()
-    del base["teacher"]  # only a place
+    del base["teacher"], base["start"]  # only places
     own = {name: kind for name, kind in kinds.items() if kind != _USUAL[name]}
     return own | {k: config[k] for k, v in base.items() if config[k] != v}
 
@@ -111,13 +111,17 @@ FILES = "files"
 def files_of(settings: Settings) -> dict[str, str]:
     """Computes checksums of the files that settings name, by the names of the settings.
 
-    A teacher is recognised by its ``result.json``: it holds seconds, so no two runs write the same.
+    A run is recognised by its ``result.json``: it holds seconds, so no two runs write the same.
     """
     paths: dict[str, list[Path]] = {}
     if settings.graph.categories:
         paths["categories"] = [Path(settings.graph.categories)]
-    if settings.distillation.teacher:
-        paths["teacher"] = [Path(settings.distillation.teacher, "result.json")]
+    for name, run in (
+        ("teacher", settings.distillation.teacher),
+        ("start", settings.training.start),
+    ):
+        if run:
+            paths[name] = [Path(run, "result.json")]
     if is_file(settings.graph.kind):
         paths["graph"] = graph_files(Path(settings.graph.kind))
     there = {name: own for name, own in paths.items() if all(path.exists() for path in own)}
@@ -138,7 +142,8 @@ def _checksum(files: Iterable[Path]) -> str:
 def check_files(settings: Settings, held: dict[str, Any], folder: Path) -> None:
     """Raises an `ArgumentError` unless the files of settings are those in ``config.json``."""
     found = files_of(settings)
-    for name, checksum in held.get(FILES, {}).items():
+    wanted = {name: own for name, own in held.get(FILES, {}).items() if name != "start"}
+    for name, checksum in wanted.items():  # the run that another began from is needed no more
         place = settings.flat()[name]
         if name not in found:
             raise ArgumentError(

@@ -27,6 +27,7 @@ def setting(
     within: Range | None = None,
     readers: tuple[str, ...] = (),
     name: str | None = None,
+    flag: str | None = None,
 ) -> Any:
     """Makes a field of a dataclass of settings; see `models.settings.setting`.
 
@@ -36,10 +37,11 @@ def setting(
         within: the range of its values; ``None`` allows every value.
         readers: the optimisers and methods of distillation that read it; all if empty.
         name: its name in `Settings.flat`; the name of the field if ``None``.
+        flag: its option on the command line; its name if ``None``.
     """
     shown = f"{', '.join(readers)}: {meaning}" if readers and readers != SEVO else meaning
     named = {} if name is None else {"name": name}
-    return model_setting(default, shown, within, readers=readers, **named)
+    return model_setting(default, shown, within, readers=readers, flag=flag, **named)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,12 @@ class TrainingSettings:
     batch_size: int = setting(512, "Training rows of a step: users, prefixes or pairs.", COUNT)
     max_len: int = setting(50, "Newest items of a user that the model reads.", COUNT)
     packed: bool = setting(True, "Whether short sequences share rows.")
+    start: str = setting(
+        "",
+        "Folder of a finished run to go on from, with the same data or other: items and users are "
+        "matched by their ids.",
+        flag="from",
+    )
     recipe: Literal["published", "strong"] = setting(
         "published",
         "Where the settings that are not given come from: the paper, or strong (sasrec, gru4rec), "

@@ -20,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 import sevo_jax
+from experiments.console import say
 from experiments.data import Interactions
 from experiments.errors import UserError
 from experiments.evaluation import CRITERION, by_popularity, metrics_of
@@ -31,6 +32,7 @@ from experiments.training.checkpoints import (
     resume_checkpoint,
     save_checkpoint,
 )
+from experiments.training.continued import continue_from
 from experiments.training.layout import EpochLayouts
 from experiments.training.mesh import ONE_DEVICE, Placement
 from experiments.training.prepare import (
@@ -156,7 +158,13 @@ def train_together(
                 claim_folder(run, data, folder)
             saved = stack.enter_context(open_checkpoints(folder, clean=True))
             start = initial_checkpoint(run, setup, used)
+            continued = run.settings.training.start and not saved.all_steps()
+            if continued:
+                start = continue_from(run, setup, used, start)
             lanes[i] = _open_lane(run, start, layouts[i], folder, saved, resume)
+            if continued:
+                score = lanes[i].validate(start.state, setup, 0, None, time.perf_counter())
+                say(f"{run.name}: validation {CRITERION} before the first step is {score:.4f}")
         # The runs that are furthest behind are trained until they meet the next ones.
         while epochs := sorted({lane.epoch for lane in lanes.values()}):
             group = {i: lane for i, lane in lanes.items() if lane.epoch == epochs[0]}
@@ -207,7 +215,7 @@ class _Lane:
         return float(np.average(losses, weights=self.layouts.sequences_per_step))
 
     def validate(
-        self, state: TrainState, setup: Setup, epoch: int, loss: float, began: float
+        self, state: TrainState, setup: Setup, epoch: int, loss: float | None, began: float
     ) -> float:
         """Validates the state after an epoch, keeps the best so far, and returns the score."""
         step = epoch * self.layouts.sequences_per_step.size

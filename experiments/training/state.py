@@ -32,7 +32,8 @@ class Checkpoint(NamedTuple):
         best_params: the parameters of the best epoch.
         best_carried: the carried state of the best epoch.
         epoch: the epochs that are done.
-        best_epoch: the epoch with the best score; 0 before the first validation.
+        best_epoch: the epoch with the best score; 0 before the first validation, or for the
+            parameters of the run that this one goes on from.
         best_score: its validation score; -1 before the first validation.
         seconds: the time that training has taken.
     """

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from flax import nnx
 
-from experiments import recommend, recommendations, train
+from experiments import recommend, train
 from experiments.data import load
 from experiments.errors import UserError
 from experiments.recommendations import Recommender
@@ -22,6 +22,7 @@ from experiments.settings import Settings
 from experiments.settings.published import reads
 from experiments.training import loop
 from experiments.training.checkpoints import open_checkpoints, restore_checkpoint
+from experiments.training.finished import read_run
 from experiments.training.prepare import initial_checkpoint, make_setup
 from models.settings import SASRecSettings
 from tests.runs import runs_of
@@ -62,7 +63,7 @@ def seen_items(data) -> dict:
 
 
 def test_the_best_unseen_items(run):
-    _, data = recommendations.read_run(run)
+    _, data = read_run(run)
     found = Recommender.load(run).recommend(top_k=5)
     assert found.columns == ["user", "rank", "item", "score"]
     assert found["user"].unique(maintain_order=True).to_list() == data.user_ids.tolist()
@@ -75,7 +76,7 @@ def test_the_best_unseen_items(run):
 
 
 def test_chosen_users_get_what_they_get_among_all(run):
-    _, data = recommendations.read_run(run)
+    _, data = read_run(run)
     chosen = data.user_ids[[7, 0, 30]].tolist()
     some = Recommender.load(run).recommend(users=chosen, top_k=4)
     assert some["user"].unique(maintain_order=True).to_list() == chosen
@@ -87,7 +88,7 @@ def test_chosen_users_get_what_they_get_among_all(run):
 
 def test_the_scores_are_the_models(sasrec_run, users_file):
     """All items of a user, against scores of the model on that user's row alone."""
-    run, data = recommendations.read_run(sasrec_run)
+    run, data = read_run(sasrec_run)
     setup = make_setup(run, data)
     with open_checkpoints(sasrec_run) as saved:
         params = restore_checkpoint(saved, initial_checkpoint(run, setup, data)).best_params
@@ -327,11 +328,9 @@ def moved(sasrec_run, users_file, tmp_path, monkeypatch):
 
 def test_a_run_is_used_from_another_folder(moved, users_file, tmp_path, capsys):
     with pytest.raises(UserError, match=r"logs/users.txt, and .*now has no such file; say where"):
-        recommendations.read_run(moved)
+        read_run(moved)
     for place in ({"data_dir": tmp_path / "then"}, {"dataset": "../then/logs/users.txt"}):
-        assert (
-            recommendations.read_run(moved, **place)[1].num_users == load(str(users_file)).num_users
-        )
+        assert read_run(moved, **place)[1].num_users == load(str(users_file)).num_users
     user = str(load(str(users_file)).user_ids[0])
     options = [str(moved), "--users", user, "--top-k", "2", "--dataset", str(users_file)]
     assert recommend.main(options) == 0
@@ -339,7 +338,7 @@ def test_a_run_is_used_from_another_folder(moved, users_file, tmp_path, capsys):
     other = tmp_path / "other.txt"
     other.write_text("1 1 2 3 4\n")
     with pytest.raises(UserError, match=r"other data than \S*other.txt now holds .*; say where"):
-        recommendations.read_run(moved, dataset=str(other))
+        read_run(moved, dataset=str(other))
 
 
 def test_files_of_settings_that_moved(moved, users_file, tmp_path):
@@ -356,13 +355,13 @@ def test_files_of_settings_that_moved(moved, users_file, tmp_path):
     config |= {"graph": "then/g.npz", "files": files_of(run.settings)}
     (moved / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"^graph: .* with then/g.npz, and .* say where it"):
-        recommendations.read_run(moved, dataset=str(users_file))
+        read_run(moved, dataset=str(users_file))
     place = {"graph": str(tmp_path / "g.npz")}
-    found, _ = recommendations.read_run(moved, dataset=str(users_file), moved=place)
+    found, _ = read_run(moved, dataset=str(users_file), moved=place)
     assert found.settings.graph.kind == place["graph"]
     (tmp_path / "g.npz").write_text("another")
     with pytest.raises(UserError, match=r"^graph: .* with .*g.npz, which has changed since"):
-        recommendations.read_run(moved, dataset=str(users_file), moved=place)
+        read_run(moved, dataset=str(users_file), moved=place)
 
 
 def test_ids_that_no_signed_integer_holds(sasrec_run, users_file, tmp_path):

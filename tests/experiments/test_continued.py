@@ -1,0 +1,202 @@
+"""``--from``: a run that goes on from a finished one, with the same data or with other."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import train
+from experiments.files import read_json, read_lines
+from experiments.recommendations import Recommender
+from experiments.training.finished import load_run
+from experiments.training.optimizers import smoothed_tables
+
+OPTIONS = ["--num-blocks", "1", "--max-len", "20", "--dim", "16", "--batch-size", "64"]
+
+
+def lines_of(file: Path) -> list[list[str]]:
+    return [line.split() for line in file.read_text().splitlines()]
+
+
+def write(file: Path, lines: list[list[str]]) -> Path:
+    file.write_text("\n".join(" ".join(line) for line in lines) + "\n")
+    return file
+
+
+def run_on(file: Path, out: Path, *options: str, optimizer: str = "sevo-adamw") -> Path:
+    given = ["--dataset", str(file), "--optimizer", optimizer, *OPTIONS, "--epochs", "2"]
+    assert train.main([*given, "--eval-every", "1", "--out", str(out), *options]) == 0
+    return out / f"sasrec-{optimizer}-seed0"
+
+
+@pytest.fixture(scope="module")
+def finished(users_file, tmp_path_factory) -> Path:
+    """A run on the first 150 of 200 users."""
+    folder = tmp_path_factory.mktemp("finished")
+    return run_on(write(folder / "old.txt", lines_of(users_file)[:150]), folder / "runs")
+
+
+def contents(folder: Path) -> dict[str, str]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def test_the_same_data_start_with_the_scores_of_the_run(finished, tmp_path, capsys):
+    before, file = contents(finished), finished.parents[1] / "old.txt"
+    run = run_on(file, tmp_path, "--from", str(finished))
+    said = " ".join(capsys.readouterr().err.split())
+    items = read_json(finished / "result.json")["num_items"]
+    assert f"{items:,} items matched, 0 new, 0 gone; 150 users matched, 0 new, 0 gone" in said
+    first, *later = read_lines(run / "metrics.jsonl")
+    assert (first["epoch"], first["step"], first["train_loss"]) == (0, 0, None)
+    assert first["valid"] == read_json(finished / "result.json")["valid"]
+    assert [record["epoch"] for record in later] == [1, 2]
+    old, new = load_run(finished), load_run(run)
+    counts = [f.checkpoint.state.opt_state[0].count for f in (old, new)]
+    assert counts[1] == 2 * counts[0]  # the optimiser's state goes on
+    assert later[0]["train_loss"] < read_lines(finished / "metrics.jsonl")[0]["train_loss"]
+    assert contents(finished) == before
+
+
+def test_other_data_in_a_chain_of_three(finished, users_file, tmp_path, capsys):
+    """Users and items come and go, and their numbers change. No rate, so that rows stay."""
+    folder = finished
+    for users in (slice(30, 180), slice(60, 200)):
+        own = lines_of(users_file)[users][::-1]
+        file = write(tmp_path / f"{users.start}.txt", own)
+        options = ("--from", str(folder), "--learning-rate", "1e-30", "--weight-decay", "0")
+        before, folder = load_run(folder), run_on(file, tmp_path / str(users.start), *options)
+        after = load_run(folder)
+        old, new = (
+            dict(
+                zip(
+                    f.data.item_ids.tolist(),
+                    np.asarray(f.checkpoint.state.params["item_embedding"]["embedding"][...])[1:],
+                    strict=True,
+                )
+            )
+            for f in (before, after)
+        )
+        common = old.keys() & new.keys()
+        best = dict(
+            zip(
+                before.data.item_ids.tolist(),
+                np.asarray(before.checkpoint.best_params["item_embedding"]["embedding"][...])[1:],
+                strict=True,
+            )
+        )
+        assert 0 < len(common) < min(len(old), len(new))
+        for item in common:
+            np.testing.assert_array_equal(new[item], best[item])
+        said = " ".join(capsys.readouterr().err.split())
+        added, gone = len(new) - len(common), len(old) - len(common)
+        assert f"{len(common):,} items matched, {added:,} new, {gone:,} gone" in said
+        check_new_rows(after, new, common)
+    assert Recommender.load(folder).recommend(top_k=3).height == 3 * 140
+
+
+def check_new_rows(after, new: dict, common: set) -> None:
+    """They are the means of their known neighbours, as the graph weighs them."""
+    graph, _ = smoothed_tables(after.run.settings, after.data, SASREC)
+    weights = graph.to_scipy().toarray()[1:, 1:]
+    ids = after.data.item_ids.tolist()
+    known = np.array([item in common for item in ids])
+    table = np.array([new[item] for item in ids])
+    total = weights @ known
+    joined = ~known & (total > 0)
+    assert joined.sum() > 3
+    want = (weights * known) @ table / np.where(total > 0, total, 1)[:, None]
+    np.testing.assert_allclose(table[joined], want[joined], rtol=1e-4, atol=1e-7)
+
+
+class SASREC:
+    """What `smoothed_tables` reads of a model."""
+
+    tables = ("item_embedding",)
+    task = "next"
+
+
+def test_another_optimiser_begins_anew(finished, tmp_path, capsys):
+    file = finished.parents[1] / "old.txt"
+    run = run_on(file, tmp_path, "--from", str(finished), optimizer="adamw")
+    assert "the optimiser is another, and begins anew" in capsys.readouterr().err
+    first, *_ = read_lines(run / "metrics.jsonl")
+    assert first["valid"] == read_json(finished / "result.json")["valid"]
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "mf-bpr --graph user-item",
+        *(pytest.param(m, marks=SLOW) for m in ("bert4rec", "stosa", "lightgcn", "maerec")),
+    ],
+)
+def test_models_with_other_tables(users_file, tmp_path, model):
+    """Of users, of a mask, of two tables; the same users and one new one, who comes first."""
+    model, *options = model.split()
+    optimizer = "adam" if model == "lightgcn" else "sevo-adamw"
+    lines = lines_of(users_file)[:60]
+    old, new = write(tmp_path / "old.txt", lines), tmp_path / "new.txt"
+    lines.insert(0, ["999", *lines[3][1:4], "77777", *lines[5][1:4]])
+    write(new, lines)
+    given = ["--model", model, "--dim", "16", "--batch-size", "64", "--epochs", "1", *options]
+    given += ["--optimizer", optimizer]
+    runs = []
+    for name, file, start in (("a", old, ()), ("b", old, "a"), ("c", new, "b")):
+        own = ["--from", str(runs[-1])] if start else []
+        own += ["--learning-rate", "1e-30", "--weight-decay", "0"] if start else []
+        where = ["--dataset", str(file), "--out", str(tmp_path / name)]
+        assert train.main([*given, *own, *where]) == 0
+        runs.append(tmp_path / name / f"{model}-{optimizer}-seed0")
+    first, second = (read_json(run / "result.json") for run in runs[:2])
+    assert read_lines(runs[1] / "metrics.jsonl")[0]["valid"] == first["valid"]
+    assert second["test"] == first["test"]
+    # With one item more, nobody's best items are quite others.
+    best = [Recommender.load(run).recommend(top_k=5) for run in runs[1:]]
+    pairs = [set(found.select("user", "item").iter_rows()) for found in best]
+    assert len(pairs[0] & pairs[1]) > 0.8 * len(pairs[0])
+
+
+def test_it_resumes_without_the_run_it_began_from(finished, tmp_path):
+    copied = tmp_path / "copied"
+    copied.mkdir()
+    file = write(copied / "old.txt", lines_of(finished.parents[1] / "old.txt"))
+    former = run_on(file, copied / "runs")
+    run = run_on(file, tmp_path / "new", "--from", str(former))
+    (former / "result.json").unlink()
+    run_on(file, tmp_path / "new", "--from", str(former), "--resume", "--epochs", "3")
+    assert [r["epoch"] for r in read_lines(run / "metrics.jsonl")] == [0, 1, 2, 3]
+    assert Recommender.load(run).recommend(top_k=1).height == 150
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--model", "gru4rec"), "--from: {run} holds a run of sasrec, expected gru4rec"),
+        (("--dim", "8"), "--from: {run} has dim 16, not 8"),
+        (("--max-len", "10"), "--from: {run} has max_len 20, not 10"),
+        (("--from", "nowhere"), "--from: nowhere holds no finished run"),
+    ],
+)
+def test_a_run_that_does_not_fit(finished, tmp_path, capsys, options, message):
+    file = finished.parents[1] / "old.txt"
+    own = ["--num-blocks", "1"] if "--model" not in options else []
+    given = [*own, "--max-len", "20", "--dim", "16", "--batch-size", "64", "--epochs", "1"]
+    given += ["--dataset", str(file), "--optimizer", "sevo-adamw", "--from", str(finished)]
+    assert train.main([*given, "--out", str(tmp_path), *options]) == 1
+    assert message.format(run=finished) in " ".join(capsys.readouterr().err.split())
+
+
+def test_data_without_a_common_item(finished, tmp_path, capsys):
+    lines = [[str(user), *(str(10**6 + user + i) for i in range(4))] for user in range(1, 20)]
+    file = write(tmp_path / "other.txt", lines)
+    given = ["--dataset", str(file), "--optimizer", "adamw", *OPTIONS, "--epochs", "1"]
+    assert train.main([*given, "--from", str(finished), "--out", str(tmp_path / "out")]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "knows none of the items of other; expected ids such as" in said
