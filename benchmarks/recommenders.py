@@ -63,7 +63,7 @@ def write_interactions(data: Interactions, file: Path) -> None:
     pl.DataFrame(columns).write_csv(file)
 
 
-def ask(command: list[str], job: dict[str, Any]) -> dict[str, float] | None:
+def ask(command: list[str], job: dict[str, Any]) -> dict[str, Any] | None:
     """Runs a candidate, which prints what it measured; ``None`` if it cannot do the job."""
     process = subprocess.run([*command, json.dumps(job)], stdout=subprocess.PIPE, text=True)
     if process.returncode == UNABLE:
@@ -88,7 +88,7 @@ def measure(
         "RecBole, a row for each prefix": [recbole_python, str(PEERS / "with_recbole.py")],
     }
     for loss, rounds in ROUNDS.items():
-        found: dict[str, list[dict[str, float]]] = {name: [] for name in candidates}
+        found: dict[str, list[dict[str, Any]]] = {name: [] for name in candidates}
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "interactions.csv"
             write_interactions(data, file)
@@ -98,7 +98,10 @@ def measure(
                     found[name] += [] if answer is None else [answer]
         for what, key, unit, scale in MEASURED:
             values = {name: np.array([a[key] for a in own]) for name, own in found.items() if own}
-            yield report.case(f"{what}, {loss}, {data.name}", values, unit, scale)
+            case = report.case(f"{what}, {loss}, {data.name}", values, unit, scale)
+            yield case | {
+                f"{n} version": a[0]["version"] for n, a in found.items() if "version" in a[0]
+            }
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ BENCHMARKS = (
     "graph_building",
     "out_of_core",
     "first_run",
+    "recommenders",
 )
 console = Console(stderr=True)
 

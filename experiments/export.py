@@ -11,6 +11,7 @@ import tyro
 from experiments import console
 from experiments.console import in_words, say, show
 from experiments.errors import UserError
+from experiments.options import MOVED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +22,16 @@ class Arguments:
     """The folder of the run, which holds config.json and checkpoints."""
     out: Path
     """The folder of the files."""
+    dataset: str | None = None
+    """The run's data set, if its file has moved."""
     data_dir: Path | None = None
     """Folder of the data set's file; $SEVO_DATA or, for named data sets, a cache if not given."""
+    teacher: str | None = None
+    """The folder of the run's teacher, if it has moved."""
+    graph: str | None = None
+    """The run's --graph FILE.npz, if it has moved."""
+    categories: str | None = None
+    """The run's --categories FILE, if it has moved."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,7 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     from experiments.exports import export  # takes long: only after --help
 
     try:
-        for file in export(arguments.run, arguments.out, arguments.data_dir):
+        moved = {name: value for name in MOVED if (value := getattr(arguments, name)) is not None}
+        a = arguments
+        for file in export(a.run, a.out, a.data_dir, a.dataset, moved):
             show(f"{file.stem}: {file}")
     except UserError as error:
         say(f"error: {in_words(error)}", "bold red")

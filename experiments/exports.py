@@ -5,7 +5,7 @@ A user's scores are the dot products of what the encoder returns and the item ve
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +24,28 @@ from models import Backbone
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def export(folder: Path, out: Path, data_dir: Path | None = None) -> list[Path]:
+def export(
+    folder: Path,
+    out: Path,
+    data_dir: Path | None = None,
+    dataset: str | None = None,
+    moved: Mapping[str, str] | None = None,
+) -> list[Path]:
     """Writes a finished run's vectors and, if its model reads items, its encoder.
 
     ``items.parquet`` has the columns ``item`` (the data set's own id) and ``vector``. If the model
     adds a bias to each item's score, the bias is the vector's last entry. ``encoder.bin`` is a
     program of `jax.export` for any number of histories: ``int32[users, max_len]`` to
     ``float32[users, dim]``. Items are counted from 1 in the order of ``items.parquet``, the newest
-    one stands last, and 0 comes before shorter histories. A model with a table of users has
-    ``users.parquet`` (``user``, ``vector``) in its place.
+    one stands last, and 0 comes before shorter histories; a history of zeros alone means nothing. A
+    model with a table of users has ``users.parquet`` (``user``, ``vector``) in its place.
 
     Args:
         folder: the run's folder.
         out: the folder to write to; created if missing.
         data_dir: the folder of the data set's file.
+        dataset: the run's data set, if its file has moved.
+        moved: other files that have moved, as `Recommender.load` takes them.
 
     Returns:
         The files that were written.
@@ -47,7 +55,7 @@ def export(folder: Path, out: Path, data_dir: Path | None = None) -> list[Path]:
     """
     if not (folder / "result.json").exists():
         raise UserError(f"{folder}: is not finished; resume it first, or name a finished run")
-    recommender = Recommender.load(folder, data_dir)
+    recommender = Recommender.load(folder, data_dir, dataset, moved)
     model, data = recommender.model, recommender.data
     vectors, bias = map(np.asarray, model.all_items())
     biased = bool(bias.any())
@@ -76,8 +84,9 @@ def export(folder: Path, out: Path, data_dir: Path | None = None) -> list[Path]:
                     draft.write_bytes(content)
                 else:
                     content.write_parquet(draft)
-    except OSError as error:
-        raise ArgumentError("out", f"{out} cannot be written ({error.strerror})") from error
+    except (OSError, pl.exceptions.PolarsError) as error:  # Polars has errors of its own for disks
+        reason = getattr(error, "strerror", None) or error
+        raise ArgumentError("out", f"{out} cannot be written ({reason})") from error
     return [out / name for name in contents]
 
 

@@ -20,6 +20,9 @@ T = TypeVar("T")
 Given = Mapping[str, Any]
 """The settings that are given on the command line, by their flat names."""
 
+MOVED = ("teacher", "graph", "categories")
+"""Settings that name files. The files may have moved since the run was trained."""
+
 FORMER_MODELS = {
     "mf-bpr-user-item": {"model": "mf-bpr", "graph": "user-item"},
     **{f"sasrec-{m}": {"model": "sasrec", "distill": m} for m in ("kd", "rkd", "htd", "dkd")},

@@ -15,13 +15,12 @@ from rich.table import Table
 from experiments import console
 from experiments.console import cell, in_words, say, show
 from experiments.errors import UserError
+from experiments.options import MOVED
 
 if TYPE_CHECKING:
     import polars as pl
 
 SHOWN_USERS = 20
-MOVED = ("teacher", "graph", "categories")
-"""Settings that name files. The files may have moved since the run was trained."""
 
 
 @dataclasses.dataclass(frozen=True)

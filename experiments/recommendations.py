@@ -26,6 +26,9 @@ from experiments.training.finished import Finished, load_run
 from models import Backbone
 
 USERS_AT_ONCE = 2**17
+"""The users that are laid out together."""
+STRANGERS_AT_ONCE = 2**12
+"""The users without a known item in a block."""
 
 
 class Recommender:
@@ -158,6 +161,8 @@ class Recommender:
         self, histories: Mapping[Any, Sequence[Any]] | Path, report: Callable[[str], None]
     ) -> Interactions:
         data, unknown = match(histories, self.data)
+        for line in data.notes:
+            report(line)
         if unknown:
             report(
                 f"histories: skipped {len(unknown):,} items that {self.data.name} lacks "
@@ -202,11 +207,10 @@ class Recommender:
                 found = best_items(self.model, corpus, block, allowed, max_len, top_k)
                 scores, items = (np.asarray(a)[: some.size] for a in found)
                 yield data.user_ids[some], items, scores
-        if not met.all():
-            popular = np.argsort(np.where(allowed, -popularity(self.data), 1), kind="stable")
-            shape = int((~met).sum()), top_k
-            items = np.broadcast_to(popular[:top_k], shape)
-            yield data.user_ids[users[~met]], items, np.full(shape, np.nan)
+        popular = np.argsort(np.where(allowed, -popularity(self.data), 1), kind="stable")[:top_k]
+        for some in _parts(users[~met], STRANGERS_AT_ONCE):
+            items = np.broadcast_to(popular, (some.size, top_k))
+            yield data.user_ids[some], items, np.full(items.shape, np.nan)
 
     def _frame(self, users: np.ndarray, items: np.ndarray, scores: np.ndarray) -> pl.DataFrame:
         """Makes a frame of items ``[users, k]``, counted from 0; a score of -inf is none."""

@@ -64,11 +64,11 @@ def changes(config: dict[str, Any]) -> dict[str, Any]:
     """
     if config["model"] not in MODELS:  # a model of the user's own, which is not registered here
         return {}
-    kinds = {name: config[name] for name in _USUAL}
+    kinds = {name: config.get(name, usual) for name, usual in _USUAL.items()}
     base = published(config["model"], config["dataset"], config["optimizer"], **kinds).flat()
-    del base["teacher"], base["start"]  # only places
+    del base["teacher"]  # only a place
     own = {name: kind for name, kind in kinds.items() if kind != _USUAL[name]}
-    return own | {k: config[k] for k, v in base.items() if config[k] != v}
+    return own | {k: config[k] for k, v in base.items() if config.get(k, v) != v}
 
 
 def folder_name(run: Run) -> str:

@@ -23,6 +23,7 @@ from experiments.options import TrainingOptions
 from experiments.run import Run, files_of
 from experiments.training import loop, prepare, processes
 from experiments.training.compilation import keep_programs
+from experiments.training.continued import check_start
 from experiments.training.graphs import check_graph
 from experiments.training.mesh import DATA, MODEL, ONE_DEVICE, Placement, make_mesh
 
@@ -214,10 +215,6 @@ def _run_all(
     stamp = time.strftime("%Y%m%d-%H%M%S")
     out = options.out or Path("runs") / f"{Path(options.dataset).stem}-{stamp}"
 
-    def note(message: str) -> None:
-        if processes.is_first():
-            say(message)
-
     again = f"{option('resume')} {option('out')} {out}"
 
     def write_summary() -> None:
@@ -234,22 +231,29 @@ def _run_all(
             check_processes(devices, options, runs)
         data = processes.first_then_all(lambda: load(options.dataset, options.data_dir))
         processes.agree({"the data's fingerprint": data.fingerprint})
-        note(
+        processes.note(
             f"{data.name}: {data.num_users:,} users, {data.num_items:,} items, "
             f"{data.num_interactions:,} interactions; results go to {out}"
         )
         for line in prepare.used_users(runs[0], data).notes:
-            note(line)
+            processes.note(line)
         if data.renumbered:
-            note("items are renumbered from 1: see item_ids.json in each run's folder")
+            processes.note("items are renumbered from 1: see item_ids.json in each run's folder")
         graph_notes: set[str] = set()
         for run in runs:  # before the first of them trains for hours
             graph_notes.add(check_graph(run.settings.graph, data))
+            new = not (folders[run] / "config.json").exists()
+            if new and run.settings.training.start:
+                check_start(run, Path(run.settings.training.start))
+                if placement.mesh is not None:
+                    raise ArgumentError(
+                        "from", "begin on one device: a run can then be resumed on a mesh"
+                    )
             finished = loop.check_folder(run, data, folders[run], options.resume)
-            if options.resume and not finished and not (folders[run] / "config.json").exists():
-                note(f"{folders[run].name}: nothing to resume, starts anew")
+            if options.resume and not finished and new:
+                processes.note(f"{folders[run].name}: nothing to resume, starts anew")
         for line in sorted(graph_notes - {""}):
-            note(line)
+            processes.note(line)
         try:
             together = options.together if placement.mesh is None else False
             groups = make_groups(runs, together)
@@ -260,10 +264,10 @@ def _run_all(
             raise
         write_summary()
     except loop.Interrupted as interruption:
-        note(f"interrupted: {interruption}; go on with {again}")
+        processes.note(f"interrupted: {interruption}; go on with {again}")
         return 130
     except KeyboardInterrupt:
-        note(f"interrupted; what {out} holds is kept: go on with {again}")
+        processes.note(f"interrupted; what {out} holds is kept: go on with {again}")
         return 130
     except UserError as error:
         say(f"error: {in_words(error)}", "bold red")

@@ -14,6 +14,7 @@ import resource
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ NAMES = {
 USERS_AT_ONCE = 512
 
 
-def measure(job: dict[str, Any]) -> dict[str, float]:
+def measure(job: dict[str, Any]) -> dict[str, Any]:
     """Trains two epochs and recommends."""
     import pandas as pd
     import torch
@@ -76,6 +77,7 @@ def measure(job: dict[str, Any]) -> dict[str, float]:
         for users in torch.arange(1, dataset.user_num).split(USERS_AT_ONCE):
             full_sort_topk(users.numpy(), model, test, k=10, device=config["device"])
     return {
+        "version": version("recbole"),
         "first": ends[0] - start,
         "epoch": ends[1] - ends[0],
         "recommend": time.perf_counter() - begun,

@@ -12,6 +12,7 @@ import json
 import resource
 import sys
 import time
+from importlib.metadata import version
 from typing import Any
 
 UNABLE = 3
@@ -27,7 +28,7 @@ NAMES = {
 LOSSES = {"bce": "BCE", "softmax": "softmax"}
 
 
-def measure(job: dict[str, Any]) -> dict[str, float]:
+def measure(job: dict[str, Any]) -> dict[str, Any]:
     """Trains two epochs and recommends."""
     import pandas as pd
     import pytorch_lightning as lightning
@@ -65,6 +66,7 @@ def measure(job: dict[str, Any]) -> dict[str, float]:
     begun = time.perf_counter()
     model.recommend(table[Columns.User].unique(), whole, k=10, filter_viewed=True)
     return {
+        "version": version("RecTools"),
         "first": ends[0] - start,
         "epoch": ends[1] - ends[0],
         "recommend": time.perf_counter() - begun,

@@ -45,7 +45,7 @@ def match(histories: Mapping[Any, Sequence[Any]] | Path, known: Interactions) ->
             else read_file(histories, least=0)
         )
         ids, items, lengths = given.item_ids.tolist(), given.items - 1, given.lengths
-        users, name = given.user_ids, given.name
+        users, name, notes = given.user_ids, given.name, given.notes
     else:
         if not histories:
             raise UserError("histories: expected one user or more")
@@ -56,7 +56,7 @@ def match(histories: Mapping[Any, Sequence[Any]] | Path, known: Interactions) ->
         place = {item: i for i, item in enumerate(ids)}
         items = np.array([place[str(i)] for own in histories.values() for i in own], np.int64)
         lengths = np.array([len(own) for own in histories.values()])
-        users, name = _ids(list(histories)), "histories"
+        users, name, notes = _ids(list(histories)), "histories", ()
     numbers = {str(item): number for number, item in enumerate(known.item_ids.tolist(), 1)}
     number = np.array([numbers.get(str(item), 0) for item in ids], np.int32)
     found = number[items] if items.size else np.zeros(0, np.int32)
@@ -67,7 +67,7 @@ def match(histories: Mapping[Any, Sequence[Any]] | Path, known: Interactions) ->
         items=found[found > 0],
         lengths=np.bincount(owners[found > 0], minlength=lengths.size).astype(np.int64),
         user_ids=users,
-        notes=(),
+        notes=notes,
     )
     return Histories(data, [str(item) for item, n in zip(ids, number, strict=True) if not n])
 

@@ -66,7 +66,7 @@ class TrainingSettings:
     loss: Loss = setting("bce", "What is minimised.")
     num_negatives: int = setting(
         1,
-        "Unseen items drawn for each positive; for sampled-softmax, items shared by a whole step.",
+        "Unseen items drawn for each positive; for sampled-softmax, items of a step or a positive.",
         COUNT,
     )
     own_negatives: bool = setting(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,15 +15,16 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 import sevo_jax
-from experiments.console import say
 from experiments.data import Interactions
-from experiments.errors import ArgumentError
+from experiments.errors import ArgumentError, UserError
+from experiments.files import read_json
 from experiments.run import Run
 from experiments.settings import SEVO
+from experiments.training import processes
 from experiments.training.finished import load_run
 from experiments.training.optimizers import smoothed_tables
 from experiments.training.prepare import Setup, make_model
-from experiments.training.state import Checkpoint
+from experiments.training.state import Checkpoint, TrainState
 
 
 class Matched(NamedTuple):
@@ -42,7 +43,7 @@ class Matched(NamedTuple):
     old_count: int
 
     def words(self, what: str) -> str:
-        """Says how many were matched."""
+        """Describes how many were matched."""
         new, gone = self.new_count - self.new.size, self.old_count - self.old.size
         return f"{self.new.size:,} {what} matched, {new:,} new, {gone:,} gone"
 
@@ -74,11 +75,37 @@ class Axes(NamedTuple):
     users: int | None
 
 
+SHAPING = ("dim", "num_heads", "num_blocks", "attend_padding", "published")
+"""The settings of models on which their outputs depend."""
+
+
+def check_start(run: Run, folder: Path) -> None:
+    """Checks that a run may go on from the one in a folder, as far as can be told without data.
+
+    Raises:
+        ArgumentError: there is no finished run, or one of another model, or a student.
+    """
+    if not (folder / "result.json").exists():
+        raise ArgumentError("from", f"{folder} holds no finished run")
+    held = read_json(folder / "config.json")
+    if held.get("model") != run.model:
+        raise ArgumentError(
+            "from", f"{folder} holds a run of {held.get('model')}, expected {run.model}"
+        )
+    own = run.settings.flat()
+    if own["distill"] != "none" or held.get("distill") != "none":
+        raise ArgumentError("from", "a student cannot go on from a run, nor a run from a student")
+    names = [name for name in SHAPING if name in own and held.get(name) != own[name]]
+    if names:
+        different = ", ".join(f"{name} {held.get(name)}, not {own[name]}" for name in names)
+        raise ArgumentError("from", f"{folder} has {different}")
+
+
 def continue_from(run: Run, setup: Setup, data: Interactions, start: Checkpoint) -> Checkpoint:
     """Brings a finished run's rows into a first checkpoint; prints what was matched.
 
     Parameters are those of its best epoch. The moments of Adam and the momentum of SGD are those of
-    its last one, if it had the same optimiser. Rows of new ids are as the initialiser made them;
+    its last one, if both runs have them. Rows of new ids are as the initialiser made them;
     with SEvo, rows of smoothed tables are the means of their neighbours, as the graph weighs them.
 
     Args:
@@ -88,55 +115,70 @@ def continue_from(run: Run, setup: Setup, data: Interactions, start: Checkpoint)
         start: its first checkpoint, as the initialiser makes it.
 
     Raises:
-        UserError: there is no finished run, or one of another model or size, or without common
-            items.
+        UserError: as `check_start`; the finished run's data are not where and as they were; the two
+            have no common item, or parameters of different shapes.
     """
     folder = Path(run.settings.training.start)
-    if not (folder / "result.json").exists():
-        raise ArgumentError("from", f"{folder} holds no finished run")
-    former = load_run(folder, data.source.parent if data.source else None)
-    _check_same_model(run, former.run, folder)
-    items = match(data.item_ids, former.data.item_ids)
-    users = match(data.user_ids, former.data.user_ids)
-    if not items.new.size:
+    check_start(run, folder)
+    try:
+        former = load_run(folder, data.source.parent if data.source else None)
+    except UserError as error:
         raise ArgumentError(
-            "from",
-            f"{folder} knows none of the items of {data.name}; expected ids such as "
-            f"{', '.join(map(str, former.data.item_ids[:3].tolist()))}",
-        )
+            "from", f"the run's data and files must be where and as they were: {error}"
+        ) from error
+    items, users = (
+        _match_items(data, former.data, folder),
+        match(data.user_ids, former.data.user_ids),
+    )
     axes = _axes(run, data)
 
     def carry_over(new: Any, old: Any) -> Any:
         """Copies the matched rows of all leaves of a tree that is like the parameters."""
         leaves, structure = jax.tree.flatten(new)
-        pairs = zip(axes, leaves, jax.tree.leaves(old), strict=True)
+        # NumPy arrays, which lie on no device, go with leaves on any.
+        held: list[np.ndarray] = [np.asarray(leaf) for leaf in jax.tree.leaves(old)]
+        pairs = zip(axes, leaves, held, strict=True)
         return jax.tree.unflatten(structure, [_carry(*pair, items, users) for pair in pairs])
 
     params = carry_over(start.state.params, former.checkpoint.best_params)
     if run.optimizer in SEVO:
         params = _means_of_neighbours(params, axes, run, data, items, users)
     opt_state = _carry_moments(start.state.opt_state, former.checkpoint.state.opt_state, carry_over)
-    say(f"from {folder}: {items.words('items')}; {users.words('users')}")
+    processes.note(f"from {folder}: {items.words('items')}; {users.words('users')}")
     if opt_state is None:
         opt_state = start.state.opt_state
-        say(f"from {folder}: the optimiser is another, and begins anew")
-    place = setup.placement
-    params = place.put_params(params)
-    opt_state = place.put_opt_state(setup.optimizer, opt_state, params)
-    state = start.state._replace(params=params, opt_state=opt_state)
-    return start._replace(state=state, best_params=jax.tree.map(jnp.copy, params))
-
-
-def _check_same_model(run: Run, former: Run, folder: Path) -> None:
-    if former.model != run.model:
-        raise ArgumentError("from", f"{folder} holds a run of {former.model}, expected {run.model}")
-    own, old = (
-        dataclasses.asdict(r.settings.model) | {"max_len": r.settings.training.max_len}
-        for r in (run, former)
+        processes.note(f"from {folder}: the optimiser is another, and begins anew")
+    carried = nnx.merge_state(
+        start.state.carried, nnx.filter_state(former.checkpoint.best_carried, nnx.BatchStat)
     )
-    different = [f"{name} {old[name]}, not {own[name]}" for name in own if own[name] != old[name]]
-    if different:
-        raise ArgumentError("from", f"{folder} has {', '.join(different)}")
+    place = setup.placement
+    params, carried = place.put_params(params), place.put_whole(carried)
+    opt_state = place.put_opt_state(setup.optimizer, opt_state, params)
+    best_params, best_carried = jax.tree.map(jnp.copy, (params, carried))
+    state = TrainState(params, opt_state, carried)
+    return start._replace(state=state, best_params=best_params, best_carried=best_carried)
+
+
+def _match_items(data: Interactions, former: Interactions, folder: Path) -> Matched:
+    items = match(data.item_ids, former.item_ids)
+    if not items.new.size:
+        raise ArgumentError(
+            "from",
+            f"{folder} knows none of the items of {data.name}; expected ids such as "
+            f"{', '.join(map(str, former.item_ids[:3].tolist()))}",
+        )
+    if data.fingerprint != former.fingerprint and not data.renumbered and not former.renumbered:
+        if data.source and former.source and data.name != former.name:
+            raise ArgumentError(
+                "from",
+                f"{folder} was trained on {former.name}; the items of {data.name} are others, "
+                "though both count from 1",
+            )
+        processes.note(
+            f"from {folder}: items of both data sets count from 1; this is right only if both "
+            "number the same items alike"
+        )
+    return items
 
 
 def _axes(run: Run, data: Interactions) -> list[Axes]:
@@ -161,37 +203,54 @@ def _axes(run: Run, data: Interactions) -> list[Axes]:
     return list(map(Axes, by_items, by_users))
 
 
-def _carry(axes: Axes, new: Array, old: Array, items: Matched, users: Matched) -> Array:
+def _carry(axes: Axes, new: Array, old: np.ndarray, items: Matched, users: Matched) -> Array:
     """Copies the matched rows of a parameter, or all of one that has no axis of ids."""
     axis, ids = (axes.users, users) if axes.items is None else (axes.items, items)
     if axis is None:
-        return old
+        _check_shape(new.shape, old.shape)
+        return jnp.asarray(old)
     to, of = ids.places(new.shape[axis])
-    rows = jnp.moveaxis(new, axis, 0).at[to].set(jnp.moveaxis(jnp.asarray(old), axis, 0)[of])
+    grown = list(old.shape)
+    grown[axis] = new.shape[axis]
+    _check_shape(new.shape, tuple(grown))
+    rows = jnp.moveaxis(new, axis, 0).at[to].set(np.moveaxis(old, axis, 0)[of])
     return jnp.moveaxis(rows, 0, axis)
 
 
-def _carry_moments(new: Any, old: Any, carry_over: Any) -> Any:
-    """Carries moments and counts over; ``None`` if the optimisers differ."""
-    kinds = (optax.ScaleByAdamState, optax.TraceState, sevo_jax.Graph)
-    (leaves, structure), (held, former) = (
-        jax.tree.flatten(state, is_leaf=lambda x: isinstance(x, kinds)) for state in (new, old)
-    )
-    if structure != former:
+def _check_shape(new: tuple[int, ...], old: tuple[int, ...]) -> None:
+    if new != old:
+        raise ArgumentError(
+            "from", f"the run has parameters of shape {old}, and the new one of {new}"
+        )
+
+
+def _carry_moments(new: Any, old: Any, carry_over: Callable[[Any, Any], Any]) -> Any:
+    """Carries the states of Adam and of momentum over; ``None`` if the optimisers differ.
+
+    The graph, sums of steps that wait for a smoothing, and schedules of the rate begin anew.
+    """
+    kinds = (optax.ScaleByAdamState, optax.TraceState)
+
+    def is_kind(part: Any) -> bool:
+        return isinstance(part, kinds)
+
+    held = [part for part in jax.tree.leaves(old, is_leaf=is_kind) if is_kind(part)]
+    leaves, structure = jax.tree.flatten(new, is_leaf=is_kind)
+    if [type(part) for part in leaves if is_kind(part)] != [type(part) for part in held]:
         return None
+    former = iter(held)
 
-    def carried() -> Iterator[Any]:
-        for leaf, before in zip(leaves, held, strict=True):
-            if isinstance(leaf, optax.ScaleByAdamState):
-                mu, nu = carry_over(leaf.mu, before.mu), carry_over(leaf.nu, before.nu)
-                yield optax.ScaleByAdamState(before.count, mu, nu)
-            elif isinstance(leaf, optax.TraceState):
-                yield optax.TraceState(carry_over(leaf.trace, before.trace))
-            else:  # the graph is new, and so are sums of steps that wait; counts go on
-                scalar = not isinstance(leaf, sevo_jax.Graph) and jnp.ndim(leaf) == 0
-                yield before if scalar else leaf
+    def carried(part: Any) -> Any:
+        if isinstance(part, optax.ScaleByAdamState):
+            before: Any = next(former)
+            mu, nu = carry_over(part.mu, before.mu), carry_over(part.nu, before.nu)
+            return optax.ScaleByAdamState(before.count, mu, nu)
+        if isinstance(part, optax.TraceState):
+            before = next(former)
+            return optax.TraceState(carry_over(part.trace, before.trace))
+        return part
 
-    return jax.tree.unflatten(structure, list(carried()))
+    return jax.tree.unflatten(structure, [carried(part) for part in leaves])
 
 
 def _means_of_neighbours(

@@ -20,7 +20,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 import sevo_jax
-from experiments.console import say
 from experiments.data import Interactions
 from experiments.errors import UserError
 from experiments.evaluation import CRITERION, by_popularity, metrics_of
@@ -163,8 +162,11 @@ def train_together(
                 start = continue_from(run, setup, used, start)
             lanes[i] = _open_lane(run, start, layouts[i], folder, saved, resume)
             if continued:
+                lanes[i].records.clear()  # a run that was killed may have left its first line
                 score = lanes[i].validate(start.state, setup, 0, None, time.perf_counter())
-                say(f"{run.name}: validation {CRITERION} before the first step is {score:.4f}")
+                processes.note(
+                    f"{run.name}: validation {CRITERION} before the first step is {score:.4f}"
+                )
         # The runs that are furthest behind are trained until they meet the next ones.
         while epochs := sorted({lane.epoch for lane in lanes.values()}):
             group = {i: lane for i, lane in lanes.items() if lane.epoch == epochs[0]}

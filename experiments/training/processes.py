@@ -174,6 +174,12 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def note(message: str) -> None:
+    """Prints a note, once for all processes."""
+    if is_first():
+        say(message)
+
+
 def _wait_for_others(
     address: tuple[str, int], num_processes: int, deadline: float
 ) -> dict[int, socket.socket]:

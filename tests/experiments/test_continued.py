@@ -13,6 +13,13 @@ from experiments.files import read_json, read_lines
 from experiments.recommendations import Recommender
 from experiments.training.finished import load_run
 from experiments.training.optimizers import smoothed_tables
+from tests.runs import users_of_built_in_data
+
+
+@pytest.fixture(scope="module")
+def users_file(tmp_path_factory) -> Path:
+    return users_of_built_in_data(tmp_path_factory.mktemp("users"))
+
 
 OPTIONS = ["--num-blocks", "1", "--max-len", "20", "--dim", "16", "--batch-size", "64"]
 
@@ -28,13 +35,14 @@ def write(file: Path, lines: list[list[str]]) -> Path:
 
 def run_on(file: Path, out: Path, *options: str, optimizer: str = "sevo-adamw") -> Path:
     given = ["--dataset", str(file), "--optimizer", optimizer, *OPTIONS, "--epochs", "2"]
+    given += ["--learning-rate", "0.01"]
     assert train.main([*given, "--eval-every", "1", "--out", str(out), *options]) == 0
     return out / f"sasrec-{optimizer}-seed0"
 
 
 @pytest.fixture(scope="module")
 def finished(users_file, tmp_path_factory) -> Path:
-    """A run on the first 150 of 200 users."""
+    """A run on the first 150 of 200 users of the built-in data, whose scores are above 0."""
     folder = tmp_path_factory.mktemp("finished")
     return run_on(write(folder / "old.txt", lines_of(users_file)[:150]), folder / "runs")
 
@@ -53,6 +61,7 @@ def test_the_same_data_start_with_the_scores_of_the_run(finished, tmp_path, caps
     first, *later = read_lines(run / "metrics.jsonl")
     assert (first["epoch"], first["step"], first["train_loss"]) == (0, 0, None)
     assert first["valid"] == read_json(finished / "result.json")["valid"]
+    assert first["valid"]["NDCG@10"] > 0
     assert [record["epoch"] for record in later] == [1, 2]
     old, new = load_run(finished), load_run(run)
     counts = [f.checkpoint.state.opt_state[0].count for f in (old, new)]
@@ -119,10 +128,13 @@ class SASREC:
     task = "next"
 
 
-def test_another_optimiser_begins_anew(finished, tmp_path, capsys):
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_another_optimiser_begins_anew(finished, tmp_path, capsys, optimizer):
+    """The moments of Adam serve all kinds of Adam."""
     file = finished.parents[1] / "old.txt"
-    run = run_on(file, tmp_path, "--from", str(finished), optimizer="adamw")
-    assert "the optimiser is another, and begins anew" in capsys.readouterr().err
+    run = run_on(file, tmp_path, "--from", str(finished), optimizer=optimizer)
+    said = "the optimiser is another, and begins anew" in capsys.readouterr().err
+    assert said == (optimizer == "sgd")
     first, *_ = read_lines(run / "metrics.jsonl")
     assert first["valid"] == read_json(finished / "result.json")["valid"]
 
@@ -134,11 +146,14 @@ SLOW = pytest.mark.slow
     "model",
     [
         "mf-bpr --graph user-item",
-        *(pytest.param(m, marks=SLOW) for m in ("bert4rec", "stosa", "lightgcn", "maerec")),
+        *(
+            pytest.param(m, marks=SLOW)
+            for m in ("bert4rec", "stosa", "lightgcn", "maerec", "lessr")
+        ),
     ],
 )
 def test_models_with_other_tables(users_file, tmp_path, model):
-    """Of users, of a mask, of two tables; the same users and one new one, who comes first."""
+    """Of users, of a mask, two tables, running means; with one new user, who comes first."""
     model, *options = model.split()
     optimizer = "adam" if model == "lightgcn" else "sevo-adamw"
     lines = lines_of(users_file)[:60]
@@ -146,7 +161,7 @@ def test_models_with_other_tables(users_file, tmp_path, model):
     lines.insert(0, ["999", *lines[3][1:4], "77777", *lines[5][1:4]])
     write(new, lines)
     given = ["--model", model, "--dim", "16", "--batch-size", "64", "--epochs", "1", *options]
-    given += ["--optimizer", optimizer]
+    given += ["--optimizer", optimizer, "--learning-rate", "0.01"]
     runs = []
     for name, file, start in (("a", old, ()), ("b", old, "a"), ("c", new, "b")):
         own = ["--from", str(runs[-1])] if start else []
@@ -175,12 +190,57 @@ def test_it_resumes_without_the_run_it_began_from(finished, tmp_path):
     assert Recommender.load(run).recommend(top_k=1).height == 150
 
 
+def test_a_slip_leaves_nothing_behind(finished, tmp_path, capsys):
+    """Nor does a later run that does not fit cost what was trained before it."""
+    file = finished.parents[1] / "old.txt"
+    given = ["--dataset", str(file), "--optimizer", "adamw", *OPTIONS, "--epochs", "1"]
+    given += ["--out", str(tmp_path / "out")]
+    assert train.main([*given, "--from", str(finished) + "x"]) == 1
+    assert not (tmp_path / "out/sasrec-adamw-seed0").exists()
+    assert train.main([*given, "--from", str(finished), "--mesh", "data=1"]) == 1
+    assert "--from: begin on one device" in capsys.readouterr().err
+    assert train.main([*given, "--from", str(finished)]) == 0
+
+
+def test_registered_data_of_other_items_are_refused(users_file, tmp_path, capsys, monkeypatch):
+    """Both files count their items from 1."""
+    monkeypatch.setenv("SEVO_DATA", str(tmp_path))
+    lines = [["1", "1", "2", "3", "4"], ["2", "4", "3", "2", "1"], ["3", "2", "4", "1", "3"]]
+    write(tmp_path / "Beauty.txt", lines)
+    write(tmp_path / "Toys_and_Games.txt", [*lines, ["4", "5", "1", "5"]])
+    given = ["--optimizer", "adamw", *OPTIONS, "--epochs", "1"]
+    beauty = [*given, "--dataset", "beauty", "--out", str(tmp_path / "beauty")]
+    assert train.main(beauty) == 0
+    start = ["--from", str(tmp_path / "beauty/sasrec-adamw-seed0")]
+    toys = [*given, "--dataset", "toys", "--out", str(tmp_path / "toys"), *start]
+    assert train.main(toys) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "was trained on beauty; the items of toys are others, though both count from 1" in said
+    longer = write(tmp_path / "longer.txt", [*lines, ["4", "5", "1", "5"]])
+    attend = ["--attend-padding", "True"]  # as published for beauty
+    options = ["--dataset", str(longer), "--out", str(tmp_path / "longer"), *start, *attend]
+    assert train.main([*given, *options]) == 0
+    assert "only if both number the same items alike" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_data_must_be_as_they_were(finished, users_file, tmp_path, capsys):
+    lines = lines_of(finished.parents[1] / "old.txt")
+    file = write(tmp_path / "shop.txt", lines)
+    run = run_on(file, tmp_path / "old")
+    write(file, [*lines, ["99999", *lines[0][1:5]]])
+    given = ["--dataset", str(file), "--optimizer", "adamw", *OPTIONS, "--epochs", "1"]
+    assert train.main([*given, "--from", str(run), "--out", str(tmp_path / "new")]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "--from: the run's data and files must be where and as they were" in said
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--distill", "kd"), "--from: a student cannot go on from a run"),
         (("--model", "gru4rec"), "--from: {run} holds a run of sasrec, expected gru4rec"),
         (("--dim", "8"), "--from: {run} has dim 16, not 8"),
-        (("--max-len", "10"), "--from: {run} has max_len 20, not 10"),
+        (("--max-len", "10"), "--from: the run has parameters of shape (20, 16), and the new one"),
         (("--from", "nowhere"), "--from: nowhere holds no finished run"),
     ],
 )

@@ -52,7 +52,7 @@ def train_on(users_file, out: Path, model: str) -> Path:
 
 
 def histories_of(count: int, num_items: int) -> np.ndarray:
-    """Rows of 0 to 8 items, the newest last."""
+    """Rows of 1 to 8 items, the newest last."""
     rng = np.random.default_rng(count)
     items = rng.integers(1, num_items + 1, (count, MAX_LEN))
     lengths = rng.integers(1, MAX_LEN + 1, count)

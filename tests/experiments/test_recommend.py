@@ -159,13 +159,14 @@ def test_a_history_gets_what_a_user_of_the_data_with_the_same_items_gets(
     np.testing.assert_allclose(found["score"], want["score"], rtol=1e-5, atol=1e-6)
 
 
-def test_what_the_data_lacks_is_skipped_and_said(sasrec_run, tmp_path, capsys):
+def test_what_the_data_lacks_is_skipped_and_said(sasrec_run, tmp_path, capsys, monkeypatch):
     """Users without a known item come last; the popular items have no score."""
     recommender = Recommender.load(sasrec_run)
     data = recommender.data
     known = data.item_ids[data.items[:3] - 1].tolist()
     said = []
     histories = {"none": ["x", "y"], "ann": [known[0], "x", *known[1:]], "empty": []}
+    monkeypatch.setattr("experiments.recommendations.STRANGERS_AT_ONCE", 1)
     found = recommender.recommend(histories, top_k=3, report=said.append)
     assert found["user"].unique(maintain_order=True).to_list() == ["ann", "none", "empty"]
     same = recommender.recommend({"ann": known}, top_k=3)
@@ -183,6 +184,7 @@ def test_what_the_data_lacks_is_skipped_and_said(sasrec_run, tmp_path, capsys):
     assert recommend.main([str(sasrec_run), "--history", str(file)]) == 0
     printed = capsys.readouterr()
     assert "skipped 1 items" in printed.err
+    assert "new.csv: has no column of times" in printed.err
     assert "ann" in printed.out
 
 
