@@ -12,7 +12,7 @@ from experiments.settings.published import MODELS
 ROOT = Path(__file__).parent.parent
 COMMANDS = {
     f"experiments.{name}"
-    for name in ("train", "distill", "recommend", "reproduce", "build_graph", "launch")
+    for name in ("train", "distill", "recommend", "export", "reproduce", "build_graph", "launch")
 } | {"experiments.sweep.__main__"}
 LAYERS = [  # each imports only those before it
     {"sevo_jax"},

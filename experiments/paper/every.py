@@ -132,7 +132,7 @@ EVERY = Accuracy(
         accuracy.P_VALUES,
     ),
     choices=lambda _: Choices(
-        models=Names(MODELS, ("sasrec",)), datasets=Names(data.NAMES, ("beauty", "toys"))
+        models=Names(MODELS, ("sasrec",)), datasets=Names(data.NAMES, ("beauty", "toys", "tools"))
     ),
     rows=rows_of,
     verdict=verdict,
