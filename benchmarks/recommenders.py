@@ -99,9 +99,8 @@ def measure(
         for what, key, unit, scale in MEASURED:
             values = {name: np.array([a[key] for a in own]) for name, own in found.items() if own}
             case = report.case(f"{what}, {loss}, {data.name}", values, unit, scale)
-            yield case | {
-                f"{n} version": a[0]["version"] for n, a in found.items() if "version" in a[0]
-            }
+            versions = {f"{n} version": a[0].get("version") for n, a in found.items() if a}
+            yield case | {name: version for name, version in versions.items() if version}
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import resource
 import sys
 import tempfile
@@ -51,6 +52,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         table = pd.read_csv(job["file"])[["user", "item", "time"]]
         table.columns = ["user_id:token", "item_id:token", "timestamp:float"]
+        os.chdir(folder)  # RecBole leaves logs where it runs
         place = Path(folder) / "data"
         place.mkdir()
         table.to_csv(place / "data.inter", sep="\t", index=False)
