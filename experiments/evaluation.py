@@ -240,8 +240,7 @@ def by_popularity(ranks: np.ndarray, data: Interactions) -> dict[str, list[Any]]
         Five values each: the ``users`` of a group, the ``most_interactions`` of an item in it, and
         the metrics, ``None`` if the group is empty.
     """
-    counts = np.bincount(data.items[data.training_part()], minlength=data.num_items + 1)
-    popularity = counts[data.items_before_end(1)]
+    popularity = data.training_counts()[data.items_before_end(1)]
     # The four bounds are popularities that occur, so that equal ones fall on the same side.
     bounds = np.quantile(popularity, np.arange(1, 5) / 5, method="lower")
     group = np.searchsorted(bounds, popularity)

@@ -11,7 +11,7 @@ import tyro
 from experiments import console
 from experiments.console import in_words, say, show
 from experiments.errors import UserError
-from experiments.options import MOVED
+from experiments.options import moved_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     from experiments.exports import export  # takes long: only after --help
 
     try:
-        moved = {name: value for name in MOVED if (value := getattr(arguments, name)) is not None}
         a = arguments
-        for file in export(a.run, a.out, a.data_dir, a.dataset, moved):
+        for file in export(a.run, a.out, a.data_dir, a.dataset, moved_files(a)):
             show(f"{file.stem}: {file}")
     except UserError as error:
         say(f"error: {in_words(error)}", "bold red")

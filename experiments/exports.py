@@ -16,9 +16,9 @@ import polars as pl
 from jax import export as jax_export
 from jaxtyping import Array, Float, Int
 
-from experiments.errors import ArgumentError, UserError
+from experiments.errors import UserError
 from experiments.files import replaced
-from experiments.recommendations import Recommender, type_of
+from experiments.recommendations import Recommender, type_of, written_to
 from models import Backbone
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -76,7 +76,7 @@ def export(
             jax.ShapeDtypeStruct(rows, jnp.int32)
         )
         contents["encoder.bin"] = bytes(program.serialize())
-    try:
+    with written_to(out):
         out.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
             with replaced(out / name) as draft:
@@ -84,9 +84,6 @@ def export(
                     draft.write_bytes(content)
                 else:
                     content.write_parquet(draft)
-    except (OSError, pl.exceptions.PolarsError) as error:  # Polars has errors of its own for disks
-        reason = getattr(error, "strerror", None) or error
-        raise ArgumentError("out", f"{out} cannot be written ({reason})") from error
     return [out / name for name in contents]
 
 

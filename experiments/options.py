@@ -23,6 +23,13 @@ Given = Mapping[str, Any]
 MOVED = ("teacher", "graph", "categories")
 """Settings that name files. The files may have moved since the run was trained."""
 
+
+def moved_files(arguments: object) -> dict[str, str]:
+    """Returns the files that a command's arguments name, by the names of `MOVED`."""
+    given = {name: getattr(arguments, name) for name in MOVED}
+    return {name: file for name, file in given.items() if file is not None}
+
+
 FORMER_MODELS = {
     "mf-bpr-user-item": {"model": "mf-bpr", "graph": "user-item"},
     **{f"sasrec-{m}": {"model": "sasrec", "distill": m} for m in ("kd", "rkd", "htd", "dkd")},

@@ -15,7 +15,7 @@ from rich.table import Table
 from experiments import console
 from experiments.console import cell, in_words, say, show
 from experiments.errors import UserError
-from experiments.options import MOVED
+from experiments.options import moved_files
 
 if TYPE_CHECKING:
     import polars as pl
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
             arguments.run,
             arguments.data_dir,
             arguments.dataset,
-            {name: value for name in MOVED if (value := getattr(arguments, name)) is not None},
+            moved_files(arguments),
         )
         frames = recommender.blocks(
             arguments.history,

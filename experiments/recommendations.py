@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from experiments.data.histories import match
 from experiments.errors import ArgumentError
 from experiments.evaluation import EvaluationSet, make_evaluation_set, score_block
 from experiments.files import replaced
-from experiments.training.corpus import Corpus, make_corpus, popularity
+from experiments.training.corpus import Corpus, make_corpus
 from experiments.training.finished import Finished, load_run
 from models import Backbone
 
@@ -207,7 +208,9 @@ class Recommender:
                 found = best_items(self.model, corpus, block, allowed, max_len, top_k)
                 scores, items = (np.asarray(a)[: some.size] for a in found)
                 yield data.user_ids[some], items, scores
-        popular = np.argsort(np.where(allowed, -popularity(self.data), 1), kind="stable")[:top_k]
+        popular = np.argsort(np.where(allowed, -self.data.training_counts()[1:], 1), kind="stable")[
+            :top_k
+        ]
         for some in _parts(users[~met], STRANGERS_AT_ONCE):
             items = np.broadcast_to(popular, (some.size, top_k))
             yield data.user_ids[some], items, np.full(items.shape, np.nan)
@@ -318,13 +321,20 @@ def write(frames: Iterable[pl.DataFrame], out: Path) -> None:
 
     # Polars streams from a source, so that only one block is in memory.
     stream = register_io_source(source, schema=first.schema)
-    try:
+    with written_to(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with replaced(out) as draft:
             if out.suffix == ".parquet":
                 stream.sink_parquet(draft)
             else:
                 stream.sink_csv(draft)
+
+
+@contextlib.contextmanager
+def written_to(out: Path) -> Generator[None]:
+    """Raises an `ArgumentError` where what is written to a file or folder cannot be."""
+    try:
+        yield
     except (OSError, pl.exceptions.PolarsError) as error:  # Polars has errors of its own for disks
         reason = getattr(error, "strerror", None) or error
         raise ArgumentError("out", f"{out} cannot be written ({reason})") from error

@@ -174,8 +174,7 @@ def read_categories(path: Path) -> Mapping[str, Any]:
 def _by_category(
     categories_of: Mapping[str, Any], data: Interactions, path: Path, source: Source
 ) -> Categories:
-    # Ids are compared as text: those in a JSON file always are.
-    numbers = {str(item): number for number, item in enumerate(data.item_ids.tolist(), 1)}
+    numbers = data.numbers()
     unknown = [item for item in categories_of if item not in numbers]
     known = [item for item in categories_of if item in numbers]
     if not known or (unknown and not source.covers_more):

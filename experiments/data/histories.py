@@ -57,7 +57,7 @@ def match(histories: Mapping[Any, Sequence[Any]] | Path, known: Interactions) ->
         items = np.array([place[str(i)] for own in histories.values() for i in own], np.int64)
         lengths = np.array([len(own) for own in histories.values()])
         users, name, notes = _ids(list(histories)), "histories", ()
-    numbers = {str(item): number for number, item in enumerate(known.item_ids.tolist(), 1)}
+    numbers = known.numbers()
     number = np.array([numbers.get(str(item), 0) for item in ids], np.int32)
     found = number[items] if items.size else np.zeros(0, np.int32)
     owners = np.repeat(np.arange(lengths.size), lengths)

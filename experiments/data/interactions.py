@@ -74,6 +74,14 @@ class Interactions:
         ends = np.repeat(np.cumsum(self.lengths), self.lengths)
         return ends - np.arange(self.items.size) > 2
 
+    def training_counts(self) -> np.ndarray:
+        """``int64[num_items + 1]``: the training interactions of each item, padding's first."""
+        return np.bincount(self.items[self.training_part()], minlength=self.num_items + 1)
+
+    def numbers(self) -> dict[str, int]:
+        """The number of each item by its id, as text: ids in JSON files always are."""
+        return {str(item): number for number, item in enumerate(self.item_ids.tolist(), 1)}
+
     def items_before_end(self, back: int) -> np.ndarray:
         """``int32[users]``: each user's item ``back`` places before the end; 1 is the last."""
         return self.items[np.cumsum(self.lengths) - back]

@@ -103,12 +103,6 @@ def make_corpus(
         np.array(data.num_items, np.int32),
         np.zeros(longest.bit_length(), np.int32),  # only its length, which is static, is read
     )
-    counts = popularity(data) if draws_popular else np.zeros(0, np.int64)
+    counts = data.training_counts()[1:] if draws_popular else np.zeros(0, np.int64)
     arrays: Any = (data.items, data.owners, Unseen(*unseen), np.cumsum(counts).astype(np.int32))
     return Corpus(*placement.put_whole(jax.tree.map(jnp.asarray, arrays)))
-
-
-def popularity(data: Interactions) -> np.ndarray:
-    """Counts the training interactions of the items ``1 … num_items``."""
-    items = data.items[data.training_part()]
-    return np.bincount(items, minlength=data.num_items + 1)[1:]

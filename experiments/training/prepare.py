@@ -18,7 +18,7 @@ from experiments.evaluation import Split, make_evaluation_set, make_evaluator, m
 from experiments.run import Run
 from experiments.settings import Settings
 from experiments.training.backbones import BUILDERS
-from experiments.training.corpus import make_corpus, popularity
+from experiments.training.corpus import make_corpus
 from experiments.training.layout import EpochLayouts
 from experiments.training.mesh import ONE_DEVICE, Placement
 from experiments.training.optimizers import make_optimizer
@@ -55,9 +55,9 @@ def make_model(run: Run, data: Interactions) -> Backbone:
     training = run.settings.training
     model.calibration = training.calibration
     if training.popular_negatives:
-        counts = np.append(1, popularity(data))  # padding is never drawn
-        with np.errstate(divide="ignore"):  # nor is an item without interactions
-            shares = np.log(counts / counts[1:].sum(), dtype=np.float32)
+        counts = data.training_counts()
+        with np.errstate(divide="ignore"):  # padding, and items without interactions: never drawn
+            shares = np.log(counts / counts.sum(), dtype=np.float32)
         model.log_shares = Constant(jnp.asarray(shares))
     return model
 
