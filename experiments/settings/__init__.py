@@ -113,6 +113,8 @@ class Settings:
             raise ArgumentError(
                 "every_epochs", f"must be left out: every is {self.optimizer.every} steps"
             )
+        if self.optimizer.kappa:
+            self._check_shrinkage()
         if self.training.loss == "softmax" and self.training.num_negatives != 1:
             raise ArgumentError(
                 "num_negatives",
@@ -127,6 +129,17 @@ class Settings:
         heads = values.get("num_heads", 1)
         if values.get("dim", heads) % heads:
             raise ArgumentError("dim", f"must be a multiple of {heads} heads, got {values['dim']}")
+
+    def _check_shrinkage(self) -> None:
+        """Raises an `ArgumentError` if another setting does not go with a beta for each item."""
+        own, usual = self.optimizer, OptimizerSettings()
+        for name in ("method", "every", "every_epochs", "moment_correction"):
+            if getattr(own, name) != getattr(usual, name):
+                raise ArgumentError(name, f"must be left out: kappa is {own.kappa}")
+        if self.graph.kind == "user-item":
+            raise ArgumentError(
+                "kappa", "must be left out: it is of items, and the graph has users"
+            )
 
     def _parts(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -124,6 +124,13 @@ class OptimizerSettings:
         "Whether moments rest for items that a step does not touch (moment correction).",
         readers=("sevo-adamw",),
     )
+    kappa: float = setting(
+        0.0,
+        "Shrinkage of beta: items of n training interactions have beta kappa / (kappa + n); 0 for "
+        "one beta for all.",
+        FROM_0,
+        readers=("sevo-adamw",),
+    )
     smoothness_weight: float = setting(
         0.0,
         "Weight of a loss term, Tr(E'(I - Ã)E), the roughness of tables E over the graph.",

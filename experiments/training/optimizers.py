@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
+import scipy.sparse as sp
 from flax import nnx
 
 import sevo_jax
 from experiments.data import Interactions
 from experiments.errors import ArgumentError
-from experiments.settings import Settings, TrainingSettings, is_file
+from experiments.settings import OptimizerSettings, Settings, TrainingSettings, is_file
 from experiments.training.graphs import (
     category_graph,
     graph_from_file,
@@ -57,6 +60,14 @@ def make_optimizer(
             optax.sgd(rate, s.b1 or None),
         )
     graph, tables = smoothed_tables(settings, data, model)  # all optimisers below smooth
+    if s.kappa:
+        in_tables = table_mask(model)
+        return optax.chain(
+            sevo_jax.scale_by_adam(s.b1, s.b2, moment_correction=in_tables),
+            smooth_rare_items(graph, data.training_counts(), s, tables, in_tables),
+            optax.add_decayed_weights(s.weight_decay, mask),
+            optax.scale_by_learning_rate(rate),
+        )
     smoothing: dict[str, Any] = {
         "tables": tables,
         "beta": s.beta,
@@ -135,6 +146,57 @@ def smoothed_tables(
     return graph, own
 
 
+def smooth_rare_items(
+    graph: sevo_jax.Graph,
+    counts: np.ndarray,
+    settings: OptimizerSettings,
+    tables: Sequence[Sequence[str]],
+    in_tables: Any,
+) -> optax.GradientTransformation:
+    """Smooths with a beta for each node: ``psi(X) = S sum_{l<=L} (B^½ Ã B^½)^l S X``.
+
+    ``B`` has ``beta_i = beta kappa / (kappa + n_i)`` on its diagonal, and ``S`` has
+    ``sqrt((1 - beta_i) / (1 - beta_i^(L+1)))``. With one beta for all it is Eq. 7.
+
+    Args:
+        graph: the graph.
+        counts: ``int[items + 1]``, the interactions ``n_i`` of the first nodes; others have none.
+        settings: beta, kappa and L.
+        tables: the tables, as `sevo_jax.sevo_smooth` takes them.
+        in_tables: the same tables, as a mask.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from experiments.settings import OptimizerSettings
+        >>> graph = sevo_jax.edge_graph([0], [1], num_nodes=2)
+        >>> settings = OptimizerSettings(beta=0.5, kappa=1.0, num_layers=1)
+        >>> tx = smooth_rare_items(graph, np.array([0, 0]), settings, [["e"]], {"e": True})
+        >>> steps = {"e": jnp.array([[3.0], [0.0]])}
+        >>> tx.update(steps, tx.init(steps))[0]["e"].round(4).tolist()
+        [[2.0], [1.0]]
+    """
+    layers, own = settings.num_layers, np.zeros(graph.num_nodes)
+    own[: counts.size] = counts
+    share = settings.kappa / (settings.kappa + own)
+    weights = sp.diags_array(np.sqrt(share)) @ graph.to_scipy() @ sp.diags_array(np.sqrt(share))
+    beta = settings.beta * share
+    # The smoothing below brings the factor 1 - settings.beta, the same for all.
+    size = np.sqrt((1 - beta) / (1 - beta ** (layers + 1)) / (1 - settings.beta))
+    rows = jnp.asarray(size, jnp.float32)[:, None]
+    scale = optax.masked(optax.stateless_with_tree_map(lambda step, _: rows * step), in_tables)
+    return optax.chain(
+        scale,
+        sevo_jax.sevo_smooth(
+            sevo_jax.Graph.from_operator(weights),
+            beta=settings.beta,
+            num_layers=layers,
+            method="neumann_unscaled",
+            tables=tables,
+        ),
+        scale,
+    )
+
+
 def add_smoothness_gradient(
     weight: float, graph: sevo_jax.Graph, tables: Sequence[Sequence[str]]
 ) -> optax.GradientTransformation:
@@ -158,6 +220,11 @@ def add_smoothness_gradient(
         return updates, state
 
     return optax.GradientTransformation(halfway.init, update)
+
+
+def table_mask(model: Backbone) -> Any:
+    """Returns a mask of the parameters that are tables of items."""
+    return nnx.map_state(lambda path, _: path[0] in model.tables, nnx.state(model, nnx.Param))
 
 
 def decay_mask(model: Backbone) -> Any:

@@ -13,10 +13,16 @@ import sevo_jax
 from experiments.errors import UserError
 from experiments.options import make_runs
 from experiments.run import Run
+from experiments.settings import OptimizerSettings
 from experiments.settings.published import published
 from experiments.training import prepare
 from experiments.training.graphs import item_graph, user_item_graph
-from experiments.training.optimizers import add_smoothness_gradient, learning_rate, make_optimizer
+from experiments.training.optimizers import (
+    add_smoothness_gradient,
+    learning_rate,
+    make_optimizer,
+    smooth_rare_items,
+)
 from sevo_jax import diagnostics
 
 TABLE = [["item_embedding"]]
@@ -204,6 +210,53 @@ def test_gradient_of_smoothness(small, dtype, tolerance):
             for name, wanted in jax.grad(term)(params).items():
                 assert found[name].dtype == dtype
                 np.testing.assert_allclose(found[name], 1 + wanted, rtol=0, atol=10 * tolerance)
+
+
+def test_a_beta_for_each_item(small):
+    """Against dense matrices; the rows of popular items are smoothed less."""
+    beta, kappa, layers = 0.9, 5.0, 2
+    graph, counts = item_graph(small, 50), small.training_counts()
+    own = beta * kappa / (kappa + counts)
+    step = np.random.default_rng(0).normal(size=(graph.num_nodes, 3))
+    root, size = np.sqrt(own), np.sqrt((1 - own) / (1 - own ** (layers + 1)))
+    between = root[:, None] * graph.to_scipy().toarray() * root
+    terms = [np.linalg.matrix_power(between, power) for power in range(layers + 1)]
+    wanted = size[:, None] * (sum(terms) @ (size[:, None] * step))
+    settings = OptimizerSettings(beta=beta, kappa=kappa, num_layers=layers)
+    updates = {"table": jnp.asarray(step, jnp.float32), "bias": jnp.ones(3)}
+    mask = {"table": True, "bias": False}
+    tx = smooth_rare_items(graph, counts, settings, [["table"]], mask)
+    found, _ = tx.update(updates, tx.init(updates))
+    np.testing.assert_allclose(found["table"], wanted, atol=1e-5)
+    assert (found["bias"] == 1).all()
+
+
+@pytest.mark.parametrize("model", ["sasrec", "bert4rec"])
+def test_without_shrinkage_all_items_have_the_same_beta(small, model):
+    """The mask of BERT4Rec is a node, too, and its second table is smoothed on its own."""
+    found = []
+    for kappa in (0.0, 1e12):
+        settings = settings_of("sevo-adamw", model, kappa=kappa)
+        built = prepare.make_model(Run(model, "small", "sevo-adamw", 0, settings), small)
+        params = nnx.state(built, nnx.Param)
+        found.append(steps_of(make_optimizer("sevo-adamw", settings, small, built), params))
+    for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"every_epochs": 10}, "every_epochs: must be left out: kappa is 20"),
+        ({"method": "exact"}, "method: must be left out: kappa is 20"),
+        ({"moment_correction": False}, "moment_correction: must be left out"),
+    ],
+)
+def test_shrinkage_goes_with_the_usual_smoothing(changed, message):
+    with pytest.raises(UserError, match=message):
+        make_runs("sasrec", "synthetic", ["sevo-adamw"], [0], {"kappa": 20.0, **changed})
+    with pytest.raises(UserError, match="kappa: must be left out: it is of items"):
+        make_runs("mf-bpr", "synthetic", ["sevo-adamw"], [0], {"kappa": 20.0, "graph": "user-item"})
 
 
 @pytest.mark.parametrize(
