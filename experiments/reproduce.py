@@ -19,8 +19,10 @@ TABLE_HELP = (
     "training), figure3a (other optimisers), figure3b (approximations over β), figure3c (moment "
     "correction), figure5a (first or last items in the graph), figure5b (walk length), figure6 "
     "(embeddings by category), figure7 (smoothness in the loss), accuracy-time (models by training "
-    "time), when-it-helps (losses, data and popularity), every (smoothing once in several epochs), "
-    "every-parts (which part of that helps) or a4 (LightGCN as MF smoothed twice)."
+    "time), tuning (trials of equal tuning), tuned (five seeds at their best settings), "
+    "when-it-pays (SEvo over tuned AdamW by negatives, batch, users and width), every (smoothing "
+    "once in several epochs), every-parts (which part of that helps) or a4 (LightGCN as MF "
+    "smoothed twice)."
 )
 QUICK_HELP = (
     "Figures, table4, table5 and table7: a quick look that says nothing of the paper's values, in "
@@ -28,8 +30,8 @@ QUICK_HELP = (
     "its own."
 )
 SEEDS_DEFAULT = (
-    "0 to 4 as in the paper, 0 alone for figures, table7, when-it-helps, every-parts, a4 and a "
-    "quick look"
+    "0 to 4 as in the paper, 0 and 1 for when-it-pays, 0 alone for figures, table7, tuning, "
+    "every-parts, a4 and a quick look"
 )
 
 

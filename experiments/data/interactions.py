@@ -33,6 +33,7 @@ class Interactions:
         dropped_users: users left out because they had fewer than 3 interactions.
         notes: sentences that tell the user how the data were prepared.
         source: the file from which a registered data set was read.
+        whole: the data set from which these users were drawn, if they were.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Interactions:
     dropped_users: int = 0
     notes: tuple[str, ...] = ()
     source: Path | None = None
+    whole: Interactions | None = None
 
     @property
     def num_users(self) -> int:
@@ -127,6 +129,7 @@ class Interactions:
             items=self.items[np.repeat(kept, self.lengths)],
             lengths=self.lengths[kept],
             user_ids=self.user_ids[kept],
+            whole=self,
             notes=(*self.notes, f"drew {count:,} of {self.num_users:,} users, by seed {seed}"),
         )
 

@@ -17,7 +17,8 @@ from experiments.paper import (
     table1,
     table3,
     table8,
-    when_it_helps,
+    tuning,
+    when_it_pays,
 )
 from experiments.tables.requests import Request
 
@@ -36,7 +37,9 @@ TARGETS: dict[str, Callable[[Request], int]] = {
     "figure2b": figure2b.make,
     "figure6": figure6.make,
     "accuracy-time": accuracy_time.make,
-    "when-it-helps": when_it_helps.make,
+    "tuning": partial(accuracy.make, tuning.TRIALS_TABLE),
+    "tuned": partial(accuracy.make, tuning.TUNED),
+    "when-it-pays": when_it_pays.make,
     "every": partial(accuracy.make, every.EVERY),
     "every-parts": partial(accuracy.make, every.PARTS_TABLE),
     "a4": a4.make,

@@ -105,10 +105,12 @@ class Settings:
         if not graph.categories and graph.max_category_size != GraphSettings().max_category_size:
             raise ArgumentError("max_category_size", "must be left out: it goes with categories")
         if graph.kind != "item-item":
-            for name in ("keep", "walk_length", "weighting"):
+            for name in ("graph_of_all_users", "keep", "walk_length", "weighting"):
                 if values[name] != fields_of(GraphSettings)[name].default:
                     reason = f"the graph {graph.kind} has no sequences"
                     raise ArgumentError(name, f"must be left out: {reason}, got {values[name]}")
+        if graph.graph_of_all_users and self.training.user_share == 1:
+            raise ArgumentError("graph_of_all_users", "must be left out: user_share is all users")
         if self.optimizer.every != 1 and self.optimizer.every_epochs:
             raise ArgumentError(
                 "every_epochs", f"must be left out: every is {self.optimizer.every} steps"

@@ -162,6 +162,9 @@ class GraphSettings:
         500, "Larger categories of that file make no edges.", COUNT, SEVO
     )
     max_len_graph: int = setting(50, "Most items of a user that make edges.", COUNT, SEVO)
+    graph_of_all_users: bool = setting(
+        False, "item-item: whether users beyond user_share make edges, too.", readers=SEVO
+    )
     keep: Literal["last", "first"] = setting(
         "last", "Whether the newest or the oldest items of a user make edges.", readers=SEVO
     )

@@ -136,7 +136,7 @@ def smoothed_tables(
     if is_file(s.kind):
         return graph_from_file(Path(s.kind), data, num_nodes)[0], own
     graph = item_graph(
-        data,
+        data.whole if s.graph_of_all_users and data.whole else data,
         s.max_len_graph,
         num_nodes,
         walk_length=s.walk_length,

@@ -1,0 +1,264 @@
+"""Equal tuning: every method gets the same trials, and its best settings then five seeds.
+
+Not from the paper. SASRec by the strong recipe, the cross-entropy over all items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments import data
+from experiments.evaluation import CRITERION
+from experiments.files import read_lines
+from experiments.paper import accuracy, points
+from experiments.paper.accuracy import Accuracy, Picture, Versus
+from experiments.paper.numbers import DATASETS, METRICS, SEVO, UNSMOOTHED
+from experiments.paper.popularity import popularity_table
+from experiments.tables import cells, rows, runs
+from experiments.tables.documents import NONE, Table
+from experiments.tables.requests import Choices, Names, Request
+from experiments.tables.rows import Comparison, Row
+
+TRIALS = 12
+SHARE = 0.25
+EPOCHS = 60
+"""A trial trains on so large a share of the users, for so many epochs."""
+FULL_EPOCHS = 150
+RECIPE = {"recipe": "strong"}
+COMMON: Mapping[str, Sequence[Any]] = {
+    "learning_rate": (3e-4, 5e-4, 7e-4, 1e-3, 1.5e-3, 2e-3, 3e-3),
+    "dropout_rate": (0.3, 0.4, 0.5, 0.6, 0.7),
+    "weight_decay": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
+}
+"""What is tried of the settings that all methods have."""
+
+
+class Method(NamedTuple):
+    """A way to move the table of items.
+
+    Attributes:
+        optimizer: its name.
+        settings: those that make the method.
+        searched: what is tried of its own settings.
+    """
+
+    optimizer: str
+    settings: Mapping[str, Any] = {}
+    searched: Mapping[str, Sequence[Any]] = {}
+
+
+PLAIN = "AdamW"
+METHODS: Mapping[str, Method] = {
+    PLAIN: Method(UNSMOOTHED),
+    "AdamW, moment correction": Method(SEVO, {"beta": 0.0, "num_layers": 0}),
+    "Lookahead": Method(
+        SEVO,
+        # A plain factor of 1 - beta.
+        {"method": "neumann_unscaled", "num_layers": 0, "beta": 0.5, "every_epochs": 5},
+        {"beta": (0.25, 0.5, 0.75), "every_epochs": (2, 5, 10)},
+    ),
+    "SEvo": Method(SEVO, {}, {"beta": (0.5, 0.8, 0.9, 0.99), "num_layers": (1, 2, 3)}),
+    "SEvo, waiting": Method(
+        SEVO, {"every_epochs": 10}, {"beta": (0.5, 0.9, 0.99), "every_epochs": (2, 5, 10)}
+    ),
+    "SEvo, a β for each item": Method(
+        SEVO, {"kappa": 20.0}, {"kappa": (2.0, 5.0, 20.0, 50.0), "num_layers": (1, 2, 3)}
+    ),
+}
+
+SMOOTHING_METHODS = ("SEvo", "SEvo, waiting", "SEvo, a β for each item")
+
+
+def trial_settings(method: Method) -> list[dict[str, Any]]:
+    """Lists the settings of a method's trials: first the recipe's own, then drawn ones.
+
+    Each value is drawn as often as the others, give or take one. The settings that all methods have
+    take the same values in the trials of all of them.
+
+    Examples:
+        >>> plain, sevo = (trial_settings(METHODS[name]) for name in ("AdamW", "SEvo"))
+        >>> [len(plain), plain[0], plain[1] == {name: sevo[1][name] for name in plain[1]}]
+        [12, {}, True]
+    """
+    rng = np.random.default_rng(0)
+    space = {**COMMON, **method.searched}
+    columns = [rng.permutation(np.resize(own, TRIALS - 1)).tolist() for own in space.values()]
+    return [{}, *(dict(zip(space, row, strict=True)) for row in zip(*columns, strict=True))]
+
+
+def in_words(settings: Mapping[str, Any]) -> str:
+    """Describes the settings of a trial.
+
+    Examples:
+        >>> in_words({"learning_rate": 0.001, "beta": 0.9})
+        'rate 0.001, β 0.9'
+    """
+    short = {
+        "learning_rate": "rate", "dropout_rate": "dropout", "weight_decay": "decay", "beta": "β",
+        "num_layers": "L", "kappa": "κ", "every_epochs": "every",
+    }  # fmt: skip
+    words = [f"{word} {settings[name]:g}" for name, word in short.items() if name in settings]
+    return ", ".join(words) or "the recipe's own"
+
+
+def trials_of(dataset: str, name: str) -> list[Row]:
+    """Lists the trials of a method as rows, in the order of `trial_settings`."""
+    method = METHODS[name]
+    return [
+        Row(
+            dataset,
+            "sasrec",
+            f"{name}: {in_words(own)}",
+            method.optimizer,
+            {**RECIPE, **method.settings, **own, "user_share": SHARE},
+            series=name,
+            x="best trial",
+            epochs=EPOCHS,
+        )
+        for own in trial_settings(method)
+    ]
+
+
+def rows_of_trials(asked: Request) -> Iterable[Row]:
+    """All trials: the first of each method, then the second."""
+    for dataset in asked.datasets:
+        for turn in zip(*(trials_of(dataset, name) for name in METHODS), strict=True):
+            yield from turn
+
+
+class Best(NamedTuple):
+    """The trial of a method that validates best.
+
+    Attributes:
+        label: the method, and the settings in words.
+        optimizer: its name.
+        settings: those of the trial, without the share of the users.
+    """
+
+    label: str
+    optimizer: str
+    settings: Mapping[str, Any]
+
+
+def best_of(dataset: str, names: Iterable[str], folder: Path) -> Best:
+    """Finds the best finished trial of some methods; without one, the first method's first."""
+    trials = [row for name in names for row in trials_of(dataset, name)]
+    plan = rows.make_plan(trials, (0,), None)
+    lines, _ = plan.read(runs.look_at_all(plan.order(), folder), folder)
+    done = [line for line in lines if line.cell.epochs == EPOCHS]
+    best = max(done, key=lambda line: points.validation(line)[0]).row if done else trials[0]
+    own = {name: value for name, value in best.settings.items() if name != "user_share"}
+    return Best(f"{best.label} (best of {len(done)} trials)", best.optimizer, own)
+
+
+def rows_of_tuned(asked: Request) -> Iterable[Row]:
+    """Each method at the settings of its best finished trial, on all users."""
+    for dataset in asked.datasets:
+        for name in METHODS:
+            label, optimizer, settings = best_of(dataset, (name,), asked.runs)
+            yield Row(dataset, "sasrec", label, optimizer, settings, epochs=FULL_EPOCHS)
+
+
+def _is_plain(row: Row) -> bool:
+    return row.label.startswith(f"{PLAIN}:")
+
+
+def epochs_to_plain(compared: Sequence[Comparison]) -> Table:
+    """Makes the table of epochs and seconds after which a row validates as well as plain AdamW.
+
+    The score to reach is the mean over seeds of plain AdamW's best.
+    """
+    written: list[list[str]] = []
+    for one, plain in compared:
+        goal = cells.mean(points.validation(plain))
+        reached = [_first(read_lines(file), goal) for file in one.curves] if goal else []
+        found = [own for own in reached if own is not None]
+        epochs, seconds = (cells.mean([own[i] for own in found]) for i in range(2))
+        written.append(
+            [
+                one.row.label,
+                f"{len(found)} of {len(reached)}",
+                NONE if epochs is None else f"{epochs:.0f}",
+                NONE if seconds is None else f"{seconds:.0f}",
+            ]
+        )
+    title = f"Until the validation {CRITERION} of AdamW at its best"
+    return Table(title, ("Run", "Seeds that reach it", "Epochs", "Seconds"), written)
+
+
+def _first(records: Sequence[Mapping[str, Any]], goal: float) -> tuple[float, float] | None:
+    """Returns epoch and seconds of the first record that reaches the goal."""
+    return next(
+        ((r["epoch"], r["seconds"]) for r in records if r["valid"][CRITERION] >= goal), None
+    )
+
+
+def verdict(compared: Sequence[Comparison]) -> str:
+    """Says what holds and what does not."""
+    done = [(pair.gain(CRITERION), pair) for pair in compared]
+    found = [(gain, pair) for gain, pair in done if gain is not None]
+    if not found:
+        return "No two methods are done yet at their best settings."
+    sentences: list[str] = []
+    for dataset in dict.fromkeys(pair.one.row.dataset for _, pair in found):
+        own = [(gain, pair) for gain, pair in found if pair.one.row.dataset == dataset]
+        gain, pair = max(own, key=lambda one: one[0])
+        p_value = pair.p_values[METRICS.index(CRITERION)]
+        certain = p_value is not None and p_value < 0.05
+        method, _, _ = pair.one.row.label.partition(":")
+        name = DATASETS.get(dataset, dataset)
+        if gain <= 0:
+            sentences.append(f"On {name}, tuned AdamW does as well as any other method.")
+        else:
+            sentences.append(
+                f"On {name}, the best of the others by test {CRITERION} is {method}, {gain:.1%} "
+                f"above AdamW ({len(pair.seeds)} seed{'s' * (len(pair.seeds) > 1)}, "
+                f"p = {cells.probability(p_value)}{'' if certain else ': it may be chance'})."
+            )
+    return " ".join(sentences)
+
+
+SEARCH = (
+    f"Every method has {TRIALS} trials on a quarter of the users, {EPOCHS} epochs, seed 0: the "
+    "first with the recipe's own settings, the others with drawn ones, where learning rate, "
+    "dropout and decay are the same for all methods. *Lookahead* has a plain factor in place of ψ; "
+    "*a β for each item* is β κ / (κ + n) for an item of n training interactions."
+)
+
+TRIALS_TABLE = Accuracy(
+    title="Equal tuning: the trials",
+    text=(f"SASRec by `--recipe strong`. {SEARCH}", accuracy.ABLATION),
+    choices=lambda _: Choices(datasets=Names(data.NAMES, ("beauty", "toys")), seeds=(0,)),
+    rows=rows_of_trials,
+    picture=Picture("bars", ""),
+)
+
+TUNED = Accuracy(
+    title="Equal tuning: five seeds at the best settings",
+    text=(
+        "SASRec by `--recipe strong`, all users, each method at the settings of its trial that "
+        f"validates best (`python -m experiments.reproduce tuning`). {SEARCH}",
+        f"{accuracy.MEASURED}. {accuracy.P_VALUES}",
+    ),
+    choices=lambda _: Choices(datasets=Names(data.NAMES, ("beauty", "toys"))),
+    rows=rows_of_tuned,
+    verdict=verdict,
+    versus=Versus(
+        "gain over AdamW",
+        accuracy.against(_is_plain),
+        entry=lambda own: {
+            "dataset": own.one.row.dataset,
+            "one": own.one.row.label,
+            "other": own.other.row.label,
+            **own.to_json(),
+        },
+    ),
+    summary=lambda compared: [
+        popularity_table(compared, f"{CRITERION} by popularity of the target item, in quintiles"),
+        epochs_to_plain(compared),
+    ],
+)

@@ -1,0 +1,276 @@
+"""The gain of SEvo over tuned AdamW by negatives, batch size, users, width and popularity.
+
+Not from the paper. SASRec by the strong recipe; each side has the settings of its best trial of
+equal tuning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments import data
+from experiments.evaluation import CRITERION
+from experiments.paper import accuracy, tuning
+from experiments.paper.numbers import DATASETS, METRICS
+from experiments.paper.popularity import popularity_table
+from experiments.paper.tuning import EPOCHS, PLAIN, SHARE
+from experiments.tables import cells, plots, requests, rows, runs
+from experiments.tables.documents import NONE, Document, Table
+from experiments.tables.rows import Comparison, Row
+
+
+class Condition(NamedTuple):
+    """A place of the map.
+
+    Attributes:
+        x: the place along its axis.
+        label: its name.
+        settings: those of both runs.
+        series: of the picture, where an axis has several.
+        of_graph: settings of SEvo's graph.
+    """
+
+    x: float
+    label: str
+    settings: Mapping[str, Any]
+    series: str = ""
+    of_graph: Mapping[str, Any] = {}
+
+
+USUAL = Condition(SHARE, "all negatives, batches of 512, width 64", {})
+GRAPHS: Mapping[str, Mapping[str, Any]] = {
+    "their own graph": {},
+    "all users' graph": {"graph_of_all_users": True},
+    "category graph": {"graph": "category"},
+}
+AXES: Mapping[str, Sequence[Condition]] = {
+    "negatives of each position": [
+        *(
+            Condition(
+                count,
+                f"{count} negative{'s' * (count > 1)}",
+                {"loss": "sampled-softmax", "own_negatives": True, "num_negatives": count},
+            )
+            for count in (1, 8, 64, 512)
+        ),
+        USUAL._replace(x=10_000, label="all items"),
+    ],
+    "batch size": [
+        *(Condition(size, f"batches of {size}", {"batch_size": size}) for size in (64, 128)),
+        USUAL._replace(x=512, label="batches of 512"),
+        Condition(2048, "batches of 2048", {"batch_size": 2048}),
+    ],
+    "share of the users": [
+        Condition(share, f"{share:.0%} of the users, {name}", {"user_share": share}, name, graph)
+        for share in (0.05, 0.1, 0.25, 1.0)
+        for name, graph in GRAPHS.items()
+        if share < 1 or name != "all users' graph"
+    ],
+    "width": [
+        Condition(16, "width 16", {"dim": 16}),
+        USUAL._replace(x=64, label="width 64"),
+        Condition(128, "width 128", {"dim": 128}),
+    ],
+}
+"""The axes of the map: for the picture, all items are 10,000 negatives."""
+
+
+class Place(NamedTuple):
+    """A condition on a data set: its rows, in this order."""
+
+    axis: str
+    condition: Condition
+    plain: Row
+    sevo: Row
+
+
+def places_of(asked: requests.Request) -> list[Place]:
+    """Lists the places of the map, with the settings that are best so far."""
+    plain, sevo = (
+        tuning.best_of("beauty", names, asked.runs)
+        for names in ((PLAIN,), tuning.SMOOTHING_METHODS)
+    )
+    found: list[Place] = []
+    for dataset in asked.datasets:
+        for axis, conditions in AXES.items():
+            for condition in conditions:
+                both = {"user_share": SHARE, **condition.settings}
+                pair = (
+                    Row(
+                        dataset,
+                        "sasrec",
+                        condition.label,
+                        best.optimizer,
+                        {**best.settings, **both, **graph},
+                        epochs=EPOCHS,
+                    )
+                    for best, graph in ((plain, {}), (sevo, condition.of_graph))
+                )
+                found.append(Place(axis, condition, *pair))
+    return found
+
+
+def make(request: requests.Request) -> int:
+    """Runs what is missing, and writes the tables and the picture."""
+    names = requests.Names(data.NAMES, ("beauty", "sports"))
+    asked = requests.choose(request, requests.Choices(datasets=names, seeds=(0, 1)))
+    places = places_of(asked)
+    wanted = [row for place in places for row in (place.plain, place.sevo)]
+    plan = rows.make_plan(wanted, asked.seeds, asked.epochs)
+
+    def document(outcomes: runs.Outcomes) -> Document:
+        lines, missing = plan.read(outcomes, request.runs)
+        pairs = map(Comparison, lines[1::2], lines[::2])
+        return compose(list(zip(places, pairs, strict=True)), missing)
+
+    return runs.carry_out(plan.order(), request, document)
+
+
+Measured = Sequence[tuple[Place, Comparison]]
+
+
+def gains_of(pair: Comparison) -> list[float]:
+    """Returns the gain of each seed that both rows have."""
+    gains = (
+        cells.relative(*(line.cell.results[seed]["test"][CRITERION] for line in pair))
+        for seed in pair.seeds
+    )
+    return [gain for gain in gains if gain is not None]
+
+
+def compose(measured: Measured, missing: Sequence[str]) -> Document:
+    """Composes the page: the verdict, the tables and the picture."""
+    first, _ = measured[0]
+    sides = [
+        f"{name}: {tuning.in_words(row.settings)}"
+        for name, row in ((PLAIN, first.plain), ("SEvo", first.sevo))
+    ]
+    text = [
+        verdict(measured),
+        "SASRec by `--recipe strong`, the cross-entropy over all items, AdamW with and without "
+        f"smoothing, on {SHARE:.0%} of the users, {EPOCHS} epochs, where nothing else is said. "
+        "Each side has the settings that validate best in the trials on Beauty that are done "
+        f"(`python -m experiments.reproduce tuning`). {'; '.join(sides)}.",
+        f"{accuracy.MEASURED}; error bars in the picture. The gain is SEvo's {CRITERION} over that "
+        "of AdamW with the same seed.",
+        rows.trained_on(rows.devices(line.cell for _, pair in measured for line in pair)),
+    ]
+    tables = [
+        _table(f"{_name(own[0][0].plain)}: by {axis}", own)
+        for (_, axis), own in _grouped(measured).items()
+    ]
+    usual = [pair for place, pair in measured if place.axis == "width" and place.condition.x == 64]
+    tables += [
+        popularity_table(
+            [pair],
+            f"{_name(pair.one.row)}: {CRITERION} by popularity of the target item, in quintiles",
+        )
+        for pair in usual
+    ]
+    return Document(
+        name="when-it-pays",
+        title="When SEvo pays",
+        text=text,
+        tables=tables,
+        missing=missing,
+        content={
+            "table": "when-it-pays",
+            "verdict": verdict(measured),
+            "places": [
+                {
+                    "dataset": place.plain.dataset,
+                    "axis": place.axis,
+                    "condition": place.condition.label,
+                    "plain": rows.row_json(pair.other),
+                    "sevo": rows.row_json(pair.one),
+                    **pair.to_json(),
+                }
+                for place, pair in measured
+            ],
+            "missing": missing,
+        },
+        draw=lambda path: draw(measured, path),
+        alt=f"The gain of SEvo over tuned AdamW in test {CRITERION}, by {', '.join(AXES)}.",
+    )
+
+
+def _name(row: Row) -> str:
+    return DATASETS.get(row.dataset, row.dataset)
+
+
+def _grouped(measured: Measured) -> dict[tuple[str, str], list[tuple[Place, Comparison]]]:
+    groups: dict[tuple[str, str], list[tuple[Place, Comparison]]] = {}
+    for place, pair in measured:
+        groups.setdefault((place.plain.dataset, place.axis), []).append((place, pair))
+    return groups
+
+
+def _table(title: str, measured: Measured) -> Table:
+    header = ("", "AdamW", "SEvo", "Gain", "± over seeds", "p-value", "Seeds", "Epochs")
+    written: list[list[str]] = []
+    for place, pair in measured:
+        spread = cells.deviation(gains_of(pair))
+        written.append(
+            [
+                place.condition.label,
+                *(cells.score_over_seeds(line.cell.values(CRITERION)) for line in pair[::-1]),
+                cells.percent(pair.gain(CRITERION)),
+                NONE if spread is None else f"{spread:.1%}",
+                cells.probability(pair.p_values[METRICS.index(CRITERION)]),
+                *cells.progress_of(pair.one.cell)[:2],
+            ]
+        )
+    return Table(title, header, written)
+
+
+def verdict(measured: Measured) -> str:
+    """The numbers in words, whichever way they fall."""
+    gains = [(gains_of(pair), place) for place, pair in measured]
+    found = [(cells.mean(own) or 0.0, len(own), place) for own, place in gains if own]
+    if not found:
+        return "No pair of runs is done yet."
+    ahead = sum(gain > 0 for gain, _, _ in found)
+    (low, _, worst), (high, _, best) = (pick(found, key=lambda own: own[0]) for pick in (min, max))
+    several = sum(count > 1 for _, count, _ in found)
+    return (
+        f"By test {CRITERION}, SEvo is ahead of tuned AdamW at {ahead} of {len(found)} places of "
+        f"the map, {several} of them measured with two seeds or more: its gain is "
+        f"{cells.percent(high)} at best ({best.condition.label}, {_name(best.plain)}) and "
+        f"{cells.percent(low)} at worst ({worst.condition.label}, {_name(worst.plain)})."
+    )
+
+
+def draw(measured: Measured, path: Path) -> None:
+    """Draws the gains along each axis, a line for each data set and graph."""
+    with plots.picture(path, (9.2, 7.0), 2, 2, sharey=True) as (figure, grid):
+        for axis, axes in zip(AXES, grid.flat, strict=True):
+            drawn = False
+            for label, own in _series(measured, axis).items():
+                values = [gains_of(pair) for _, pair in own]
+                done = [i for i, gains in enumerate(values) if gains]
+                drawn |= bool(done)
+                axes.errorbar(
+                    [own[i][0].condition.x for i in done],
+                    [100 * (cells.mean(values[i]) or 0.0) for i in done],
+                    [100 * (cells.deviation(values[i]) or 0.0) for i in done],
+                    marker="o",
+                    ms=4,
+                    capsize=3,
+                    label=label if done else None,
+                )
+            axes.axhline(0, color="black", lw=0.8)
+            if drawn:  # an empty axis has no logarithm
+                axes.set_xscale("log")
+            axes.set(xlabel=axis, ylabel=f"gain in test {CRITERION}, %")
+        plots.legend_below(figure)
+
+
+def _series(measured: Measured, axis: str) -> Mapping[str, list[tuple[Place, Comparison]]]:
+    series: dict[str, list[tuple[Place, Comparison]]] = {}
+    for place, pair in measured:
+        if place.axis == axis:
+            name = f"{_name(place.plain)}, {place.condition.series or 'their own graph'}"
+            series.setdefault(name, []).append((place, pair))
+    return series
