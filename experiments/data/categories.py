@@ -109,6 +109,17 @@ def load_categories(data: Interactions, file: str = "", max_size: int | None = N
                 f"{min(map(len, found.members)):,} items and more",
             )
         return found
+    path, source = own_file(data)
+    return _by_category(source.read(path), data, path, source)
+
+
+def own_file(data: Interactions) -> tuple[Path, Source]:
+    """Finds the file of categories that belongs to a registered data set.
+
+    Raises:
+        UserError: none belongs to it, it is missing, or it belongs to another file of interactions
+            than the one that was read.
+    """
     sources = SOURCES.get(data.name, ())
     if not sources or data.source is None:
         raise ArgumentError(
@@ -130,7 +141,7 @@ def load_categories(data: Interactions, file: str = "", max_size: int | None = N
             f"{path}: is missing; expected a JSON object of items and lists of their categories: "
             f"put it beside {source.of}"
         )
-    return _by_category(source.read(path), data, path, source)
+    return path, source
 
 
 COLUMNS = {

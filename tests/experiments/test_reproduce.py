@@ -13,7 +13,7 @@ from scipy import stats
 from experiments.data import registry
 from experiments.errors import UserError
 from experiments.files import read_json, write_json
-from experiments.paper import accuracy, accuracy_tables, numbers, table3, table8, when_it_helps
+from experiments.paper import accuracy, accuracy_tables, numbers, table3, table8
 from experiments.paper.accuracy_tables import rows_of_model
 from experiments.reproduce import main
 from experiments.run import Run, claim_folder, folder_name
@@ -613,19 +613,3 @@ def test_table3_on_the_files(tmp_path, data_dir, small, monkeypatch):
     assert text.count("2 of 2") == 8  # seeds, and epochs as configured, of four rows
     assert "+90.9%" in text  # the paper's gain, from its rounded values
     assert "synthetic, time" not in text
-
-
-@pytest.mark.slow
-def test_when_it_helps(tmp_path, data_dir, monkeypatch):
-    monkeypatch.setattr(when_it_helps, "NEGATIVES", (1, 16))
-    trained = make_up_results(monkeypatch)
-    assert call("when-it-helps", tmp_path, data_dir, "--no-train") == 0
-    assert "No pair of runs is done yet." in (tmp_path / "when-it-helps.md").read_text()
-    assert call("when-it-helps", tmp_path, data_dir) == 0
-    assert len(trained) == len(set(trained)) == 8
-    text = (tmp_path / "when-it-helps.md").read_text()
-    assert "SEvo is ahead of the plain run in 4 of 4 pairs." in text
-    assert "](when-it-helps.png)" in text
-    assert (tmp_path / "when-it-helps.png").read_bytes().startswith(b"\x89PNG")
-    condition = read_json(tmp_path / "when-it-helps.json")["conditions"][0]
-    assert len(condition["sevo"]["by_popularity"]["0"]["HR@10"]) == 5

@@ -1,0 +1,198 @@
+"""Tables that the paper does not have: equal tuning, the map of gains, new items and new days."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.data import load
+from experiments.data.interactions import from_sequences
+from experiments.files import read_json, write_json
+from experiments.paper import new_items, numbers, tuning, when_it_pays
+from experiments.paper.popularity import QUINTILES
+from experiments.reproduce import main
+from experiments.run import claim_folder
+from experiments.training import loop
+
+
+@pytest.fixture
+def data_dir(users_file, tmp_path) -> Path:
+    """A folder in which 200 users pass for Beauty; every item has one or two of ten categories."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    shutil.copy(users_file, folder / "Beauty.txt")
+    items = load("beauty", folder).item_ids.tolist()
+    held = {str(item): [item % 7, 7 + item % 3] for item in items}
+    (folder / "Beauty_item2attributes.json").write_text(json.dumps(held))
+    return folder
+
+
+def call(name: str, folder: Path, *more: str) -> int:
+    """The command, with all its files in ``folder``."""
+    places = ["--runs", str(folder / "runs"), "--out", str(folder)]
+    return main([name, *places, "--data-dir", str(folder / "data"), "--datasets", "beauty", *more])
+
+
+def score_of(run) -> float:
+    """A made-up score: best at a rate of 0.0015; SEvo gains 10%."""
+    rate = run.settings.optimizer.learning_rate
+    base = 0.05 - abs(rate - 1.5e-3) + 1e-4 * np.random.default_rng(run.seed).random()
+    return base * (1.1 if "sevo" in run.optimizer and run.settings.optimizer.num_layers else 1.0)
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Training that takes no time: the runs in their order."""
+    done = []
+
+    def fake(runs, data, folders, **_):
+        for run, folder in zip(runs, folders, strict=True):
+            claim_folder(run, data, folder)
+            scores = dict.fromkeys(numbers.METRICS, score_of(run))
+            result = {"seed": run.seed, "epochs": run.settings.training.epochs, "best_epoch": 10}
+            result |= {"test": scores, "valid": scores, "seconds_per_epoch": 1.5}
+            quintiles = [None, *(score_of(run) * np.arange(2, 6)).tolist()]
+            result |= {"by_popularity": {"NDCG@10": quintiles}, "num_users": data.num_users}
+            write_json(folder / "result.json", result | {"device": "abacus"})
+            lines = [
+                {"epoch": e, "seconds": 2.0 * e, "train_loss": 1.0, "valid": {"NDCG@10": value}}
+                for e, value in ((5, 0.01), (10, score_of(run)))
+            ]
+            (folder / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+            done.append(run)
+
+    monkeypatch.setattr(loop, "train_together", fake)
+    return done
+
+
+def test_all_methods_are_tuned_alike():
+    """Trials are alike in what all methods have, all differ, and no two methods share one."""
+    trials = {name: tuning.trial_settings(method) for name, method in tuning.METHODS.items()}
+    for turn in zip(*trials.values(), strict=True):
+        common = [{k: own[k] for k in tuning.COMMON if k in own} for own in turn]
+        assert all(own == common[0] for own in common)
+    runs = [row.optimizer + repr(row.settings) for n in trials for row in tuning.trials_of("b", n)]
+    assert len(set(runs)) == len(runs) == tuning.TRIALS * len(tuning.METHODS) >= 12 * 6
+    for name, method in tuning.METHODS.items():
+        for field, values in {**tuning.COMMON, **method.searched}.items():
+            drawn = [own[field] for own in trials[name][1:]]
+            counts = [drawn.count(value) for value in values]
+            assert max(counts) - min(counts) <= 1, (name, field)
+
+
+def test_five_seeds_at_the_best_settings_of_the_trials(data_dir, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "TRIALS", 2)
+    assert call("tuned", tmp_path, "--no-train") == 0
+    assert "best of 0 trials" in (tmp_path / "tuned.md").read_text()
+    assert call("tuning", tmp_path) == 0
+    assert len(trained) == 2 * len(tuning.METHODS)
+    assert {run.settings.training.user_share for run in trained} == {tuning.SHARE}
+    best = max((run for run in trained if run.optimizer == "adamw"), key=score_of)
+    trained.clear()
+    assert call("tuned", tmp_path, "--seeds", "0", "1") == 0
+    assert len(trained) == 2 * len(tuning.METHODS)
+    plain = next(run for run in trained if run.optimizer == "adamw")
+    assert plain.settings == best.settings.replace(user_share=1.0, epochs=tuning.FULL_EPOCHS)
+    text = (tmp_path / "tuned.md").read_text()
+    assert text.count("(best of 2 trials)") >= 2 * len(tuning.METHODS)
+    assert "On Beauty, the best of the others by test NDCG@10 is SEvo" in text
+    gains = read_json(tmp_path / "tuned.json")["gains"]
+    assert len(gains) == len(tuning.METHODS) - 1
+    smoothed = [own["gain"]["NDCG@10"] for own in gains if own["one"].startswith("SEvo")]
+    assert len(smoothed) == 3
+    assert min(smoothed) > 0.05
+    # Both seeds of the three reach the plain score at the tenth epoch, after 20 seconds.
+    assert text.count("2 of 2 |     10 |      20 |") == 3
+
+
+def test_the_verdict_when_tuned_adamw_does_as_well(data_dir, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "TRIALS", 1)
+    monkeypatch.setattr(f"{__name__}.score_of", lambda run: 0.05 - 0.01 * ("sevo" in run.optimizer))
+    assert call("tuning", tmp_path) == 0
+    assert call("tuned", tmp_path, "--seeds", "0", "1") == 0
+    text = (tmp_path / "tuned.md").read_text()
+    assert "On Beauty, tuned AdamW does as well as any other method." in text
+
+
+def test_the_map(data_dir, trained, tmp_path, monkeypatch):
+    few = {axis: own[1:2] for axis, own in when_it_pays.AXES.items()}
+    few["share of the users"] = when_it_pays.AXES["share of the users"][-1:]
+    monkeypatch.setattr(when_it_pays, "AXES", few)
+    assert call("when-it-pays", tmp_path, "--no-train") == 0
+    assert "No pair of runs is done yet." in (tmp_path / "when-it-pays.md").read_text()
+    assert call("when-it-pays", tmp_path) == 0
+    assert len(trained) == len(set(trained))
+    content = read_json(tmp_path / "when-it-pays.json")
+    assert len(content["places"]) == sum(map(len, few.values()))
+    assert all(place["seeds"] == [0, 1] for place in content["places"])
+    assert all(abs(place["gain"]["NDCG@10"] - 0.1) < 1e-6 for place in content["places"])
+    assert "its gain is +10.0% at best" in content["verdict"]
+    graphs = {run.settings.graph.kind for run in trained if "sevo" in run.optimizer}
+    assert graphs == {"item-item", "category"}
+    text = (tmp_path / "when-it-pays.md").read_text()
+    assert text.count("Q1, least popular") == 1
+    assert (tmp_path / "when-it-pays.png").read_bytes().startswith(b"\x89PNG")
+    assert QUINTILES == 5
+
+
+def test_interactions_are_written_by_their_own_ids(tmp_path):
+    """As they were, but for those that are left out."""
+    given = from_sequences("small", np.array([30, 10, 20, 20, 10, 30, 10]), np.array([4, 3]))
+    kept = np.array([True, False, True, True, True, True, True])
+    new_items.write_lines(given, kept, tmp_path / "part.txt")
+    assert (tmp_path / "part.txt").read_text() == "1 30 20 20\n2 10 30 10\n"
+
+
+def test_cold_items_have_no_training_interactions(data_dir, tmp_path):
+    given = load("beauty", data_dir)
+    cold = new_items.prepare_cold(given, tmp_path)
+    assert cold.size == round(0.1 * given.num_items)
+    part = load(str(tmp_path / "cold.txt"))
+    training = part.item_ids[part.items[part.training_part()] - 1]
+    assert not np.isin(training, cold).any()
+    tests = part.item_ids[part.items_before_end(1) - 1]
+    assert np.isin(tests, cold).any()
+    # All other interactions of the users who are left are there.
+    warm = ~np.isin(given.item_ids[given.items - 1], cold) | ~given.training_part()
+    left = np.isin(given.user_ids[given.owners], part.user_ids)
+    np.testing.assert_array_equal(
+        part.item_ids[part.items - 1], given.item_ids[given.items - 1][warm & left]
+    )
+
+
+def test_the_first_days(data_dir, tmp_path):
+    given = load("beauty", data_dir)
+    new = new_items.prepare_days(given, tmp_path)
+    first, whole = (load(str(tmp_path / f"{name}.txt")) for name in ("first", "whole"))
+    assert whole.fingerprint == given.fingerprint
+    assert set(new) == set(given.item_ids) - set(first.item_ids)
+    ceil = np.ceil(0.8 * given.lengths)[np.isin(given.user_ids, first.user_ids)]
+    np.testing.assert_array_equal(first.lengths, ceil)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cold", "incremental"])
+def test_new_items(data_dir, tmp_path, name, monkeypatch):
+    """Really trained, for two epochs; a second call trains nothing."""
+    monkeypatch.setattr(new_items, "EPOCHS", 2)
+    assert call(name, tmp_path) == 0
+    content = read_json(tmp_path / f"{name}.json")
+    experiment = {"cold": new_items.COLD, "incremental": new_items.DAYS}[name]
+    assert [own["variant"] for own in content["variants"]] == [
+        variant.label for variant in experiment.variants
+    ]
+    for own in content["variants"]:
+        (one,) = own["seeds"]
+        users = one["users"]
+        assert users["new"] + users["old"] == users["all"]
+        parts = [one["test"][g]["HR@10"] * users[g] for g in ("new", "old") if g in one["test"]]
+        np.testing.assert_allclose(sum(parts), one["test"]["all"]["HR@10"] * users["all"])
+    text = (tmp_path / f"{name}.md").read_text()
+    assert "## Missing" not in text
+    monkeypatch.setattr(loop, "train_together", None)
+    assert call(name, tmp_path) == 0
+    assert (tmp_path / f"{name}.md").read_text() == text
