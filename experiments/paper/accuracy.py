@@ -7,6 +7,7 @@ on data sets. The places of the others are data sets.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from experiments.errors import ArgumentError
@@ -60,6 +61,13 @@ class Picture(NamedTuple):
     x_label: str
 
 
+class Drawing(NamedTuple):
+    """A picture of comparisons: what it shows, and what writes it to a path."""
+
+    alt: str
+    write: Callable[[Sequence[Comparison], Path], None]
+
+
 def nothing(*_: Any) -> list[Any]:
     """Stands for notes, tables or runs that a table does not have."""
     return []
@@ -78,6 +86,7 @@ class Accuracy(NamedTuple):
         versus: which rows are held against which.
         summary: tables below all others, from the comparisons.
         picture: of an ablation.
+        draw: a picture of the comparisons, of a table that is no ablation.
         verdict: the first sentence of the page, from the comparisons.
     """
 
@@ -90,6 +99,7 @@ class Accuracy(NamedTuple):
     versus: Versus | None = None
     summary: Callable[[Sequence[Comparison]], Iterable[Table]] = nothing
     picture: Picture | None = None
+    draw: Drawing | None = None
     verdict: Callable[[Sequence[Comparison]], str] | None = None
 
 
@@ -152,6 +162,9 @@ def compose(name: str, table: Accuracy, lines: Sequence[Line], missing: Sequence
         content[table.versus.key] = [table.versus.entry(own) for own in compared]
     content["missing"] = missing
     document = Document(name, table.title, text, tables, missing, content)
+    if table.draw:
+        drawing = table.draw
+        return document._replace(alt=drawing.alt, draw=lambda path: drawing.write(compared, path))
     return _with_picture(document, table.picture, lines) if table.picture else document
 
 

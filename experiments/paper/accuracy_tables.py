@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import data, students
 from experiments.data.categories import SOURCES
+from experiments.evaluation import CRITERION
 from experiments.paper import accuracy, numbers
 from experiments.paper.accuracy import Accuracy, Versus
 from experiments.paper.numbers import METRICS, PLAIN, SEVO, UNSMOOTHED
@@ -14,7 +16,7 @@ from experiments.run import Run
 from experiments.settings import OPTIMIZERS
 from experiments.settings.published import MODELS
 from experiments.summary import LABELS
-from experiments.tables import cells, documents, rows, runs
+from experiments.tables import cells, documents, plots, rows, runs
 from experiments.tables.requests import Choices, Names, Request
 from experiments.tables.rows import Comparison, Line, Row
 
@@ -122,6 +124,37 @@ def _mean_gains(compared: Sequence[Comparison]) -> Iterable[documents.Table]:
     return [documents.Table(title, header, written, text_columns=2)] if plain else []
 
 
+def draw_gains(compared: Sequence[Comparison], path: Path) -> None:
+    """Draws the gain of SEvo over the plain row of each model, by data set."""
+    pairs = [own for own in compared if own.other.row.optimizer == PLAIN and own.seeds]
+    names = {dataset: numbers.DATASETS.get(dataset, dataset) for dataset in data.NAMES}
+    shown = [dataset for dataset in names if any(own.one.row.dataset == dataset for own in pairs)]
+    labels = list(dict.fromkeys(own.one.row.label for own in pairs))
+    with plots.picture(path, (7.6, 3.6)) as (figure, ((axes,),)):
+        place, ticks = 0.0, [0.0 for _ in shown]
+        for i, dataset in enumerate(shown):
+            own = [pair for pair in pairs if pair.one.row.dataset == dataset]
+            for pair in own:
+                gains = [100 * gain for gain in pair.gains_by_seed(CRITERION)]
+                axes.bar(
+                    place,
+                    cells.mean(gains) or 0.0,
+                    0.9,
+                    yerr=cells.deviation(gains),
+                    capsize=3,
+                    color=plots.COLORS[labels.index(pair.one.row.label) % len(plots.COLORS)],
+                )
+                place += 1
+            ticks[i] = place - (len(own) + 1) / 2
+            place += 1
+        for label, color in zip(labels, plots.COLORS, strict=False):
+            axes.bar(0, 0, color=color, label=label)
+        axes.axhline(0, color="black", lw=0.8)
+        axes.set_xticks(ticks, [names[dataset] for dataset in shown])
+        axes.set_ylabel(f"gain in test {CRITERION}, %")
+        plots.legend_below(figure)
+
+
 TABLE_2 = Accuracy(
     title="Table 2: accuracy",
     text=(
@@ -146,6 +179,11 @@ TABLE_2 = Accuracy(
     notes=_defects,
     versus=Versus("gain of SEvo", plain_and_unsmoothed, key="comparisons", entry=_sevo_json),
     summary=_mean_gains,
+    draw=accuracy.Drawing(
+        f"Gain of SEvo over the plain baseline in test {CRITERION}, by data set and model; error "
+        "bars are deviations over seeds.",
+        draw_gains,
+    ),
 )
 
 

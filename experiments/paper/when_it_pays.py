@@ -131,15 +131,6 @@ def make(request: requests.Request) -> int:
 Measured = Sequence[tuple[Place, Comparison]]
 
 
-def gains_of(pair: Comparison) -> list[float]:
-    """Returns the gain of each seed that both rows have."""
-    gains = (
-        cells.relative(*(line.cell.results[seed]["test"][CRITERION] for line in pair))
-        for seed in pair.seeds
-    )
-    return [gain for gain in gains if gain is not None]
-
-
 def compose(measured: Measured, missing: Sequence[str]) -> Document:
     """Composes the page: the verdict, the tables and the picture."""
     first, _ = measured[0]
@@ -211,7 +202,7 @@ def _table(title: str, measured: Measured) -> Table:
     header = ("", "AdamW", "SEvo", "Gain", "± over seeds", "p-value", "Seeds", "Epochs")
     written: list[list[str]] = []
     for place, pair in measured:
-        spread = cells.deviation(gains_of(pair))
+        spread = cells.deviation(pair.gains_by_seed(CRITERION))
         written.append(
             [
                 place.condition.label,
@@ -227,7 +218,7 @@ def _table(title: str, measured: Measured) -> Table:
 
 def verdict(measured: Measured) -> str:
     """The numbers in words, whichever way they fall."""
-    gains = [(gains_of(pair), place) for place, pair in measured]
+    gains = [(pair.gains_by_seed(CRITERION), place) for place, pair in measured]
     found = [(cells.mean(own) or 0.0, len(own), place) for own, place in gains if own]
     if not found:
         return "No pair of runs is done yet."
@@ -248,7 +239,7 @@ def draw(measured: Measured, path: Path) -> None:
         for axis, axes in zip(AXES, grid.flat, strict=True):
             drawn = False
             for label, own in _series(measured, axis).items():
-                values = [gains_of(pair) for _, pair in own]
+                values = [pair.gains_by_seed(CRITERION) for _, pair in own]
                 done = [i for i, gains in enumerate(values) if gains]
                 drawn |= bool(done)
                 axes.errorbar(

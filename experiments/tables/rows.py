@@ -166,6 +166,12 @@ class Comparison(NamedTuple):
         """The share by which the one is above the other, ours."""
         return cells.gain(self.one.cell, self.other.cell, metric)
 
+    def gains_by_seed(self, metric: str) -> list[float]:
+        """The share by which the one is above the other, ours, for each seed of both."""
+        both = ([line.cell.results[seed]["test"][metric] for seed in self.seeds] for line in self)
+        gains = (cells.relative(*pair) for pair in zip(*both, strict=True))
+        return [gain for gain in gains if gain is not None]
+
     @property
     def gains(self) -> list[float | None]:
         """Ours, for each metric."""
