@@ -1,4 +1,4 @@
-"""The README's example runs as it stands."""
+"""The examples of the README and of the site's first pages run as they stand."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,3 +23,20 @@ def test_example_runs() -> None:
     assert bool((table < 1).all()), "every row has moved down its gradient"
     assert isinstance(names["state"], tuple)
     assert jax.tree.structure(names["updates"]) == jax.tree.structure(names["params"])
+
+
+@pytest.mark.lenient
+@pytest.mark.parametrize("page", ["start", "guides"])
+def test_pages_run(page: str) -> None:
+    """All blocks of a page, one after the other; without PyTorch, all that do not need it."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.S)
+    names: dict = {"__name__": page}
+    for block in blocks:
+        if "import torch" in block:
+            pytest.importorskip("torch", reason="the last part of the page is in PyTorch")
+        exec(block, names)
+    assert blocks
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120

@@ -109,7 +109,7 @@ def prepare_cold(given: Interactions, folder: Path) -> np.ndarray:
     part = data.load(str(folder / "cold.txt"))
     categories = category_graph(part, None, str(folder / CATEGORIES), MAX_CATEGORY_SIZE)
     # The sum of the normalised graphs, so that neither outweighs the other; without padding.
-    weights = sum(graph.to_scipy() for graph in (item_graph(part, 50), categories))[1:, 1:]
+    weights = (item_graph(part, 50).to_scipy() + categories.to_scipy())[1:, 1:]
     sevo_jax.Graph.from_weights(weights).save(folder / BOTH)
     nodes = pl.DataFrame({"node": range(part.num_items), "item": part.item_ids.tolist()})
     nodes.write_parquet((folder / BOTH).with_suffix(".items.parquet"))

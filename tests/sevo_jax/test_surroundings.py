@@ -81,10 +81,10 @@ def export(graph: sevo_jax.Graph, *permissions: str, platforms: list[str] | None
 
 @needs_compiler
 def test_a_saved_program_runs_in_another_process(tmp_path):
-    """With the permission that the README names, and what it says to import."""
+    """With the permission that the guide names, and what it says to import."""
     pytest.importorskip("flatbuffers", reason="jax.export saves nothing without flatbuffers")
-    readme = Path(__file__).parents[2].joinpath("README.md").read_text()
-    assert f'DisabledSafetyCheck.custom_call("{cpu.TARGET}")' in readme
+    guide = Path(__file__).parents[2].joinpath("docs/guides.md").read_text()
+    assert f'DisabledSafetyCheck.custom_call("{cpu.TARGET}")' in guide
     graph = random_graph(0)
     with pytest.raises(ValueError, match=cpu.TARGET):
         export(graph).serialize()
