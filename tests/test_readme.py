@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import jax
@@ -40,3 +41,32 @@ def test_pages_run(page: str) -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120
+
+
+TUTORIALS = ROOT / "docs/tutorials"
+SOURCES = sorted(path for path in TUTORIALS.glob("*.py") if path.stem != "build")
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_tutorials_are_as_they_were_built(source: Path) -> None:
+    """Every cell is on the page, and every picture of the page is there."""
+    page = source.with_suffix(".md").read_text()
+    _, *cells = re.split(r"^# %%", source.read_text(), flags=re.M)
+    for cell in cells:
+        _, _, content = cell.partition("\n")
+        if cell.startswith(" [markdown]"):
+            content = re.sub(r"^# ?", "", content, flags=re.M)
+        assert content.strip() in page
+    for picture in re.findall(r"\]\((\S+\.png)\)", page):
+        assert (TUTORIALS / picture).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_tutorials_run(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the built-in data, without the notebook around them."""
+    pytest.importorskip("ipykernel", reason="one of them shows a picture")
+    pytest.importorskip("networkx", reason="one of them is about a graph of it")
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.delenv("SEVO_DATA", raising=False)
+    runpy.run_path(str(source))

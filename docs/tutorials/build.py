@@ -1,0 +1,37 @@
+"""Runs the tutorials, and writes each as a page with its outputs: ``python docs/tutorials/build.py``.
+
+The sources are notebooks as scripts (jupytext's percent format). Pages and pictures are committed,
+so that the site builds without running them.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import jupytext
+from nbclient import NotebookClient
+from nbconvert import MarkdownExporter
+
+FOLDER = Path(__file__).parent
+NAMES = ("recommend", "words", "nodes", "new_items")
+
+
+def build(name: str) -> None:
+    """Runs a tutorial and writes ``NAME.md`` and its pictures."""
+    notebook = jupytext.read(FOLDER / f"{name}.py")
+    NotebookClient(notebook, timeout=1800, kernel_name="python3").execute()
+    body, resources = MarkdownExporter().from_notebook_node(
+        notebook, {"unique_key": name, "output_files_dir": f"{name}_files"}
+    )
+    (FOLDER / f"{name}.md").write_text(body.strip() + "\n", encoding="utf-8")
+    for path in (FOLDER / f"{name}_files").glob("*"):
+        path.unlink()
+    for place, content in resources["outputs"].items():
+        (FOLDER / place).parent.mkdir(exist_ok=True)
+        (FOLDER / place).write_bytes(content)
+
+
+if __name__ == "__main__":
+    for chosen in sys.argv[1:] or NAMES:
+        build(chosen)
