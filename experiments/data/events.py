@@ -180,18 +180,11 @@ def _by_user(
         times, or numbers that sort as they do. ``None`` without times.
     """
     code = {column: _coder(values) for column, values in ids.items()}
-    schema = events.collect_schema()
     items, times = np.empty(lengths.sum(), np.int32), None
-    if "time" in schema:
-        kind = schema["time"]
-        has_array = kind.is_numeric() and not isinstance(kind, pl.Decimal | pl.Int128 | pl.UInt128)
-        if has_array or kind.is_temporal():
-            code["time"] = lambda values: values.to_physical().to_numpy()
-        else:
-            code["time"] = _coder(_different(events, "time"))
-        times = np.empty(items.size, code["time"](pl.Series([], dtype=kind)).dtype)
-    ends = np.cumsum(lengths)
-    places = ends - lengths  # of each user's next event
+    if "time" in events.collect_schema():
+        code["time"], kind = _clock(events)
+        times = np.empty(items.size, kind)
+    places = np.cumsum(lengths) - lengths  # of each user's next event
     for batch in events.collect_batches(chunk_size=AT_ONCE, maintain_order=True):
         users = code["user"](batch["user"])
         order = np.argsort(users, kind="stable")
@@ -204,9 +197,30 @@ def _by_user(
         if times is not None:
             times[place] = code["time"](batch["time"])[order]
         places[who] += counts
-    if not np.array_equal(places, ends):
+    if not np.array_equal(places, np.cumsum(lengths)):
         raise ValueError("the events changed while they were read")
     return items, times
+
+
+def _clock(events: pl.LazyFrame) -> tuple[Callable[[pl.Series], np.ndarray], np.dtype]:
+    """Makes the function from times to numbers that sort as they do; returns their type, too."""
+    times = pl.col("time")
+    kind = events.collect_schema()["time"]
+    if isinstance(kind, pl.Decimal | pl.String) or str(kind).endswith("128"):
+        return _coder(_different(events, "time")), np.dtype(np.int32)
+    if kind.is_float():
+        return lambda values: values.to_numpy(), pl.Series([], dtype=kind).to_numpy().dtype
+    ends = events.select(times.to_physical().min(), times.to_physical().max().alias("last"))
+    first, last = ends.collect(engine="streaming").row(0)
+    # Seconds since the first event have half the bytes.
+    kind = np.dtype(np.uint32 if last - first < 2**32 else np.uint64)
+
+    def since(values: pl.Series) -> np.ndarray:
+        # Differences of 64-bit integers are right in unsigned ones, even past their ends.
+        numbers = values.to_physical().to_numpy().astype(np.int64)
+        return (numbers.view(np.uint64) - np.uint64(first % 2**64)).astype(kind)
+
+    return since, kind
 
 
 def _coder(ids: pl.Series) -> Callable[[pl.Series], np.ndarray]:

@@ -82,13 +82,12 @@ def read_file(path: Path, least: int = MIN_INTERACTIONS) -> Interactions:
     """
     with unchanged(path):
         events, notes = scan_columns(path, COLUMNS, ("user", "item"))
-        events = events.select(
-            _ids(events, "user", path),
-            _ids(events, "item", path),
-            *(_times(events, path) for column in events.collect_schema() if column == "time"),
-        )
+        whole = _whole(events)
+        typed = [_ids(events, column, path, whole) for column in ("user", "item")]
+        if timed := "time" in events.collect_schema():
+            typed.append(_times(events, path, whole))
+        events = events.select(typed)
         data = from_events(name_of(path), events, path, least=least)
-        timed = "time" in events.collect_schema()
     if not timed:
         notes = (
             f"{path}: has no column of times; each user's items are in the file's order",
@@ -332,7 +331,23 @@ def _hint(path: Path, names: list[str]) -> str:
     return f"; fields of {kind} are separated by {separator!r}, and the first line has {other!r}"
 
 
-def _ids(events: pl.LazyFrame, column: str, path: Path) -> pl.Expr:
+def _whole(events: pl.LazyFrame) -> dict[str, bool]:
+    """Tells of each column of text whether it has integers alone: all columns in one pass."""
+    tests: dict[str, pl.Expr] = {}
+    for column, dtype in events.collect_schema().items():
+        text = pl.col(column)
+        if dtype == pl.String and column == "time":
+            tests[column] = _readings(text)[0].is_not_null().all()
+        elif dtype == pl.String:
+            tests[column] = _is_whole(text).all()
+    return events.select(**tests).collect(engine="streaming").row(0, named=True) if tests else {}
+
+
+def _is_whole(text: pl.Expr) -> pl.Expr:
+    return text.cast(pl.Int64, strict=False).cast(pl.String).eq_missing(text)
+
+
+def _ids(events: pl.LazyFrame, column: str, path: Path, whole: Mapping[str, bool]) -> pl.Expr:
     """Converts ids to integers if all are written as integers, else to strings."""
     # Integers, since ids are numbered in sorted order, in which 10 should come after 2.
     ids, dtype = pl.col(column), events.collect_schema()[column]
@@ -346,31 +361,32 @@ def _ids(events: pl.LazyFrame, column: str, path: Path) -> pl.Expr:
             "or a string"
         )
     text = ids.cast(pl.String)
-    numbers = text.cast(pl.Int64, strict=False)
     try:
-        whole = _all(events, numbers.cast(pl.String).eq_missing(text))
+        is_whole = whole[column] if column in whole else _all(events, _is_whole(text))
     except pl.exceptions.PolarsError as error:
         raise UserError(
             f"{path}: found {column}s that are no text ({first_line(error)}); expected integers "
             "or strings"
         ) from error
-    return numbers if whole else text
+    return text.cast(pl.Int64) if is_whole else text
 
 
-def _times(events: pl.LazyFrame, path: Path) -> pl.Expr:
+def _times(events: pl.LazyFrame, path: Path, whole: Mapping[str, bool]) -> pl.Expr:
     """Converts times to values that sort: numbers, dates, or ISO dates as strings."""
     times, dtype = pl.col("time"), events.collect_schema()["time"]
     if dtype == pl.String:
-        readings = _readings(times.str.strip_chars(" "))
-        times = readings[0]  # the others are only tried on what is not read so: it takes long
-        if not _all(events, times.is_not_null()):
-            nulls = events.select(
-                reading.is_null().sum().alias(str(i)) for i, reading in enumerate(readings)
-            )
-            counts = nulls.collect(engine="streaming").row(0)
-            times = readings[counts.index(min(counts))]
+        readings = _readings(times)
+        if whole["time"]:
+            return readings[0]
+        nulls = events.select(
+            reading.is_null().sum().alias(str(i)) for i, reading in enumerate(readings)
+        )
+        counts = nulls.collect(engine="streaming").row(0)
+        times = readings[counts.index(min(counts))]
     elif not dtype.is_numeric() and not isinstance(dtype, pl.Date | pl.Datetime):
         raise UserError(f"{path}: found times of type {dtype}; expected numbers or dates")
+    if dtype.is_integer():
+        return times
     wrong = times.is_null()
     if events.select(times).collect_schema()["time"].is_float():
         wrong |= times.is_nan()
@@ -384,6 +400,7 @@ def _times(events: pl.LazyFrame, path: Path) -> pl.Expr:
 
 def _readings(times: pl.Expr) -> list[pl.Expr]:
     """Reads text as numbers and as dates, null where it is none; exact numbers come first."""
+    times = times.str.strip_chars(" ")
     numbers = (pl.Int64, pl.Int128, pl.Decimal(38, 19), pl.Float64)
     dates = times.str.replace("T", " ").str.strip_suffix("Z")
     return [
