@@ -93,6 +93,13 @@ TARGETS = (
            lambda cases: cases[0]["ours"], "s"),
     Target("its process's peak memory", "out_of_core", 6.0, "",
            lambda cases: cases[0]["peak_memory_gib"], "GiB"),
+    Target("100,000,000 interactions loaded: memory beyond the arrays", "loading", 3.0, "",
+           lambda cases: cases[0]["beyond_arrays_gib"], "GiB"),
+    Target("its growth from size to size, the most, ids are integers", "loading", 12.0, "",
+           lambda cases: max(c.get("bytes_of_growth", 0) for c in cases if "integers" in c["case"]),
+           "bytes an interaction"),
+    Target("its time over pandas', the worst", "loading", None, "",
+           lambda cases: max(case["ratio"] or 0 for case in cases), "x its time"),
     Target("temporaries of an update (SEvo, Eq. 7)", "memory", 2.0, 2.0,
            lambda cases: cases[0]["ours"], "tables"),
 )  # fmt: skip

@@ -167,11 +167,13 @@ def scan_columns(
             count, suspect = checked.collect(engine="streaming").row(0)
         else:
             # An empty string is a missing value, also in quotes. A line may be blank.
-            filled = read.replace("", None), ~pl.all_horizontal(read.is_null())
-            events = events.with_columns(filled[0]).filter(filled[1])
+            # (`replace` would do the same, and hold the whole file in memory.)
+            values = [pl.when(pl.col(c) != "").then(pl.col(c)) for c in found.values()]
+            is_row = ~pl.all_horizontal(read.is_null())
+            events = events.with_columns(values).filter(is_row)
             last = pl.col(names[-1]).is_null().alias(NO_LAST)
             separator = TEXT_TABLES[kind].get("separator", ",")
-            checked = table.select(*found.values(), last).with_columns(filled[0]).filter(filled[1])
+            checked = table.select(*found.values(), last).with_columns(values).filter(is_row)
             count, suspect = (
                 checked.select(
                     pl.len(),
