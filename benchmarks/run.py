@@ -31,6 +31,7 @@ BENCHMARKS = (
     "compiling",
     "graph_building",
     "out_of_core",
+    "loading",
     "first_run",
     "recommenders",
 )

@@ -8,6 +8,7 @@ import runpy
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 import sevo_jax
@@ -76,3 +77,22 @@ def test_any_trainer(capsys):
     else:
         plain, sevo = hits.values()
         assert sevo > plain
+
+
+def test_an_approximate_index_finds_the_best_items(tmp_path, capsys):
+    """Those of the largest dot products, which is not the nearest direction."""
+    rng = np.random.default_rng(0)
+    items = rng.standard_normal((2_000, 16)).astype(np.float32)
+    items *= rng.uniform(0.5, 2, (2_000, 1)).astype(np.float32)
+    users = rng.standard_normal((50, 16)).astype(np.float32)
+    for name, vectors in {"item": items, "user": users}.items():
+        table = pl.DataFrame({name: np.arange(len(vectors)), "vector": vectors})
+        table.write_parquet(tmp_path / f"{name}s.parquet")
+    recall = runpy.run_path(str(EXAMPLES / "approximate_index.py"))["main"](tmp_path)
+    printed = capsys.readouterr().out
+    if importlib.util.find_spec("usearch") is None:
+        assert recall is None
+        assert printed == "skipped: usearch is not installed (pip install usearch)\n"
+    else:
+        assert recall > 0.95
+        assert f"50 users, 2,000 items: recall@10 {recall:.3f}; index" in printed

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from experiments.data.interactions import MIN_INTERACTIONS, Interactions, from_sequences
+from experiments.data.interactions import (
+    AT_ONCE,
+    MIN_INTERACTIONS,
+    Interactions,
+    from_sequences,
+    pieces,
+)
 from experiments.errors import UserError
 
+ROW = "number of the row"
+"""Our own column. No column that is read is called so."""
 
-def check_complete(events: pl.DataFrame, path: Path, what: str, first: int = 1) -> None:
+
+def check_complete(
+    events: pl.DataFrame | pl.LazyFrame, path: Path, what: str, first: int = 1
+) -> None:
     """Raises a `UserError` that names the first event with a missing value, if there is one.
 
     Args:
@@ -24,11 +36,14 @@ def check_complete(events: pl.DataFrame, path: Path, what: str, first: int = 1) 
     Raises:
         UserError: a value is missing.
     """
-    missing = events.select(pl.any_horizontal(pl.all().is_null())).to_series().arg_true()
-    if missing.len():
+    rows = events.lazy().with_row_index(ROW, first)
+    missing = rows.filter(pl.any_horizontal(pl.all().is_null())).head(1)
+    found = missing.collect(engine="streaming").rows(named=True)
+    if found:
+        row = found[0].pop(ROW)
         raise UserError(
-            f"{path}, {what} {first + missing[0]}: found {events.row(missing[0], named=True)}; "
-            f"expected {', '.join(events.columns)} in every {what}"
+            f"{path}, {what} {row}: found {found[0]}; "
+            f"expected {', '.join(found[0])} in every {what}"
         )
 
 
@@ -68,7 +83,7 @@ def k_core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
 
 def from_events(
     name: str,
-    events: pl.DataFrame,
+    events: pl.DataFrame | pl.LazyFrame,
     source: Path,
     *,
     repeats: bool = True,
@@ -76,6 +91,9 @@ def from_events(
     least: int = MIN_INTERACTIONS,
 ) -> Interactions:
     """Orders the events of each user by time, and numbers users and items by their sorted ids.
+
+    The events are read twice, in batches. Beside the result, there is only one number for each of
+    them, its time.
 
     Args:
         name: the name of the data set.
@@ -96,51 +114,171 @@ def from_events(
         >>> data.items.tolist(), data.item_ids.tolist(), data.user_ids.tolist()
         ([1, 2, 3, 2, 3, 1], ['x', 'y', 'z'], ['a', 'b'])
     """
-    if events.is_empty():
+    events = events.lazy()
+    users = events.group_by("user").len().collect(engine="streaming").sort("user")
+    if users.is_empty():
         raise UserError(f"{source}: holds no interactions")
-    user_ids, item_ids = (events[column].unique().sort() for column in ("user", "item"))
-    events = events.with_columns(_codes(events["user"], user_ids), _codes(events["item"], item_ids))
-    order = ["user", "time"] if "time" in events.columns else ["user"]
-    events = events.sort(order, maintain_order=True)
+    lengths = users["len"].to_numpy().astype(np.int64)
+    ids = {"user": users["user"], "item": _different(events, "item")}
+    del users
+    items, times = _by_user(events, ids, lengths)
+    repeated, lengths = _order(items, times, lengths, repeats)
+    del times
     notes: list[str] = []
-    once = events.unique(["user", "item"], keep="first", maintain_order=True)
-    repeated = events.height - once.height
     if repeated:
         which = f"{repeated:,} repeated interactions of a user with an item"
         notes.append(f"kept {which}" if repeats else f"dropped {which}; the earliest are kept")
-    if not repeats:
-        events = once
-    users, items = (events[column].to_numpy() for column in ("user", "item"))
-    kept = k_core(users, items, core)
-    if kept.size < users.size:
-        removed = [
-            ids.len() - np.unique(codes[kept]).size
-            for ids, codes in ((user_ids, users), (item_ids, items))
-        ]
-        notes.append(
-            f"removed {removed[0]:,} users and {removed[1]:,} items of fewer than {core} "
-            f"interactions ({users.size - kept.size:,} interactions)"
-        )
-    if not kept.size:
-        raise UserError(
-            f"{source}: holds {users.size:,} interactions, and none is left when users and items "
-            f"of fewer than {core} are removed; expected the whole data set"
-        )
-    # Events are sorted by user, so lengths follow the order of the items.
-    codes, lengths = np.unique(users[kept], return_counts=True)
+    items = items[: lengths.sum()]
+    user_ids, item_ids = ids["user"].to_numpy(), ids["item"].to_numpy()
+    if core > 1:
+        owners = np.repeat(np.arange(lengths.size), lengths)
+        kept = k_core(owners, items, core)
+        if kept.size < items.size:
+            removed = [
+                numbered.size - np.unique(codes[kept]).size
+                for numbered, codes in ((user_ids, owners), (item_ids, items))
+            ]
+            notes.append(
+                f"removed {removed[0]:,} users and {removed[1]:,} items of fewer than {core} "
+                f"interactions ({items.size - kept.size:,} interactions)"
+            )
+        if not kept.size:
+            raise UserError(
+                f"{source}: holds {items.size:,} interactions, and none is left when users and "
+                f"items of fewer than {core} are removed; expected the whole data set"
+            )
+        items = items[kept]
+        some, lengths = np.unique(owners[kept], return_counts=True)
+        user_ids = user_ids[some]
     data = from_sequences(
-        name,
-        items[kept],
-        lengths,
-        item_ids.to_numpy(),
-        source=source,
-        user_ids=user_ids.to_numpy()[codes],
-        least=least,
+        name, items, lengths, item_ids, source=source, user_ids=user_ids, least=least
     )
     return dataclasses.replace(data, notes=(*notes, *data.notes))
 
 
-def _codes(values: pl.Series, ids: pl.Series) -> pl.Series:
-    """Finds the position of each value in ``ids``."""
-    # Polars' Enum is several times as fast as ranks.
-    return values.cast(pl.String).cast(pl.Enum(ids.cast(pl.String))).to_physical()
+DENSE = 4
+"""Integer ids that reach over at most so many times their number are looked up in a table."""
+
+
+def _different(events: pl.LazyFrame, column: str) -> pl.Series:
+    """Returns the different values of a column, sorted."""
+    return events.select(pl.col(column).unique()).collect(engine="streaming").to_series().sort()
+
+
+def _by_user(
+    events: pl.LazyFrame, ids: Mapping[str, pl.Series], lengths: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Gathers the events of each user, in the order in which they come.
+
+    Args:
+        events: columns ``user`` and ``item``, and maybe ``time``.
+        ids: the different users and items, sorted.
+        lengths: ``int64[users]``, the events of each user.
+
+    Returns:
+        ``int32[events]``, the positions of items in ``ids``, one user after the other; and the
+        times, or numbers that sort as they do. ``None`` without times.
+    """
+    code = {column: _coder(values) for column, values in ids.items()}
+    items, times = np.empty(lengths.sum(), np.int32), None
+    if "time" in events.collect_schema():
+        code["time"], kind = _clock(events)
+        times = np.empty(items.size, kind)
+    places = np.cumsum(lengths) - lengths  # of each user's next event
+    for batch in events.collect_batches(chunk_size=AT_ONCE, maintain_order=True):
+        users = code["user"](batch["user"])
+        order = np.argsort(users, kind="stable")
+        users = users[order]
+        firsts = np.flatnonzero(np.diff(users, prepend=-1))
+        counts = np.diff(firsts, append=users.size)
+        who = users[firsts]
+        place = np.repeat(places[who] - firsts, counts) + np.arange(users.size)
+        items[place] = code["item"](batch["item"])[order]
+        if times is not None:
+            times[place] = code["time"](batch["time"])[order]
+        places[who] += counts
+    if not np.array_equal(places, np.cumsum(lengths)):
+        raise ValueError("the events changed while they were read")
+    return items, times
+
+
+def _clock(events: pl.LazyFrame) -> tuple[Callable[[pl.Series], np.ndarray], np.dtype]:
+    """Makes the function from times to numbers that sort as they do; returns their type, too."""
+    times = pl.col("time")
+    kind = events.collect_schema()["time"]
+    if isinstance(kind, pl.Decimal | pl.String) or str(kind).endswith("128"):
+        return _coder(_different(events, "time")), np.dtype(np.int32)
+    if kind.is_float():
+        return lambda values: values.to_numpy(), pl.Series([], dtype=kind).to_numpy().dtype
+    ends = events.select(times.to_physical().min(), times.to_physical().max().alias("last"))
+    first, last = ends.collect(engine="streaming").row(0)
+    # Seconds since the first event have half the bytes.
+    kind = np.dtype(np.uint32 if last - first < 2**32 else np.uint64)
+
+    def since(values: pl.Series) -> np.ndarray:
+        # Differences of 64-bit integers are right in unsigned ones, even past their ends.
+        numbers = values.to_physical().to_numpy().astype(np.int64)
+        return (numbers.view(np.uint64) - np.uint64(first % 2**64)).astype(kind)
+
+    return since, kind
+
+
+def _coder(ids: pl.Series) -> Callable[[pl.Series], np.ndarray]:
+    """Makes the function that finds the positions of values among sorted ``ids``, as ``int32``."""
+    if not ids.dtype.is_integer() or str(ids.dtype).endswith("128"):  # NumPy has no such type
+        return _coder_of_text(ids.cast(pl.String))
+    numbers = ids.to_numpy()
+    low, high = int(numbers[0]), int(numbers[-1])
+    if high - low > DENSE * ids.len() or max(-low, high) >= 2**62:
+        return lambda values: np.searchsorted(numbers, values.to_numpy()).astype(np.int32)
+    table = np.zeros(high - low + 1, np.int32)
+    table[numbers.astype(np.int64) - low] = np.arange(ids.len())
+    return lambda values: table[values.to_numpy().astype(np.int64) - low]
+
+
+def _coder_of_text(ids: pl.Series) -> Callable[[pl.Series], np.ndarray]:
+    # By hashes, since a dictionary of long texts would need more memory than the events.
+    seed, hashes = 0, ids.hash(0).to_numpy()
+    while np.unique(hashes).size < ids.len():
+        seed += 1
+        hashes = ids.hash(seed).to_numpy()
+    order = np.argsort(hashes).astype(np.int32)
+    hashes = hashes[order]
+    return lambda values: order[
+        np.searchsorted(hashes, values.cast(pl.String).hash(seed).to_numpy())
+    ]
+
+
+def _order(
+    items: np.ndarray, times: np.ndarray | None, lengths: np.ndarray, repeats: bool
+) -> tuple[int, np.ndarray]:
+    """Orders each user's items by time, in place.
+
+    Args:
+        items: ``int32[events]``, one user after the other.
+        times: ``[events]``; ``None`` if the items are in order.
+        lengths: ``int64[users]``, the events of each user.
+        repeats: whether a user's later events with the same item stay, or are left out.
+
+    Returns:
+        The number of such events, and the lengths of what is left, which begins ``items``.
+    """
+    left, end, repeated = lengths.copy(), 0, 0
+    for users, part in pieces(lengths):
+        own, owners = items[part], np.repeat(np.arange(users.stop - users.start), lengths[users])
+        if times is not None:
+            time = times[part]
+            if ((time[1:] < time[:-1]) & (owners[1:] == owners[:-1])).any():
+                own = own[np.lexsort((time, owners))]
+        pairs = owners << 32 | own
+        if repeats:
+            pairs.sort()
+            repeated += int((pairs[1:] == pairs[:-1]).sum())
+        else:
+            first = np.sort(np.unique(pairs, return_index=True)[1])
+            repeated += own.size - first.size
+            own = own[first]
+            left[users] = np.bincount(owners[first], minlength=left[users].size)
+        items[end : end + own.size] = own
+        end += own.size
+    return repeated, left

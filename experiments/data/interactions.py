@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from array import array
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -189,18 +190,66 @@ def from_sequences(
         )
     if user_ids is None:
         user_ids = np.arange(1, lengths.size + 1)
-    codes, items = np.unique(values[np.repeat(kept, lengths)], return_inverse=True)
+    if item_ids is None:
+        item_ids = np.unique(values)
+        values = _positions(values, item_ids)
+    items = np.empty(int(lengths[kept].sum()), np.int32)
+    present = np.zeros(item_ids.size, bool)
+    end = 0
+    for users, part in pieces(lengths):
+        own = values[part][np.repeat(kept[users], lengths[users])]
+        items[end : end + own.size] = own
+        present[own] = True
+        end += own.size
+    numbers = np.cumsum(present, dtype=np.int32)
+    for begin in range(0, items.size, AT_ONCE):
+        items[begin : begin + AT_ONCE] = numbers[items[begin : begin + AT_ONCE]]
     dropped = int((~kept).sum())
     note = f"dropped {dropped:,} users of fewer than {least} interactions"
     return Interactions(
         name=name,
-        items=(items + 1).astype(np.int32),
+        items=items,
         lengths=lengths[kept].astype(np.int64),
-        item_ids=codes if item_ids is None else item_ids[codes],
+        item_ids=item_ids[present],
         user_ids=user_ids[kept],
         dropped_users=dropped,
         notes=(note,) if dropped else (),
     )
+
+
+AT_ONCE = 2**19
+"""The interactions that are worked on at once: few beside those of large files, so that what is
+made of them on the way needs little memory."""
+
+
+def pieces(lengths: np.ndarray) -> Iterator[tuple[slice, slice]]:
+    """Cuts interactions between users, into pieces of about `AT_ONCE`.
+
+    Args:
+        lengths: ``int[users]``, the interactions of each user.
+
+    Yields:
+        The users of a piece, and their interactions.
+
+    Examples:
+        >>> [users for users, _ in pieces(np.array([2, 3, AT_ONCE, 1]))]
+        [slice(0, 2, None), slice(2, 3, None), slice(3, 4, None)]
+    """
+    ends = np.cumsum(lengths, dtype=np.int64)
+    begin = first = 0
+    while begin < lengths.size:
+        # The user of more interactions than a piece has one of its own.
+        end = max(begin + 1, int(np.searchsorted(ends, first + AT_ONCE, side="right")))
+        yield slice(begin, end), slice(first, int(ends[end - 1]))
+        begin, first = end, int(ends[end - 1])
+
+
+def _positions(values: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Returns the position of each value among sorted ``ids``, as ``int32``."""
+    found = np.empty(values.size, np.int32)
+    for begin in range(0, values.size, AT_ONCE):
+        found[begin : begin + AT_ONCE] = np.searchsorted(ids, values[begin : begin + AT_ONCE])
+    return found
 
 
 PAIRS = (
@@ -221,8 +270,7 @@ def read_text(path: Path, name: str, least: int = MIN_INTERACTIONS) -> Interacti
         UserError: the file is missing, unreadable, UTF-16 or empty, an id is no positive integer,
             or a user has two lines; the message names the file and the line.
     """
-    values: list[int] = []
-    lengths: list[int] = []
+    values, lengths = array("q"), array("q")  # lists of Python's integers need five times as much
     line_of: dict[int, int] = {}
     with open_text(path) as file:
         for number, line in enumerate(file, 1):
@@ -242,14 +290,14 @@ def read_text(path: Path, name: str, least: int = MIN_INTERACTIONS) -> Interacti
                     f"expected one line a user; {PAIRS}"
                 )
             line_of[user] = number
-            values += items
+            values.extend(items)
             lengths.append(len(items))
     if not lengths:
         raise UserError(f"{path}: is empty; expected lines of 'user item item …'")
     if max(lengths) == 1 and least > 1:
         raise UserError(f"{path}: has one item a line; expected a user and all items; {PAIRS}")
-    arrays = (np.array(numbers, np.int64) for numbers in (values, lengths, list(line_of)))
-    items, counts, users = arrays
+    items, counts = (np.frombuffer(numbers, np.int64) for numbers in (values, lengths))
+    users = np.fromiter(line_of, np.int64, len(line_of))
     return from_sequences(name, items, counts, source=path, user_ids=users, least=least)
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from experiments.data.events import check_complete, first_line, from_events
+from experiments.data.events import ROW, check_complete, first_line, from_events
 from experiments.data.interactions import MIN_INTERACTIONS, Interactions
 from experiments.data.reading import check_encoding, open_text
 from experiments.errors import UserError
@@ -79,11 +80,15 @@ def read_file(path: Path, least: int = MIN_INTERACTIONS) -> Interactions:
         UserError: the file cannot be read, lacks a column or a value, has a row of more fields than
             its first line, or no user has that many events.
     """
-    events, notes = read_columns(path, COLUMNS, ("user", "item"))
-    ids = (_ids(events[column], path) for column in ("user", "item"))
-    times = (_times(events[column], path) for column in events.columns if column == "time")
-    data = from_events(name_of(path), pl.DataFrame([*ids, *times]), path, least=least)
-    if "time" not in events.columns:
+    with unchanged(path):
+        events, notes = scan_columns(path, COLUMNS, ("user", "item"))
+        whole = _whole(events)
+        typed = [_ids(events, column, path, whole) for column in ("user", "item")]
+        if timed := "time" in events.collect_schema():
+            typed.append(_times(events, path, whole))
+        events = events.select(typed)
+        data = from_events(name_of(path), events, path, least=least)
+    if not timed:
         notes = (
             f"{path}: has no column of times; each user's items are in the file's order",
             *notes,
@@ -91,10 +96,37 @@ def read_file(path: Path, least: int = MIN_INTERACTIONS) -> Interactions:
     return dataclasses.replace(data, notes=(*notes, *data.notes))
 
 
+@contextlib.contextmanager
+def unchanged(path: Path) -> Generator[None]:
+    """Raises a `UserError` if a file that is read several times changes meanwhile."""
+    before = _stamp(path)
+    try:
+        yield
+    finally:
+        if before and before != _stamp(path):
+            raise UserError(f"{path}: changed while it was read; read it when nothing writes to it")
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:  # opening it explains why
+        return None
+    return stat.st_size, stat.st_mtime_ns
+
+
 def read_columns(
     path: Path, known: Mapping[str, tuple[str, ...]], needed: tuple[str, ...]
 ) -> tuple[pl.DataFrame, tuple[str, ...]]:
-    """Reads the columns of a file that are recognised by their names.
+    """Reads what `scan_columns` finds."""
+    events, notes = scan_columns(path, known, needed)
+    return events.collect(engine="streaming"), notes
+
+
+def scan_columns(
+    path: Path, known: Mapping[str, tuple[str, ...]], needed: tuple[str, ...]
+) -> tuple[pl.LazyFrame, tuple[str, ...]]:
+    """Finds and checks the columns of a file that are recognised by their names.
 
     Text is not converted to numbers: Amazon has ids such as 0000031887.
 
@@ -104,7 +136,7 @@ def read_columns(
         needed: the columns that must be there.
 
     Returns:
-        The columns, in which no value is missing, and notes on the file's rows.
+        The columns, to be read in batches, in which no value is missing; and notes on the rows.
 
     Raises:
         UserError: the file cannot be read, lacks a column or a value, or has a row of more fields
@@ -128,27 +160,31 @@ def read_columns(
                 f"tr '\\r' '\\n' < {path.name} > lines-{path.name}"
             )
         found = _find_columns(names, path, known, needed)
+        events = table.select(found.values())
+        read = pl.col(found.values())
         if is_parquet:
-            events = table.select(found.values()).collect()
+            checked = events.select(pl.len(), pl.any_horizontal(read.is_null().any()))
+            count, suspect = checked.collect(engine="streaming").row(0)
         else:
+            # An empty string is a missing value, also in quotes. A line may be blank.
+            # (`replace` would do the same, and hold the whole file in memory.)
+            values = [pl.when(pl.col(c) != "").then(pl.col(c)) for c in found.values()]
+            is_row = ~pl.all_horizontal(read.is_null())
+            events = events.with_columns(values).filter(is_row)
             last = pl.col(names[-1]).is_null().alias(NO_LAST)
-            events = table.select(*found.values(), last).collect(
-                engine="streaming", optimizations=ALL_COLUMNS
-            )
-            # An empty string is a missing value, also in quotes.
-            events = events.with_columns(pl.col(found.values()).replace("", None))
-            events = events.filter(~pl.all_horizontal(pl.col(found.values()).is_null()))
             separator = TEXT_TABLES[kind].get("separator", ",")
-            suspect = events.select(
-                pl.col(NO_LAST).any()
-                | pl.any_horizontal(
-                    pl.col(column).is_null().any() | _swallowed(pl.col(column), separator).any()
-                    for column in found.values()
+            checked = table.select(*found.values(), last).with_columns(values).filter(is_row)
+            count, suspect = (
+                checked.select(
+                    pl.len(),
+                    pl.col(NO_LAST).any()
+                    | pl.any_horizontal(read.is_null().any() | _swallowed(read, separator).any()),
                 )
+                .collect(engine="streaming", optimizations=ALL_COLUMNS)
+                .row(0)
             )
-            if suspect.item():
+            if suspect:
                 notes = _check_rows(path, kind, names, found)
-            events = events.drop(NO_LAST)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except pl.exceptions.PolarsError as error:
@@ -162,9 +198,10 @@ def read_columns(
         raise UserError(
             f"{path}: is no {kind[1:]} table that can be read ({first_line(error)})"
         ) from error
-    if events.is_empty():
+    if not count:
         raise UserError(f"{path}: holds no interactions; expected one a row")
-    check_complete(events, path, "row")
+    if suspect:
+        check_complete(events, path, "row")
     return events.select(pl.col(name).alias(column) for column, name in found.items()), notes
 
 
@@ -296,58 +333,89 @@ def _hint(path: Path, names: list[str]) -> str:
     return f"; fields of {kind} are separated by {separator!r}, and the first line has {other!r}"
 
 
-def _ids(ids: pl.Series, path: Path) -> pl.Series:
+def _whole(events: pl.LazyFrame) -> dict[str, bool]:
+    """Tells of each column of text whether it has integers alone: all columns in one pass."""
+    tests: dict[str, pl.Expr] = {}
+    for column, dtype in events.collect_schema().items():
+        text = pl.col(column)
+        if dtype == pl.String and column == "time":
+            tests[column] = _readings(text)[0].is_not_null().all()
+        elif dtype == pl.String:
+            tests[column] = _is_whole(text).all()
+    return events.select(**tests).collect(engine="streaming").row(0, named=True) if tests else {}
+
+
+def _is_whole(text: pl.Expr) -> pl.Expr:
+    return text.cast(pl.Int64, strict=False).cast(pl.String).eq_missing(text)
+
+
+def _ids(events: pl.LazyFrame, column: str, path: Path, whole: Mapping[str, bool]) -> pl.Expr:
     """Converts ids to integers if all are written as integers, else to strings."""
     # Integers, since ids are numbered in sorted order, in which 10 should come after 2.
-    if ids.dtype.is_nested():
-        raise UserError(f"{path}: found ids of type {ids.dtype}; expected integers or strings")
-    if ids.dtype.is_integer() and not str(ids.dtype).endswith("128"):  # NumPy has no such type
+    ids, dtype = pl.col(column), events.collect_schema()[column]
+    if dtype.is_nested():
+        raise UserError(f"{path}: found ids of type {dtype}; expected integers or strings")
+    if dtype.is_integer() and not str(dtype).endswith("128"):  # NumPy has no such type
         return ids
-    if ids.dtype.is_float() and not ids.is_finite().all():
-        row = (~ids.is_finite()).arg_true()[0]
+    if dtype.is_float() and (wrong := _first(events, column, ~ids.is_finite())):
         raise UserError(
-            f"{path}, row {row + 1}: found the {ids.name} {ids[row]}; expected an id, an integer "
+            f"{path}, row {wrong[0]}: found the {column} {wrong[1]}; expected an id, an integer "
             "or a string"
         )
+    text = ids.cast(pl.String)
     try:
-        ids = ids.cast(pl.String)
+        is_whole = whole[column] if column in whole else _all(events, _is_whole(text))
     except pl.exceptions.PolarsError as error:
         raise UserError(
-            f"{path}: found {ids.name}s that are no text ({first_line(error)}); expected integers "
+            f"{path}: found {column}s that are no text ({first_line(error)}); expected integers "
             "or strings"
         ) from error
-    numbers = ids.cast(pl.Int64, strict=False)
-    return numbers if numbers.cast(pl.String).eq_missing(ids).all() else ids
+    return text.cast(pl.Int64) if is_whole else text
 
 
-def _times(times: pl.Series, path: Path) -> pl.Series:
+def _times(events: pl.LazyFrame, path: Path, whole: Mapping[str, bool]) -> pl.Expr:
     """Converts times to values that sort: numbers, dates, or ISO dates as strings."""
-    if times.dtype == pl.String:
-        times = times.str.strip_chars(" ")
-        times_read = min(_readings(times), key=pl.Series.null_count)
-    elif times.dtype.is_numeric() or isinstance(times.dtype, pl.Date | pl.Datetime):
-        times_read = times
-    else:
-        raise UserError(f"{path}: found times of type {times.dtype}; expected numbers or dates")
-    wrong = times_read.is_null()
-    if times_read.dtype.is_float():
-        wrong |= times_read.is_nan()
-    if wrong.any():
-        row = wrong.arg_true()[0]
+    times, dtype = pl.col("time"), events.collect_schema()["time"]
+    if dtype == pl.String:
+        readings = _readings(times)
+        if whole["time"]:
+            return readings[0]
+        nulls = events.select(
+            reading.is_null().sum().alias(str(i)) for i, reading in enumerate(readings)
+        )
+        counts = nulls.collect(engine="streaming").row(0)
+        times = readings[counts.index(min(counts))]
+    elif not dtype.is_numeric() and not isinstance(dtype, pl.Date | pl.Datetime):
+        raise UserError(f"{path}: found times of type {dtype}; expected numbers or dates")
+    if dtype.is_integer():
+        return times
+    wrong = times.is_null()
+    if events.select(times).collect_schema()["time"].is_float():
+        wrong |= times.is_nan()
+    if found := _first(events, "time", wrong):
         raise UserError(
-            f"{path}, row {row + 1}: found the time {str(times[row])[:40]!r}; expected a number or "
+            f"{path}, row {found[0]}: found the time {str(found[1])[:40]!r}; expected a number or "
             "an ISO date such as 2014-05-12 10:00:00, and the same in every row"
         )
-    return times_read
+    return times
 
 
-def _readings(times: pl.Series) -> list[pl.Series]:
+def _readings(times: pl.Expr) -> list[pl.Expr]:
     """Reads text as numbers and as dates, null where it is none; exact numbers come first."""
+    times = times.str.strip_chars(" ")
     numbers = (pl.Int64, pl.Int128, pl.Decimal(38, 19), pl.Float64)
-    readings: list[pl.Series] = []
-    for kind in numbers:
-        readings.append(times.cast(kind, strict=False))
-        if not readings[-1].null_count():
-            return readings
-    dates = pl.lit(times.str.replace("T", " ").str.strip_suffix("Z"))
-    return [*readings, pl.select(pl.when(dates.str.contains(ISO_DATE)).then(dates)).to_series()]
+    dates = times.str.replace("T", " ").str.strip_suffix("Z")
+    return [
+        *(times.cast(kind, strict=False) for kind in numbers),
+        pl.when(dates.str.contains(ISO_DATE)).then(dates),
+    ]
+
+
+def _all(events: pl.LazyFrame, condition: pl.Expr) -> bool:
+    return events.select(condition.all()).collect(engine="streaming").item()
+
+
+def _first(events: pl.LazyFrame, column: str, condition: pl.Expr) -> tuple[int, Any] | None:
+    """Returns the number of the first row in which a condition holds, and its value; else None."""
+    rows = events.with_row_index(ROW, 1).filter(condition).head(1).select(ROW, column)
+    return next(iter(rows.collect(engine="streaming").rows()), None)

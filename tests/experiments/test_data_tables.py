@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import gzip
 import hashlib
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from experiments.data import cache, load
+from experiments.data import cache, events, interactions, load, tables
 from experiments.data.interactions import from_sequences
 from experiments.errors import UserError
 
@@ -401,3 +403,105 @@ def test_fingerprints_are_those_that_runs_were_made_with(ids):
     want = hashlib.sha256(np.array([4]).tobytes() + np.array([1, 2, 3, 1], np.int32).tobytes())
     want.update(ids.astype("U").tobytes())
     assert data.fingerprint == want.hexdigest()[:16]
+
+
+def in_small_pieces(monkeypatch, size: int) -> None:
+    for module in (events, interactions):
+        monkeypatch.setattr(module, "AT_ONCE", size)
+
+
+@pytest.mark.parametrize("file", ["a.csv", "a.parquet"])
+@pytest.mark.parametrize(
+    "id_of",
+    [
+        lambda number: number - 3,
+        lambda number: (number - 3) * 2**57,  # too far apart for a table
+        lambda number: f"{'long ' * number}é{number}",
+    ],
+)
+@pytest.mark.parametrize(
+    "time_of",
+    [
+        lambda number: number - 4,
+        lambda number: (number - 4) * 2**60,
+        lambda number: number / 8 - 1,
+        lambda number: f"2021-03-0{number + 1}",
+    ],
+)
+def test_pieces_fit_together(tmp_path, monkeypatch, file, id_of, time_of):
+    """Users go over several batches, and one has more interactions than a piece; times tie."""
+    rng = np.random.default_rng(5)
+    users, items, times = rng.integers(0, [[7], [9], [8]], (3, 97)).tolist()
+    users[20:45] = [2] * 25
+    rows = [(id_of(u), id_of(i), time_of(t)) for u, i, t in zip(users, items, times, strict=True)]
+    in_small_pieces(monkeypatch, 6)
+    columns = dict(zip(("user", "item", "time"), map(list, zip(*rows, strict=True)), strict=True))
+    data = load(str(table(tmp_path / file, columns)))
+    want = {user: [] for user in sorted(set(columns["user"]))}
+    for user, item, _ in sorted(rows, key=lambda row: row[2]):
+        want[user].append(item)
+    assert data.user_ids.tolist() == list(want)
+    assert data.item_ids.tolist() == sorted(set(columns["item"]))
+    own = np.split(data.items, data.starts[1:])
+    assert [data.item_ids[row - 1].tolist() for row in own] == list(want.values())
+    repeated = len(rows) - len({row[:2] for row in rows})
+    assert f"kept {repeated} repeated interactions" in data.notes[0]
+
+
+def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch):
+    path = table(tmp_path / "a.csv", {"user": USERS, "item": ITEMS})
+
+    def appended(*arguments, **more):
+        with path.open("a") as file:
+            file.write("d,x\n")
+        return events.from_events(*arguments, **more)
+
+    monkeypatch.setattr(tables, "from_events", appended)
+    with pytest.raises(UserError, match=r"a\.csv: changed while it was read"):
+        load(str(path))
+
+
+def test_arrays_on_the_way_are_few(tmp_path, monkeypatch):
+    """Beside the result, 12 bytes an interaction. Polars' memory is not counted here."""
+    count = 200_000
+    rng = np.random.default_rng(0)
+    users, items = rng.integers(0, 20_000, count), rng.integers(0, 3_000, count)
+    pl.DataFrame({"user": users, "item": items, "time": rng.permutation(count)}).write_parquet(
+        tmp_path / "a.parquet"
+    )
+    in_small_pieces(monkeypatch, 2**12)
+    tracemalloc.start()
+    try:
+        data = load(str(tmp_path / "a.parquet"))
+        result, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert data.items.nbytes < result
+    assert peak - result < 12 * count
+
+
+PEAK = """
+import sys
+from experiments.data import load
+data = load(sys.argv[1])
+arrays = (data.items, data.lengths, data.item_ids, data.user_ids)
+lines = open("/proc/self/status").read().splitlines()
+peak = next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+print(peak - sum(array.nbytes for array in arrays))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+@pytest.mark.parametrize(("ending", "most"), [(".parquet", 24), (".csv", 48)])
+def test_growth_of_memory(tmp_path, ending, most):
+    """More than the benchmark allows, since buffers are not yet full at these sizes."""
+    sizes, peaks = (4_000_000, 12_000_000), []
+    for count in sizes:
+        rng = np.random.default_rng(0)
+        users, items = rng.integers(0, count // 10, count), rng.integers(0, 300_000, count)
+        columns = {"user": users, "item": items, "time": np.arange(count)}
+        path = table(tmp_path / f"a{ending}", columns)
+        command = [sys.executable, "-c", PEAK, str(path)]
+        peaks.append(int(subprocess.run(command, check=True, capture_output=True).stdout))
+    assert (peaks[1] - peaks[0]) / (sizes[1] - sizes[0]) < most

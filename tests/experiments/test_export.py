@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from experiments import export, train
 from experiments.recommendations import Recommender
 from experiments.settings.published import reads
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "approximate_index.py"
 MAX_LEN = 8
 LOADER = """
 import sys
@@ -82,7 +85,9 @@ def test_an_encoder_without_this_package_ranks_as_the_model_does(model, users_fi
         place = {item: i for i, item in enumerate(items["item"].to_list())}
         columns = [place[item] for item in found["item"].to_list()]
         want[found["user"].to_numpy(), columns] = found["score"].to_numpy()
-        np.testing.assert_allclose(scores, want, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(scores, want, rtol=1e-6, atol=1e-6)
+    if importlib.util.find_spec("usearch") is not None:
+        assert runpy.run_path(str(EXAMPLE))["main"](out) > 0.9
 
 
 def test_a_model_with_users_has_their_vectors(users_file, tmp_path, capsys):
