@@ -289,3 +289,35 @@ def test_page_in_a_browser(browser, site) -> None:
     of_page = [r["request"]["url"] for r in requests if r["documentURL"].startswith(site)]
     assert of_page
     assert [url for url in of_page if not url.startswith((site, "data:"))] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1440])
+def test_every_page_in_a_browser(browser, site, width) -> None:
+    """No error, no broken link or picture, nothing wider than the screen."""
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 1000}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    todo, anchors, places = [f"{site}/"], dict[str, set[str]](), set[str]()
+    while todo:
+        page = todo.pop()
+        if page in anchors:
+            continue
+        browser.get(page)
+        anchors[page] = set(
+            browser.execute_script("return [...document.querySelectorAll('[id]')].map(e => e.id)")
+        )
+        broken = "return [...document.images].filter(i => !i.naturalWidth).map(i => i.src)"
+        assert browser.execute_script(broken) == [], page
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width, page
+        links = browser.execute_script("return [...document.links].map(link => link.href)")
+        own = [link for link in links if link.startswith(site)]
+        places.update(own)
+        todo += [link.partition("#")[0] for link in own if not link.endswith((".png", ".py"))]
+    assert len(anchors) > 15
+    missing = [
+        place
+        for place, _, anchor in (link.partition("#") for link in places)
+        if anchor and anchor not in anchors.get(place, ())
+    ]
+    assert missing == []
+    assert browser.get_log("browser") == []
