@@ -1,7 +1,7 @@
 """Compiles the product for CPUs, where there is a compiler. The rest is in pyproject.toml.
 
-The kernel has no Python in it: one file, and so one wheel, serves every Python of a platform. Without
-a compiler the wheel is pure, and serves every platform.
+The kernel has no Python in it: one file, and so one wheel, serves every Python of a platform.
+Without a compiler the wheel is pure, and serves every platform.
 """
 
 from importlib.util import find_spec

@@ -21,13 +21,7 @@ def test_the_reference_has_every_public_name_once() -> None:
 
 
 def test_other_names_begin_with_an_underscore() -> None:
-    for module in (sevo_jax, sevo_jax.tabular, sevo_jax.diagnostics):
-        defined = {
-            name
-            for name, value in vars(module).items()
-            if module is sevo_jax or getattr(value, "__module__", None) == module.__name__
-        }
-        assert {n for n in defined if not n.startswith("_")} <= set(module.__all__), module
+    assert {name for name in vars(sevo_jax) if not name.startswith("_")} == set(sevo_jax.__all__)
 
 
 def test_every_model_is_listed() -> None:

@@ -248,7 +248,7 @@ def test_why_there_is_no_kernel(tmp_path, monkeypatch):
     look_again = cpu.missing.__wrapped__
     monkeypatch.setattr(cpu, "__file__", str(tmp_path / "cpu.py"))
     monkeypatch.setattr(cpu, "missing", look_again)
-    with pytest.raises(RuntimeError, match="no kernel for CPUs: .* takes GCC or Clang"):
+    with pytest.raises(RuntimeError, match=r"no kernel for CPUs: .* takes GCC or Clang"):
         cpu.product(jnp.ones(1), jnp.zeros(1, int), jnp.array([0, 1]), jnp.ones((1, 2)))
     (tmp_path / "_cpu_kernel.so").write_bytes(b"of another machine")
     assert "cannot be used" in (look_again() or "")
