@@ -20,6 +20,10 @@ def test_the_reference_has_every_public_name_once() -> None:
     assert sorted(named) == sorted(public)
 
 
+def test_other_names_begin_with_an_underscore() -> None:
+    assert {name for name in vars(sevo_jax) if not name.startswith("_")} == set(sevo_jax.__all__)
+
+
 def test_every_model_is_listed() -> None:
     page = (DOCS / "experiments.md").read_text()
     row = next(line for line in page.splitlines() if line.startswith("| `--model` |"))

@@ -25,7 +25,7 @@ LAYERS = [  # each imports only those before it
     COMMANDS,
 ]
 COMMAND_LINE = {"experiments.options", "experiments.sweep.arguments"} | COMMANDS
-OTHERS_FLAGS = re.compile(r"--(xla_|force-reinstall|no-cache-dir)")
+OTHERS_FLAGS = re.compile(r"--(xla_|force-reinstall|no-cache-dir|no-binary)")
 
 
 def name_of(path: Path) -> str:

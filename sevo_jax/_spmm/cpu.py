@@ -1,7 +1,8 @@
 """The product for CPUs, written in C++ (``cpu.cc``), on the threads of XLA.
 
-Installing the package compiles it, where there is a compiler. Where there was none, `missing` says
-so, and `sevo_jax._spmm` falls back to JAX's own product.
+Wheels of Linux and of Apple silicon hold it; installing from source compiles it with GCC or Clang.
+MSVC lacks their vectors, so Windows has none. Where it is missing, `missing` says why, and
+`sevo_jax._spmm` falls back to JAX's own product.
 
 Programs that `jax.export` saves call the product by name. Saving needs a permission, as the README
 says, and the process that runs the program must import `sevo_jax`.
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import jax
@@ -29,20 +29,18 @@ WIDEST = 64
 @functools.cache
 def missing() -> str | None:
     """Registers the kernel with JAX; returns why there is none, or ``None`` where there is one."""
-    here = Path(__file__).parent
-    paths = [here / f"_cpu_kernel{suffix}" for suffix in EXTENSION_SUFFIXES]
-    found = next((path for path in paths if path.exists()), None)
-    if found is None:
+    path = Path(__file__).parent / "_cpu_kernel.so"
+    if not path.exists():
         return (
-            "it was not compiled when sevo-jax was installed, which takes a C++17 compiler; "
-            "with one, install again (pip --force-reinstall --no-cache-dir)"
+            "it was not compiled when sevo-jax was installed, which takes GCC or Clang; "
+            "with one, install again (pip --force-reinstall --no-cache-dir --no-binary sevo-jax)"
         )
     # The file may be of another machine, or for an interface that this JAX does not have.
     try:
-        handler = jax.ffi.pycapsule(ctypes.CDLL(str(found)).SevoJaxProduct1)
+        handler = jax.ffi.pycapsule(ctypes.CDLL(str(path)).SevoJaxProduct1)
         jax.ffi.register_ffi_target(TARGET, handler, platform="cpu")
     except Exception as error:
-        return f"{found} cannot be used: {error}"
+        return f"{path} cannot be used: {error}"
     return None
 
 

@@ -112,18 +112,3 @@ def test_an_l2_term_shows_as_no_corrected_rows():
     assert float(sevo_jax.diagnostics.corrected_rows(grads)["table"]) == 0.75
     decayed = {"table": grads["table"] + 1e-6 * table}
     assert float(sevo_jax.diagnostics.corrected_rows(decayed)["table"]) == 0
-
-
-@pytest.mark.parametrize("name", sevo_jax.diagnostics.__all__)
-def test_old_flat_names_warn_and_work(name):
-    new = f"write sevo_jax.diagnostics.{name}$"
-    with pytest.warns(DeprecationWarning, match=new) as found:
-        old = getattr(sevo_jax, name)
-    assert old is getattr(sevo_jax.diagnostics, name)
-    assert [warning.filename for warning in found] == [__file__]
-    assert name not in dir(sevo_jax)
-
-
-def test_an_unknown_name_is_no_old_one():
-    with pytest.raises(AttributeError, match="'sevo_jax' has no attribute 'smothness'"):
-        sevo_jax.smothness  # noqa: B018

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import types
-from importlib.machinery import EXTENSION_SUFFIXES
 
 import chex
 import jax
@@ -249,9 +248,9 @@ def test_why_there_is_no_kernel(tmp_path, monkeypatch):
     look_again = cpu.missing.__wrapped__
     monkeypatch.setattr(cpu, "__file__", str(tmp_path / "cpu.py"))
     monkeypatch.setattr(cpu, "missing", look_again)
-    with pytest.raises(RuntimeError, match=r"no kernel for CPUs: .* takes a C\+\+17 compiler"):
+    with pytest.raises(RuntimeError, match=r"no kernel for CPUs: .* takes GCC or Clang"):
         cpu.product(jnp.ones(1), jnp.zeros(1, int), jnp.array([0, 1]), jnp.ones((1, 2)))
-    (tmp_path / f"_cpu_kernel{EXTENSION_SUFFIXES[0]}").write_bytes(b"of another machine")
+    (tmp_path / "_cpu_kernel.so").write_bytes(b"of another machine")
     assert "cannot be used" in (look_again() or "")
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
 
+from tests.installation import NO_COMPILER, copy_checkout, needs_setuptools, new_environment, pip
 from tests.sevo_jax import typed_program
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +22,6 @@ WRONG = "# wrong"
 needs_pyright = pytest.mark.skipif(
     importlib.util.find_spec("pyright") is None, reason="pyright comes with the extra 'dev'"
 )
-SETUPTOOLS = importlib.util.find_spec("setuptools")
 
 
 def refused_lines(folder: Path, python: str, *search: Path) -> list[int]:
@@ -67,42 +64,19 @@ def test_what_the_program_calls_right_runs():
 
 @pytest.mark.slow
 @needs_pyright
+@needs_setuptools
 @pytest.mark.parametrize("options", [[], ["--editable"]], ids=["wheel", "editable"])
 def test_a_users_program_against_an_installation(options, tmp_path):
     """A type checker sees the package as `pip install` leaves it, with or without ``-e``."""
-    version = SETUPTOOLS and importlib.metadata.version("setuptools")
-    if not version or int(version.split(".")[0]) < 77:
-        pytest.skip("building without network takes setuptools 77, which the extra 'dev' has")
-    checkout, environment = tmp_path / "checkout", tmp_path / "environment"
-    kernels = shutil.ignore_patterns("_cpu_kernel*", "__pycache__")
-    shutil.copytree(ROOT / "sevo_jax", checkout / "sevo_jax", ignore=kernels)
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in"):
-        shutil.copy(ROOT / name, checkout)
+    checkout = copy_checkout(tmp_path / "checkout")
     for name in ("models", "experiments"):  # beside the package, as in the repository
         (checkout / name).mkdir()
         (checkout / name / "__init__.py").touch()
-
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
-    python = str(environment / "bin" / "python")
-    paths = sysconfig.get_paths(vars={"base": str(environment), "platbase": str(environment)})
-    # What the package needs is that of this environment; its import hooks are not followed.
-    here = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    Path(paths["purelib"], "dependencies.pth").write_text("\n".join(sorted(here)))
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "--python",
-        python,
-        "install",
-        "--no-index",
-        "--no-deps",
-    ]
-    flags = ["--no-build-isolation", "--ignore-installed", *options, str(checkout)]
-    no_compiler = os.environ | {"CC": "false", "CXX": "false"}  # the kernel takes a while
-    subprocess.run([*command, *flags], check=True, env=no_compiler, cwd=tmp_path)
+    python, packages = new_environment(tmp_path / "environment")
+    flags = ["--no-index", "--no-deps", "--no-build-isolation", "--ignore-installed", *options]
+    pip("install", *flags, checkout, python=python, **NO_COMPILER)  # the kernel takes a while
 
     where = "import pathlib, sevo_jax; print(pathlib.Path(sevo_jax.__file__).parents[1])"
     ran = subprocess.run([python, "-c", where], check=True, capture_output=True, cwd=tmp_path)
-    assert ran.stdout.decode().strip() == str(checkout if options else paths["purelib"])
+    assert ran.stdout.decode().strip() == str(checkout if options else packages)
     assert refused_lines(tmp_path / "user", python) == wrong_lines()
