@@ -13,16 +13,16 @@ from experiments.tables.requests import Request
 
 # Longer than a line, where tyro would keep the breaks of a docstring.
 TABLE_HELP = (
-    "table1 (data sets), table2 (accuracy), table3 (large data sets), table4 (categories), table5 "
-    "(distillation), table6 (graph neural networks with SEvo), table7 (number of layers), table8 "
-    "(time), figure2a (convergence with and without rescaling), figure2b (smoothness during "
+    "table1 (data sets), table2 (accuracy), table3 (large data sets), table4 (categories), table5"
+    " (distillation), table6 (graph neural networks with SEvo), table7 (number of layers), table8"
+    " (time), figure2a (convergence with and without rescaling), figure2b (smoothness during "
     "training), figure3a (other optimisers), figure3b (approximations over β), figure3c (moment "
     "correction), figure5a (first or last items in the graph), figure5b (walk length), figure6 "
-    "(embeddings by category), figure7 (smoothness in the loss), accuracy-time (models by training "
-    "time), tuning (trials of equal tuning), tuned (five seeds at their best settings), "
-    "when-it-pays (SEvo over tuned AdamW by negatives, batch, users and width), every (smoothing "
-    "once in several epochs), every-parts (which part of that helps) or a4 (LightGCN as MF "
-    "smoothed twice)."
+    "(embeddings by category), figure7 (smoothness in the loss), accuracy-time (models by "
+    "training time), strong (the strong recipe), tuning (trials of equal tuning), tuned (five "
+    "seeds at their best settings), when-it-pays (SEvo over tuned AdamW by negatives, batch, "
+    "users and width), every (smoothing once in several epochs), every-parts (which part of that "
+    "helps) or a4 (LightGCN as MF smoothed twice)."
 )
 QUICK_HELP = (
     "Figures, table4, table5 and table7: a quick look that says nothing of the paper's values, in "

@@ -82,7 +82,7 @@ def run_of(row: Row, seed: int, epochs: int | None) -> Run:
 
 def published_epochs(row: Row) -> int:
     """The epochs of a run that is not stopped early."""
-    kinds = {k: v for k, v in row.settings.items() if k in ("distill", "graph")}
+    kinds = {k: v for k, v in row.settings.items() if k in ("distill", "graph", "recipe")}
     usual = published(row.model, row.dataset, row.optimizer, **kinds).training.epochs
     return row.epochs or usual
 
