@@ -13,6 +13,7 @@ from experiments.errors import ArgumentError, check_name
 from experiments.options import Given, check_seeds, check_values, parse
 from experiments.paper.numbers import PLAIN
 from experiments.run import Run, folder_name, make_run
+from experiments.settings import ProtocolSettings, fields_of
 from experiments.settings.published import reads
 from experiments.students import (
     METHODS,
@@ -57,6 +58,8 @@ class Arguments:
     """Folder of the files of named data sets; $SEVO_DATA or a cache if not given."""
     resume: bool = False
     """Go on with the runs in --out; finished ones, the teacher too, are kept."""
+    log: str | None = None
+    """A logger of losses, metrics, norms and smoothness: tensorboard."""
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache folder for later runs."""
 
@@ -84,7 +87,8 @@ def make_student_runs(arguments: Arguments, given: Given, out: Path) -> list[Run
         if not any(reads("sasrec", own.optimizer, own.distill, name) for own in chosen):
             raise ArgumentError(name, f"no student of {', '.join(arguments.methods)} reads it")
 
-    shared = {name: given[name] for name in ("max_len", "user_share") if name in given}
+    of_both = ("max_len", "user_share", *fields_of(ProtocolSettings))
+    shared = {name: given[name] for name in of_both if name in given}
     wide = teacher_settings(arguments.dataset, arguments.teacher_dim, arguments.teacher_epochs)
     teacher = make_run("sasrec", arguments.dataset, PLAIN, TEACHER_SEED, **wide | shared)
     needs_one = any(own.has_teacher for own in chosen)

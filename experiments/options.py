@@ -65,6 +65,11 @@ class TrainingOptions(Protocol):
         ...
 
     @property
+    def log(self) -> str | None:
+        """The logger, one of `experiments.logs.LOGGERS`."""
+        ...
+
+    @property
     def compilation_cache(self) -> bool:
         """Whether to keep compiled programs."""
         ...

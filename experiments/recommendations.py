@@ -20,7 +20,7 @@ from polars.io.plugins import register_io_source
 from experiments.data import Interactions
 from experiments.data.histories import match
 from experiments.errors import ArgumentError
-from experiments.evaluation import EvaluationSet, make_evaluation_set, score_block
+from experiments.evaluation import EvaluationSet, make_evaluation_set, score_block, without_seen
 from experiments.files import replaced
 from experiments.training.corpus import Corpus, make_corpus
 from experiments.training.finished import Finished, load_run
@@ -247,10 +247,7 @@ def best_items(
 ) -> tuple[Float[Array, "users k"], Int[Array, "users k"]]:
     """Finds the best items of a block's users, counted from 0; those of score -inf are none."""
     scores = jnp.where(allowed, score_block(model, corpus, block, max_len), -jnp.inf)
-    # Scores of seen items become -inf. Fill-up items get a column out of range: dropped.
-    column = jnp.where(block.seen_items > 0, block.seen_items - 1, model.num_items)
-    scores = scores.at[block.seen_users, column].set(-jnp.inf, mode="drop")
-    return jax.lax.top_k(scores, top_k)
+    return jax.lax.top_k(without_seen(scores, block.seen_users, block.seen_items), top_k)
 
 
 def find_users(data: Interactions, users: Sequence[Any]) -> np.ndarray:

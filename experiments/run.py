@@ -38,7 +38,10 @@ class Run:
     def to_json(self) -> dict[str, Any]:
         """Returns a flat mapping of names to values."""
         own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {k: v for k, v in own.items() if k != "settings"} | self.settings.flat()
+        flat = own | self.settings.flat()
+        # JSON has lists alone, and what is read back is compared with this.
+        listed = {k: list(v) if isinstance(v, tuple) else v for k, v in flat.items()}
+        return {k: v for k, v in listed.items() if k != "settings"}
 
 
 def make_run(model: str, dataset: str, optimizer: str, seed: int = 0, **values: Any) -> Run:
@@ -66,7 +69,7 @@ def changes(config: dict[str, Any]) -> dict[str, Any]:
         return {}
     kinds = {name: config.get(name, usual) for name, usual in _USUAL.items()}
     base = published(config["model"], config["dataset"], config["optimizer"], **kinds).flat()
-    del base["teacher"]  # only a place
+    del base["teacher"], base["cutoffs"]  # a place, and what is reported
     own = {name: kind for name, kind in kinds.items() if kind != _USUAL[name]}
     return own | {k: config[k] for k, v in base.items() if config.get(k, v) != v}
 
@@ -95,7 +98,8 @@ def settings_of(config: dict[str, Any]) -> Settings:
     lacking = settings.flat().keys() - config.keys()
     if lacking:
         raise UserError(f"config.json lacks the settings {', '.join(sorted(lacking))}")
-    return settings.replace(**{name: config[name] for name in settings.flat()})
+    held = {name: config[name] for name in settings.flat()}
+    return settings.replace(**held | {"cutoffs": tuple(held["cutoffs"])})
 
 
 def graph_files(path: Path) -> list[Path]:

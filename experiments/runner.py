@@ -17,8 +17,9 @@ from rich.progress import Progress
 from experiments import summary
 from experiments.bars import progress_bar
 from experiments.console import in_words, say
-from experiments.data import Interactions, load
+from experiments.data import Interactions
 from experiments.errors import ArgumentError, UserError, option
+from experiments.logs import Log, open_log
 from experiments.options import TrainingOptions
 from experiments.run import Run, files_of
 from experiments.training import loop, prepare, processes
@@ -77,8 +78,12 @@ def train_group(
     bar: Progress,
     stop: threading.Event,
     placement: Placement = ONE_DEVICE,
+    log: Log | None = None,
+    validated: Callable[[], None] = lambda: None,
 ) -> None:
     """Trains runs that differ in their seeds alone together, with a bar for each folder.
+
+    ``log`` is that of `loop.train`, and ``validated`` is called after each validation of a run.
 
     Raises:
         UserError: as `loop.train`.
@@ -100,9 +105,11 @@ def train_group(
         if progress.run in scores:
             status += f"  NDCG@10 {scores[progress.run]:.4f}"
         bar.update(tasks[progress.run], completed=progress.epoch, status=status)
+        if progress.score is not None:
+            validated()
 
     loop.train_together(
-        runs, data, folders, resume=resume, stop=stop, report=report, placement=placement
+        runs, data, folders, resume=resume, stop=stop, report=report, placement=placement, log=log
     )
     for name, task in tasks.items():
         score = f"  NDCG@10 {scores[name]:.4f}" if name in scores else ""
@@ -115,6 +122,8 @@ def train_all(
     folders: Mapping[Run, Path],
     resume: bool,
     placement: Placement,
+    log: Log | None,
+    validated: Callable[[], None],
 ) -> None:
     """Trains one group after the other under progress bars, until a signal comes.
 
@@ -125,7 +134,34 @@ def train_all(
     with progress_bar() as bar, stop_on_signal(bar) as stop:
         for runs in groups:
             held = [folders[run] for run in runs]
-            train_group(runs, data, held, resume, bar, stop, placement)
+            train_group(runs, data, held, resume, bar, stop, placement, log, validated)
+
+
+SHARE = 0.05
+"""The most of a run's time that is spent on summaries to look at."""
+
+
+def glance(out: Path) -> Callable[[], None]:
+    """Makes a function that brings the summary of runs in training up to date.
+
+    It does so at most for a `SHARE` of the time. An error is printed once, and ends no run.
+    """
+    due, noted = 0.0, False
+
+    def look() -> None:
+        nonlocal due, noted
+        began = time.monotonic()
+        if began < due:
+            return
+        try:
+            summary.update(out)
+        except Exception as error:  # Matplotlib has errors of many kinds
+            if not noted:
+                say(f"{out}: the summary of the runs so far cannot be written ({error})")
+            noted = True
+        due = time.monotonic() + (time.monotonic() - began) / SHARE
+
+    return look
 
 
 class Devices(NamedTuple):
@@ -224,12 +260,15 @@ def _run_all(
     try:
         if options.resume and options.out is None:
             raise ArgumentError("out", "name the folder to resume")
-        runs = make_runs(out)
+        with open_log(options.log):  # before anything is loaded
+            runs = make_runs(out)
         placement = place_runs(devices, options, runs)
         folders = {run: out / name_of(run) for run in runs}
         if jax.process_count() > 1:
             check_processes(devices, options, runs)
-        data = processes.first_then_all(lambda: load(options.dataset, options.data_dir))
+        data = processes.first_then_all(
+            lambda: prepare.load_for(runs[0], options.dataset, options.data_dir)
+        )
         processes.agree({"the data's fingerprint": data.fingerprint})
         processes.note(
             f"{data.name}: {data.num_users:,} users, {data.num_items:,} items, "
@@ -257,7 +296,9 @@ def _run_all(
         try:
             together = options.together if placement.mesh is None else False
             groups = make_groups(runs, together)
-            train_all(groups, data, folders, options.resume, placement)
+            with open_log(options.log) as log:
+                look = glance(out) if processes.is_first() else lambda: None
+                train_all(groups, data, folders, options.resume, placement, log, look)
         except BaseException:
             with contextlib.suppress(UserError, OSError):  # the first error is the one to report
                 write_summary()

@@ -1,11 +1,13 @@
-"""The summary of a folder of runs: a table beside the paper's values, and learning curves."""
+"""The summary of a folder of runs: tables, beside the paper's values, and learning curves."""
 
 from __future__ import annotations
 
 import re
+import sys
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -19,6 +21,7 @@ from experiments.errors import UserError
 from experiments.evaluation import CRITERION
 from experiments.files import read_json, replaced, write_text
 from experiments.paper.numbers import METRICS, MODELS, TABLE_2
+from experiments.protocol import Measured, protocol
 from experiments.run import changes, read_records, read_result
 
 HEADER = ("Model", "Optimiser", *METRICS, "Seeds")
@@ -38,14 +41,64 @@ Results = dict[Key, list[dict[str, Any]]]
 Curves = dict[Key, list[list[dict[str, Any]]]]
 
 
+class Written(NamedTuple):
+    """A table as it is read."""
+
+    header: tuple[str, ...]
+    rows: list[list[str]]
+
+
 def write(out: Path) -> None:
-    """Writes ``summary.md`` and ``curves.png`` of the runs finished in ``out``; prints the table.
+    """Writes ``summary.md`` and ``curves.png`` of the runs finished in ``out``; prints the tables.
 
     Nothing is written where no run is finished.
 
     Raises:
         UserError: a run's file cannot be read, or the summary cannot be written.
     """
+    results, curves = _finished(out)
+    if not results:
+        return
+    tables, text = _write(out, results, curves, [], [])
+    # Output comes last: a closed pipe ends the command.
+    show(text[1])
+    for header, rows in tables:
+        table = Table(*header, title=cell(text[0]) if header == HEADER else None, box=SIMPLE)
+        for row in rows:
+            table.add_row(*map(cell, row), style=None if row[-1] else "dim")
+        show(table)
+    for what, name in (("table", "summary.md"), ("curves", "curves.png")):
+        show(f"{what}: {out / name}")
+
+
+def update(out: Path) -> None:
+    """Writes what `write` does and prints nothing; runs in training have curves and a table, too.
+
+    Raises:
+        UserError: as `write`.
+    """
+    results, curves = _finished(out)
+    done = {str(run["config"]): run for runs in results.values() for run in runs}
+    rows: list[list[str]] = []
+    begun: list[Measured] = []
+    for file in sorted(out.glob("*/metrics.jsonl")):
+        config, records = read_json(file.parent / "config.json"), read_records(file, sys.maxsize)
+        if str(config) in done or not records:
+            continue
+        best = max(records, key=lambda record: record["valid"][CRITERION])
+        key = _dataset(config, {}), config["model"], _label(config)
+        curves[key].append(records)
+        begun.append(Measured(key[0], config, {}))
+        name = MODELS.get(config["model"], config["model"])
+        values = [f"{best['valid'][metric]:.4f}" for metric in METRICS]
+        epochs = f"{best['epoch']}, at {records[-1]['epoch']} of {config['epochs']}"
+        rows.append([f"{name}, seed {config['seed']}", key[2], *values, epochs])
+    if curves:
+        header = ("In training", "Optimiser", *(f"Valid {m}" for m in METRICS), "Best epoch")
+        _write(out, results, curves, [Written(header, rows)] if rows else [], begun)
+
+
+def _finished(out: Path) -> tuple[Results, Curves]:
     results: Results = defaultdict(list)
     curves: Curves = defaultdict(list)
     names: dict[str, str] = {}
@@ -56,24 +109,34 @@ def write(out: Path) -> None:
         key = _dataset(config, names), config["model"], _label(config)
         results[key].append(result | {"config": config})
         curves[key].append(read_records(file.parent / "metrics.jsonl", result["epochs"]))
-    if not results:
-        return
-    rows = _rows(results)
-    datasets = ", ".join(sorted({dataset for dataset, _, _ in results}))
-    write_text(out / "summary.md", _markdown(rows, results, datasets))
+    return results, curves
+
+
+def _write(
+    out: Path,
+    results: Results,
+    curves: Curves,
+    running: list[Written],
+    begun: list[Measured],
+) -> tuple[list[Written], list[str]]:
+    """Writes the files; returns the tables and the sentences above them."""
+    datasets = ", ".join(sorted({dataset for dataset, _, _ in curves}))
+    how = f"{datasets}: test metrics at the epoch of the best validation {CRITERION}."
+    finished = [
+        Measured(dataset, run["config"], run)
+        for (dataset, _, _), runs in results.items()
+        for run in runs
+    ]
+    how_measured = protocol([*finished, *begun])
+    tables = [Written(HEADER, _rows(results)), *_others(results)] if results else []
+    tables += running
+    write_text(out / "summary.md", _markdown(tables, results, [how, how_measured]))
     try:
         with replaced(out / "curves.png") as draft:
             _draw(curves, draft)
     except OSError as error:
         raise UserError(f"{out / 'curves.png'}: cannot be written ({error.strerror})") from error
-    # Output comes last: a closed pipe ends the command.
-    title = cell(f"{datasets}: test metrics at the best validation {CRITERION}")
-    table = Table(*HEADER, title=title, box=SIMPLE)
-    for row in rows:
-        table.add_row(*map(cell, row), style=None if row[-1] else "dim")
-    show(table)
-    for what, name in (("table", "summary.md"), ("curves", "curves.png")):
-        show(f"{what}: {out / name}")
+    return tables, [how, how_measured]
 
 
 def _dataset(config: dict[str, Any], names: dict[str, str]) -> str:
@@ -96,13 +159,8 @@ def _label(config: dict[str, Any]) -> str:
 def _rows(results: Results) -> list[list[str]]:
     """Makes the cells: for each optimiser the mean, the deviation over seeds, the paper's value."""
     rows = []
-    labels = [label.partition(",")[0] for label in LABELS.values()]
-    order = {key: labels.index(re.split(r",| \[", key[2])[0]) for key in results}
-    for key in sorted(results, key=lambda k: (*k[:2], order[k])):
-        runs, (dataset, model, label) = results[key], key
-        name = MODELS.get(model, model)
-        if len({dataset for dataset, _, _ in results}) > 1:
-            name += f", {dataset}"
+    for name, label, key in _named(results):
+        runs, (dataset, model, _) = results[key], key
         values = np.array([[run["test"][m] for m in METRICS] for run in runs])
         mean = values.mean(axis=0)
         seeds = " ".join(str(run["seed"]) for run in runs)
@@ -119,18 +177,71 @@ def _rows(results: Results) -> list[list[str]]:
     return rows
 
 
-def _markdown(rows: list[list[str]], results: Results, datasets: str) -> str:
-    cells = [[markdown_text(name), *(c.strip() for c in row)] for name, *row in rows]
-    lines = [list(HEADER), ["---"] * len(HEADER), *cells]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def _named(results: Results) -> list[tuple[str, str, Key]]:
+    """Returns name, optimiser and key of each row, in the order of optimisers."""
+    labels = [label.partition(",")[0] for label in LABELS.values()]
+    order = {key: labels.index(re.split(r",| \[", key[2])[0]) for key in results}
+    several = len({dataset for dataset, _, _ in results}) > 1
+    return [
+        (MODELS.get(key[1], key[1]) + (f", {key[0]}" if several else ""), key[2], key)
+        for key in sorted(results, key=lambda k: (*k[:2], order[k]))
+    ]
+
+
+def _others(results: Results) -> list[Written]:
+    """Makes the table of all other numbers, as means over seeds: a line each, a column for a row.
+
+    There is none if the results are older than these numbers.
+    """
+    found: dict[str, dict[Key, list[float | None]]] = {}
+    for key, runs in results.items():
+        for run in runs:
+            numbers = run["test"] | run.get("recommended", {}) | _ends_of_groups(run)
+            for name, value in numbers.items():
+                if name not in METRICS:
+                    found.setdefault(name, {}).setdefault(key, []).append(value)
+    if not found:
+        return []
+    named = _named(results)
+    heads = [f"{name}, {label.partition(' [')[0]}" for name, label, _ in named]
+    if len({name for name, _, _ in named}) == 1:
+        heads = [head.partition(", ")[2] for head in heads]
+    if len(set(heads)) < len(heads):
+        heads = [f"{name}, {label}" for name, label, _ in named]
+    rows = [[name, *(_mean(own.get(key, ())) for *_, key in named)] for name, own in found.items()]
+    return [Written(("", *heads), rows)]
+
+
+def _ends_of_groups(run: dict[str, Any]) -> dict[str, float | None]:
+    ends = {
+        "by_popularity": ("rarest fifth of test items", "most popular fifth"),
+        "by_history": ("shortest fifth of histories", "longest fifth"),
+    }
+    return {
+        f"{CRITERION}, {words}": run[kind][CRITERION][place]
+        for kind, both in ends.items()
+        for place, words in zip((0, -1), both, strict=True)
+        if kind in run
+    }
+
+
+def _mean(values: Iterable[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{np.mean(known):.4g}" if known else "–"
+
+
+def _markdown(tables: list[Written], results: Results, text: list[str]) -> str:
+    paragraphs = [*map(markdown_text, text)]
+    for header, rows in tables:
+        cells = [[markdown_text(name), *(c.strip() for c in row)] for name, *row in rows]
+        lines = [list(header), ["---"] * len(header), *cells]
+        paragraphs.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
     runs = [run for group in results.values() for run in group]
     devices = ", ".join(sorted({run["device"] for run in runs}))
     epochs = ", ".join(sorted({str(run["epochs"]) for run in runs}))
-    return (
-        f"{markdown_text(datasets)}: test metrics at the epoch of the best validation {CRITERION}; "
-        f"full ranking, leave-one-out.\nRuns of {epochs} epochs on: {devices}.\n\n{table}\n\n"
-        "![Learning curves](curves.png)\n"
-    )
+    if runs:
+        paragraphs.insert(len(text), f"Runs of {epochs} epochs on: {devices}.")
+    return "\n\n".join([*paragraphs, "![Learning curves](curves.png)\n"])
 
 
 @mpl.rc_context({"text.parse_math": False})  # names of files may have dollars

@@ -62,6 +62,8 @@ class Arguments:
     """Folder of the files of named data sets; $SEVO_DATA or a cache if not given."""
     resume: bool = False
     """Go on with the runs in --out; finished ones are kept."""
+    log: str | None = None
+    """A logger of losses, metrics, norms and smoothness: tensorboard."""
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache folder for later runs."""
 

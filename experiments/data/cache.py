@@ -38,19 +38,23 @@ def cache_folder() -> Path:
         return Path(tempfile.gettempdir()) / f"sevo-jax-{os.getuid()}"
 
 
-def cached(name: str, raw: Path, make: Callable[[], Interactions]) -> Interactions:
+def cached(
+    name: str, raw: Path, make: Callable[[], Interactions], times: bool = False
+) -> Interactions:
     """Returns the result of ``make``, from the cache if it has it for the same raw file.
 
     Args:
         name: the name of the data set.
         raw: the file that ``make`` reads; recognised by its size and time of change.
         make: reads the file.
+        times: whether it keeps times, as few runs need them.
 
     Raises:
         UserError: whatever ``make`` raises.
     """
     stat = raw.stat()
-    path = cache_folder() / "parsed" / f"{name}-{stat.st_size}-{stat.st_mtime_ns}.npz"
+    kind = f"{name}-times" if times else name
+    path = cache_folder() / "parsed" / f"{kind}-{stat.st_size}-{stat.st_mtime_ns}.npz"
     notes: tuple[str, ...] = ()
     try:
         return _read(path, name)
@@ -92,7 +96,8 @@ def _write(path: Path, data: Interactions) -> None:
 
 
 def _to_arrays(data: Interactions) -> dict[str, Any]:
-    return {
+    own = {} if data.times is None else {"times": data.times}
+    return own | {
         "items": data.items,
         "lengths": data.lengths,
         "item_ids": _packed(data.item_ids),
@@ -111,6 +116,7 @@ def _from_arrays(name: str, stored: Mapping[str, Any]) -> Interactions:
         user_ids=_unpacked(stored["user_ids"]),
         dropped_users=int(stored["dropped_users"]),
         notes=tuple(stored["notes"].tolist()),
+        times=stored.get("times"),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -89,6 +90,7 @@ def from_events(
     repeats: bool = True,
     core: int = 1,
     least: int = MIN_INTERACTIONS,
+    times: bool = False,
 ) -> Interactions:
     """Orders the events of each user by time, and numbers users and items by their sorted ids.
 
@@ -103,9 +105,10 @@ def from_events(
         repeats: whether to keep all of a user's interactions with the same item, or the first only.
         core: the least interactions of a user and of an item; see `k_core`.
         least: the least interactions of a user who is kept.
+        times: whether to keep the times, if there are any.
 
     Raises:
-        UserError: there are no events, or none is left.
+        UserError: there are no events, or none is left; or a time to keep is no date.
 
     Examples:
         >>> events = pl.DataFrame({"user": list("bbbaaa"), "item": list("xyzxyz"),
@@ -121,14 +124,17 @@ def from_events(
     lengths = users["len"].to_numpy().astype(np.int64)
     ids = {"user": users["user"], "item": _different(events, "item")}
     del users
-    items, times = _by_user(events, ids, lengths)
-    repeated, lengths = _order(items, times, lengths, repeats)
-    del times
+    clock = _clock(events) if "time" in events.collect_schema() else None
+    items, when = _by_user(events, ids, clock, lengths)
+    repeated, lengths = _order(items, when, lengths, repeats)
+    if not times:
+        when = None
     notes: list[str] = []
     if repeated:
         which = f"{repeated:,} repeated interactions of a user with an item"
         notes.append(f"kept {which}" if repeats else f"dropped {which}; the earliest are kept")
     items = items[: lengths.sum()]
+    when = None if when is None else when[: items.size]
     user_ids, item_ids = ids["user"].to_numpy(), ids["item"].to_numpy()
     if core > 1:
         owners = np.repeat(np.arange(lengths.size), lengths)
@@ -148,10 +154,18 @@ def from_events(
                 f"items of fewer than {core} are removed; expected the whole data set"
             )
         items = items[kept]
+        when = None if when is None else when[kept]
         some, lengths = np.unique(owners[kept], return_counts=True)
         user_ids = user_ids[some]
     data = from_sequences(
-        name, items, lengths, item_ids, source=source, user_ids=user_ids, least=least
+        name,
+        items,
+        lengths,
+        item_ids,
+        source=source,
+        user_ids=user_ids,
+        least=least,
+        times=None if when is None or clock is None else _values(clock.read(when), source),
     )
     return dataclasses.replace(data, notes=(*notes, *data.notes))
 
@@ -165,14 +179,32 @@ def _different(events: pl.LazyFrame, column: str) -> pl.Series:
     return events.select(pl.col(column).unique()).collect(engine="streaming").to_series().sort()
 
 
+class _Clock(NamedTuple):
+    """Numbers for times, that sort as they do.
+
+    Attributes:
+        tell: returns the numbers of times.
+        read: returns the times of numbers.
+        kind: of the numbers.
+    """
+
+    tell: Callable[[pl.Series], np.ndarray]
+    read: Callable[[np.ndarray], pl.Series]
+    kind: np.dtype
+
+
 def _by_user(
-    events: pl.LazyFrame, ids: Mapping[str, pl.Series], lengths: np.ndarray
+    events: pl.LazyFrame,
+    ids: Mapping[str, pl.Series],
+    clock: _Clock | None,
+    lengths: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Gathers the events of each user, in the order in which they come.
 
     Args:
         events: columns ``user`` and ``item``, and maybe ``time``.
         ids: the different users and items, sorted.
+        clock: that of the times, if there are any.
         lengths: ``int64[users]``, the events of each user.
 
     Returns:
@@ -180,10 +212,8 @@ def _by_user(
         times, or numbers that sort as they do. ``None`` without times.
     """
     code = {column: _coder(values) for column, values in ids.items()}
-    items, times = np.empty(lengths.sum(), np.int32), None
-    if "time" in events.collect_schema():
-        code["time"], kind = _clock(events)
-        times = np.empty(items.size, kind)
+    items = np.empty(lengths.sum(), np.int32)
+    times = None if clock is None else np.empty(items.size, clock.kind)
     places = np.cumsum(lengths) - lengths  # of each user's next event
     for batch in events.collect_batches(chunk_size=AT_ONCE, maintain_order=True):
         users = code["user"](batch["user"])
@@ -194,33 +224,42 @@ def _by_user(
         who = users[firsts]
         place = np.repeat(places[who] - firsts, counts) + np.arange(users.size)
         items[place] = code["item"](batch["item"])[order]
-        if times is not None:
-            times[place] = code["time"](batch["time"])[order]
+        if times is not None and clock is not None:
+            times[place] = clock.tell(batch["time"])[order]
         places[who] += counts
     if not np.array_equal(places, np.cumsum(lengths)):
         raise ValueError("the events changed while they were read")
     return items, times
 
 
-def _clock(events: pl.LazyFrame) -> tuple[Callable[[pl.Series], np.ndarray], np.dtype]:
-    """Makes the function from times to numbers that sort as they do; returns their type, too."""
+def _clock(events: pl.LazyFrame) -> _Clock:
+    """Makes the clock of the column ``time``."""
     times = pl.col("time")
     kind = events.collect_schema()["time"]
     if isinstance(kind, pl.Decimal | pl.String) or str(kind).endswith("128"):
-        return _coder(_different(events, "time")), np.dtype(np.int32)
+        different = _different(events, "time")
+        return _Clock(_coder(different), different.gather, np.dtype(np.int32))
     if kind.is_float():
-        return lambda values: values.to_numpy(), pl.Series([], dtype=kind).to_numpy().dtype
+        numbers = pl.Series([], dtype=kind).to_numpy().dtype
+        return _Clock(pl.Series.to_numpy, pl.Series, numbers)
     ends = events.select(times.to_physical().min(), times.to_physical().max().alias("last"))
     first, last = ends.collect(engine="streaming").row(0)
-    # Seconds since the first event have half the bytes.
-    kind = np.dtype(np.uint32 if last - first < 2**32 else np.uint64)
+    # Seconds since the first event have half the bytes. Differences of 64-bit integers are right in
+    # unsigned ones, even past their ends.
+    start = np.uint64(first % 2**64)
+    since = np.dtype(np.uint32 if last - first < 2**32 else np.uint64)
+    physical = pl.Series([], dtype=kind).to_physical().dtype
 
-    def since(values: pl.Series) -> np.ndarray:
-        # Differences of 64-bit integers are right in unsigned ones, even past their ends.
+    def tell(values: pl.Series) -> np.ndarray:
         numbers = values.to_physical().to_numpy().astype(np.int64)
-        return (numbers.view(np.uint64) - np.uint64(first % 2**64)).astype(kind)
+        return (numbers.view(np.uint64) - start).astype(since)
 
-    return since, kind
+    def read(numbers: np.ndarray) -> pl.Series:
+        whole = numbers.astype(np.uint64) + start
+        own = whole if physical == pl.UInt64 else whole.view(np.int64)
+        return pl.Series(own).cast(physical).cast(kind)
+
+    return _Clock(tell, read, since)
 
 
 def _coder(ids: pl.Series) -> Callable[[pl.Series], np.ndarray]:
@@ -252,7 +291,7 @@ def _coder_of_text(ids: pl.Series) -> Callable[[pl.Series], np.ndarray]:
 def _order(
     items: np.ndarray, times: np.ndarray | None, lengths: np.ndarray, repeats: bool
 ) -> tuple[int, np.ndarray]:
-    """Orders each user's items by time, in place.
+    """Orders each user's items, and their times, by time, in place.
 
     Args:
         items: ``int32[events]``, one user after the other.
@@ -266,10 +305,10 @@ def _order(
     left, end, repeated = lengths.copy(), 0, 0
     for users, part in pieces(lengths):
         own, owners = items[part], np.repeat(np.arange(users.stop - users.start), lengths[users])
-        if times is not None:
-            time = times[part]
-            if ((time[1:] < time[:-1]) & (owners[1:] == owners[:-1])).any():
-                own = own[np.lexsort((time, owners))]
+        time = None if times is None else times[part]
+        if time is not None and ((time[1:] < time[:-1]) & (owners[1:] == owners[:-1])).any():
+            order = np.lexsort((time, owners))
+            own, time = own[order], time[order]
         pairs = owners << 32 | own
         if repeats:
             pairs.sort()
@@ -277,8 +316,27 @@ def _order(
         else:
             first = np.sort(np.unique(pairs, return_index=True)[1])
             repeated += own.size - first.size
-            own = own[first]
+            own, time = own[first], None if time is None else time[first]
             left[users] = np.bincount(owners[first], minlength=left[users].size)
         items[end : end + own.size] = own
+        if times is not None:
+            times[end : end + own.size] = time
         end += own.size
     return repeated, left
+
+
+def _values(times: pl.Series, source: Path) -> np.ndarray:
+    """Returns times as numbers or, from dates, as ``datetime64`` in UTC."""
+    if times.dtype == pl.String:
+        texts = pl.lit(times).str
+        formats = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
+        read = [texts.to_datetime(own, time_unit="us", strict=False) for own in formats]
+        dates = pl.select(pl.coalesce(read)).to_series()
+        if dates.null_count():
+            wrong = times.filter(dates.is_null())[0]
+            raise UserError(f"{source}: found the time {wrong!r}, which is on no calendar")
+        times = dates
+    if times.dtype.is_temporal():
+        return times.dt.epoch("us").to_numpy().astype("datetime64[us]")
+    exact = times.dtype.is_integer() and times.dtype != pl.Int128
+    return (times if exact else times.cast(pl.Float64)).to_numpy()

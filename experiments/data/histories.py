@@ -68,6 +68,8 @@ def match(histories: Mapping[Any, Sequence[Any]] | Path, known: Interactions) ->
         lengths=np.bincount(owners[found > 0], minlength=lengths.size).astype(np.int64),
         user_ids=users,
         notes=notes,
+        times=None,
+        held_out=None,
     )
     return Histories(data, [str(item) for item, n in zip(ids, number, strict=True) if not n])
 

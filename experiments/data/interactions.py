@@ -22,8 +22,8 @@ MIN_INTERACTIONS = 3
 class Interactions:
     """A data set, with items numbered ``1 … num_items``; 0 is padding.
 
-    The leave-one-out split follows from positions: a user's last item is the test item, the one
-    before it the validation item, and the others are training items.
+    A user's first items are training items, the next ones validate, and the last ones test. Unless
+    ``held_out`` says how many, the last item tests and the one before it validates.
 
     Attributes:
         name: the data set's name in results.
@@ -35,6 +35,10 @@ class Interactions:
         notes: sentences that tell the user how the data were prepared.
         source: the file from which a registered data set was read.
         whole: the data set from which these users were drawn, if they were.
+        times: ``[interactions]``, numbers or ``datetime64``; ``None`` if they were not asked for,
+            or the file has none.
+        held_out: ``int64[2, users]``, how many of a user's items validate and test; ``None`` for
+            one each. See `experiments.data.splits`.
     """
 
     name: str
@@ -46,6 +50,8 @@ class Interactions:
     notes: tuple[str, ...] = ()
     source: Path | None = None
     whole: Interactions | None = None
+    times: np.ndarray | None = None
+    held_out: np.ndarray | None = None
 
     @property
     def num_users(self) -> int:
@@ -72,10 +78,16 @@ class Interactions:
         """``int32[interactions]``: the user of each of ``items``."""
         return np.repeat(np.arange(self.num_users, dtype=np.int32), self.lengths)
 
+    @property
+    def ends(self) -> np.ndarray:
+        """``int64[3, users]``: where each user's training, validation and test items end."""
+        end = np.cumsum(self.lengths)
+        valid, test = (1, 1) if self.held_out is None else self.held_out
+        return np.stack([end - valid - test, end - test, end])
+
     def training_part(self) -> np.ndarray:
-        """``bool[interactions]``: all of ``items`` but each user's last two."""
-        ends = np.repeat(np.cumsum(self.lengths), self.lengths)
-        return ends - np.arange(self.items.size) > 2
+        """``bool[interactions]``: the part of ``items`` that trains."""
+        return np.arange(self.items.size) < np.repeat(self.ends[0], self.lengths)
 
     def training_counts(self) -> np.ndarray:
         """``int64[num_items + 1]``: the training interactions of each item, padding's first."""
@@ -85,15 +97,15 @@ class Interactions:
         """The number of each item by its id, as text: ids in JSON files always are."""
         return {str(item): number for number, item in enumerate(self.item_ids.tolist(), 1)}
 
-    def items_before_end(self, back: int) -> np.ndarray:
-        """``int32[users]``: each user's item ``back`` places before the end; 1 is the last."""
-        return self.items[np.cumsum(self.lengths) - back]
-
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of lengths, items and item ids, which only equal interactions share."""
+        """A hash of lengths, items and item ids, which only equal interactions share.
+
+        Times count where they are: they were asked for since a split depends on them.
+        """
         digest = hashlib.sha256(self.lengths.tobytes())
         digest.update(self.items.tobytes())
+        digest.update(b"" if self.times is None else self.times.tobytes())
         for piece in _id_bytes(self.item_ids):
             digest.update(piece)
         return digest.hexdigest()[:16]
@@ -125,9 +137,12 @@ class Interactions:
         drawn = np.random.default_rng(seed).choice(self.num_users, count, replace=False)
         kept = np.zeros(self.num_users, bool)
         kept[drawn] = True
+        rows = np.repeat(kept, self.lengths)
         return dataclasses.replace(
             self,
-            items=self.items[np.repeat(kept, self.lengths)],
+            items=self.items[rows],
+            times=None if self.times is None else self.times[rows],
+            held_out=None if self.held_out is None else self.held_out[:, kept],
             lengths=self.lengths[kept],
             user_ids=self.user_ids[kept],
             whole=self,
@@ -167,6 +182,7 @@ def from_sequences(
     source: Path | None = None,
     user_ids: np.ndarray | None = None,
     least: int = MIN_INTERACTIONS,
+    times: np.ndarray | None = None,
 ) -> Interactions:
     """Drops users of few interactions and renumbers the items that remain.
 
@@ -178,6 +194,7 @@ def from_sequences(
         source: the file, for messages.
         user_ids: the source's id of each user; ``1 … users`` if ``None``.
         least: the least interactions of a user who is kept.
+        times: ``[interactions]``, if they are to be kept.
 
     Raises:
         UserError: no user has that many interactions.
@@ -214,6 +231,7 @@ def from_sequences(
         user_ids=user_ids[kept],
         dropped_users=dropped,
         notes=(note,) if dropped else (),
+        times=None if times is None else times[np.repeat(kept, lengths)],
     )
 
 

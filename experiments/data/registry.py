@@ -77,7 +77,7 @@ DRAWN = {"synthetic-electronics": "electronics", "synthetic-clothing": "clothing
 NAMES = ("synthetic", *SOURCES, *DRAWN)
 
 
-def load(dataset: str, data_dir: Path | None = None) -> Interactions:
+def load(dataset: str, data_dir: Path | None = None, *, times: bool = False) -> Interactions:
     """Loads a data set by registered name or path.
 
     For a registered name, the ready text file or the raw file is looked for in ``data_dir`` or else
@@ -88,6 +88,9 @@ def load(dataset: str, data_dir: Path | None = None) -> Interactions:
     A path names a file of lines of ``user item item …``, or one that `read_file` reads. If it is
     not there, a file of that name is looked for in ``data_dir``.
 
+    With ``times``, those of interactions are kept, if the file has any. Raw files then come before
+    ready ones.
+
     Raises:
         UserError: the name is unknown, a file is missing or malformed, or a download failed.
     """
@@ -96,7 +99,7 @@ def load(dataset: str, data_dir: Path | None = None) -> Interactions:
     if dataset in DRAWN:
         return draw(dataset, TABLE_1[DRAWN[dataset]])
     if dataset in SOURCES:
-        data = _load_registered(dataset, SOURCES[dataset], _folder(data_dir))
+        data = _load_registered(dataset, SOURCES[dataset], _folder(data_dir), times)
         if dataset in TABLE_1:
             data = dataclasses.replace(
                 data, notes=(*data.notes, *differences(data, TABLE_1[dataset]))
@@ -104,7 +107,7 @@ def load(dataset: str, data_dir: Path | None = None) -> Interactions:
         return data
     path = find_path(dataset, data_dir)
     if os.sep in dataset or path.suffix or path.exists():
-        return read_text(path, name_of(path)) if is_text(path) else read_file(path)
+        return read_text(path, name_of(path)) if is_text(path) else read_file(path, times=times)
     check_name("data set", dataset, NAMES)
     raise AssertionError("a known name was handled above")
 
@@ -128,27 +131,29 @@ def _folder(data_dir: Path | None) -> Path:
     return data_dir or Path(os.environ.get("SEVO_DATA") or cache_folder())
 
 
-def _find(source: Source, folder: Path) -> Path | None:
+def _find(source: Source, folder: Path, times: bool = False) -> Path | None:
     """Finds the ready text file or the raw one, in the folder or else in the cache."""
     places = (folder, cache_folder())
-    files = (place / name for place in places for name in (source.text, source.raw))
+    files = [place / name for place in places for name in (source.text, source.raw)]
+    if times:  # the ready file has none
+        files.sort(key=lambda file: file.name == source.text)
     return next((file for file in files if file.exists()), None)
 
 
-def _load_registered(name: str, source: Source, folder: Path) -> Interactions:
-    file = _find(source, folder) or _download(source, folder)
+def _load_registered(name: str, source: Source, folder: Path, times: bool) -> Interactions:
+    file = _find(source, folder, times) or _download(source, folder)
     if file.name == source.text:
         data = read_text(file, name)
     else:
-        data = cached(name, file, lambda: _read_raw(name, source, file))
+        data = cached(name, file, lambda: _read_raw(name, source, file, times), times)
         data = dataclasses.replace(data, notes=(*data.notes, *record(file)))
     return dataclasses.replace(data, source=file)
 
 
-def _read_raw(name: str, source: Source, path: Path) -> Interactions:
+def _read_raw(name: str, source: Source, path: Path, times: bool) -> Interactions:
     check_recorded(path)
     events = source.read(path)
-    data = from_events(name, events, path, repeats=source.repeats, core=CORE)
+    data = from_events(name, events, path, repeats=source.repeats, core=CORE, times=times)
     if source.checksum:  # a file that the user put there may be another version: only a note
         algorithm, _, expected = source.checksum.partition(":")
         found = pooch.file_hash(str(path), alg=algorithm)

@@ -65,7 +65,7 @@ def is_text(path: Path) -> bool:
     return kind_of(path) not in (*TEXT_TABLES, ".parquet")
 
 
-def read_file(path: Path, least: int = MIN_INTERACTIONS) -> Interactions:
+def read_file(path: Path, least: int = MIN_INTERACTIONS, *, times: bool = False) -> Interactions:
     """Reads a ``.csv``, ``.tsv`` or ``.parquet`` file, or RecBole's ``.inter``.
 
     The columns of users, items and times are recognised by their names (`COLUMNS`). Ids are
@@ -75,6 +75,7 @@ def read_file(path: Path, least: int = MIN_INTERACTIONS) -> Interactions:
     Args:
         path: the file.
         least: the least interactions of a user who is kept.
+        times: whether to keep the times, if there are any.
 
     Raises:
         UserError: the file cannot be read, lacks a column or a value, has a row of more fields than
@@ -87,7 +88,7 @@ def read_file(path: Path, least: int = MIN_INTERACTIONS) -> Interactions:
         if timed := "time" in events.collect_schema():
             typed.append(_times(events, path, whole))
         events = events.select(typed)
-        data = from_events(name_of(path), events, path, least=least)
+        data = from_events(name_of(path), events, path, least=least, times=times)
     if not timed:
         notes = (
             f"{path}: has no column of times; each user's items are in the file's order",

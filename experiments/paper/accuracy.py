@@ -20,8 +20,8 @@ from experiments.tables.documents import Document, Table
 from experiments.tables.rows import Comparison, Line, Row
 
 MEASURED = (
-    f"Test metrics at the epoch of the best validation {CRITERION}; full ranking, leave-one-out. "
-    "Mean ± standard deviation over seeds"
+    f"Test metrics at the epoch of the best validation {CRITERION}. Mean ± standard deviation over "
+    "seeds"
 )
 PAPER = "*paper* is its mean of five seeds, *difference* is ours against it."
 STOPPED = (
@@ -152,7 +152,8 @@ def compose(name: str, table: Accuracy, lines: Sequence[Line], missing: Sequence
     if table.verdict:
         text.insert(0, table.verdict(compared))
     machines = rows.devices(line.cell for line in lines)
-    text += [*table.notes([line.row for line in lines]), rows.trained_on(machines)]
+    text += [*table.notes([line.row for line in lines]), rows.protocol_of(lines)]
+    text.append(rows.trained_on(machines))
     content: dict[str, Any] = {"table": name, "metrics": METRICS}
     if table.picture:
         content["points"] = points.to_json(lines, table.picture.kind == "curves")

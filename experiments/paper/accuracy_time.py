@@ -140,6 +140,7 @@ def compose(datasets: Sequence[str], points: Sequence[Point], not_done: Sequence
             "hollow in the picture: they would take longer, and may not have reached their best. "
             f"Those timed {BESIDE} are faint. Every device has a panel of its own: seconds of one "
             "say nothing of another's.",
+            rows.protocol_of(Line(p.row, p.cell, ()) for p in points),
             rows.trained_on(devices, "; "),
         ],
         tables=tables,

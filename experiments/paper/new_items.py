@@ -270,7 +270,7 @@ def measure(step: Step, new: np.ndarray) -> dict[str, Any]:
         params = filled(finished, step.folder.parent / CATEGORIES, new)
     ranks = finished.setup.rank("test", params, finished.checkpoint.best_carried)
     own = finished.data
-    is_new = np.isin(own.item_ids[own.items_before_end(1) - 1], new)
+    is_new = np.isin(own.item_ids[own.items[own.ends[2] - 1] - 1], new)
     masks = {"new": is_new, "old": ~is_new, "all": np.ones_like(is_new)}
     lines = (step.folder / "metrics.jsonl").read_text().splitlines()
     return {

@@ -166,14 +166,14 @@ def compose(lines: list[Line], measured: Measured, missing: list[str]) -> Docume
     devices = set(rows.devices(line.cell for line in lines))
     devices |= {found["device"] for by_name in measured.values() for found in by_name.values()}
     text = [
-        f"Test metrics at the epoch of the best validation {CRITERION}; full ranking, "
-        "leave-one-out. Mean ± standard deviation over seeds. The paper's seconds are of an RTX "
-        "3090 and cannot be compared with ours; the gains can. It has no graph neural networks "
-        "here: they fail at this size.",
+        f"Test metrics at the epoch of the best validation {CRITERION}. Mean ± standard deviation "
+        "over seeds. The paper's seconds are of an RTX 3090 and cannot be compared with ours; the "
+        "gains can. It has no graph neural networks here: they fail at this size.",
         "Tables marked *synthetic* are of random data of the same numbers of users, items and "
         f"interactions, measured over {STEPS} steps (median of {ROUNDS} rounds) and extrapolated "
         "to an epoch, each optimiser in a process of its own. They hold no scores, since random "
         "data have nothing to learn.",
+        rows.protocol_of(lines),
         f"On: {', '.join(sorted(devices)) or 'nothing yet'}.",
     ]
     return Document(

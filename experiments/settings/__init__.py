@@ -15,6 +15,7 @@ from experiments.settings.parts import (
     DistillationSettings,
     GraphSettings,
     OptimizerSettings,
+    ProtocolSettings,
     TrainingSettings,
 )
 
@@ -33,6 +34,7 @@ class Settings:
     Attributes:
         model: the model's own settings, a dataclass of `models.settings`.
         training: the settings of training and data.
+        protocol: the split of the data, and the metrics.
         optimizer: the numbers of optimiser and smoothing.
         graph: the graph over which tables are smoothed.
         distillation: the settings of a student.
@@ -40,6 +42,7 @@ class Settings:
 
     model: Any
     training: TrainingSettings = dataclasses.field(default_factory=TrainingSettings)
+    protocol: ProtocolSettings = dataclasses.field(default_factory=ProtocolSettings)
     optimizer: OptimizerSettings = dataclasses.field(default_factory=OptimizerSettings)
     graph: GraphSettings = dataclasses.field(default_factory=GraphSettings)
     distillation: DistillationSettings = dataclasses.field(default_factory=DistillationSettings)
@@ -96,6 +99,7 @@ class Settings:
                     raise ArgumentError(name, f"must be {within.words}, got {values[name]}")
                 if isinstance(values[name], int) and values[name] >= 2**31:
                     raise ArgumentError(name, f"must be less than 2^31, got {values[name]}")
+        self._check_protocol()
         graph = self.graph  # from here on, values that do not go together
         if graph.kind not in GRAPHS and not is_file(graph.kind):
             expected = f"{', '.join(GRAPHS)} or a file that ends in .npz"
@@ -143,6 +147,31 @@ class Settings:
                 "kappa", "must be left out: it is of items, and the graph has users"
             )
 
+    def _check_protocol(self) -> None:
+        own, usual = self.protocol, ProtocolSettings()
+        if own.split == "last-n" and own.last_n < 2:
+            raise ArgumentError(
+                "last_n", "say how many of a user's items test, 2 or more; 1 is leave-one-out"
+            )
+        if own.split == "time":
+            for name in ("valid_from", "test_from"):
+                if not getattr(own, name):
+                    raise ArgumentError(
+                        name,
+                        "say where it begins, in the way of the data's times: such as 2014-03-01 "
+                        "or 1393632000",
+                    )
+        for name, split in (("last_n", "last-n"), ("valid_from", "time"), ("test_from", "time")):
+            value = getattr(own, name)
+            if own.split != split and value != getattr(usual, name):
+                raise ArgumentError(
+                    name, f"must be left out: it goes with {split}, the split is {own.split}"
+                )
+        if any(k < 1 for k in own.cutoffs) or len(set(own.cutoffs)) < len(own.cutoffs):
+            raise ArgumentError(
+                "cutoffs", f"must be different numbers from 1 on, got {list(own.cutoffs)}"
+            )
+
     def _parts(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
@@ -165,6 +194,7 @@ __all__ = [
     "DistillationSettings",
     "GraphSettings",
     "OptimizerSettings",
+    "ProtocolSettings",
     "Settings",
     "TrainingSettings",
     "fields_of",

@@ -90,6 +90,25 @@ class TrainingSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class ProtocolSettings:
+    """The split of the data, and the metrics that are reported."""
+
+    split: Literal["leave-one-out", "last-n", "time"] = setting(
+        "leave-one-out",
+        "What tests: each user's last item, its last n items, or all from a time on. As much "
+        "before it validates.",
+    )
+    last_n: int = setting(
+        1, "last-n: a user's items that test, and again as many that validate.", COUNT
+    )
+    valid_from: str = setting("", "time: the first time of validation, written as in the data.")
+    test_from: str = setting("", "time: the first time of the test, written as in the data.")
+    cutoffs: tuple[int, ...] = setting(
+        (), "Lengths of lists for which HR, NDCG and MRR are reported beside the usual metrics."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
     """The numbers of the optimiser and of the smoothing."""
 

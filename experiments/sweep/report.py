@@ -22,6 +22,7 @@ from experiments.console import markdown_text
 from experiments.evaluation import CRITERION
 from experiments.files import replaced
 from experiments.paper.numbers import METRICS
+from experiments.protocol import Measured, protocol
 from experiments.sweep.space import Field
 from experiments.tables.cells import score, score_over_seeds, span
 from experiments.tables.documents import NONE, Document, Table
@@ -167,6 +168,11 @@ def compose(
             f"Searched: {searched}. Sampler: {frame.config['sampler']}. "
             f"{len(trials)} of {frame.limit} trials were begun.",
             f"The score is the {SCORE}{over}. {doubt}",
+            markdown_text(
+                protocol(
+                    Measured(frame.config["dataset"], frame.config, own) for own in tests or [{}]
+                )
+            ),
         ],
         tables=tables,
         missing=[

@@ -14,7 +14,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from experiments.console import in_words as words_of
 from experiments.console import say
-from experiments.data import load
 from experiments.errors import ArgumentError, UserError, check_name, option
 from experiments.options import Given, make_runs
 from experiments.run import Run
@@ -71,8 +70,8 @@ def sweep(options: Arguments, given: Given) -> int:
     if options.sampler == "grid":
         cells = math.prod(len(field.listed()) for field in fields)
         limit = min(options.trials or cells, cells)
-    data = load(options.dataset, options.data_dir)
-    for note in data.notes:
+    data = prepare.load_for(first, options.dataset, options.data_dir)
+    for note in prepare.used_users(first, data).notes:
         say(note)
     for run in others:  # finds values that a model does not allow before hours of training
         prepare.make_setup(run, prepare.used_users(run, data))

@@ -15,6 +15,7 @@ from optuna.trial import Trial
 
 from experiments.errors import ArgumentError, UserError, check_name
 from experiments.options import HINTS
+from experiments.settings import ProtocolSettings, fields_of
 
 EXPECTED = "expected FIELD=VALUE,VALUE,… or FIELD=LOW:HIGH[:log]"
 BOOLS = {"true": True, "false": False}
@@ -113,6 +114,8 @@ def parse_field(text: str) -> Field:
         check_name("field", name, HINTS)
         if name == "user_share":
             raise UserError("scores of different users cannot be compared")
+        if name in fields_of(ProtocolSettings):
+            raise UserError("scores of different splits cannot be compared")
         if ":" in values and HINTS[name] is not str:
             return _parse_range(name, values.split(":"))
         return _parse_list(name, values.split(","))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from experiments.paper import numbers
 from experiments.paper.numbers import METRICS
+from experiments.protocol import Measured, protocol
 from experiments.run import Run, make_run
 from experiments.settings.published import published
 from experiments.summary import LABELS
@@ -220,6 +221,15 @@ def gain_lines(comparison: Comparison) -> list[list[str]]:
 def devices(found: Iterable[cells.Cell]) -> list[str]:
     """The machines of the runs, each once."""
     return sorted({result["device"] for cell in found for result in cell.results.values()})
+
+
+def protocol_of(lines: Iterable[Line]) -> str:
+    """The protocol of the runs of lines, for reading."""
+    return protocol(
+        Measured(numbers.DATASETS.get(row.dataset, row.dataset), row.settings, result)
+        for row, cell, _ in lines
+        for result in cell.results.values()
+    )
 
 
 def trained_on(machines: Iterable[str], separator: str = ", ") -> str:

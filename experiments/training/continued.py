@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from experiments.data import Interactions
 from experiments.errors import ArgumentError, UserError
 from experiments.files import read_json
 from experiments.run import Run
-from experiments.settings import SEVO
+from experiments.settings import SEVO, ProtocolSettings
 from experiments.training import processes
 from experiments.training.finished import load_run
 from experiments.training.optimizers import smoothed_tables
@@ -95,10 +95,40 @@ def check_start(run: Run, folder: Path) -> None:
     own = run.settings.flat()
     if own["distill"] != "none" or held.get("distill") != "none":
         raise ArgumentError("from", "a student cannot go on from a run, nor a run from a student")
+    _check_split(run.settings.protocol, held, folder)
     names = [name for name in SHAPING if name in own and held.get(name) != own[name]]
     if names:
         different = ", ".join(f"{name} {held.get(name)}, not {own[name]}" for name in names)
         raise ArgumentError("from", f"{folder} has {different}")
+
+
+def _check_split(new: ProtocolSettings, held: Mapping[str, Any], folder: Path) -> None:
+    """Raises an `ArgumentError` if the former run has trained on what the new one holds out."""
+    old = held.get("split", new.split)
+    by_time = new.split == "time"
+    if by_time != (old == "time"):
+        raise ArgumentError(
+            "split", f"{folder} has {old} and may have trained on what {new.split} holds out"
+        )
+    if not by_time and new.last_n > held.get("last_n", 1):
+        raise ArgumentError(
+            "last_n",
+            f"must be at most the {held.get('last_n', 1)} of {folder}, which has trained on those "
+            f"before them; got {new.last_n}",
+        )
+
+
+def _check_times(data: Interactions, former: Interactions, folder: Path) -> None:
+    """Raises an `ArgumentError` if the former run has trained on later times than are held out."""
+    if data.times is None or former.times is None:
+        return
+    known, sought = former.times[former.training_part()], data.times[~data.training_part()]
+    if known.dtype.kind != sought.dtype.kind or known.max() >= sought.min():
+        raise ArgumentError(
+            "valid_from",
+            f"{folder} has trained on interactions up to {known.max()}; expected a later time to "
+            f"validate from, found {sought.min()}",
+        )
 
 
 def continue_from(run: Run, setup: Setup, data: Interactions, start: Checkpoint) -> Checkpoint:
@@ -130,6 +160,7 @@ def continue_from(run: Run, setup: Setup, data: Interactions, start: Checkpoint)
         _match_items(data, former.data, folder),
         match(data.user_ids, former.data.user_ids),
     )
+    _check_times(data, former.data, folder)
     axes = _axes(run, data)
 
     def carry_over(new: Any, old: Any) -> Any:
@@ -190,6 +221,7 @@ def _axes(run: Run, data: Interactions) -> list[Axes]:
         items=np.append(data.items, data.items[: data.lengths[0]]),
         lengths=np.append(data.lengths, data.lengths[0]),
         user_ids=ids[1],
+        held_out=None,  # any split does, for shapes
     )
     usual, *grown = (
         [leaf.shape for leaf in jax.tree.leaves(nnx.state(make_model(run, own), nnx.Param))]

@@ -6,14 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.data import NAMES, Interactions, find_path, load
+from experiments.data import NAMES, Interactions, find_path
 from experiments.errors import ArgumentError, UserError, check_name
 from experiments.files import read_json
 from experiments.run import Run, check_files, settings_of
 from experiments.settings import OPTIMIZERS, is_file
 from experiments.training.backbones import BUILDERS
 from experiments.training.checkpoints import open_checkpoints, restore_checkpoint
-from experiments.training.prepare import Setup, initial_checkpoint, make_setup, used_users
+from experiments.training.prepare import (
+    Setup,
+    initial_checkpoint,
+    load_for,
+    make_setup,
+    used_users,
+)
 from experiments.training.state import Checkpoint
 
 
@@ -97,7 +103,7 @@ def read_run(
             f"{folder} was trained on {place}, and {Path.cwd()} has no such file; say where it is "
             "now, or name its folder as the data_dir",
         )
-    data = load(place, data_dir)
+    data = load_for(run, place, data_dir)
     if data.fingerprint != held["data"]:
         raise ArgumentError(
             "dataset",

@@ -34,7 +34,7 @@ def item_graph(
     return sevo_jax.sequence_graph(
         data.items[data.training_part()],
         data.num_items + 1 if num_nodes is None else num_nodes,
-        lengths=data.lengths - 2,
+        lengths=np.maximum(data.ends[0] - data.starts, 0),
         max_len=max_len,
         walk_length=walk_length,
         keep=keep,

@@ -25,8 +25,8 @@ def training_sequences(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lists the sequences that training reads.
 
-    A user with the items ``a b c d e`` trains on ``a b c``: ``d`` validates, and ``e`` tests. The
-    sequences of that user are, for each task,
+    A user with the items ``a b c d e`` trains on ``a b c`` where ``d`` validates, and ``e`` tests.
+    The sequences of that user are, for each task,
 
     - ``next``: ``a b``, since ``c`` is only predicted;
     - ``prefix``: ``a`` and ``a b``;
@@ -37,8 +37,7 @@ def training_sequences(
         ``int64[sequences]`` each: the position in the flat array at which a sequence ends, and its
         length.
     """
-    held_back = 3 if task in ("next", "prefix") else 2
-    stops = data.starts + data.lengths - held_back
+    stops = data.ends[0] - (task in ("next", "prefix"))
     if task in ("next", "masked"):
         starts, ends = data.starts, stops - 1
     else:

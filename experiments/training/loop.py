@@ -8,7 +8,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -22,8 +22,10 @@ import orbax.checkpoint as ocp
 import sevo_jax
 from experiments.data import Interactions
 from experiments.errors import UserError
-from experiments.evaluation import CRITERION, by_popularity, metrics_of
+from experiments.evaluation import CRITERION, by_history, by_popularity
 from experiments.files import write_json, write_text
+from experiments.lists import of_lists
+from experiments.logs import Log
 from experiments.run import Run, check_folder, claim_folder, lock_folder, read_records
 from experiments.training import processes
 from experiments.training.checkpoints import (
@@ -39,10 +41,12 @@ from experiments.training.prepare import (
     Setup,
     initial_checkpoint,
     make_setup,
+    make_watched,
     used_users,
 )
 from experiments.training.state import Checkpoint, TrainState
 from experiments.training.steps import Epochs
+from experiments.training.watched import Watched, means
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +75,7 @@ def train(
     resume: bool = False,
     stop: threading.Event | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
+    log: Log | None = None,
 ) -> dict[str, Any]:
     """Trains, validates and tests; writes the run's folder and returns ``result.json``.
 
@@ -81,13 +86,18 @@ def train(
         resume: whether to go on with the run that the folder holds, if any.
         stop: when set, the run saves itself after the epoch it is in.
         report: called after every epoch.
+        log: called after every epoch with the run's folder, the epoch, and numbers by their names:
+            the loss, the seconds, metrics, and norms and smoothness of tables.
 
     Raises:
         UserError: the folder holds another run or cannot be written, or a loss, a parameter or a
             score is not finite.
         Interrupted: ``stop`` was set.
     """
-    return train_together([run], data, [folder], resume=resume, stop=stop, report=report)[0]
+    (result,) = train_together(
+        [run], data, [folder], resume=resume, stop=stop, report=report, log=log
+    )
+    return result
 
 
 def train_together(
@@ -99,6 +109,7 @@ def train_together(
     stop: threading.Event | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
     placement: Placement = ONE_DEVICE,
+    log: Log | None = None,
 ) -> list[dict[str, Any]]:
     """Trains runs that differ in their seeds alone, in one program that shares the graph.
 
@@ -124,6 +135,7 @@ def train_together(
         stop: as in `train`.
         report: called for each run after every epoch.
         placement: where arrays lie.
+        log: as in `train`; with several processes, the first one logs.
 
     Returns:
         The content of ``result.json`` of each run.
@@ -150,6 +162,7 @@ def train_together(
         used = used_users(runs[0], data)
         setup = make_setup(runs[0], used, placement)
         layouts = {i: setup.layouts(used, runs[i].seed) for i in todo}
+        watched = None if log is None else make_watched(runs[0], used, placement)
         lanes: dict[int, _Lane] = {}
         for i in todo:
             run, folder = held[i]
@@ -171,11 +184,14 @@ def train_together(
         while epochs := sorted({lane.epoch for lane in lanes.values()}):
             group = {i: lane for i, lane in lanes.items() if lane.epoch == epochs[0]}
             until = epochs[1] if len(epochs) > 1 else setup.settings.training.epochs
-            errors = _train_lanes(list(group.values()), until, setup, stop, report)
+            errors = _train_lanes(list(group.values()), until, setup, stop, report, log, watched)
             failures += [error for error in errors if error is not None]
             for (i, lane), error in zip(group.items(), errors, strict=True):
                 if error is None and lane.epoch == setup.settings.training.epochs:
                     results[i] = _finish(lane, setup, used)
+                    if log is not None and processes.is_first():
+                        best = results[i]["best_epoch"]
+                        log(lane.folder, best, _named("test", results[i]["test"]))
                 if error is not None or i in results:
                     del lanes[i]  # frees its memory, too
     if failures:
@@ -270,6 +286,8 @@ def _train_lanes(
     setup: Setup,
     stop: threading.Event | None,
     report: Callable[[Progress], None],
+    log: Log | None,
+    watched: Watched | None,
 ) -> list[UserError | None]:
     """Trains runs from the epoch at which all of them stand to the epoch ``until``.
 
@@ -287,7 +305,13 @@ def _train_lanes(
     states = [lane.checkpoint.state for lane in lanes]
     layouts = [lane.layouts for lane in lanes]
     epochs = Epochs(
-        setup.graphdef, setup.optimizer, setup.inputs, layouts, states[0], setup.placement
+        setup.graphdef,
+        setup.optimizer,
+        setup.inputs,
+        layouts,
+        states[0],
+        setup.placement,
+        watched,
     )
     state = epochs.stack(states)
     for lane in lanes:  # a compiled epoch takes over the memory of its state
@@ -298,6 +322,7 @@ def _train_lanes(
     def finish_epoch(i: int, losses: np.ndarray, saving: bool, due: bool) -> None:
         lane, score = lanes[i], None
         loss = lane.mean_loss(losses, epoch)
+        numbers = {"train_loss": loss, "seconds": lane.epoch_seconds[-1], **means(epochs.norms, i)}
         if saving:
             own = epochs.state_of(state, i)
             if not _all_finite(own):
@@ -307,7 +332,12 @@ def _train_lanes(
                 )
             if due:
                 score = lane.validate(own, setup, epoch, loss, began)
+                numbers |= _named("valid", lane.records[-1]["valid"])
+                if watched is not None:
+                    numbers |= watched.smoothness(_settled(own.params, own.opt_state))
             lane.save(own, epoch, time.perf_counter() - began)
+        if log is not None and processes.is_first():
+            log(lane.folder, epoch, numbers)
         report(Progress(epoch, loss, score, lane.run.name))
 
     with ThreadPoolExecutor(1) as packer:
@@ -346,7 +376,9 @@ def _finish(lane: _Lane, setup: Setup, data: Interactions) -> dict[str, Any]:
     checkpoint, run = lane.checkpoint, lane.run
     best = next((r for r in lane.records if r["epoch"] == checkpoint.best_epoch), None)
     best_model = checkpoint.best_params, checkpoint.best_carried
-    ranks = setup.rank("test", *best_model)
+    cutoffs = 10, *setup.settings.protocol.cutoffs
+    ranks, lists = setup.rank_and_list(*best_model, min(max(cutoffs), data.num_items))
+    recommended = [of_lists(lists, data, k) for k in sorted(set(cutoffs))]
     result = {
         "model": run.model,
         "dataset": run.dataset,
@@ -355,8 +387,10 @@ def _finish(lane: _Lane, setup: Setup, data: Interactions) -> dict[str, Any]:
         "epochs": setup.settings.training.epochs,
         "best_epoch": checkpoint.best_epoch,
         "valid": best["valid"] if best else setup.evaluate("valid", *best_model),
-        "test": metrics_of(ranks),
+        "test": setup.metrics_of(ranks),
         "by_popularity": by_popularity(ranks, data),
+        "by_history": by_history(ranks, data),
+        "recommended": {name: value for own in recommended for name, value in own.items()},
         # A process that trained no epoch itself has only the whole time, evaluations included.
         "seconds_per_epoch": _median(lane.epoch_seconds)
         or round(checkpoint.seconds / checkpoint.epoch, 4),
@@ -364,12 +398,17 @@ def _finish(lane: _Lane, setup: Setup, data: Interactions) -> dict[str, Any]:
         "device": device(setup.placement.num_devices),
         "versions": {p: version(p) for p in ("jax", "jaxlib", "flax", "optax", "numpy")},
         "num_users": data.num_users,
+        "ranked_users": len(ranks),
         "num_items": data.num_items,
         "num_interactions": data.num_interactions,
     }
     if processes.is_first():
         write_json(lane.folder / "result.json", result)
     return result
+
+
+def _named(split: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    return {f"{split}/{name}": value for name, value in metrics.items()}
 
 
 def device(count: int = 1) -> str:

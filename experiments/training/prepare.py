@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,18 +13,27 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments.data import Interactions
+from experiments.data import Interactions, load
+from experiments.data.splits import split_last, split_time
 from experiments.errors import ArgumentError, UserError
-from experiments.evaluation import Split, make_evaluation_set, make_evaluator, metrics_of
+from experiments.evaluation import (
+    Split,
+    in_order,
+    make_evaluation_set,
+    make_evaluator,
+    metrics_of,
+    ranked_users,
+)
 from experiments.run import Run
 from experiments.settings import Settings
 from experiments.training.backbones import BUILDERS
 from experiments.training.corpus import make_corpus
 from experiments.training.layout import EpochLayouts
 from experiments.training.mesh import ONE_DEVICE, Placement
-from experiments.training.optimizers import make_optimizer
+from experiments.training.optimizers import make_optimizer, smoothed_tables
 from experiments.training.state import Checkpoint, TrainState, split_model
 from experiments.training.steps import Inputs, initial_key
+from experiments.training.watched import Watched
 from models import Backbone, Task
 from models.backbone import Constant
 
@@ -33,9 +43,24 @@ class NotFiniteError(UserError):
 
 
 def used_users(run: Run, data: Interactions) -> Interactions:
-    """Returns the users that a run is trained and tested on: the same ones for every seed."""
-    share = run.settings.training.user_share
+    """Returns the users that a run is trained and tested on, as it splits their interactions.
+
+    Both are the same for every seed.
+
+    Raises:
+        UserError: the split does not go with the data.
+    """
+    share, protocol = run.settings.training.user_share, run.settings.protocol
+    if protocol.split == "last-n":
+        data = split_last(data, protocol.last_n)
+    if protocol.split == "time":
+        data = split_time(data, protocol.valid_from, protocol.test_from)
     return data if share == 1 else data.sample_users(share)
+
+
+def load_for(run: Run, dataset: str, data_dir: Path | None) -> Interactions:
+    """Loads a data set for a run: with times if its split needs them."""
+    return load(dataset, data_dir, times=run.settings.protocol.split == "time")
 
 
 def make_model(run: Run, data: Interactions) -> Backbone:
@@ -72,16 +97,28 @@ class Setup:
     optimizer: optax.GradientTransformation
     inputs: Inputs
     settings: Settings
-    rank: Callable[[Split, Any, Any], np.ndarray]
+    ranked: Callable[[Split, Any, Any, int], list[np.ndarray]]
     placement: Placement
 
     def layouts(self, data: Interactions, seed: int) -> EpochLayouts:
         """Makes the layouts of a run's epochs."""
         return EpochLayouts(data, self.settings.training, seed, self.task, grouped=not self.packs)
 
+    def rank(self, split: Split, params: Any, carried: Any) -> np.ndarray:
+        """Returns the ranks of a split, as `metrics_of` takes them, of its `ranked_users`."""
+        return self.ranked(split, params, carried, 0)[0]
+
+    def rank_and_list(self, params: Any, carried: Any, top_k: int) -> list[np.ndarray]:
+        """Returns the ranks of the test and the best items, ``int[users, top_k]``; 0 is none."""
+        return self.ranked("test", params, carried, top_k)
+
     def evaluate(self, split: Split, params: Any, carried: Any) -> dict[str, float]:
         """Returns the metrics of a split."""
-        return metrics_of(self.rank(split, params, carried))
+        return self.metrics_of(self.rank(split, params, carried))
+
+    def metrics_of(self, ranks: np.ndarray) -> dict[str, float]:
+        """Returns the metrics that the settings ask for."""
+        return metrics_of(ranks, self.settings.protocol.cutoffs)
 
 
 def draws_unseen(run: Run) -> bool:
@@ -109,6 +146,11 @@ def make_setup(run: Run, data: Interactions, placement: Placement = ONE_DEVICE) 
             "num_negatives",
             f"must be at most the {data.num_items:,} items of {data.name}: {drawn:,}",
         )
+    longest = max(settings.protocol.cutoffs, default=0)
+    if longest > data.num_items:
+        raise ArgumentError(
+            "cutoffs", f"must be at most the {data.num_items:,} items of {data.name}: {longest:,}"
+        )
     optimizer = make_optimizer(run.optimizer, settings, data, model)
     if not model.packs:
         if placement.splits_both():
@@ -126,20 +168,30 @@ def make_setup(run: Run, data: Interactions, placement: Placement = ONE_DEVICE) 
         draws_popular=settings.training.popular_negatives,
     )
     inputs = Inputs(corpus, placement.put_whole(constants))
-    compiled: dict[Split, Callable[[Any, Any], tuple[jax.Array, jax.Array]]] = {}
+    compiled: dict[tuple[Split, int], Callable[[Any, Any], tuple[jax.Array, ...]]] = {}
+    counts: dict[Split, int] = {}
 
-    def rank(split: Split, params: Any, carried: Any) -> np.ndarray:
-        if split not in compiled:  # laid out at its first use: a failed run never needs the test
-            own: Any = {"task": task, "grouped": not model.packs}
+    def ranked(split: Split, params: Any, carried: Any, top_k: int) -> list[np.ndarray]:
+        if (split, top_k) not in compiled:  # at its first use: a failed run never needs the test
+            users = ranked_users(data, split)
+            own: Any = {"task": task, "grouped": not model.packs, "users": users}
             blocks = placement.put_split(make_evaluation_set(data, split, max_len, **own))
-            ranker = make_evaluator(lambda p: nnx.merge(graphdef, *p), max_len, placement)
-            compiled[split] = lambda *p: ranker((*p, inputs.constants), corpus, blocks)
-        ranks, finite = compiled[split](params, carried)
+            ranker = make_evaluator(lambda p: nnx.merge(graphdef, *p), max_len, placement, top_k)
+            compiled[split, top_k] = lambda *p: ranker((*p, inputs.constants), corpus, blocks)
+            counts[split] = users.size
+        ranks, finite, *lists = compiled[split, top_k](params, carried)
         if not finite:
             raise NotFiniteError(f"a {split} score is not finite")
-        return np.asarray(ranks)[: data.num_users]
+        ranks, *lists = (np.asarray(a)[: counts[split]] for a in (ranks, *lists))
+        return [in_order(ranks) if ranks.ndim == 2 else ranks, *lists]
 
-    return Setup(graphdef, task, model.packs, optimizer, inputs, settings, rank, placement)
+    return Setup(graphdef, task, model.packs, optimizer, inputs, settings, ranked, placement)
+
+
+def make_watched(run: Run, data: Interactions, placement: Placement = ONE_DEVICE) -> Watched:
+    """Finds the tables that the run's graph smooths, whether its optimiser does so or not."""
+    graph, groups = smoothed_tables(run.settings, data, make_model(run, data))
+    return Watched(placement.put_whole(graph), groups)
 
 
 def initial_checkpoint(run: Run, setup: Setup, data: Interactions) -> Checkpoint:

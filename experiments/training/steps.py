@@ -23,6 +23,7 @@ from experiments.training.layout import EpochLayouts, round_up
 from experiments.training.mesh import DATA, ONE_DEVICE, Placement
 from experiments.training.packing import EMPTY, Layout
 from experiments.training.state import TrainState, split_model
+from experiments.training.watched import Norms, Watched
 from models import Backbone
 
 
@@ -43,7 +44,8 @@ def make_step(
     optimizer: optax.GradientTransformation,
     training: TrainingSettings,
     few_rows: int | None = None,
-) -> Callable[[Inputs, TrainState, Layout, jax.Array], tuple[TrainState, jax.Array]]:
+    watched: Watched | None = None,
+) -> Callable[[Inputs, TrainState, Layout, jax.Array], tuple[TrainState, Any]]:
     """Makes a training step: a function of the inputs, a state, a batch of rows and a key.
 
     All packed batches of an epoch have as many rows as the largest of them, but most need fewer.
@@ -59,14 +61,15 @@ def make_step(
         optimizer: the optimiser.
         training: the settings of training.
         few_rows: see above; ``None`` computes all rows.
+        watched: the tables whose norms are to be logged, if any.
 
     Returns:
-        The step, which returns the new state and the loss.
+        The step, which returns the new state and the loss; or loss and norms, if any are logged.
     """
 
     def step(
         inputs: Inputs, state: TrainState, laid_out: Layout, key: jax.Array
-    ) -> tuple[TrainState, jax.Array]:
+    ) -> tuple[TrainState, Any]:
         draw_key, dropout_key = jax.random.split(key)
         # The model of the state tells the task; the loss below merges its own, to differentiate.
         reader = nnx.merge(graphdef, state.params, state.carried, inputs.constants)
@@ -94,7 +97,8 @@ def make_step(
                 more, gradients(rows), gradients(few_rows), state.params
             )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        return TrainState(optax.apply_updates(state.params, updates), opt_state, carried), value
+        state = TrainState(optax.apply_updates(state.params, updates), opt_state, carried)
+        return state, value if watched is None else (value, watched.norms(grads, updates))
 
     return step
 
@@ -136,6 +140,10 @@ class Epochs:
         layouts: the layouts of each seed, which differ in the seed alone.
         state: the state of any of the seeds.
         placement: where arrays lie; on a mesh there can be one seed only.
+        watched: the tables whose norms are to be logged, if any.
+
+    Attributes:
+        norms: of the last epoch, each ``float[(seeds,) steps]``; empty without ``watched``.
     """
 
     def __init__(
@@ -146,6 +154,7 @@ class Epochs:
         layouts: Sequence[EpochLayouts],
         state: TrainState,
         placement: Placement = ONE_DEVICE,
+        watched: Watched | None = None,
     ) -> None:
         self._inputs, self._layouts, self._placement = inputs, layouts, placement
         self._together = len(layouts) > 1
@@ -166,7 +175,9 @@ class Epochs:
         most = max(each.rows for each in layouts)
         self._least_rows = round_up(1.05 * most) if packs and not on_cpu else 0
         few_rows = shared.few_rows if choosing and shared.task != "pair" else None
-        step = make_step(graphdef, optimizer, shared.training, few_rows)
+        step = make_step(graphdef, optimizer, shared.training, few_rows, watched)
+        self._watches = watched is not None
+        self.norms: Norms = {}
 
         def split_step(inputs: Inputs, state: TrainState, rows: Layout, key: jax.Array) -> Any:
             return step(inputs, state, placement.split(rows, DATA), key)
@@ -180,6 +191,8 @@ class Epochs:
         key = jnp.stack(keys) if self._together else keys[0]
         rows = self._placement.put_split(rows)
         state, losses = self.compiled(state, self._inputs, rows, key)
+        if self._watches:
+            losses, self.norms = losses
         return state, losses.reshape(len(keys), -1)
 
     def lay_out(self, epoch: int) -> Layout:

@@ -73,6 +73,14 @@ def load_teacher(settings: Settings, data: Interactions) -> SASRec:
             f"{settings.distillation.teacher_epochs}",
         )
     own = settings_of(held)
+    for name, value in dataclasses.asdict(settings.protocol).items():
+        if name != "cutoffs" and held[name] != value:
+            raise ArgumentError(
+                name,
+                f"{folder} was trained with {held[name] or 'none'}, its student has "
+                f"{value or 'none'}; expected the same, or the teacher may know what tests the "
+                "student",
+            )
     model = SASRec(
         data.num_items,
         max_len=own.training.max_len,

@@ -154,7 +154,7 @@ def test_cold_items_have_no_training_interactions(data_dir, tmp_path):
     part = load(str(tmp_path / "cold.txt"))
     training = part.item_ids[part.items[part.training_part()] - 1]
     assert not np.isin(training, cold).any()
-    tests = part.item_ids[part.items_before_end(1) - 1]
+    tests = part.item_ids[part.items[part.ends[2] - 1] - 1]
     assert np.isin(tests, cold).any()
     # All other interactions of the users who are left are there.
     warm = ~np.isin(given.item_ids[given.items - 1], cold) | ~given.training_part()

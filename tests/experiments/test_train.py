@@ -66,8 +66,9 @@ def test_files(straight, users_file):
     result = json.loads((folder / "result.json").read_text())
     assert set(result) == {
         "model", "dataset", "optimizer", "seed", "epochs", "best_epoch", "valid", "test",
-        "by_popularity", "seconds_per_epoch", "seconds_per_evaluation", "device", "versions",
-        "num_users", "num_items", "num_interactions",
+        "by_popularity", "by_history", "recommended", "seconds_per_epoch",
+        "seconds_per_evaluation", "device", "versions", "num_users", "ranked_users", "num_items",
+        "num_interactions",
     }  # fmt: skip
     assert set(result["test"]) == set(result["valid"]) == METRICS
     best = max(records, key=lambda r: r["valid"]["NDCG@10"])
@@ -275,6 +276,13 @@ def test_dropped_users_and_gaps_are_told_and_the_mapping_is_kept(tmp_path, capsy
     assert mapping == [10, 20, 30, 40, 70]
 
 
+def scores_in(summary: Path) -> str:
+    """The first of the two tables, and what stands above it."""
+    above, _, others = summary.read_text().partition("\n|  | ")
+    assert "| coverage@10 | " in others
+    return above
+
+
 @pytest.mark.slow
 def test_the_summary_tells_settings_apart(straight, arguments, tmp_path):
     """Runs of other settings are rows of their own, and none is held against the paper."""
@@ -282,7 +290,7 @@ def test_the_summary_tells_settings_apart(straight, arguments, tmp_path):
     shutil.copytree(straight, out)
     argv = [*arguments, "--epochs", "2", "--seeds", "1", "--beta", "0.5", "--out", str(out)]
     assert train.main(argv) == 0
-    table = (out / "summary.md").read_text()
+    table = scores_in(out / "summary.md")
     assert "beta 0.5" in table
     assert table.count("SEvo-AdamW [") == 2
     assert "paper" not in table
@@ -303,7 +311,7 @@ def test_the_summary_tells_models_and_data_sets_apart(straight, users_file, tmp_
     config = json.loads((out / NAME / "config.json").read_text())
     (out / NAME / "config.json").write_text(json.dumps(config | {"epochs": 200}))
     summary.write(out)
-    rows = [line for line in (out / "summary.md").read_text().splitlines() if "SEvo" in line]
+    rows = [line for line in scores_in(out / "summary.md").splitlines() if "SEvo" in line]
     assert [line.split("|")[1].partition(",")[0].strip() for line in rows] == [
         "GRU4Rec", "mean", "MF-BPR", "MF-BPR",
     ]  # fmt: skip
