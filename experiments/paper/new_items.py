@@ -148,7 +148,7 @@ COLD = Experiment(
 DAYS = Experiment(
     "New days",
     f"A model is trained on the first {FIRST_SHARE:.0%} of each user's items, leave-one-out among "
-    "them, and then goes on with all of them (`--from`) for some epochs. Items that the first part "
+    "them, and then goes on with all of them for some epochs. Items that the first part "
     "lacks are *new*: with SEvo they begin at the mean of their neighbours. *Retrained* runs begin "
     "anew with all items.",
     (
@@ -321,7 +321,7 @@ def compose(experiment: Experiment, steps: Sequence[Step], asked: requests.Reque
         title=experiment.title,
         text=[
             verdict(measured),
-            f"{experiment.text} SASRec by `--recipe strong`, the cross-entropy over all items, "
+            f"{experiment.text} SASRec by the strong recipe, the cross-entropy over all items, "
             f"{epochs} epochs where nothing else is said, each side with the settings that "
             f"validate best in the trials on Beauty that are done ({words}). Test metrics at the "
             "best validation, full ranking; seconds are those of the last run alone.",

@@ -38,8 +38,8 @@ def rows_of(asked: Request) -> Iterable[Row]:
 STRONG = Accuracy(
     title="The strong recipe",
     text=(
-        "`--recipe strong`: the cross-entropy over all items, with settings that others tuned for "
-        "Adam on Beauty. AdamW and SEvo-AdamW have the recipe's settings as they are, not tuned "
+        "The strong recipe is the cross-entropy over all items, with settings that others tuned "
+        "for Adam on Beauty. AdamW and SEvo-AdamW have the recipe's settings as they are, not tuned "
         "for them (`python -m experiments.reproduce tuned` does that).",
         f"{accuracy.MEASURED}; *paper* is the mean of five seeds in MTandHJ/CE-SCE-LLMRec, "
         f"*difference* is ours against it. {accuracy.STOPPED('the recipe has')}",

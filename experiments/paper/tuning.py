@@ -231,7 +231,7 @@ SEARCH = (
 
 TRIALS_TABLE = Accuracy(
     title="Equal tuning: the trials",
-    text=(f"SASRec by `--recipe strong`. {SEARCH}", accuracy.ABLATION),
+    text=(f"SASRec by the strong recipe. {SEARCH}", accuracy.ABLATION),
     choices=lambda _: Choices(datasets=Names(data.NAMES, ("beauty", "toys")), seeds=(0,)),
     rows=rows_of_trials,
     picture=Picture("bars", ""),
@@ -240,7 +240,7 @@ TRIALS_TABLE = Accuracy(
 TUNED = Accuracy(
     title="Equal tuning: five seeds at the best settings",
     text=(
-        "SASRec by `--recipe strong`, all users, each method at the settings of its trial that "
+        "SASRec by the strong recipe, all users, each method at the settings of its trial that "
         f"validates best (`python -m experiments.reproduce tuning`). {SEARCH}",
         f"{accuracy.MEASURED}. {accuracy.P_VALUES}",
     ),

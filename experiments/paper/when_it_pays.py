@@ -140,7 +140,7 @@ def compose(measured: Measured, missing: Sequence[str]) -> Document:
     ]
     text = [
         verdict(measured),
-        "SASRec by `--recipe strong`, the cross-entropy over all items, AdamW with and without "
+        "SASRec by the strong recipe, the cross-entropy over all items, AdamW with and without "
         f"smoothing, on {SHARE:.0%} of the users, {EPOCHS} epochs, where nothing else is said. "
         "Each side has the settings that validate best in the trials on Beauty that are done "
         f"(`python -m experiments.reproduce tuning`). {'; '.join(sides)}.",
