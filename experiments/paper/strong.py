@@ -39,8 +39,8 @@ STRONG = Accuracy(
     title="The strong recipe",
     text=(
         "The strong recipe is the cross-entropy over all items, with settings that others tuned "
-        "for Adam on Beauty. AdamW and SEvo-AdamW have the recipe's settings as they are, not tuned "
-        "for them (`python -m experiments.reproduce tuned` does that).",
+        "for Adam on Beauty. AdamW and SEvo-AdamW have the recipe's settings as they are, not "
+        "tuned for them (`python -m experiments.reproduce tuned` does that).",
         f"{accuracy.MEASURED}; *paper* is the mean of five seeds in MTandHJ/CE-SCE-LLMRec, "
         f"*difference* is ours against it. {accuracy.STOPPED('the recipe has')}",
     ),
