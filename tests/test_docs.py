@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import shlex
 from pathlib import Path
+
+import pytest
+import tyro
 
 import sevo_jax
 from experiments.paper.targets import TARGETS
@@ -35,3 +40,37 @@ def test_every_target_is_listed() -> None:
     rows = re.findall(r"^\| (`.*?) \|", (DOCS / "experiments.md").read_text(), re.M)
     named = [name for row in rows for name in re.findall(r"`([a-z][\w-]*)`", row)]
     assert sorted(named) == sorted(TARGETS)
+
+
+class Parsed(Exception):  # noqa: N818
+    """The options were understood; nothing needs to run."""
+
+
+def commands() -> list[str]:
+    """Every command of the experiments on a page, on one line."""
+    root = DOCS.parent
+    pages = [*root.glob("*.md"), *DOCS.rglob("*.md"), root / "results/README.md"]
+    found: set[str] = set()
+    for page in pages:
+        text = page.read_text().replace("\\\n", " ")
+        found |= set(re.findall(r"python -m (experiments\.\w+[^`\n&#|]*)", text))
+    return sorted(" ".join(command.split()).rstrip(".,:;)") for command in found)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_on_pages_have_options_that_there_are(command, monkeypatch) -> None:
+    module, *words = shlex.split(command)
+    real = tyro.cli
+
+    def parse_alone(*given, **options):
+        parsed = real(*given, **options)
+        if options.get("return_unknown_args") and options.get("add_help") is False:
+            return parsed  # this call only looks for the name of the model
+        raise Parsed
+
+    monkeypatch.setattr(tyro, "cli", parse_alone)
+    place = module if module != "experiments.sweep" else "experiments.sweep.__main__"
+    main = importlib.import_module(place).main
+    if words:  # else the page names the command without using it
+        with pytest.raises(Parsed):
+            main(words)
