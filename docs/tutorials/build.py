@@ -14,7 +14,7 @@ from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
 
 FOLDER = Path(__file__).parent
-NAMES = ("recommend", "words", "nodes", "new_items")
+NAMES = ("recommend", "words", "nodes", "new_items", "explanation")
 
 
 def build(name: str) -> None:
