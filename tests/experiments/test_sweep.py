@@ -447,6 +447,7 @@ def test_heat_map(tmp_path, figure):
         made(3, 0.06, fields, learning_rate=2e-3, loss="bce", dim=16),
         made(4, None, fields, learning_rate=1e-3, loss="bce", dim=16),
     ]
+    plt.switch_backend("agg")  # whichever tests came before
     before = dict(plt.rcParams)
     drawn = figure(trials, fields, tmp_path / "a.png")
     assert dict(plt.rcParams) == before
