@@ -21,7 +21,8 @@ TABLE_HELP = (
     "(embeddings by category), figure7 (smoothness in the loss), accuracy-time (models by "
     "training time), strong (the strong recipe), tuning (trials of equal tuning), tuned (five "
     "seeds at their best settings), when-it-pays (SEvo over tuned AdamW by negatives, batch, "
-    "users and width), every (smoothing once in several epochs), every-parts (which part of that "
+    "users and width), cold (items without training interactions), incremental (runs that go on "
+    "with new days), every (smoothing once in several epochs), every-parts (which part of that "
     "helps) or a4 (LightGCN as MF smoothed twice)."
 )
 QUICK_HELP = (
@@ -30,8 +31,8 @@ QUICK_HELP = (
     "its own."
 )
 SEEDS_DEFAULT = (
-    "0 to 4 as in the paper, 0 and 1 for when-it-pays, 0 alone for figures, table7, tuning, "
-    "every-parts, a4 and a quick look"
+    "0 to 4 as in the paper, 0 and 1 for when-it-pays, 0 alone for figures, table7, tuning, cold, "
+    "incremental, every-parts, a4 and a quick look"
 )
 
 

@@ -63,10 +63,12 @@ def test_tutorials_are_as_they_were_built(source: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
-def test_tutorials_run(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tutorials_run(source: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """On the built-in data, without the notebook around them."""
     pytest.importorskip("ipykernel", reason="one of them shows a picture")
     pytest.importorskip("networkx", reason="one of them is about a graph of it")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.delenv("SEVO_DATA", raising=False)
     runpy.run_path(str(source))

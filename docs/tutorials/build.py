@@ -6,7 +6,9 @@ so that the site builds without running them.
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 import jupytext
@@ -20,7 +22,10 @@ NAMES = ("recommend", "words", "nodes", "new_items", "explanation")
 def build(name: str) -> None:
     """Runs a tutorial and writes ``NAME.md`` and its pictures."""
     notebook = jupytext.read(FOLDER / f"{name}.py")
-    NotebookClient(notebook, timeout=1800, kernel_name="python3").execute()
+    with tempfile.TemporaryDirectory() as place:
+        resources = {"metadata": {"path": place}}
+        client = NotebookClient(notebook, 1800, kernel_name="python3", resources=resources)
+        client.execute(env=os.environ | {"PYTHONWARNINGS": "ignore"})
     body, resources = MarkdownExporter().from_notebook_node(
         notebook, {"unique_key": name, "output_files_dir": f"{name}_files"}
     )

@@ -13,39 +13,42 @@
 # if its file is at hand, and else the built-in data set.
 
 # %%
-import tempfile
+import subprocess
+import sys
 from pathlib import Path
 
-from experiments.data import at_hand, load
-from experiments.paper.new_items import write_lines
+import numpy as np
 
-folder = Path(tempfile.mkdtemp())
+from experiments.data import at_hand, load
+
 data = load("beauty" if at_hand("beauty", None) else "synthetic")
-write_lines(data, data.lengths.repeat(data.lengths) > 0, folder / "shop.txt")
-print((folder / "shop.txt").read_text()[:60], "…")
+items_of = np.split(data.item_ids[data.items - 1], np.cumsum(data.lengths)[:-1])
+lines = [
+    " ".join(map(str, [user, *items])) for user, items in zip(data.user_ids, items_of, strict=True)
+]
+Path("shop.txt").write_text("\n".join(lines))
+print(lines[0][:60], "…")
 print(f"{data.num_users:,} users, {data.num_items:,} items, {data.num_interactions:,} interactions")
 
 # %% [markdown]
 # ## Train, with and without smoothing
 #
-# The command is `python -m experiments.train --dataset shop.txt --epochs 30 --out runs`; from Python it is
-# the same words in a list. Each user's last item is for the test, the one before for validation.
+# Each user's last item is for the test, the one before for validation.
 
 # %%
-from experiments import train
-
-words = ["--dataset", str(folder / "shop.txt"), "--epochs", "30", "--out", str(folder / "runs")]
-status = train.main(words)
+command = "python -m experiments.train --dataset shop.txt --epochs 30 --out runs"
+words = [sys.executable, *command.split()[1:]]
+print(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
 
 # %% [markdown]
 # ## The learning curves
 #
-# Every command writes `curves.png` and `summary.md` into the folder of the runs.
+# The command writes `curves.png` and `summary.md` into the folder of the runs.
 
 # %%
 from IPython.display import Image
 
-Image(folder / "runs" / "curves.png", width=700)
+Image("runs/curves.png", width=700)
 
 # %% [markdown]
 # ## Recommend
@@ -55,9 +58,9 @@ Image(folder / "runs" / "curves.png", width=700)
 # %%
 from experiments.recommendations import Recommender
 
-recommender = Recommender.load(folder / "runs" / "sasrec-sevo-adamw-seed0")
+recommender = Recommender.load("runs/sasrec-sevo-adamw-seed0")
 somebody = data.item_ids[[3, 14, 15]].tolist()
-recommender.recommend({"somebody": somebody}, top_k=5)
+print(recommender.recommend({"somebody": somebody}, top_k=5))
 
 # %% [markdown]
 # `python -m experiments.recommend RUN --history FILE` does it for a file of people, and

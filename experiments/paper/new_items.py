@@ -25,9 +25,10 @@ from experiments.data import Interactions
 from experiments.data.categories import own_file
 from experiments.errors import UserError
 from experiments.evaluation import metrics_of
-from experiments.files import read_json, write_json, write_text
+from experiments.files import read_json, write_json
 from experiments.paper import tuning
 from experiments.paper.numbers import DATASETS
+from experiments.protocol import Measured, protocol
 from experiments.run import Run, make_run
 from experiments.settings import GraphSettings
 from experiments.tables import cells, plots, requests, rows, runs
@@ -84,15 +85,10 @@ class Experiment(NamedTuple):
     prepare: Callable[[Interactions, Path], np.ndarray]
 
 
-def write_lines(given: Interactions, kept: np.ndarray, path: Path) -> None:
-    """Writes the interactions that are kept as lines of a user and its items, by their own ids."""
-    ids = given.item_ids[given.items - 1]
-    ends = np.cumsum(given.lengths)
-    lines = (
-        " ".join(map(str, [user, *ids[end - length : end][kept[end - length : end]].tolist()]))
-        for user, length, end in zip(given.user_ids.tolist(), given.lengths, ends, strict=True)
-    )
-    write_text(path, "\n".join(lines) + "\n")
+def write_part(given: Interactions, kept: np.ndarray, path: Path) -> None:
+    """Writes the interactions that are kept as a table, by the ids of the data's source."""
+    users, items = given.user_ids[given.owners[kept]], given.item_ids[given.items[kept] - 1]
+    pl.DataFrame({"user": users.tolist(), "item": items.tolist()}).write_parquet(path)
 
 
 def prepare_cold(given: Interactions, folder: Path) -> np.ndarray:
@@ -103,10 +99,10 @@ def prepare_cold(given: Interactions, folder: Path) -> np.ndarray:
     count = round(COLD_SHARE * given.num_items)
     cold = 1 + np.random.default_rng(0).choice(given.num_items, count, replace=False)
     kept = ~(np.isin(given.items, cold) & given.training_part())
-    write_lines(given, kept, folder / "cold.txt")
+    write_part(given, kept, folder / "cold.parquet")
     path, source = own_file(given)
     write_json(folder / CATEGORIES, source.read(path))
-    part = data.load(str(folder / "cold.txt"))
+    part = data.load(str(folder / "cold.parquet"))
     categories = category_graph(part, None, str(folder / CATEGORIES), MAX_CATEGORY_SIZE)
     # The sum of the normalised graphs, so that neither outweighs the other; without padding.
     weights = (item_graph(part, 50).to_scipy() + categories.to_scipy())[1:, 1:]
@@ -120,9 +116,9 @@ def prepare_days(given: Interactions, folder: Path) -> np.ndarray:
     """Writes the first 80% of each user's items, and all of them; see `Experiment`."""
     place = np.arange(given.items.size) - np.repeat(given.starts, given.lengths)
     first = place < np.repeat(np.ceil(FIRST_SHARE * given.lengths), given.lengths)
-    write_lines(given, first, folder / "first.txt")
-    write_lines(given, np.ones_like(first), folder / "whole.txt")
-    known = data.load(str(folder / "first.txt")).item_ids
+    write_part(given, first, folder / "first.parquet")
+    write_part(given, np.ones_like(first), folder / "whole.parquet")
+    known = data.load(str(folder / "first.parquet")).item_ids
     return np.setdiff1d(given.item_ids, known)
 
 
@@ -188,10 +184,7 @@ def steps_of(
 ) -> list[Step]:
     """Makes the steps of an experiment, in order."""
     root = asked.runs / f"{dataset}-{asked.table}"
-    sides = [
-        tuning.best_of("beauty", names, asked.runs)
-        for names in ((tuning.PLAIN,), tuning.SMOOTHING_METHODS)
-    ]
+    sides = tuning.sides(asked.runs)
     found: dict[str, Step] = {}
     for variant in experiment.variants:
         best = sides[variant.smooths]
@@ -204,11 +197,13 @@ def steps_of(
             "epochs": EPOCHS if asked.epochs is None else asked.epochs,
             **own,
         }
-        if "epochs" in own and "every_epochs" in values:  # smoothed at the end of such a short run
-            values["every_epochs"] = min(values["every_epochs"], own["epochs"])
+        if "every_epochs" in values:  # a short run is smoothed at its end
+            values["every_epochs"] = min(values["every_epochs"], values["epochs"])
         if variant.start and not variant.fills:
             values["start"] = str(found[variant.start].folder)
-        run = make_run("sasrec", str(root / f"{variant.part}.txt"), best.optimizer, seed, **values)
+        run = make_run(
+            "sasrec", str(root / f"{variant.part}.parquet"), best.optimizer, seed, **values
+        )
         name = variant.label.lower().replace(",", "").replace(" ", "-")
         place = found[variant.start].folder if variant.fills else root / f"{name}-seed{seed}"
         found[variant.label] = Step(dataset, variant, seed, run, place)
@@ -230,15 +225,21 @@ def make(experiment: Experiment, request: requests.Request) -> int:
     def publish() -> str:
         return runs.publish(compose(experiment, steps, asked), request)
 
-    todo = [step for step in steps if not file_of(step).exists()] if asked.train else []
+    todo = [step for step in steps if found_of(step) is None] if asked.train else []
     publish()
     with progress_bar() as bar, runner.stop_on_signal(bar) as stop:
         for dataset in dict.fromkeys(step.dataset for step in todo):
             given = runs.load_one(dataset, asked.data_dir)
             root = asked.runs / f"{dataset}-{asked.table}"
             root.mkdir(parents=True, exist_ok=True)
-            new = experiment.prepare(given, root)
-            for step in (step for step in todo if step.dataset == dataset):
+            own = [step for step in todo if step.dataset == dataset]
+            try:
+                new = experiment.prepare(given, root)
+            except UserError as error:
+                say(f"error: {dataset}: {error}")
+                failed = True
+                continue
+            for step in own:
                 try:
                     if not step.variant.fills:
                         part = data.load(step.run.dataset)
@@ -255,6 +256,13 @@ def make(experiment: Experiment, request: requests.Request) -> int:
 def file_of(step: Step) -> Path:
     """Returns the file of a step's measurements."""
     return step.folder / ("filled.json" if step.variant.fills else "groups.json")
+
+
+def found_of(step: Step) -> dict[str, Any] | None:
+    """Returns a step's measurements, if they are there and of the same settings."""
+    file = file_of(step)
+    found = read_json(file) if file.exists() else None
+    return found if found and found["run"] == step.run.to_json() else None
 
 
 def measure(step: Step, new: np.ndarray) -> dict[str, Any]:
@@ -274,6 +282,8 @@ def measure(step: Step, new: np.ndarray) -> dict[str, Any]:
     masks = {"new": is_new, "old": ~is_new, "all": np.ones_like(is_new)}
     lines = (step.folder / "metrics.jsonl").read_text().splitlines()
     return {
+        "run": step.run.to_json(),
+        "num_items": own.num_items,
         "users": {name: int(mask.sum()) for name, mask in masks.items()},
         "test": {name: metrics_of(ranks[mask]) for name, mask in masks.items() if mask.any()},
         "epochs": step.run.settings.training.epochs,
@@ -299,7 +309,7 @@ def filled(finished: Finished, categories: Path, new: np.ndarray) -> Any:
 def compose(experiment: Experiment, steps: Sequence[Step], asked: requests.Request) -> Document:
     """Composes the page: the verdict, a table for each data set, and the picture."""
     files = [file_of(step) for step in steps]
-    found = {file: read_json(file) for file in files if file.exists()}
+    found = {file: own for step, file in zip(steps, files, strict=True) if (own := found_of(step))}
     measured = {
         (dataset, variant.label): [
             found[file]
@@ -308,23 +318,23 @@ def compose(experiment: Experiment, steps: Sequence[Step], asked: requests.Reque
         ]
         for dataset in asked.datasets
         for variant in experiment.variants
+        if variant.part != "first"  # its test items are others
     }
     devices = sorted({own["device"] for own in found.values()})
-    sides = {step.variant.smooths: step.run for step in steps}
-    words = "; ".join(
-        f"{name}: {tuning.in_words(tuning.best_of('beauty', methods, asked.runs).settings)}"
-        for name, methods in (("AdamW", (tuning.PLAIN,)), ("SEvo", tuning.SMOOTHING_METHODS))
-    )
-    epochs = max(run.settings.training.epochs for run in sides.values())
+    epochs = max(step.run.settings.training.epochs for step in steps)
     return Document(
         name=asked.table,
         title=experiment.title,
         text=[
             verdict(measured),
             f"{experiment.text} SASRec by the strong recipe, the cross-entropy over all items, "
-            f"{epochs} epochs where nothing else is said, each side with the settings that "
-            f"validate best in the trials on Beauty that are done ({words}). Test metrics at the "
-            "best validation, full ranking; seconds are those of the last run alone.",
+            f"{epochs} epochs where nothing else is said. {tuning.sides_in_words(asked.runs)} Test "
+            "metrics at the best validation; seconds are those of the last run alone.",
+            protocol(
+                Measured(DATASETS.get(step.dataset, step.dataset), {}, sizes)
+                for step, file in zip(steps, files, strict=True)
+                if step.variant.part != "first" and (sizes := sizes_of(found.get(file)))
+            ),
             rows.trained_on(devices),
         ],
         tables=[_table(dataset, experiment, measured) for dataset in asked.datasets],
@@ -345,7 +355,12 @@ def compose(experiment: Experiment, steps: Sequence[Step], asked: requests.Reque
     )
 
 
-Measured = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
+def sizes_of(found: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Returns the numbers of items and users of measurements, as the protocol reads them."""
+    return {"num_items": found["num_items"], "num_users": found["users"]["all"]} if found else {}
+
+
+Found = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
 
 
 def values_of(own: Sequence[Mapping[str, Any]], group: str, metric: str) -> list[float]:
@@ -353,11 +368,13 @@ def values_of(own: Sequence[Mapping[str, Any]], group: str, metric: str) -> list
     return [one["test"][group][metric] for one in own if group in one["test"]]
 
 
-def _table(dataset: str, experiment: Experiment, measured: Measured) -> Table:
+def _table(dataset: str, experiment: Experiment, measured: Found) -> Table:
     header = ["Run", *(f"{m}, {g}" for g in GROUPS for m in METRICS), "Seconds", "Seeds"]
     written: list[list[str]] = []
     users: Mapping[str, int] = {}
     for variant in experiment.variants:
+        if (dataset, variant.label) not in measured:
+            continue
         own = measured[dataset, variant.label]
         seconds = cells.mean([one["seconds"] for one in own])
         scores = (
@@ -372,7 +389,7 @@ def _table(dataset: str, experiment: Experiment, measured: Measured) -> Table:
     return Table(f"{DATASETS.get(dataset, dataset)}: users by test item: {counts}", header, written)
 
 
-def verdict(measured: Measured) -> str:
+def verdict(measured: Found) -> str:
     """Names the best variant for new items, and what it costs or brings for the others."""
     sentences: list[str] = []
     for dataset in dict.fromkeys(dataset for dataset, _ in measured):
@@ -397,7 +414,7 @@ def verdict(measured: Measured) -> str:
     return " ".join(sentences) or "Fewer than two variants are done yet."
 
 
-def draw(measured: Measured, path: Path) -> None:
+def draw(measured: Found, path: Path) -> None:
     """Draws the criterion of both groups, a panel for each data set."""
     datasets = list(dict.fromkeys(dataset for dataset, _ in measured))
     size = 9.2, 4.2 * len(datasets)

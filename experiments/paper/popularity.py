@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from experiments.evaluation import CRITERION
 from experiments.tables.cells import Cell, mean, score
@@ -13,20 +13,19 @@ QUINTILES = 5
 HEADER = ("Run", "", "Q1, least popular", "Q2", "Q3", "Q4", "Q5, most popular")
 
 
-def by_quintile(cell: Cell) -> list[float | None]:
-    """Returns the criterion by quintile, the least popular items first.
+def by_quintile(cell: Cell, seeds: Iterable[int]) -> list[float | None]:
+    """Returns the criterion by quintile, the least popular items first, as means over seeds.
 
-    The mean over seeds; ``None`` where a quintile is empty, since equally popular items are
-    together.
+    ``None`` where a quintile is empty, since equally popular items are together.
     """
-    values = [result["by_popularity"][CRITERION] for result in cell.results.values()]
+    values = [cell.results[seed]["by_popularity"][CRITERION] for seed in seeds]
     columns = zip(*values, strict=True) if values else [()] * QUINTILES
     return [mean([value for value in column if value is not None]) for column in columns]
 
 
 def changes(pair: Comparison) -> list[float | None]:
-    """Returns the one's criterion less the other's, by quintile."""
-    both = (by_quintile(line.cell) for line in pair)
+    """Returns the one's criterion less the other's, by quintile, over the seeds of both."""
+    both = (by_quintile(line.cell, pair.seeds) for line in pair)
     return [None if a is None or b is None else a - b for a, b in zip(*both, strict=True)]
 
 
@@ -35,7 +34,7 @@ def popularity_table(compared: Sequence[Comparison], title: str) -> Table:
     written: list[list[str]] = []
     shown: list[Cell] = []
     for pair in compared:
-        one, other = (by_quintile(line.cell) for line in pair)
+        one, other = (by_quintile(line.cell, line.cell.results) for line in pair)
         if not any(other.results is pair.other.cell.results for other in shown):
             label = f"{pair.other.row.label}, {optimizer_label(pair.other.row)}"
             written.append([label, "", *map(score, other)])

@@ -15,7 +15,7 @@ from experiments.evaluation import CRITERION
 from experiments.paper import accuracy, tuning
 from experiments.paper.numbers import DATASETS, METRICS
 from experiments.paper.popularity import popularity_table
-from experiments.paper.tuning import EPOCHS, PLAIN, SHARE
+from experiments.paper.tuning import EPOCHS, SHARE
 from experiments.tables import cells, plots, requests, rows, runs
 from experiments.tables.documents import NONE, Document, Table
 from experiments.tables.rows import Comparison, Row
@@ -88,10 +88,7 @@ class Place(NamedTuple):
 
 def places_of(asked: requests.Request) -> list[Place]:
     """Lists the places of the map, with the settings that are best so far."""
-    plain, sevo = (
-        tuning.best_of("beauty", names, asked.runs)
-        for names in ((PLAIN,), tuning.SMOOTHING_METHODS)
-    )
+    plain, sevo = tuning.sides(asked.runs)
     found: list[Place] = []
     for dataset in asked.datasets:
         for axis, conditions in AXES.items():
@@ -119,11 +116,12 @@ def make(request: requests.Request) -> int:
     places = places_of(asked)
     wanted = [row for place in places for row in (place.plain, place.sevo)]
     plan = rows.make_plan(wanted, asked.seeds, asked.epochs)
+    tuned = tuning.sides_in_words(asked.runs)
 
     def document(outcomes: runs.Outcomes) -> Document:
         lines, missing = plan.read(outcomes, request.runs)
         pairs = map(Comparison, lines[1::2], lines[::2])
-        return compose(list(zip(places, pairs, strict=True)), missing)
+        return compose(list(zip(places, pairs, strict=True)), missing, tuned)
 
     return runs.carry_out(plan.order(), request, document)
 
@@ -131,19 +129,14 @@ def make(request: requests.Request) -> int:
 Measured = Sequence[tuple[Place, Comparison]]
 
 
-def compose(measured: Measured, missing: Sequence[str]) -> Document:
-    """Composes the page: the verdict, the tables and the picture."""
-    first, _ = measured[0]
-    sides = [
-        f"{name}: {tuning.in_words(row.settings)}"
-        for name, row in ((PLAIN, first.plain), ("SEvo", first.sevo))
-    ]
+def compose(measured: Measured, missing: Sequence[str], tuned: str) -> Document:
+    """Composes the page: the verdict, the tables and the picture; ``tuned`` says how."""
     text = [
         verdict(measured),
         "SASRec by the strong recipe, the cross-entropy over all items, AdamW with and without "
         f"smoothing, on {SHARE:.0%} of the users, {EPOCHS} epochs, where nothing else is said. "
-        "Each side has the settings that validate best in the trials on Beauty that are done "
-        f"(`python -m experiments.reproduce tuning`). {'; '.join(sides)}.",
+        f"{tuned} Away from the centre of the map nothing was tuned anew.",
+        rows.protocol_of(line for _, pair in measured for line in pair),
         f"{accuracy.MEASURED}; error bars in the picture. The gain is SEvo's {CRITERION} over that "
         "of AdamW with the same seed.",
         rows.trained_on(rows.devices(line.cell for _, pair in measured for line in pair)),
@@ -216,9 +209,14 @@ def _table(title: str, measured: Measured) -> Table:
     return Table(title, header, written)
 
 
+def _runs_of(place: Place) -> str:
+    return repr([(row.dataset, row.optimizer, dict(row.settings)) for row in place[2:]])
+
+
 def verdict(measured: Measured) -> str:
-    """The numbers in words, whichever way they fall."""
-    gains = [(pair.gains_by_seed(CRITERION), place) for place, pair in measured]
+    """The numbers in words, whichever way they fall; the centre of the map counts once."""
+    places = {_runs_of(place): (place, pair) for place, pair in reversed(measured)}
+    gains = [(pair.gains_by_seed(CRITERION), place) for place, pair in places.values()]
     found = [(cells.mean(own) or 0.0, len(own), place) for own, place in gains if own]
     if not found:
         return "No pair of runs is done yet."
@@ -226,7 +224,7 @@ def verdict(measured: Measured) -> str:
     (low, _, worst), (high, _, best) = (pick(found, key=lambda own: own[0]) for pick in (min, max))
     several = sum(count > 1 for _, count, _ in found)
     return (
-        f"By test {CRITERION}, SEvo is ahead of tuned AdamW at {ahead} of {len(found)} places of "
+        f"By test {CRITERION}, SEvo is ahead of AdamW at {ahead} of {len(found)} places of "
         f"the map, {several} of them measured with two seeds or more: its gain is "
         f"{cells.percent(high)} at best ({best.condition.label}, {_name(best.plain)}) and "
         f"{cells.percent(low)} at worst ({worst.condition.label}, {_name(worst.plain)})."

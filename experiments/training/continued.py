@@ -104,7 +104,7 @@ def check_start(run: Run, folder: Path) -> None:
 
 def _check_split(new: ProtocolSettings, held: Mapping[str, Any], folder: Path) -> None:
     """Raises an `ArgumentError` if the former run has trained on what the new one holds out."""
-    old = held.get("split", new.split)
+    old = held.get("split", "leave-one-out")
     by_time = new.split == "time"
     if by_time != (old == "time"):
         raise ArgumentError(
@@ -128,6 +128,32 @@ def _check_times(data: Interactions, former: Interactions, folder: Path) -> None
             "valid_from",
             f"{folder} has trained on interactions up to {known.max()}; expected a later time to "
             f"validate from, found {sought.min()}",
+        )
+
+
+def check_held_out(
+    data: Interactions, former: Interactions, items: Matched, users: Matched, folder: Path
+) -> None:
+    """Raises an `ArgumentError` if the former run has trained on items that are held out now.
+
+    A user who trains on as many items as before, or more, only has new ones held out.
+    """
+    trains, trained = (own.ends[0] - own.starts for own in (data, former))
+    fewer = trains[users.new] < trained[users.old]
+    # Pairs of a user and an item, by their numbers in the former data; -1 for what is new.
+    user_of, item_of = np.full(data.num_users, -1), np.full(data.num_items, -1)
+    user_of[users.new[fewer]], item_of[items.new] = users.old[fewer], items.old
+    width = former.num_items
+    held_out = ~data.training_part()
+    who, what = user_of[data.owners[held_out]], item_of[data.items[held_out] - 1]
+    sought = (who * width + what)[(who >= 0) & (what >= 0)]
+    known = former.training_part()
+    pairs = former.owners[known].astype(np.int64) * width + former.items[known] - 1
+    if np.isin(sought, pairs).any():
+        raise ArgumentError(
+            "from",
+            f"{folder} has trained on interactions that are held out now, of users who have fewer "
+            "to train on than it had; expected data that go on where it ended, and its split",
         )
 
 
@@ -161,6 +187,7 @@ def continue_from(run: Run, setup: Setup, data: Interactions, start: Checkpoint)
         match(data.user_ids, former.data.user_ids),
     )
     _check_times(data, former.data, folder)
+    check_held_out(data, former.data, items, users, folder)
     axes = _axes(run, data)
 
     def carry_over(new: Any, old: Any) -> Any:

@@ -190,8 +190,7 @@ def train_together(
                 if error is None and lane.epoch == setup.settings.training.epochs:
                     results[i] = _finish(lane, setup, used)
                     if log is not None and processes.is_first():
-                        best = results[i]["best_epoch"]
-                        log(lane.folder, best, _named("test", results[i]["test"]))
+                        log(lane.folder, lane.epoch, _named("test", results[i]["test"]))
                 if error is not None or i in results:
                     del lanes[i]  # frees its memory, too
     if failures:

@@ -55,7 +55,14 @@ def used_users(run: Run, data: Interactions) -> Interactions:
         data = split_last(data, protocol.last_n)
     if protocol.split == "time":
         data = split_time(data, protocol.valid_from, protocol.test_from)
-    return data if share == 1 else data.sample_users(share)
+    used = data if share == 1 else data.sample_users(share)
+    for split in ("valid", "test"):
+        if not ranked_users(used, split).size:
+            raise ArgumentError(
+                "user_share",
+                f"{share} leaves no user who has something to read and something held out",
+            )
+    return used
 
 
 def load_for(run: Run, dataset: str, data_dir: Path | None) -> Interactions:

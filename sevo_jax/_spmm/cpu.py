@@ -4,7 +4,7 @@ Wheels of Linux and of Apple silicon hold it; installing from source compiles it
 MSVC lacks their vectors, so Windows has none. Where it is missing, `missing` says why, and
 `sevo_jax._spmm` falls back to JAX's own product.
 
-Programs that `jax.export` saves call the product by name. Saving needs a permission, as the README
+Programs that `jax.export` saves call the product by name. Saving needs a permission, as the guides
 says, and the process that runs the program must import `sevo_jax`.
 """
 

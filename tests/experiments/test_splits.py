@@ -20,7 +20,7 @@ from experiments.recommendations import Recommender
 from experiments.run import make_run
 from experiments.settings import ProtocolSettings
 from experiments.training.batches import make_batch
-from experiments.training.continued import check_start
+from experiments.training.continued import check_held_out, check_start, match
 from experiments.training.corpus import make_corpus
 from experiments.training.graphs import item_graph, neighbour_graph, user_item_graph
 from experiments.training.layout import EpochLayouts, training_sequences
@@ -216,6 +216,35 @@ def test_no_run_goes_on_where_it_would_know_what_is_held_out(tmp_path, small, sp
         check_start(other, tmp_path)
     with pytest.raises(UserError, match=r"split: .* leave-one-out, its student has (last-n|time)"):
         load_teacher(other.settings, small)
+
+
+def test_users_who_trained_on_all_of_their_items(small, tmp_path):
+    """Users too short for last-n had nothing held out; a run that goes on would rank what they
+    trained on. The same data, and data that go on, are fine."""
+    former = split_last(small, 3)
+
+    def check(data, former):
+        pairs = (data.item_ids, former.item_ids), (data.user_ids, former.user_ids)
+        check_held_out(data, former, *(match(*pair) for pair in pairs), tmp_path)
+
+    with pytest.raises(UserError, match=r"from: .* has trained on interactions that are held out"):
+        check(small, former)
+    check(small, small)
+    check(former, former)
+    ends = np.cumsum(small.lengths)
+    longer = dataclasses.replace(
+        small, items=np.insert(small.items, ends, 1), lengths=small.lengths + 1
+    )
+    check(longer, small)
+
+
+def test_a_share_without_anybody_to_rank(small):
+    """Refused before anything is laid out, whichever users are drawn."""
+    long = int((small.lengths > 2 * 14).sum())
+    assert 0 < long < 10
+    run = make_run("sasrec", "made", "adamw", split="last-n", last_n=14, user_share=0.02)
+    with pytest.raises(UserError, match=r"user_share: 0.02 leaves no user who has something"):
+        used_users(run, small)
 
 
 @pytest.fixture(scope="module")
