@@ -7,6 +7,7 @@ so that the site builds without running them.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -24,12 +25,13 @@ def build(name: str) -> None:
     notebook = jupytext.read(FOLDER / f"{name}.py")
     with tempfile.TemporaryDirectory() as place:
         resources = {"metadata": {"path": place}}
-        client = NotebookClient(notebook, 1800, kernel_name="python3", resources=resources)
+        client = NotebookClient(notebook, timeout=1800, kernel_name="python3", resources=resources)
         client.execute(env=os.environ | {"PYTHONWARNINGS": "ignore"})
     body, resources = MarkdownExporter().from_notebook_node(
         notebook, {"unique_key": name, "output_files_dir": f"{name}_files"}
     )
-    (FOLDER / f"{name}.md").write_text(body.strip() + "\n", encoding="utf-8")
+    plain = re.sub("\x1b\\[[0-9;]*m", "", body)  # commands print in bold
+    (FOLDER / f"{name}.md").write_text(plain.strip() + "\n", encoding="utf-8")
     for path in (FOLDER / f"{name}_files").glob("*"):
         path.unlink()
     for place, content in resources["outputs"].items():
