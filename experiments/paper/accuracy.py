@@ -174,7 +174,7 @@ def by_place(lines: Iterable[Line], joint: str | None) -> dict[str, list[Line]]:
     places: dict[str, list[Line]] = {}
     for line in lines:
         row = line.row
-        place = numbers.DATASETS.get(row.dataset, row.dataset)
+        place = numbers.dataset_name(row.dataset)
         if joint is not None:
             place = f"{numbers.MODELS.get(row.model, row.model)}{joint}{place}"
         places.setdefault(place, []).append(line)

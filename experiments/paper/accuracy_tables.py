@@ -118,7 +118,7 @@ def _mean_gains(compared: Sequence[Comparison]) -> Iterable[documents.Table]:
             common = [gain for gain, own in zip(gains, ours, strict=True) if own is not None]
             means = cells.complete_mean(gains), cells.complete_mean(common)
             written.append([first, name, *map(cells.percent, (*gains, *means))])
-    names = (numbers.DATASETS.get(dataset, dataset) for dataset in datasets)
+    names = (numbers.dataset_name(dataset) for dataset in datasets)
     header = ("Model", "", *names, "Mean", "Mean over those of ours")
     title = "Gain of SEvo over the plain baseline, mean of the five metrics"
     return [documents.Table(title, header, written, text_columns=2)] if plain else []
@@ -127,7 +127,7 @@ def _mean_gains(compared: Sequence[Comparison]) -> Iterable[documents.Table]:
 def draw_gains(compared: Sequence[Comparison], path: Path) -> None:
     """Draws the gain of SEvo over the plain row of each model, by data set."""
     pairs = [own for own in compared if own.other.row.optimizer == PLAIN and own.seeds]
-    names = {dataset: numbers.DATASETS.get(dataset, dataset) for dataset in data.NAMES}
+    names = {dataset: numbers.dataset_name(dataset) for dataset in data.NAMES}
     shown = [dataset for dataset in names if any(own.one.row.dataset == dataset for own in pairs)]
     labels = list(dict.fromkeys(own.one.row.label for own in pairs))
     with plots.picture(path, (7.6, 3.6)) as (figure, ((axes,),)):

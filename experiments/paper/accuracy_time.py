@@ -122,7 +122,7 @@ def compose(datasets: Sequence[str], points: Sequence[Point], not_done: Sequence
     for dataset in datasets:
         own = [point for point in points if point.row.dataset == dataset]
         if own:
-            name = numbers.DATASETS.get(dataset, dataset)
+            name = numbers.dataset_name(dataset)
             title = f"{name}: test {CRITERION} and seconds of training up to the best epoch"
             tables.append(Table(title, HEADER, [_line(p) for p in own], text_columns=2))
     devices = sorted({point.device for point in points})
@@ -197,7 +197,7 @@ def draw(datasets: Sequence[str], points: Sequence[Point], path: Path) -> None:
             _draw_points(
                 axes, [p for p in points if (p.row.dataset, p.device) == (dataset, device)]
             )
-            axes.set(xscale="log", title=f"{numbers.DATASETS.get(dataset, dataset)}, {device}")
+            axes.set(xscale="log", title=f"{numbers.dataset_name(dataset)}, {device}")
             axes.set(xlabel="seconds of training up to the best epoch")
             axes.margins(0.15)
             axes.set_ylim(bottom=0)

@@ -165,7 +165,7 @@ def measured(state: TrainState, step: Any, settings: OptimizerSettings) -> Smoot
 
 def compose(run: Run, found: dict[float, Series]) -> Document:
     """The page: the values of the last epoch, and the picture of all of them."""
-    name = numbers.DATASETS.get(run.dataset, run.dataset)
+    name = numbers.dataset_name(run.dataset)
     betas = [beta for beta in BETAS if beta in found]
     s, usual = run.settings.training, published(MODEL, run.dataset, OPTIMIZER).training.epochs
     absent = [f"β = {beta:g}: not trained" for beta in BETAS if beta not in found]

@@ -200,7 +200,7 @@ def compose(
     joined = side.by_category.to_scipy(normalized=False)
     items = side.colours.size
     chance = joined.nnz / (items * (items - 1))
-    name = numbers.DATASETS.get(order[0].dataset, order[0].dataset)
+    name = numbers.dataset_name(order[0].dataset)
     absent = [
         *runs.missing(order, outcomes),
         *(f"{row.label}: {lost[run]}" for row, run, _ in held if run in lost),

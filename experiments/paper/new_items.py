@@ -6,7 +6,6 @@ written as files, which the usual training then reads.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,9 +24,9 @@ from experiments.data import Interactions
 from experiments.data.categories import own_file
 from experiments.errors import UserError
 from experiments.evaluation import metrics_of
-from experiments.files import read_json, write_json
+from experiments.files import read_json, read_lines, write_json
 from experiments.paper import tuning
-from experiments.paper.numbers import DATASETS
+from experiments.paper.numbers import dataset_name
 from experiments.protocol import Measured, protocol
 from experiments.run import Run, make_run
 from experiments.settings import GraphSettings
@@ -37,6 +36,7 @@ from experiments.training import loop
 from experiments.training.continued import fill
 from experiments.training.finished import Finished, load_run
 from experiments.training.graphs import category_graph, item_graph
+from experiments.training.state import in_table
 
 COLD_SHARE = 0.1
 FIRST_SHARE = 0.8
@@ -280,14 +280,13 @@ def measure(step: Step, new: np.ndarray) -> dict[str, Any]:
     own = finished.data
     is_new = np.isin(own.item_ids[own.items[own.ends[2] - 1] - 1], new)
     masks = {"new": is_new, "old": ~is_new, "all": np.ones_like(is_new)}
-    lines = (step.folder / "metrics.jsonl").read_text().splitlines()
     return {
         "run": step.run.to_json(),
         "num_items": own.num_items,
         "users": {name: int(mask.sum()) for name, mask in masks.items()},
         "test": {name: metrics_of(ranks[mask]) for name, mask in masks.items() if mask.any()},
         "epochs": step.run.settings.training.epochs,
-        "seconds": json.loads(lines[-1])["seconds"],
+        "seconds": read_lines(step.folder / "metrics.jsonl")[-1]["seconds"],
         "device": loop.device(),
     }
 
@@ -296,12 +295,10 @@ def filled(finished: Finished, categories: Path, new: np.ndarray) -> Any:
     """Returns a run's parameters with the means of neighbours by category for new items."""
     own = finished.data
     graph = category_graph(own, None, str(categories), MAX_CATEGORY_SIZE)
-    known = np.concatenate([[False], ~np.isin(own.item_ids, new)])
+    known = jnp.asarray(np.concatenate([[False], ~np.isin(own.item_ids, new)]))
 
     def put(path: Any, leaf: jax.Array) -> jax.Array:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        is_table = name.startswith("item_embedding/")
-        return fill(graph, leaf, jnp.asarray(known)) if is_table else leaf
+        return fill(graph, leaf, known) if in_table(path, "item_embedding") else leaf
 
     return jax.tree_util.tree_map_with_path(put, finished.checkpoint.best_params)
 
@@ -331,7 +328,7 @@ def compose(experiment: Experiment, steps: Sequence[Step], asked: requests.Reque
             f"{epochs} epochs where nothing else is said. {tuning.sides_in_words(asked.runs)} Test "
             "metrics at the best validation; seconds are those of the last run alone.",
             protocol(
-                Measured(DATASETS.get(step.dataset, step.dataset), {}, sizes)
+                Measured(dataset_name(step.dataset), {}, sizes)
                 for step, file in zip(steps, files, strict=True)
                 if step.variant.part != "first" and (sizes := sizes_of(found.get(file)))
             ),
@@ -386,7 +383,7 @@ def _table(dataset: str, experiment: Experiment, measured: Found) -> Table:
         written.append([variant.label, *scores, time, str(len(own))])
         users = own[0]["users"] if own else users
     counts = ", ".join(f"{users[group]:,} {group}" for group in GROUPS) if users else "nothing yet"
-    return Table(f"{DATASETS.get(dataset, dataset)}: users by test item: {counts}", header, written)
+    return Table(f"{dataset_name(dataset)}: users by test item: {counts}", header, written)
 
 
 def verdict(measured: Found) -> str:
@@ -401,7 +398,7 @@ def verdict(measured: Found) -> str:
         if len(scores) < 2:
             continue
         best = max(scores, key=lambda label: scores[label][0] or 0.0)
-        first, name = next(iter(scores)), DATASETS.get(dataset, dataset)
+        first, name = next(iter(scores)), dataset_name(dataset)
         (new, old, _), (other_new, other_old, _) = scores[best], scores[first]
         if not new:
             sentences.append(f"On {name}, nothing ranks a new item among the first ten.")
@@ -429,9 +426,7 @@ def draw(measured: Found, path: Path) -> None:
                     xerr=[cells.deviation(own) or 0.0 for own in values],
                 )
                 axes.set_yticks(range(len(labels)), labels)
-                axes.set(
-                    xlabel=f"test NDCG@10, {group} items", title=DATASETS.get(dataset, dataset)
-                )
+                axes.set(xlabel=f"test NDCG@10, {group} items", title=dataset_name(dataset))
             panels[0].invert_yaxis()
 
 

@@ -223,3 +223,8 @@ def defects(models: Iterable[str]) -> list[str]:
     """A paragraph on the models whose published runs had defects, if there are any."""
     found = [DEFECTS[model] for model in dict.fromkeys(models) if model in DEFECTS]
     return [" ".join([*found, "These rows need not agree with the paper's."])] if found else []
+
+
+def dataset_name(dataset: str) -> str:
+    """Returns a data set's name for reading; that of a file stays."""
+    return DATASETS.get(dataset, dataset)

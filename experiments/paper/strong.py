@@ -22,7 +22,7 @@ PUBLISHED: dict[tuple[str, str], numbers.Scores] = {
     ("sasrec", "beauty"): (None, None, 0.0986, None, 0.0597),
     ("gru4rec", "beauty"): (None, None, 0.0691, None, 0.0397),
 }
-"""Of MTandHJ/CE-SCE-LLMRec, means of five seeds: HR@10 and NDCG@10."""
+"""HR@10 and NDCG@10 in MTandHJ/CE-SCE-LLMRec, means of five seeds."""
 
 
 def rows_of(asked: Request) -> Iterable[Row]:

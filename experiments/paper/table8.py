@@ -146,7 +146,7 @@ def compose(
             written.append([numbers.MODELS[model], "ours", *_cells(ours)])
             written.append(["", "paper", *_cells(theirs)])
             content.append({"dataset": dataset, "model": model, "ours": ours, "paper": theirs})
-        name = numbers.DATASETS.get(dataset, dataset)
+        name = numbers.dataset_name(dataset)
         tables.append(Table(f"{name}: seconds", HEADER, written, text_columns=2))
     tables.append(means_of(content))
     text = [

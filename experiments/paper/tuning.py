@@ -16,7 +16,7 @@ from experiments.evaluation import CRITERION
 from experiments.files import read_lines
 from experiments.paper import accuracy, points
 from experiments.paper.accuracy import Accuracy, Picture, Versus
-from experiments.paper.numbers import DATASETS, METRICS, SEVO, UNSMOOTHED
+from experiments.paper.numbers import METRICS, SEVO, UNSMOOTHED, dataset_name
 from experiments.paper.popularity import popularity_table
 from experiments.tables import cells, requests, rows, runs
 from experiments.tables.documents import NONE, Table
@@ -34,7 +34,7 @@ COMMON: Mapping[str, Sequence[Any]] = {
     "dropout_rate": (0.3, 0.4, 0.5, 0.6, 0.7),
     "weight_decay": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
 }
-"""What is tried of the settings that all methods have."""
+"""The values tried of the settings that all methods have."""
 
 
 class Method(NamedTuple):
@@ -226,7 +226,7 @@ def verdict(compared: Sequence[Comparison]) -> str:
         p_value = pair.p_values[METRICS.index(CRITERION)]
         certain = p_value is not None and p_value < 0.05
         method, _, _ = pair.one.row.label.partition(":")
-        name = DATASETS.get(dataset, dataset)
+        name = dataset_name(dataset)
         if gain <= 0:
             sentences.append(
                 f"On {name}, tuned AdamW does as well: of the others {method} validates best, and "

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from experiments import data
 from experiments.evaluation import CRITERION
 from experiments.paper import accuracy, tuning
-from experiments.paper.numbers import DATASETS, METRICS
+from experiments.paper.numbers import METRICS, dataset_name
 from experiments.paper.popularity import popularity_table
 from experiments.paper.tuning import EPOCHS, SHARE
 from experiments.tables import cells, plots, requests, rows, runs
@@ -142,14 +142,15 @@ def compose(measured: Measured, missing: Sequence[str], tuned: str) -> Document:
         rows.trained_on(rows.devices(line.cell for _, pair in measured for line in pair)),
     ]
     tables = [
-        _table(f"{_name(own[0][0].plain)}: by {axis}", own)
+        _table(f"{dataset_name(own[0][0].plain.dataset)}: by {axis}", own)
         for (_, axis), own in _grouped(measured).items()
     ]
     usual = [pair for place, pair in measured if place.axis == "width" and place.condition.x == 64]
     tables += [
         popularity_table(
             [pair],
-            f"{_name(pair.one.row)}: {CRITERION} by popularity of the target item, in quintiles",
+            f"{dataset_name(pair.one.row.dataset)}: {CRITERION} by popularity of the target item, "
+            "in quintiles",
         )
         for pair in usual
     ]
@@ -178,10 +179,6 @@ def compose(measured: Measured, missing: Sequence[str], tuned: str) -> Document:
         draw=lambda path: draw(measured, path),
         alt=f"The gain of SEvo over tuned AdamW in test {CRITERION}, by {', '.join(AXES)}.",
     )
-
-
-def _name(row: Row) -> str:
-    return DATASETS.get(row.dataset, row.dataset)
 
 
 def _grouped(measured: Measured) -> dict[tuple[str, str], list[tuple[Place, Comparison]]]:
@@ -226,8 +223,9 @@ def verdict(measured: Measured) -> str:
     return (
         f"By test {CRITERION}, SEvo is ahead of AdamW at {ahead} of {len(found)} places of "
         f"the map, {several} of them measured with two seeds or more: its gain is "
-        f"{cells.percent(high)} at best ({best.condition.label}, {_name(best.plain)}) and "
-        f"{cells.percent(low)} at worst ({worst.condition.label}, {_name(worst.plain)})."
+        f"{cells.percent(high)} at best ({best.condition.label}, "
+        f"{dataset_name(best.plain.dataset)}) and {cells.percent(low)} at worst "
+        f"({worst.condition.label}, {dataset_name(worst.plain.dataset)})."
     )
 
 
@@ -260,6 +258,7 @@ def _series(measured: Measured, axis: str) -> Mapping[str, list[tuple[Place, Com
     series: dict[str, list[tuple[Place, Comparison]]] = {}
     for place, pair in measured:
         if place.axis == axis:
-            name = f"{_name(place.plain)}, {place.condition.series or 'their own graph'}"
+            series_name = place.condition.series or "their own graph"
+            name = f"{dataset_name(place.plain.dataset)}, {series_name}"
             series.setdefault(name, []).append((place, pair))
     return series

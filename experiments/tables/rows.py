@@ -226,7 +226,7 @@ def devices(found: Iterable[cells.Cell]) -> list[str]:
 def protocol_of(lines: Iterable[Line]) -> str:
     """The protocol of the runs of lines, for reading."""
     return protocol(
-        Measured(numbers.DATASETS.get(row.dataset, row.dataset), row.settings, result)
+        Measured(numbers.dataset_name(row.dataset), row.settings, result)
         for row, cell, _ in lines
         for result in cell.results.values()
     )

@@ -24,7 +24,7 @@ from experiments.training import processes
 from experiments.training.finished import load_run
 from experiments.training.optimizers import smoothed_tables
 from experiments.training.prepare import Setup, make_model
-from experiments.training.state import Checkpoint, TrainState
+from experiments.training.state import Checkpoint, TrainState, in_table
 
 
 class Matched(NamedTuple):
@@ -318,7 +318,6 @@ def _means_of_neighbours(
     """Gives new rows of smoothed tables the means of their neighbours' rows."""
     graph, groups = smoothed_tables(run.settings, data, make_model(run, data))
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
     values = [leaf for _, leaf in leaves]
 
     def is_known(i: int) -> np.ndarray:
@@ -328,7 +327,7 @@ def _means_of_neighbours(
 
     for group in groups:  # its tables, one after the other, have a row for each node
         places = [
-            next(i for i, name in enumerate(names) if name.startswith(f"{table}/"))
+            next(i for i, (path, _) in enumerate(leaves) if in_table(path, table))
             for table in group
         ]
         whole = jnp.concatenate([values[i] for i in places])

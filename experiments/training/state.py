@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 from flax import nnx
 
 from models import Backbone, Constant
@@ -51,3 +52,9 @@ def split_model(model: Backbone) -> tuple[nnx.GraphDef[Backbone], Any, Any, Any]
     """Splits a model into its structure, parameters, carried state and constants."""
     graphdef, params, constants, carried = nnx.split(model, nnx.Param, Constant, ...)
     return graphdef, params, carried, constants
+
+
+def in_table(path: Any, table: str) -> bool:
+    """Tells whether a leaf of parameters, or of a tree like them, is a table's, by its path."""
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    return name.startswith(f"{table}/")

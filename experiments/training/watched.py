@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 import sevo_jax
+from experiments.training.state import in_table
 
 Norms = dict[str, jax.Array]
 
@@ -55,11 +56,7 @@ def means(norms: Norms, i: int) -> dict[str, float]:
 def table_of(tree: Any, name: str) -> jax.Array:
     """Finds the leaf of a table in parameters, or in a tree like them."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return next(
-        leaf
-        for path, leaf in leaves
-        if jax.tree_util.keystr(path, simple=True, separator="/").startswith(f"{name}/")
-    )
+    return next(leaf for path, leaf in leaves if in_table(path, name))
 
 
 @jax.jit

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments.data import Interactions
+from experiments.data import Interactions, load
 from experiments.data.interactions import from_sequences
 from experiments.training import steps
 from tests.runs import users_of_built_in_data
@@ -41,6 +43,18 @@ def users_file(request, tmp_path_factory) -> Path:
         return request.getfixturevalue("beauty_file")
     except pytest.skip.Exception:
         return users_of_built_in_data(tmp_path_factory.mktemp("synthetic"))
+
+
+@pytest.fixture
+def data_dir(users_file, tmp_path) -> Path:
+    """A folder in which 200 users pass for Beauty; every item has one or two of ten categories."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    shutil.copy(users_file, folder / "Beauty.txt")
+    items = load("beauty", folder).item_ids.tolist()
+    held = {str(item): [item % 7, 7 + item % 3] for item in items}
+    (folder / "Beauty_item2attributes.json").write_text(json.dumps(held))
+    return folder
 
 
 @pytest.fixture(scope="session")

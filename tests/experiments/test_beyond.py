@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +18,6 @@ from experiments.paper.popularity import QUINTILES
 from experiments.reproduce import main
 from experiments.run import claim_folder
 from experiments.training import loop
-
-
-@pytest.fixture
-def data_dir(users_file, tmp_path) -> Path:
-    """A folder in which 200 users pass for Beauty; every item has one or two of ten categories."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    shutil.copy(users_file, folder / "Beauty.txt")
-    items = load("beauty", folder).item_ids.tolist()
-    held = {str(item): [item % 7, 7 + item % 3] for item in items}
-    (folder / "Beauty_item2attributes.json").write_text(json.dumps(held))
-    return folder
 
 
 def call(name: str, folder: Path, *more: str) -> int:

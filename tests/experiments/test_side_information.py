@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -39,18 +37,6 @@ def small_models(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "download", no_network)
     monkeypatch.setattr(registry, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setitem(MODELS, "sasrec", SASREC._replace(published=small_sasrec))
-
-
-@pytest.fixture
-def data_dir(users_file, tmp_path) -> Path:
-    """A folder in which 200 users pass for Beauty; every item has one or two of ten categories."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    shutil.copy(users_file, folder / "Beauty.txt")
-    items = load("beauty", folder).item_ids.tolist()
-    held = {str(item): [item % 7, 7 + item % 3] for item in items}
-    (folder / FILE).write_text(json.dumps(held))
-    return folder
 
 
 def call(name: str, folder: Path, data_dir: Path, *more: str) -> int:
