@@ -66,7 +66,7 @@ class Options(Request):
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = tyro.cli(Options, args=argv, prog="python -m experiments.reproduce")
-    from experiments.paper.targets import TARGETS  # after --help, since they take long
+    from experiments.targets import TARGETS  # after --help, since they take long
     from experiments.training import compilation, loop
 
     try:

@@ -18,8 +18,8 @@ from rich.table import Table
 from experiments.console import cell, markdown_text, plain, show
 from experiments.data import NAMES
 from experiments.errors import UserError
-from experiments.evaluation import CRITERION
 from experiments.files import read_json, replaced, write_text
+from experiments.metrics import CRITERION
 from experiments.paper.numbers import METRICS, MODELS, TABLE_2
 from experiments.protocol import Measured, protocol
 from experiments.run import changes, read_records, read_result

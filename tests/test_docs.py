@@ -11,8 +11,8 @@ import pytest
 import tyro
 
 import sevo_jax
-from experiments.paper.targets import TARGETS
 from experiments.settings.published import MODELS
+from experiments.targets import TARGETS
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -16,9 +16,9 @@ from typing import Any
 import matplotlib.figure
 import pytest
 
-from experiments.paper.targets import TARGETS
 from experiments.tables import documents
 from experiments.tables.documents import Document, Table
+from experiments.targets import TARGETS
 
 pytest.importorskip("mkdocs", reason='needs mkdocs: pip install -e ".[docs]"')
 

@@ -18,10 +18,12 @@ LAYERS = [  # each imports only those before it
     {"sevo_jax"},
     {"models"},
     {"experiments.data", "experiments.settings", "experiments.run", "experiments.paper.numbers"},
-    {"experiments.training", "experiments.evaluation"},
+    {"experiments.training", "experiments.evaluation", "experiments.metrics"},
     {"experiments.runner"},
     {"experiments.tables"},
     {"experiments.paper"},
+    {"experiments.beyond"},
+    {"experiments.targets"},
     COMMANDS,
 ]
 COMMAND_LINE = {"experiments.options", "experiments.sweep.arguments"} | COMMANDS

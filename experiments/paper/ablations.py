@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from experiments import data
-from experiments.evaluation import CRITERION
+from experiments.metrics import CRITERION
 from experiments.paper import accuracy, numbers
 from experiments.paper.accuracy import Accuracy, Picture, Versus
 from experiments.paper.numbers import METRICS, PLAIN, SEVO, UNSMOOTHED

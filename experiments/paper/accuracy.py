@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from experiments.errors import ArgumentError
-from experiments.evaluation import CRITERION
+from experiments.metrics import CRITERION
 from experiments.paper import numbers, points
 from experiments.paper.numbers import METRICS
 from experiments.run import Run

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from experiments import data, students
 from experiments.data.categories import SOURCES
-from experiments.evaluation import CRITERION
+from experiments.metrics import CRITERION
 from experiments.paper import accuracy, numbers
 from experiments.paper.accuracy import Accuracy, Versus
 from experiments.paper.numbers import METRICS, PLAIN, SEVO, UNSMOOTHED

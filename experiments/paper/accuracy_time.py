@@ -15,8 +15,8 @@ from matplotlib.lines import Line2D
 
 from experiments import data
 from experiments.console import say
-from experiments.evaluation import CRITERION
 from experiments.files import read_json
+from experiments.metrics import CRITERION
 from experiments.paper import accuracy_tables, numbers, table8
 from experiments.paper.numbers import SEVO
 from experiments.tables import cells, plots, requests, rows, runs

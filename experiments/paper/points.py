@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.evaluation import CRITERION
 from experiments.files import read_lines
+from experiments.metrics import CRITERION
 from experiments.paper.numbers import METRICS
 from experiments.tables import cells, panels, rows
 from experiments.tables.documents import NONE, Table

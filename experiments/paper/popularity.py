@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from experiments.evaluation import CRITERION
+from experiments.metrics import CRITERION
 from experiments.tables.cells import Cell, mean, score
 from experiments.tables.documents import NONE, Table
 from experiments.tables.rows import Comparison, optimizer_label

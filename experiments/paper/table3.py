@@ -20,8 +20,8 @@ import numpy as np
 from experiments import data
 from experiments.console import say
 from experiments.errors import UserError
-from experiments.evaluation import CRITERION
 from experiments.files import read_json
+from experiments.metrics import CRITERION
 from experiments.paper import numbers
 from experiments.paper.numbers import PLAIN, SEVO, TABLE_3, UNSMOOTHED
 from experiments.run import make_run

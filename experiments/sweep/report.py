@@ -19,8 +19,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from experiments.console import markdown_text
-from experiments.evaluation import CRITERION
 from experiments.files import replaced
+from experiments.metrics import CRITERION
 from experiments.paper.numbers import METRICS
 from experiments.protocol import Measured, protocol
 from experiments.sweep.space import Field

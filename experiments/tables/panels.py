@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
-from experiments.evaluation import CRITERION
+from experiments.metrics import CRITERION
 from experiments.tables import cells, plots
 
 

@@ -22,10 +22,9 @@ import orbax.checkpoint as ocp
 import sevo_jax
 from experiments.data import Interactions
 from experiments.errors import UserError
-from experiments.evaluation import CRITERION, by_history, by_popularity
 from experiments.files import write_json, write_text
-from experiments.lists import of_lists
 from experiments.logs import Log
+from experiments.metrics import CRITERION, by_history, by_popularity, of_lists
 from experiments.run import Run, check_folder, claim_folder, lock_folder, read_records
 from experiments.training import processes
 from experiments.training.checkpoints import (

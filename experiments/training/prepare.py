@@ -16,14 +16,8 @@ from flax import nnx
 from experiments.data import Interactions, load
 from experiments.data.splits import split_last, split_time
 from experiments.errors import ArgumentError, UserError
-from experiments.evaluation import (
-    Split,
-    in_order,
-    make_evaluation_set,
-    make_evaluator,
-    metrics_of,
-    ranked_users,
-)
+from experiments.evaluation import Split, make_evaluation_set, make_evaluator, ranked_users
+from experiments.metrics import in_order, metrics_of
 from experiments.run import Run
 from experiments.settings import Settings
 from experiments.training.backbones import BUILDERS

@@ -16,11 +16,11 @@ from experiments.data import registry
 from experiments.files import read_json, write_json
 from experiments.paper import numbers
 from experiments.paper.ablations import ABLATIONS, RATES, papers_value
-from experiments.paper.targets import TARGETS
 from experiments.reproduce import main
 from experiments.run import claim_folder
 from experiments.settings.published import published
 from experiments.tables.panels import Drawn, draw_bars, draw_curves, draw_lines
+from experiments.targets import TARGETS
 from experiments.training import loop
 
 PNG = b"\x89PNG"

@@ -11,10 +11,11 @@ import polars as pl
 import pytest
 
 from experiments import train
+from experiments.beyond import new_items, tuning, when_it_pays
 from experiments.data import load
 from experiments.data.interactions import from_sequences
 from experiments.files import read_json, write_json
-from experiments.paper import new_items, numbers, tuning, when_it_pays
+from experiments.paper import numbers
 from experiments.paper.popularity import QUINTILES
 from experiments.reproduce import main
 from experiments.run import claim_folder

@@ -12,8 +12,8 @@ from flax import nnx
 
 import sevo_jax
 from experiments.errors import UserError
-from experiments.evaluation import CRITERION
 from experiments.files import read_lines
+from experiments.metrics import CRITERION
 from experiments.run import make_run
 from experiments.training import loop, prepare
 from experiments.training.checkpoints import open_checkpoints, resume_checkpoint

@@ -5,22 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from experiments.beyond import every, new_items, strong, tuning, when_it_pays
 from experiments.paper import (
     a4,
     ablations,
     accuracy,
     accuracy_tables,
     accuracy_time,
-    every,
     figure2b,
     figure6,
-    new_items,
-    strong,
     table1,
     table3,
     table8,
-    tuning,
-    when_it_pays,
 )
 from experiments.tables.requests import Request
 

@@ -1,6 +1,6 @@
 """New items and new days: items without training interactions, and runs that go on with new data.
 
-Not from the paper. The data of both experiments are made from those of a registered data set, and
+The data of both experiments are made from those of a registered data set, and
 written as files, which the usual training then reads.
 """
 
@@ -19,13 +19,13 @@ import polars as pl
 import sevo_jax
 from experiments import data, runner
 from experiments.bars import progress_bar
+from experiments.beyond import tuning
 from experiments.console import say
 from experiments.data import Interactions
 from experiments.data.categories import own_file
 from experiments.errors import UserError
-from experiments.evaluation import metrics_of
 from experiments.files import read_json, read_lines, write_json
-from experiments.paper import tuning
+from experiments.metrics import metrics_of
 from experiments.paper.numbers import dataset_name
 from experiments.protocol import Measured, protocol
 from experiments.run import Run, make_run

@@ -1,6 +1,6 @@
 """The gain of SEvo over tuned AdamW by negatives, batch size, users, width and popularity.
 
-Not from the paper. SASRec by the strong recipe; each side has the settings of its best trial of
+SASRec by the strong recipe; each side has the settings of its best trial of
 equal tuning.
 """
 
@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import data
-from experiments.evaluation import CRITERION
-from experiments.paper import accuracy, tuning
+from experiments.beyond import tuning
+from experiments.beyond.tuning import EPOCHS, SMALLER
+from experiments.metrics import CRITERION
+from experiments.paper import accuracy
 from experiments.paper.numbers import METRICS, dataset_name
 from experiments.paper.popularity import popularity_table
-from experiments.paper.tuning import EPOCHS, SMALLER
 from experiments.tables import cells, plots, requests, rows, runs
 from experiments.tables.documents import NONE, Document, Table
 from experiments.tables.rows import Comparison, Row

@@ -1,17 +1,14 @@
-"""The strong recipe by itself: the cross-entropy over all items, beside what others published.
-
-Not from the paper.
-"""
+"""The strong recipe by itself: the cross-entropy over all items, beside what others published."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from experiments import data
+from experiments.beyond.tuning import RECIPE
 from experiments.paper import accuracy, numbers
 from experiments.paper.accuracy import Accuracy
 from experiments.paper.numbers import PLAIN, SEVO, UNSMOOTHED
-from experiments.paper.tuning import RECIPE
 from experiments.settings import OPTIMIZERS
 from experiments.settings.published import MODELS
 from experiments.tables.requests import Choices, Names, Request

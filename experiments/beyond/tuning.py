@@ -1,6 +1,6 @@
 """Equal tuning: every method gets the same trials, and its best settings then five seeds.
 
-Not from the paper. SASRec by the strong recipe, the cross-entropy over all items.
+SASRec by the strong recipe, the cross-entropy over all items.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import data
-from experiments.evaluation import CRITERION
 from experiments.files import read_lines
+from experiments.metrics import CRITERION
 from experiments.paper import accuracy, points
 from experiments.paper.accuracy import Accuracy, Picture, Versus
 from experiments.paper.numbers import METRICS, SEVO, UNSMOOTHED, dataset_name

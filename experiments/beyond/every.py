@@ -1,6 +1,6 @@
 """Smoothing once in several epochs instead of at every step, and which part of it helps.
 
-Not from the paper. On Beauty the rate is tuned on validation at every step, and every 1 and 10
+On Beauty the rate is tuned on validation at every step, and every 1 and 10
 epochs. Elsewhere it is the published one.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments import data
-from experiments.evaluation import CRITERION
+from experiments.metrics import CRITERION
 from experiments.paper import accuracy, points
 from experiments.paper.ablations import NO_SMOOTHING, papers_value
 from experiments.paper.accuracy import Accuracy, Picture, Versus
