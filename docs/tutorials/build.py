@@ -25,7 +25,13 @@ def build(name: str) -> None:
     notebook = jupytext.read(FOLDER / f"{name}.py")
     with tempfile.TemporaryDirectory() as place:
         resources = {"metadata": {"path": place}}
-        client = NotebookClient(notebook, timeout=1800, kernel_name="python3", resources=resources)
+        client = NotebookClient(
+            notebook,
+            timeout=1800,
+            kernel_name="python3",
+            resources=resources,
+            coalesce_streams=True,  # else an empty line would follow each that a loop prints
+        )
         client.execute(env=os.environ | {"PYTHONWARNINGS": "ignore"})
     body, resources = MarkdownExporter().from_notebook_node(
         notebook, {"unique_key": name, "output_files_dir": f"{name}_files"}
