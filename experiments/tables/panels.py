@@ -74,8 +74,8 @@ def draw_bars(panels: Panels, x_label: str, path: Path) -> None:
 
     def panel(axes: Axes, points: Sequence[Drawn]) -> None:
         kinds = list(dict.fromkeys(str(p.x) for p in points if p.x is not None))
-        several = list(dict.fromkeys(p.series for p in points if p.x is not None))
-        width = 0.8 / len(several)
+        several = list(dict.fromkeys(p.series for p in points if p.x is not None and p.values))
+        width = 0.8 / max(1, len(several))
         for series, color in _colors(points):
             own = [p for p in points if p.series == series and p.values and p.x is not None]
             if own:
@@ -129,6 +129,7 @@ def _draw_panels(
     panels: Panels, panel: Callable[[Axes, Sequence[Drawn]], None], x_label: str, path: Path
 ) -> None:
     """Panels of the test criterion, side by side."""
+    panels = {t: own for t, own in panels.items() if any(p.values for p in own)} or panels
     size = max(6.0, 4.6 * len(panels)), 4.0
     with plots.picture(path, size, 1, len(panels)) as (figure, grid):
         for (title, points), axes in zip(panels.items(), grid[0], strict=True):

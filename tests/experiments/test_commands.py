@@ -108,6 +108,20 @@ def shortened(words: list[str]) -> list[str]:
     return [*kept, *(word for name, values in short.items() for word in (name, *values))]
 
 
+def in_sentences() -> list[str]:
+    """Each command that trains, of those that stand in a sentence."""
+    pages = [*(ROOT / "docs").rglob("*.md"), RESULTS / "README.md"]
+    text = "\n".join(" ".join(page.read_text().split()) for page in sorted(pages))
+    found = re.findall(r"`python -m (experiments\.train [^`]+)`", text)
+    return list(dict.fromkeys(found))
+
+
+@pytest.mark.parametrize("command", in_sentences())
+def test_commands_in_sentences_run(command, data_dir, tmp_path):
+    words = shortened([sys.executable, "-m", *shlex.split(command)])
+    call(words, tmp_path, SEVO_DATA=str(data_dir))
+
+
 def of_results() -> list[list[str]]:
     """Each command that makes a table of results from runs that are kept, a target for each."""
     found = []
