@@ -53,6 +53,8 @@ def commands() -> list[str]:
     found: set[str] = set()
     for page in pages:
         text = page.read_text().replace("\\\n", " ")
+        # One in a sentence may go on in the next line.
+        text = re.sub(r"(?<!`)`(?!`)[^`]+`", lambda code: " ".join(code[0].split()), text)
         found |= set(re.findall(r"python -m (experiments\.\w+[^`\n&#|]*)", text))
     words = (" ".join(command.split()).rstrip(".,:;)") for command in found)
     # A command in a string of Python ends with the string's quote.

@@ -1,7 +1,7 @@
 """Smoothing once in several epochs instead of at every step, and which part of it helps.
 
-On Beauty the rate is tuned on validation at every step, and every 1 and 10
-epochs. Elsewhere it is the published one.
+On Beauty the rate is tuned on validation at every step, and every 1 and 10 epochs. Elsewhere it is
+the published one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """New items and new days: items without training interactions, and runs that go on with new data.
 
-The data of both experiments are made from those of a registered data set, and
-written as files, which the usual training then reads.
+The data of both experiments are made from those of a registered data set, and written as files,
+which the usual training then reads.
 """
 
 from __future__ import annotations

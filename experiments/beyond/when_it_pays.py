@@ -1,7 +1,6 @@
 """The gain of SEvo over tuned AdamW by negatives, batch size, users, width and popularity.
 
-SASRec by the strong recipe; each side has the settings of its best trial of
-equal tuning.
+SASRec by the strong recipe; each side has the settings of its best trial of equal tuning.
 """
 
 from __future__ import annotations
@@ -40,7 +39,9 @@ class Condition(NamedTuple):
     of_graph: Mapping[str, Any] = {}
 
 
-USUAL = Condition(0, "all negatives, batches of 128, width 64", {})
+BATCH = SMALLER["batch_size"]
+ALL_USERS = BATCH / SMALLER["user_share"]
+"""The batch for all users; fewer users have it in proportion, so that epochs have as many steps."""
 GRAPHS: Mapping[str, Mapping[str, Any]] = {
     "their own graph": {},
     "all users' graph": {"graph_of_all_users": True},
@@ -56,28 +57,27 @@ AXES: Mapping[str, Sequence[Condition]] = {
             )
             for count in (1, 8, 64, 512)
         ),
-        USUAL._replace(x=10_000, label="all items"),
+        Condition(10_000, "all items", {}),
     ],
     "batch size": [
-        Condition(32, "batches of 32", {"batch_size": 32}),
-        USUAL._replace(x=128, label="batches of 128"),
-        *(Condition(size, f"batches of {size}", {"batch_size": size}) for size in (512, 2048)),
+        Condition(size, f"batches of {size}", {"batch_size": size})
+        for size in (32, BATCH, 512, 2048)
     ],
     "share of the users": [
         Condition(
             share,
             f"{share:.0%} of the users, {name}",
-            {"user_share": share, "batch_size": size},  # so that epochs have as many steps
+            {"user_share": share, "batch_size": round(share * ALL_USERS)},
             name,
             graph,
         )
-        for share, size in ((0.05, 26), (0.1, 51), (0.25, 128), (1.0, 512))
+        for share in (0.05, 0.1, 0.25, 1.0)
         for name, graph in GRAPHS.items()
         if share < 1 or name != "all users' graph"
     ],
     "width": [
         Condition(16, "width 16", {"dim": 16}),
-        USUAL._replace(x=64, label="width 64"),
+        Condition(64, "width 64", {}),
         Condition(128, "width 128", {"dim": 128}),
     ],
 }

@@ -95,17 +95,17 @@ def write_inputs(page: str, data_dir: Path, folder: Path) -> None:
 
 def shortened(words: list[str]) -> list[str]:
     """The command, for one epoch and one seed."""
-    short = {"--epochs": ["1"], "--seeds": ["0"]}
+    short = {"--epochs": "1", "--seeds": "0"}
     if "experiments.recommend" in words or "experiments.build_graph" in words:
         return words
     if "experiments.distill" in words:
-        short |= {"--teacher-epochs": ["1"], "--seeds": ["0"]}
+        short["--teacher-epochs"] = "1"
     kept, option = [], ""
     for word in words:
         option = word if word.startswith("--") else option
         if option not in short:
             kept.append(word)
-    return [*kept, *(word for name, values in short.items() for word in (name, *values))]
+    return [*kept, *(word for pair in short.items() for word in pair)]
 
 
 def in_sentences() -> list[str]:
