@@ -247,8 +247,7 @@ SEARCH = (
     "the others with drawn ones, where learning rate, dropout and decay are the same for all "
     "methods. *Lookahead* has a plain factor in place of ψ; *a β for each item* is β κ / (κ + n) "
     "for an item of n training interactions. The moment correction alone is no method here: the "
-    "cross-entropy over all items leaves no row without a gradient, so it is AdamW to the last "
-    "digit."
+    "cross-entropy over all items leaves no row without a gradient, so it is AdamW up to rounding."
 )
 
 TRIALS_TABLE = Accuracy(

@@ -80,16 +80,21 @@ def test_the_moment_correction_alone_is_no_method_where_all_rows_have_gradients(
     users_file, tmp_path
 ):
     """Beside the cross-entropy over all items; with one negative it is another optimiser."""
-    curves = {}
+    found = {}
     for loss in ("softmax", "bce"):
         for kind in (["adamw"], ["sevo-adamw", "--beta", "0", "--num-layers", "0"]):
             out = tmp_path / loss / kind[0]
             options = ["--dataset", str(users_file), "--optimizer", *kind, "--loss", loss]
             options += ["--dim", "16", "--num-blocks", "1", "--max-len", "8", "--epochs", "2"]
             assert train.main([*options, "--batch-size", "64", "--out", str(out)]) == 0
-            curves[loss, kind[0]] = records_of(next(out.glob("*-seed0")))
-    assert curves["softmax", "adamw"] == curves["softmax", "sevo-adamw"]
-    assert curves["bce", "adamw"] != curves["bce", "sevo-adamw"]
+            found[loss, kind[0]] = records_of(next(out.glob("*-seed0")))[-1]["train_loss"]
+    # Not bit by bit: XLA may order the sums of two programs differently.
+    apart = {
+        loss: abs(found[loss, "sevo-adamw"] / found[loss, "adamw"] - 1)
+        for loss in ("softmax", "bce")
+    }
+    assert apart["softmax"] < 1e-6
+    assert apart["bce"] > 1e-4
 
 
 def test_five_seeds_at_the_best_settings_of_the_trials(data_dir, trained, tmp_path, monkeypatch):
