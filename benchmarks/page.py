@@ -61,14 +61,6 @@ def _first_ratio(cases: list[Case]) -> float:
     return cases[0]["ratio"]
 
 
-def _growth(cases: list[Case]) -> float:
-    """Returns the bytes an interaction between the largest log and the next of its kind."""
-    kind = cases[0]["case"].partition(",")[2]
-    return next(
-        (case["bytes_of_growth"] for case in cases[1:] if case["case"].endswith(kind)), float("nan")
-    )
-
-
 TARGETS = (
     Target("Ã X, the worst of six sizes, over the best peer", "kernels", 1.05, 1.05, _worst_ratio,
            "x its time"),
@@ -101,9 +93,10 @@ TARGETS = (
            lambda cases: cases[0]["ours"], "s"),
     Target("its process's peak memory", "out_of_core", 6.0, "",
            lambda cases: cases[0]["peak_memory_gib"], "GiB"),
-    Target("100,000,000 interactions loaded: memory beyond the arrays", "loading", 3.0, "",
-           lambda cases: cases[0]["beyond_arrays_gib"], "GiB"),
-    Target("its growth from 20,000,000 to 100,000,000", "loading", 12.0, "", _growth,
+    Target("100,000,000 interactions loaded: the most beyond the arrays", "loading", 3.0, "",
+           lambda cases: max(case["beyond_arrays_gib"] for case in cases), "GiB"),
+    Target("its growth from one size to the next, the most", "loading", 12.0, "",
+           lambda cases: max(case.get("bytes_of_growth", 0.0) for case in cases),
            "bytes an interaction"),
     Target("its time over pandas', the worst", "loading", None, "",
            lambda cases: max(case["ratio"] or 0 for case in cases), "x its time"),

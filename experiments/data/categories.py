@@ -164,7 +164,7 @@ def read_categories(path: Path) -> Mapping[str, Any]:
         return read_json(path)
     if is_text(path):
         raise UserError(f"{path}: expected a name that ends in .json, .csv, .tsv or .parquet")
-    pairs, _ = read_columns(path, COLUMNS, ("item", "category"))
+    pairs = read_columns(path, COLUMNS, ("item", "category"))
     try:
         names = pairs["category"].cast(pl.String)
         joined = names.str.contains("|", literal=True)

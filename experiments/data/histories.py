@@ -81,7 +81,7 @@ def read_items(path: Path) -> list[str]:
         UserError: the file is missing, malformed or empty.
     """
     if not is_text(path):
-        columns, _ = read_columns(path, {"item": COLUMNS["item"]}, ("item",))
+        columns = read_columns(path, {"item": COLUMNS["item"]}, ("item",))
         return columns["item"].cast(str).to_list()
     with open_text(path) as file:
         items = [line.strip() for line in file if line.strip()]

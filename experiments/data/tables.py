@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import re
 import sys
+import tempfile
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,7 @@ def read_file(path: Path, least: int = MIN_INTERACTIONS, *, times: bool = False)
         UserError: the file cannot be read, lacks a column or a value, has a row of more fields than
             its first line, or no user has that many events.
     """
-    with unchanged(path):
-        events, notes = scan_columns(path, COLUMNS, ("user", "item"))
+    with scan_columns(path, COLUMNS, ("user", "item")) as (events, notes):
         whole = _whole(events)
         typed = [_ids(events, column, path, whole) for column in ("user", "item")]
         if timed := "time" in events.collect_schema():
@@ -97,12 +97,40 @@ def read_file(path: Path, least: int = MIN_INTERACTIONS, *, times: bool = False)
     return dataclasses.replace(data, notes=(*notes, *data.notes))
 
 
+def read_columns(
+    path: Path, known: Mapping[str, tuple[str, ...]], needed: tuple[str, ...]
+) -> pl.DataFrame:
+    """Reads what `scan_columns` finds."""
+    with scan_columns(path, known, needed) as (events, _):
+        return events.collect(engine="streaming")
+
+
 @contextlib.contextmanager
-def unchanged(path: Path) -> Generator[None]:
-    """Raises a `UserError` if a file that is read several times changes meanwhile."""
+def scan_columns(
+    path: Path, known: Mapping[str, tuple[str, ...]], needed: tuple[str, ...]
+) -> Generator[tuple[pl.LazyFrame, tuple[str, ...]]]:
+    """Finds and checks the columns of a file that are recognised by their names.
+
+    Text is parsed once, into a temporary Parquet file, which is read faster and within less memory
+    as often as its columns are needed. Text is not converted to numbers: Amazon has ids such as
+    0000031887.
+
+    Args:
+        path: a file as `read_file` takes it.
+        known: for each column, the names that it may have in the file, preferred ones first.
+        needed: the columns that must be there.
+
+    Yields:
+        The columns, to be read in batches, in which no value is missing; and notes on the rows.
+
+    Raises:
+        UserError: the file cannot be read, lacks a column or a value, has a row of more fields than
+            its first line, or changes meanwhile; or there is no space for temporary files.
+    """
     before = _stamp(path)
     try:
-        yield
+        with tempfile.TemporaryDirectory(prefix="sevo-jax-") as folder:
+            yield _scan(path, Path(folder) / "columns.parquet", known, needed)
     finally:
         if before and before != _stamp(path):
             raise UserError(f"{path}: changed while it was read; read it when nothing writes to it")
@@ -116,33 +144,10 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return stat.st_size, stat.st_mtime_ns
 
 
-def read_columns(
-    path: Path, known: Mapping[str, tuple[str, ...]], needed: tuple[str, ...]
-) -> tuple[pl.DataFrame, tuple[str, ...]]:
-    """Reads what `scan_columns` finds."""
-    events, notes = scan_columns(path, known, needed)
-    return events.collect(engine="streaming"), notes
-
-
-def scan_columns(
-    path: Path, known: Mapping[str, tuple[str, ...]], needed: tuple[str, ...]
+def _scan(
+    path: Path, copy: Path, known: Mapping[str, tuple[str, ...]], needed: tuple[str, ...]
 ) -> tuple[pl.LazyFrame, tuple[str, ...]]:
-    """Finds and checks the columns of a file that are recognised by their names.
-
-    Text is not converted to numbers: Amazon has ids such as 0000031887.
-
-    Args:
-        path: a file as `read_file` takes it.
-        known: for each column, the names that it may have in the file, preferred ones first.
-        needed: the columns that must be there.
-
-    Returns:
-        The columns, to be read in batches, in which no value is missing; and notes on the rows.
-
-    Raises:
-        UserError: the file cannot be read, lacks a column or a value, or has a row of more fields
-            than its first line.
-    """
+    """Opens the columns of a Parquet file; copies those of text to ``copy``, and opens that."""
     kind = kind_of(path)
     is_parquet = kind == ".parquet"
     notes: tuple[str, ...] = ()
@@ -161,34 +166,27 @@ def scan_columns(
                 f"tr '\\r' '\\n' < {path.name} > lines-{path.name}"
             )
         found = _find_columns(names, path, known, needed)
-        events = table.select(found.values())
         read = pl.col(found.values())
-        if is_parquet:
-            checked = events.select(pl.len(), pl.any_horizontal(read.is_null().any()))
-            count, suspect = checked.collect(engine="streaming").row(0)
-        else:
-            # An empty string is a missing value, also in quotes. A line may be blank.
-            # (`replace` would do the same, and hold the whole file in memory.)
-            values = [pl.when(pl.col(c) != "").then(pl.col(c)) for c in found.values()]
-            is_row = ~pl.all_horizontal(read.is_null())
-            events = events.with_columns(values).filter(is_row)
-            last = pl.col(names[-1]).is_null().alias(NO_LAST)
+        events, suspicious = table, pl.any_horizontal(read.is_null().any())
+        if not is_parquet:
+            _copy_rows(table, list(found.values()), copy)
+            events = pl.scan_parquet(copy)
             separator = TEXT_TABLES[kind].get("separator", ",")
-            checked = table.select(*found.values(), last).with_columns(values).filter(is_row)
-            count, suspect = (
-                checked.select(
-                    pl.len(),
-                    pl.col(NO_LAST).any()
-                    | pl.any_horizontal(read.is_null().any() | _swallowed(read, separator).any()),
-                )
-                .collect(engine="streaming", optimizations=ALL_COLUMNS)
-                .row(0)
+            suspicious |= pl.col(NO_LAST).any() | pl.any_horizontal(
+                _swallowed(read, separator).any()
             )
-            if suspect:
-                notes = _check_rows(path, kind, names, found)
+        checked = events.select(pl.len(), suspicious).collect(engine="streaming")
+        count, suspect = checked.row(0)
+        if suspect and not is_parquet:
+            notes = _check_rows(path, kind, names, found)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except pl.exceptions.PolarsError as error:
+        if "os error" in str(error) and not is_parquet:
+            raise UserError(
+                f"{copy.parent.parent}: cannot take a copy of the columns of {path.name} "
+                f"({first_line(error)}); set TMPDIR to a folder with more space"
+            ) from error
         if "invalid utf-8" in str(error):
             raise UserError(
                 f"{path}: is not UTF-8 text; save it so, or, if it is Latin-1, write "
@@ -201,9 +199,21 @@ def scan_columns(
         ) from error
     if not count:
         raise UserError(f"{path}: holds no interactions; expected one a row")
+    events = events.select(found.values())
     if suspect:
         check_complete(events, path, "row")
     return events.select(pl.col(name).alias(column) for column, name in found.items()), notes
+
+
+def _copy_rows(table: pl.LazyFrame, columns: list[str], copy: Path) -> None:
+    """Copies columns of text, and `NO_LAST`, to a Parquet file, without blank lines."""
+    # An empty string is a missing value, also in quotes. (`replace` would do the same, and hold the
+    # whole file in memory.)
+    values = [pl.when(pl.col(c) != "").then(pl.col(c)) for c in columns]
+    last = pl.col(table.collect_schema().names()[-1]).is_null().alias(NO_LAST)
+    rows = table.select(*columns, last).with_columns(values)
+    rows = rows.filter(~pl.all_horizontal(pl.col(columns).is_null()))
+    rows.sink_parquet(copy, compression="lz4", optimizations=ALL_COLUMNS)
 
 
 def _swallowed(text: pl.Expr, separator: str) -> pl.Expr:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime
 import gzip
 import hashlib
+import resource
 import subprocess
 import sys
+import tempfile
 import tracemalloc
 from pathlib import Path
 
@@ -459,6 +461,29 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "from_events", appended)
     with pytest.raises(UserError, match=r"a\.csv: changed while it was read"):
         load(str(path))
+
+
+def test_text_is_copied_to_a_temporary_file_that_goes_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    path = table(tmp_path / "a.csv", {"user": USERS, "item": ITEMS})
+    assert load(str(path)).num_users
+    path.write_text("user,item\na,x\na,\n")
+    with pytest.raises(UserError, match=r"a\.csv, row 2: found"):
+        load(str(path))
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_a_temporary_folder_without_space(tmp_path):
+    numbers = np.random.default_rng(0).integers(0, 10**9, (2, 100_000))
+    path = table(tmp_path / "a.csv", {"user": numbers[0], "item": numbers[1]})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"copy of the columns of a\.csv .*; set TMPDIR to"):
+            load(str(path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_arrays_on_the_way_are_few(tmp_path, monkeypatch):
