@@ -1,7 +1,7 @@
 """The commands on pages run, and print what the pages say.
 
-Their options are checked by tests/test_docs.py, in seconds. Here they run: those that train, on 200
-users for an epoch.
+Their options are checked by tests/test_docs.py, in seconds. Here they run: those that train, for an
+epoch, and benchmarks at small sizes. `make`, `mkdocs` and `pytest` run in `.ci/run`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -21,24 +22,52 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results"
-PAGES = ("add-a-backbone", "distributed", "experiments")
 ELSEWHERE = {
     "spark://host:7077": "a cluster that has another name",
     "10.0.0.1:1234": "a machine that has another address",
 }
 """What keeps a command from running here, and why."""
 
+COMMANDS = ("train", "launch", "distill", "sweep", "reproduce")
+TRAIN = {"mean.py", *(f"experiments.{name}" for name in COMMANDS)}
+LONG = r"\b(minutes?|hours?)\b"
+"""What is said of a command that trains for all epochs."""
+
 pytestmark = pytest.mark.slow
 
 
-def commands(text: str) -> Iterator[list[str]]:
-    """The words of each command in the blocks of a page, but for installing."""
+class Command(NamedTuple):
+    """A command in a block of a page.
+
+    Attributes:
+        words: what runs, with this Python.
+        comment: beside it, and in the lines above it.
+    """
+
+    words: list[str]
+    comment: str
+
+
+def commands(text: str) -> Iterator[Command]:
+    """The commands in the blocks of a page, but for installing."""
     for block in re.findall(r"```sh\n(.*?)```", text, re.S):
+        above = ""
         for line in block.replace("\\\n", " ").splitlines():
-            for command in line.split("&&"):
-                words = shlex.split(command, comments=True)
+            code, _, comment = line.partition("#")
+            if not code.strip():
+                above += comment
+                continue
+            for command in code.split("&&"):
+                words = shlex.split(command)
                 if words[:1] == ["python"] and words[:3] != ["python", "-m", "pip"]:
-                    yield [sys.executable, *words[1:]]
+                    yield Command([sys.executable, *words[1:]], above + comment)
+            above = ""
+
+
+def pages() -> list[str]:
+    """The pages of the site that have such commands."""
+    found = sorted((ROOT / "docs").rglob("*.md"))
+    return [str(page.relative_to(ROOT)) for page in found if any(commands(page.read_text()))]
 
 
 def call(words: list[str], folder: Path, **environment: str) -> str:
@@ -53,8 +82,8 @@ def call(words: list[str], folder: Path, **environment: str) -> str:
 
 def test_the_first_command_prints_what_the_readme_says(tmp_path):
     page = (ROOT / "README.md").read_text()
-    first = next(words for words in commands(page) if "experiments.train" in words)
-    printed = call(first, tmp_path, SEVO_DATA="", XLA_FLAGS="")  # as users have it
+    first = next(own for own in commands(page) if "experiments.train" in own.words)
+    printed = call(first.words, tmp_path, SEVO_DATA="", XLA_FLAGS="")  # as users have it
     said = re.search(r"NDCG@10 is (\.\d+) without\s+and (\.\d+) with smoothing", page)
     assert said is not None
     rows = [line for line in printed.splitlines() if line.lstrip().startswith("SASRec")]
@@ -62,12 +91,21 @@ def test_the_first_command_prints_what_the_readme_says(tmp_path):
     np.testing.assert_allclose(found, [float(number) for number in said.groups()], rtol=0.01)
 
 
-@pytest.mark.parametrize("page", PAGES)
+def test_pages_say_how_long_commands_take_that_train():
+    for page in pages():
+        for words, comment in commands((ROOT / page).read_text()):
+            assert not TRAIN & set(words) or re.search(LONG, comment), words
+    for command, paragraph in in_sentences().items():
+        words = shlex.split(command)
+        assert not TRAIN & set(words) or re.search(LONG, paragraph), words
+
+
+@pytest.mark.parametrize("page", pages())
 def test_the_commands_of_a_page_run_one_after_the_other(page, data_dir, tmp_path):
-    text = (ROOT / f"docs/{page}.md").read_text()
+    text = (ROOT / page).read_text()
     write_inputs(text, data_dir, tmp_path)
     ran = 0
-    for words in commands(text):
+    for words, _ in commands(text):
         if not ELSEWHERE.keys() & set(words):
             devices = 4 if "--mesh" in words else 1
             flags = f"--xla_force_host_platform_device_count={devices}"
@@ -94,9 +132,9 @@ def write_inputs(page: str, data_dir: Path, folder: Path) -> None:
 
 
 def shortened(words: list[str]) -> list[str]:
-    """The command, for one epoch and one seed."""
+    """A command that trains, for one epoch and one seed; others as they are."""
     short = {"--epochs": "1", "--seeds": "0"}
-    if "experiments.recommend" in words or "experiments.build_graph" in words:
+    if not TRAIN & set(words):
         return words
     if "experiments.distill" in words:
         short["--teacher-epochs"] = "1"
@@ -106,20 +144,6 @@ def shortened(words: list[str]) -> list[str]:
         if option not in short:
             kept.append(word)
     return [*kept, *(word for pair in short.items() for word in pair)]
-
-
-def in_sentences() -> list[str]:
-    """Each command that trains, of those that stand in a sentence."""
-    pages = [*(ROOT / "docs").rglob("*.md"), RESULTS / "README.md"]
-    text = "\n".join(" ".join(page.read_text().split()) for page in sorted(pages))
-    found = re.findall(r"`python -m (experiments\.train [^`]+)`", text)
-    return list(dict.fromkeys(found))
-
-
-@pytest.mark.parametrize("command", in_sentences())
-def test_commands_in_sentences_run(command, data_dir, tmp_path):
-    words = shortened([sys.executable, "-m", *shlex.split(command)])
-    call(words, tmp_path, SEVO_DATA=str(data_dir))
 
 
 def of_results() -> list[list[str]]:
@@ -133,6 +157,50 @@ def of_results() -> list[list[str]]:
                 names = re.findall(r"\[([\w-]+)\.md\]", line) if others else [name]
                 found += [[name, *options] for name in names]
     return list(map(list, dict.fromkeys(map(tuple, found))))
+
+
+NAMED = {"NAME", "TARGET"}
+"""Words of a command that stands for several; each of these has tests of its own."""
+
+
+def in_sentences() -> dict[str, str]:
+    """Each command that stands in a sentence, and its paragraph; not those of kept results."""
+    kept = of_results()
+    all_pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), RESULTS / "README.md"]
+    found: dict[str, str] = {}
+    for page in sorted(all_pages):
+        for paragraph in re.sub(r"```.*?```", "", page.read_text(), flags=re.S).split("\n\n"):
+            flat = " ".join(paragraph.split())
+            for command in re.findall(r"`(python (?:-m (?:exp|bench)\w+\.|examples/)[^`]+)`", flat):
+                words = re.split(r"[ .]", command)
+                alone = words[:3] == ["python", "-m", "experiments"] and len(words) == 4
+                if not alone and not NAMED & set(words) and command.split()[3:] not in kept:
+                    found.setdefault(command, flat)
+    return found
+
+
+@pytest.mark.parametrize("command", in_sentences())
+def test_commands_in_sentences_run(command, data_folder, tmp_path):
+    words = [sys.executable, *shlex.split(command)[1:]]
+    module = words[2] if words[1] == "-m" else ""
+    if module == "experiments.reproduce" or module.startswith("benchmarks."):
+        one = ["--only", "memory"] if words[2:] == ["benchmarks.run"] else []
+        words += ["--quick", "--out", str(tmp_path), *one]
+    elif module in ("experiments.recommend", "experiments.export"):
+        write_run(tmp_path / "RUN")
+        (tmp_path / "FILE").write_text("anna 3 5 9\n")
+    elif module:
+        words = shortened(words)
+    call(words, tmp_path if module else ROOT, SEVO_DATA=str(data_folder))
+
+
+def write_run(place: Path) -> None:
+    """Trains a small run."""
+    command = (
+        "experiments.train --dataset synthetic --epochs 1 --dim 8 --optimizer adamw --out runs"
+    )
+    call([sys.executable, "-m", *command.split()], place.parent)
+    place.symlink_to(place.parent / "runs/sasrec-adamw-seed0")
 
 
 @pytest.mark.parametrize("command", of_results(), ids=" ".join)
