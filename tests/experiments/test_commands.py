@@ -188,7 +188,7 @@ def test_commands_in_sentences_run(command, data_folder, tmp_path):
         words += ["--quick", "--out", str(tmp_path), *one]
     elif module in ("experiments.recommend", "experiments.export"):
         write_run(tmp_path / "RUN")
-        (tmp_path / "FILE").write_text("anna 3 5 9\n")
+        (tmp_path / "FILE").write_text("1 3 5 9\n")
     elif module:
         words = shortened(words)
     call(words, tmp_path if module else ROOT, SEVO_DATA=str(data_folder))
