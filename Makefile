@@ -4,7 +4,7 @@
 test: # the default tests
 	python -m pytest
 
-slow: # those that take minutes
+slow: # those that take many minutes
 	python -m pytest -m slow
 
 lint: # what `pre-commit` runs

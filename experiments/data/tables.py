@@ -44,6 +44,9 @@ ALL_COLUMNS = pl.QueryOptFlags(projection_pushdown=False)
 NO_LAST = "no last field"
 """Our own column: whether the last field of a row is empty. No name in `COLUMNS` is like it."""
 
+FULL = ("No space left", "File too large", "quota exceeded")
+"""What the operating system says of a folder that takes no more."""
+
 
 def kind_of(path: Path) -> str:
     """Returns the ending of a file's name; of a gzipped file, the ending before ``.gz``."""
@@ -129,11 +132,18 @@ def scan_columns(
     """
     before = _stamp(path)
     try:
-        with tempfile.TemporaryDirectory(prefix="sevo-jax-") as folder:
-            yield _scan(path, Path(folder) / "columns.parquet", known, needed)
+        with contextlib.nullcontext("") if kind_of(path) == ".parquet" else _folder() as folder:
+            yield _scan(path, Path(folder), known, needed)
     finally:
         if before and before != _stamp(path):
             raise UserError(f"{path}: changed while it was read; read it when nothing writes to it")
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="sevo-jax-")
+    except OSError as error:
+        raise UserError(f"{error.strerror or error}; set TMPDIR to a folder with space") from error
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
@@ -145,9 +155,9 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def _scan(
-    path: Path, copy: Path, known: Mapping[str, tuple[str, ...]], needed: tuple[str, ...]
+    path: Path, folder: Path, known: Mapping[str, tuple[str, ...]], needed: tuple[str, ...]
 ) -> tuple[pl.LazyFrame, tuple[str, ...]]:
-    """Opens the columns of a Parquet file; copies those of text to ``copy``, and opens that."""
+    """Opens the columns of a Parquet file; copies those of text to ``folder``, and opens that."""
     kind = kind_of(path)
     is_parquet = kind == ".parquet"
     notes: tuple[str, ...] = ()
@@ -169,8 +179,7 @@ def _scan(
         read = pl.col(found.values())
         events, suspicious = table, pl.any_horizontal(read.is_null().any())
         if not is_parquet:
-            _copy_rows(table, list(found.values()), copy)
-            events = pl.scan_parquet(copy)
+            events = _copied(table, list(found.values()), folder)
             separator = TEXT_TABLES[kind].get("separator", ",")
             suspicious |= pl.col(NO_LAST).any() | pl.any_horizontal(
                 _swallowed(read, separator).any()
@@ -182,11 +191,6 @@ def _scan(
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except pl.exceptions.PolarsError as error:
-        if "os error" in str(error) and not is_parquet:
-            raise UserError(
-                f"{copy.parent.parent}: cannot take a copy of the columns of {path.name} "
-                f"({first_line(error)}); set TMPDIR to a folder with more space"
-            ) from error
         if "invalid utf-8" in str(error):
             raise UserError(
                 f"{path}: is not UTF-8 text; save it so, or, if it is Latin-1, write "
@@ -205,15 +209,25 @@ def _scan(
     return events.select(pl.col(name).alias(column) for column, name in found.items()), notes
 
 
-def _copy_rows(table: pl.LazyFrame, columns: list[str], copy: Path) -> None:
-    """Copies columns of text, and `NO_LAST`, to a Parquet file, without blank lines."""
+def _copied(table: pl.LazyFrame, columns: list[str], folder: Path) -> pl.LazyFrame:
+    """Copies columns of text, and `NO_LAST`, to a Parquet file, without blank lines; opens it."""
+    copy = folder / "columns.parquet"
+    names = table.collect_schema().names()
     # An empty string is a missing value, also in quotes. (`replace` would do the same, and hold the
     # whole file in memory.)
     values = [pl.when(pl.col(c) != "").then(pl.col(c)) for c in columns]
-    last = pl.col(table.collect_schema().names()[-1]).is_null().alias(NO_LAST)
-    rows = table.select(*columns, last).with_columns(values)
-    rows = rows.filter(~pl.all_horizontal(pl.col(columns).is_null()))
-    rows.sink_parquet(copy, compression="lz4", optimizations=ALL_COLUMNS)
+    last = pl.col(names[-1]).is_null().alias(NO_LAST)
+    rows = table.filter(~pl.all_horizontal(pl.all().is_null())).select(*values, last)
+    try:
+        rows.sink_parquet(copy, compression="lz4", optimizations=ALL_COLUMNS)
+    except pl.exceptions.PolarsError as error:
+        if not any(full in str(error) for full in FULL):
+            raise
+        raise UserError(
+            f"{folder.parent}: has no space for a copy of the columns ({first_line(error)}); set "
+            "TMPDIR to a folder with more"
+        ) from error
+    return pl.scan_parquet(copy, glob=False)
 
 
 def _swallowed(text: pl.Expr, separator: str) -> pl.Expr:

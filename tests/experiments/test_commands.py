@@ -1,7 +1,7 @@
 """The commands on pages run, and print what the pages say.
 
 Their options are checked by tests/test_docs.py, in seconds. Here they run: those that train, for an
-epoch, and benchmarks at small sizes. `make`, `mkdocs` and `pytest` run in `.ci/run`.
+epoch, and benchmarks at small sizes. `.ci/run` runs what the `Makefile` has.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from experiments import data
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results"
 ELSEWHERE = {
@@ -28,12 +30,11 @@ ELSEWHERE = {
 }
 """What keeps a command from running here, and why."""
 
+HOUR = 3600  # seconds
 COMMANDS = ("train", "launch", "distill", "sweep", "reproduce")
 TRAIN = {"mean.py", *(f"experiments.{name}" for name in COMMANDS)}
-LONG = r"\b(minutes?|hours?)\b"
-"""What is said of a command that trains for all epochs."""
-
-pytestmark = pytest.mark.slow
+LONG = r"\b(seconds|minutes?|hours?)\b"
+"""What is said of a command that trains."""
 
 
 class Command(NamedTuple):
@@ -74,12 +75,19 @@ def call(words: list[str], folder: Path, **environment: str) -> str:
     """Runs a command in a folder, and returns what it prints."""
     env = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "160"} | environment
     done = subprocess.run(
-        words, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        words,
+        cwd=folder,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=HOUR / 2,
     )
     assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}"
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_first_command_prints_what_the_readme_says(tmp_path):
     page = (ROOT / "README.md").read_text()
     first = next(own for own in commands(page) if "experiments.train" in own.words)
@@ -88,18 +96,19 @@ def test_the_first_command_prints_what_the_readme_says(tmp_path):
     assert said is not None
     rows = [line for line in printed.splitlines() if line.lstrip().startswith("SASRec")]
     found = [float(re.findall(r"0\.\d{4}", row)[-1]) for row in rows]
-    np.testing.assert_allclose(found, [float(number) for number in said.groups()], rtol=0.01)
+    np.testing.assert_allclose(found, [float(number) for number in said.groups()], rtol=0.03)
 
 
 def test_pages_say_how_long_commands_take_that_train():
     for page in pages():
         for words, comment in commands((ROOT / page).read_text()):
             assert not TRAIN & set(words) or re.search(LONG, comment), words
-    for command, paragraph in in_sentences().items():
-        words = shlex.split(command)
-        assert not TRAIN & set(words) or re.search(LONG, paragraph), words
+    for command, places in in_sentences().items():
+        told = any(re.search(LONG, place) for place in places)
+        assert told or not TRAIN & set(command.split()), command
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", pages())
 def test_the_commands_of_a_page_run_one_after_the_other(page, data_dir, tmp_path):
     text = (ROOT / page).read_text()
@@ -163,29 +172,39 @@ NAMED = {"NAME", "TARGET"}
 """Words of a command that stands for several; each of these has tests of its own."""
 
 
-def in_sentences() -> dict[str, str]:
-    """Each command that stands in a sentence, and its paragraph; not those of kept results."""
-    kept = of_results()
+def in_sentences() -> dict[str, list[str]]:
+    """The commands in sentences, and where each stands: paragraphs and rows of tables.
+
+    Those of kept results are left out, as are those that stand in a block, too.
+    """
     all_pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), RESULTS / "README.md"]
-    found: dict[str, str] = {}
-    for page in sorted(all_pages):
-        for paragraph in re.sub(r"```.*?```", "", page.read_text(), flags=re.S).split("\n\n"):
-            flat = " ".join(paragraph.split())
+    texts = [page.read_text() for page in sorted(all_pages)]
+    elsewhere = [["python", "-m", "experiments.reproduce", *own] for own in of_results()]
+    elsewhere += [["python", *own.words[1:]] for text in texts for own in commands(text)]
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        for place in re.split(r"\n\n|\n(?=\|)", re.sub(r"```.*?```", "", text, flags=re.S)):
+            flat = " ".join(place.split())
             for command in re.findall(r"`(python (?:-m (?:exp|bench)\w+\.|examples/)[^`]+)`", flat):
-                words = re.split(r"[ .]", command)
-                alone = words[:3] == ["python", "-m", "experiments"] and len(words) == 4
-                if not alone and not NAMED & set(words) and command.split()[3:] not in kept:
-                    found.setdefault(command, flat)
+                words = command.split()
+                names_one = len(words) == 3 and words[2].startswith("experiments.")
+                if not (names_one or NAMED & set(re.split("[ .]", command)) or words in elsewhere):
+                    found.setdefault(command, []).append(flat)
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", in_sentences())
 def test_commands_in_sentences_run(command, data_folder, tmp_path):
     words = [sys.executable, *shlex.split(command)[1:]]
     module = words[2] if words[1] == "-m" else ""
-    if module == "experiments.reproduce" or module.startswith("benchmarks."):
+    if module.startswith("benchmarks."):
         one = ["--only", "memory"] if words[2:] == ["benchmarks.run"] else []
         words += ["--quick", "--out", str(tmp_path), *one]
+    elif "a4" in words:
+        words += ["--out", str(tmp_path)]
+    elif module == "experiments.reproduce":
+        words += ["--quick", "--out", str(tmp_path)]
     elif module in ("experiments.recommend", "experiments.export"):
         write_run(tmp_path / "RUN")
         (tmp_path / "FILE").write_text("1 3 5 9\n")
@@ -203,14 +222,20 @@ def write_run(place: Path) -> None:
     place.symlink_to(place.parent / "runs/sasrec-adamw-seed0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", of_results(), ids=" ".join)
 def test_tables_of_results_are_made_by_the_commands_beside_them(command, data_folder, tmp_path):
     name, *options = command
+    if name == "table1" and not all(
+        data.at_hand(own, data_folder) for own in ("beauty", "toys", "tools", "ml-1m")
+    ):
+        pytest.skip("table1 has data sets that are not here")
     if "--runs" not in options:
         options += ["--runs", "results/runs"]
     for measured in RESULTS.glob("*.json"):  # some keep what no run has, such as speed
         shutil.copy(measured, tmp_path)
     words = [sys.executable, "-m", "experiments.reproduce", name, *options, "--no-train"]
-    call([*words, "--out", str(tmp_path)], ROOT, SEVO_DATA=str(data_folder))
+    own = {"SEVO_DATA": str(data_folder), "SEVO_CACHE": str(tmp_path / "cache")}
+    call([*words, "--out", str(tmp_path)], ROOT, **own)
     made = (tmp_path / f"{name}.md").read_text()
     assert made == (RESULTS / f"{name}.md").read_text()

@@ -197,9 +197,12 @@ def test_blank_lines_and_empty_ids(tmp_path):
     file = tmp_path / "a.csv"
     file.write_text("user,item\n1,x\n\n1,y\n1,z\n\n")
     assert load(str(file)).items.tolist() == [1, 2, 3]
-    file.write_text('user,item\n1,x\n1,""\n1,z\n')
-    with pytest.raises(UserError, match="row 2: found"):
-        load(str(file))
+    file.write_text("user,item,rating\n1,x,5\n,,\n1,y,5\n1,z,5\n")
+    assert load(str(file)).items.tolist() == [1, 2, 3]
+    for lacking in ('user,item\n1,x\n1,""\n1,z\n', "user,item,rating\n1,x,5\n,,5\n1,y,5\n"):
+        file.write_text(lacking)
+        with pytest.raises(UserError, match="row 2: found"):
+            load(str(file))
 
 
 @pytest.mark.parametrize("name", ["a.json.gz", "a.xlsx", "a.jsonl"])
@@ -464,14 +467,25 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch):
 
 
 def test_text_is_copied_to_a_temporary_file_that_goes_away(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    (tmp_path / "temporary").mkdir()
+    folder = tmp_path / "[temporary]"  # no pattern
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
     path = table(tmp_path / "a.csv", {"user": USERS, "item": ITEMS})
-    assert load(str(path)).num_users
+    with tables.scan_columns(path, tables.COLUMNS, ("user", "item")) as (events, _):
+        assert [file.suffix for file in folder.glob("*/*")] == [".parquet"]
+        assert events.collect()["user"].to_list() == USERS
     path.write_text("user,item\na,x\na,\n")
     with pytest.raises(UserError, match=r"a\.csv, row 2: found"):
         load(str(path))
-    assert not list((tmp_path / "temporary").iterdir())
+    assert not list(folder.iterdir())
+
+
+def test_without_a_temporary_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    columns = {"user": USERS, "item": ITEMS}
+    assert load(str(table(tmp_path / "a.parquet", columns))).num_users  # needs no copy
+    with pytest.raises(UserError, match="set TMPDIR to a folder with space"):
+        load(str(table(tmp_path / "a.csv", columns)))
 
 
 def test_a_temporary_folder_without_space(tmp_path):
@@ -480,7 +494,9 @@ def test_a_temporary_folder_without_space(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
     try:
-        with pytest.raises(UserError, match=r"copy of the columns of a\.csv .*; set TMPDIR to"):
+        with pytest.raises(
+            UserError, match=r"no space for a copy of the columns .*; set TMPDIR to"
+        ):
             load(str(path))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
