@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import re
 import runpy
 from pathlib import Path
 
@@ -96,3 +97,20 @@ def test_an_approximate_index_finds_the_best_items(tmp_path, capsys):
     else:
         assert recall > 0.95
         assert f"50 users, 2,000 items: recall@10 {recall:.3f}; index" in printed
+
+
+def test_the_index_on_the_page_finds_the_best_items(tmp_path, monkeypatch):
+    pytest.importorskip("usearch")
+    page = (EXAMPLES.parent / "docs/experiments.md").read_text()
+    code = next(own for own in re.findall(r"```python\n(.*?)```", page, re.S) if "usearch" in own)
+    rng = np.random.default_rng(0)
+    items = rng.standard_normal((500, 8)).astype(np.float32)
+    names = {"vectors": rng.standard_normal((20, 8)).astype(np.float32)}
+    (tmp_path / "out").mkdir()
+    pl.DataFrame({"item": range(500), "vector": items}).write_parquet(
+        tmp_path / "out/items.parquet"
+    )
+    monkeypatch.chdir(tmp_path)
+    exec(code, names)
+    best = np.argsort(-names["vectors"] @ items.T)[:, :10]
+    assert np.mean([np.isin(b, f).mean() for b, f in zip(best, names["rows"], strict=True)]) > 0.95
