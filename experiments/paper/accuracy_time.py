@@ -192,15 +192,14 @@ def draw(datasets: Sequence[str], points: Sequence[Point], path: Path) -> None:
     ordered = sorted(points, key=lambda p: datasets.index(p.row.dataset))
     shown = list(dict.fromkeys((p.row.dataset, p.device) for p in ordered))
     size = 2.5 + 4 * len(shown), 4.2
-    with plots.picture(path, size, 1, len(shown), sharex=True, sharey=True) as (figure, (panels,)):
+    with plots.picture(path, size, 1, len(shown), sharex=True) as (figure, (panels,)):
         for axes, (dataset, device) in zip(panels, shown, strict=True):
-            _draw_points(
-                axes, [p for p in points if (p.row.dataset, p.device) == (dataset, device)]
-            )
+            own = [p for p in points if (p.row.dataset, p.device) == (dataset, device)]
+            _draw_points(axes, own)
             axes.set(xscale="log", title=f"{numbers.dataset_name(dataset)}, {device}")
             axes.set(xlabel="seconds of training up to the best epoch")
-            axes.margins(0.15)
-            axes.set_ylim(bottom=0)
+            axes.margins(x=0.15)
+            axes.set_ylim(0, 1.15 * max(p.score for p in own))
         panels[0].set(ylabel=f"test {CRITERION}")
         _legend(figure, points)
 
