@@ -64,7 +64,9 @@ def optimizer_label(row: Row) -> str:
     """The name of a row's optimiser."""
     if row.optimizer == plain_optimizer(row.model) != numbers.PLAIN:
         return "AdamW, as published"
-    return LABELS.get(row.optimizer, row.optimizer)
+    label = LABELS.get(row.optimizer, row.optimizer)
+    # The settings of a recipe are neither the published ones nor those of SEvo.
+    return label.partition(",")[0] if "recipe" in row.settings else label
 
 
 def quick_row(row: Row) -> Row:
