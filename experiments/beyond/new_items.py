@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -285,6 +286,7 @@ def measure(step: Step, new: np.ndarray) -> dict[str, Any]:
         "num_items": own.num_items,
         "users": {name: int(mask.sum()) for name, mask in masks.items()},
         "test": {name: metrics_of(ranks[mask]) for name, mask in masks.items() if mask.any()},
+        "median_rank": float(np.median(ranks[is_new])) if is_new.any() else None,
         "epochs": step.run.settings.training.epochs,
         "seconds": read_lines(step.folder / "metrics.jsonl")[-1]["seconds"],
         "device": loop.device(),
@@ -365,8 +367,14 @@ def values_of(own: Sequence[Mapping[str, Any]], group: str, metric: str) -> list
     return [one["test"][group][metric] for one in own if group in one["test"]]
 
 
+def median_rank(own: Sequence[Mapping[str, Any]]) -> float | None:
+    """Returns the mean over seeds of the median rank of new items."""
+    return cells.mean([one["median_rank"] for one in own if one["median_rank"] is not None])
+
+
 def _table(dataset: str, experiment: Experiment, measured: Found) -> Table:
-    header = ["Run", *(f"{m}, {g}" for g in GROUPS for m in METRICS), "Seconds", "Seeds"]
+    metrics = (f"{m}, {g}" for g in GROUPS for m in METRICS)
+    header = ["Run", *metrics, "Median rank, new", "Seconds", "Seeds"]
     written: list[list[str]] = []
     users: Mapping[str, int] = {}
     for variant in experiment.variants:
@@ -379,8 +387,8 @@ def _table(dataset: str, experiment: Experiment, measured: Found) -> Table:
             for group in GROUPS
             for metric in METRICS
         )
-        time = NONE if seconds is None else f"{seconds:.0f}"
-        written.append([variant.label, *scores, time, str(len(own))])
+        whole = [NONE if x is None else f"{x:,.0f}" for x in (median_rank(own), seconds)]
+        written.append([variant.label, *scores, *whole, str(len(own))])
         users = own[0]["users"] if own else users
     counts = ", ".join(f"{users[group]:,} {group}" for group in GROUPS) if users else "nothing yet"
     return Table(f"{dataset_name(dataset)}: users by test item: {counts}", header, written)
@@ -401,7 +409,12 @@ def verdict(measured: Found) -> str:
         first, name = next(iter(scores)), dataset_name(dataset)
         (new, old, _), (other_new, other_old, _) = scores[best], scores[first]
         if not new:
-            sentences.append(f"On {name}, nothing ranks a new item among the first ten.")
+            ranks = {label: median_rank(measured[dataset, label]) or inf for label in scores}
+            nearest = min(ranks, key=ranks.__getitem__)
+            sentences.append(
+                f"On {name}, nothing ranks a new item among the first ten. *{nearest}* ranks them "
+                f"best: the median is {ranks[nearest]:,.0f}, and {ranks[first]:,.0f} of *{first}*."
+            )
             continue
         sentences.append(
             f"On {name}, *{best}* ranks new items best: NDCG@10 "
