@@ -24,7 +24,7 @@ PARTS = 4  # equal shares of the rows, from the most to the least met
 
 
 class Result(NamedTuple):
-    """What an optimiser does at its best rate; the arrays are ``float[PARTS]``."""
+    """The outcome of an optimiser at its best rate; the arrays are ``float[PARTS]``."""
 
     rate: float
     error: np.ndarray

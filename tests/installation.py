@@ -26,7 +26,7 @@ NO_COMPILER = {"CC": "false", "CXX": "false"}
 
 
 def copy_checkout(to: Path) -> Path:
-    """What a source distribution is made of, without a compiled kernel."""
+    """The files that a source distribution is made of, without a compiled kernel."""
     made = shutil.ignore_patterns("_cpu_kernel*", "__pycache__")
     shutil.copytree(ROOT / "sevo_jax", to / "sevo_jax", ignore=made)
     shutil.copytree(ROOT / "tests" / "sevo_jax", to / "tests" / "sevo_jax", ignore=made)

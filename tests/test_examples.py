@@ -42,7 +42,7 @@ def test_rare_rows_move_as_the_page_says():
 
 
 class Weight:
-    """What the example needs of a weight of PyTorch, and of PyTorch itself."""
+    """The parts of a weight of PyTorch, and of PyTorch itself, that the example needs."""
 
     def __init__(self, array: np.ndarray) -> None:
         self.array = array

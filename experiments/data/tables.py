@@ -45,7 +45,7 @@ NO_LAST = "no last field"
 """Our own column: whether the last field of a row is empty. No name in `COLUMNS` is like it."""
 
 FULL = ("No space left", "File too large", "quota exceeded")
-"""What the operating system says of a folder that takes no more."""
+"""Parts of the operating system's messages about a folder that takes no more."""
 
 
 def kind_of(path: Path) -> str:

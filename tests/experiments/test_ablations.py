@@ -238,7 +238,7 @@ def test_gains_over_the_baseline(data_dir, trained, tmp_path):
 
 
 QUICK = ("table4", "table5", "figure2b", "figure6")
-"""What has a quick look beside the ablations."""
+"""Targets beside the ablations that have a quick look."""
 
 
 @pytest.mark.parametrize(

@@ -93,8 +93,8 @@ def test_the_moment_correction_alone_is_no_method_where_all_rows_have_gradients(
         loss: abs(found[loss, "sevo-adamw"] / found[loss, "adamw"] - 1)
         for loss in ("softmax", "bce")
     }
-    assert apart["softmax"] < 1e-5
-    assert apart["bce"] > 10 * apart["softmax"]
+    assert apart["softmax"] < 1e-6
+    assert apart["bce"] > 1e-4
 
 
 def test_five_seeds_at_the_best_settings_of_the_trials(data_dir, trained, tmp_path, monkeypatch):

@@ -28,13 +28,13 @@ ELSEWHERE = {
     "spark://host:7077": "a cluster that has another name",
     "10.0.0.1:1234": "a machine that has another address",
 }
-"""What keeps a command from running here, and why."""
+"""Words of a command that cannot run here, and why."""
 
 HOUR = 3600  # seconds
 COMMANDS = ("train", "launch", "distill", "sweep", "reproduce")
 TRAIN = {"mean.py", *(f"experiments.{name}" for name in COMMANDS)}
 LONG = r"\b(seconds|minutes?|hours?)\b"
-"""What is said of a command that trains."""
+"""The words in which a page says how long a command takes."""
 
 
 class Command(NamedTuple):
@@ -96,7 +96,7 @@ def test_the_first_command_prints_what_the_readme_says(tmp_path):
     assert said is not None
     rows = [line for line in printed.splitlines() if line.lstrip().startswith("SASRec")]
     found = [float(re.findall(r"0\.\d{4}", row)[-1]) for row in rows]
-    np.testing.assert_allclose(found, [float(number) for number in said.groups()], rtol=0.03)
+    np.testing.assert_allclose(found, [float(number) for number in said.groups()], rtol=0.01)
 
 
 def test_pages_say_how_long_commands_take_that_train():
@@ -201,10 +201,9 @@ def test_commands_in_sentences_run(command, data_folder, tmp_path):
     if module.startswith("benchmarks."):
         one = ["--only", "memory"] if words[2:] == ["benchmarks.run"] else []
         words += ["--quick", "--out", str(tmp_path), *one]
-    elif "a4" in words:
-        words += ["--out", str(tmp_path)]
     elif module == "experiments.reproduce":
-        words += ["--quick", "--out", str(tmp_path)]
+        quick = [] if "a4" in words else ["--quick"]  # a4 takes seconds as it is
+        words += [*quick, "--out", str(tmp_path)]
     elif module in ("experiments.recommend", "experiments.export"):
         write_run(tmp_path / "RUN")
         (tmp_path / "FILE").write_text("1 3 5 9\n")

@@ -122,7 +122,7 @@ def check_new_rows(after, new: dict, common: set) -> None:
 
 
 class SASREC:
-    """What `smoothed_tables` reads of a model."""
+    """The part of a model that `smoothed_tables` reads."""
 
     tables = ("item_embedding",)
     task = "next"
