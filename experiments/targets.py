@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from experiments.beyond import every, new_items, strong, tuning, when_it_pays
+from experiments.beyond import every, new_items_page, strong, tuning, when_it_pays
 from experiments.paper import (
     a4,
     ablations,
@@ -39,8 +39,8 @@ TARGETS: dict[str, Callable[[Request], int]] = {
     "tuning": partial(accuracy.make, tuning.TRIALS_TABLE),
     "tuned": partial(accuracy.make, tuning.TUNED),
     "when-it-pays": when_it_pays.make,
-    "cold": new_items.make_cold,
-    "incremental": new_items.make_days,
+    "cold": new_items_page.make_cold,
+    "incremental": new_items_page.make_days,
     "every": partial(accuracy.make, every.EVERY),
     "every-parts": partial(accuracy.make, every.PARTS_TABLE),
     "a4": a4.make,

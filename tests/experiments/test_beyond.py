@@ -19,6 +19,7 @@ from experiments.paper import numbers
 from experiments.paper.popularity import QUINTILES
 from experiments.reproduce import main
 from experiments.run import claim_folder
+from experiments.tables.requests import Request
 from experiments.training import loop
 from tests.runs import records_of
 
@@ -154,8 +155,28 @@ def test_the_map(data_dir, trained, tmp_path, monkeypatch):
     assert QUINTILES == 5
 
 
+def test_the_map_has_adamw_at_the_settings_that_validate_better(
+    data_dir, trained, tmp_path, monkeypatch
+):
+    def best_of(dataset, name, folder):
+        smooths = name == tuning.SMOOTHED
+        rate, optimizer = (1.5e-3, numbers.SEVO) if smooths else (1e-3, numbers.UNSMOOTHED)
+        return tuning.Best(name, optimizer, {"recipe": "strong", "learning_rate": rate})
+
+    monkeypatch.setattr(tuning, "best_of", best_of)
+    width = when_it_pays.AXES["width"]
+    few = dict.fromkeys(when_it_pays.AXES, ()) | {"width": width}
+    monkeypatch.setattr(when_it_pays, "AXES", few)
+    assert call("when-it-pays", tmp_path) == 0
+    content = read_json(tmp_path / "when-it-pays.json")
+    assert {place["plain"]["settings"]["learning_rate"] for place in content["places"]} == {1.5e-3}
+    text = (tmp_path / "when-it-pays.md").read_text()
+    assert text.count("SEvo's |") == len(width)
+    assert all(abs(place["gain"]["NDCG@10"] - 0.1) < 1e-6 for place in content["places"])
+
+
 def test_interactions_are_written_by_their_own_ids(tmp_path):
-    """As they were, but for those that are left out; ids may be any text."""
+    """Ids may be any text; those that are left out are missing."""
     names = np.array(["", "a", "b", "c"])
     given = from_sequences("small", np.array([3, 1, 2, 2, 1, 3, 1]), np.array([4, 3]), names)
     given = dataclasses.replace(given, user_ids=np.array(["ann", "bob"]))
@@ -191,6 +212,25 @@ def test_the_first_days(data_dir, tmp_path):
     assert set(new) == set(given.item_ids) - set(first.item_ids)
     ceil = np.ceil(0.8 * given.lengths)[np.isin(given.user_ids, first.user_ids)]
     np.testing.assert_array_equal(first.lengths, ceil)
+
+
+def test_adamw_with_sevos_settings_smooths_nothing(tmp_path, monkeypatch):
+    common = {"recipe": "strong", "learning_rate": 3e-3, "dropout_rate": 0.3}
+    best = {
+        "AdamW": tuning.Best("AdamW", numbers.UNSMOOTHED, {"recipe": "strong"}),
+        "SEvo": tuning.Best("SEvo", numbers.SEVO, {**common, "beta": 0.8}),
+    }
+    monkeypatch.setattr(tuning, "best_of", lambda dataset, name, folder: best[name])
+    asked = Request("incremental", runs=tmp_path)
+    steps = new_items.steps_of(new_items.DAYS, "beauty", 0, asked)
+    made = {step.variant.label: step for step in steps}
+    assert len({step.folder for step in steps}) == len(steps)
+    for name, first in ((tuning.BORROWED, "AdamW"), ("SEvo, then AdamW", "SEvo")):
+        own, smoothed = (made[f"{label}, 3 more epochs"].run for label in (name, "SEvo"))
+        assert own.optimizer == numbers.UNSMOOTHED
+        assert own.settings.training.start == str(made[f"{first}, first part"].folder)
+        for key in ("epochs", *common):
+            assert own.settings.flat()[key] == smoothed.settings.flat()[key], key
 
 
 @pytest.mark.slow
