@@ -274,13 +274,15 @@ def _run_all(
             f"{data.name}: {data.num_users:,} users, {data.num_items:,} items, "
             f"{data.num_interactions:,} interactions; results go to {out}"
         )
-        for line in prepare.used_users(runs[0], data).notes:
+        used = prepare.used_users(runs[0], data)
+        for line in used.notes:
             processes.note(line)
         if data.renumbered:
             processes.note("items are renumbered from 1: see item_ids.json in each run's folder")
         graph_notes: set[str] = set()
         for run in runs:  # before the first of them trains for hours
             graph_notes.add(check_graph(run.settings.graph, data))
+            prepare.check_smoothings(run, used)
             new = not (folders[run] / "config.json").exists()
             if new and run.settings.training.start:
                 check_start(run, Path(run.settings.training.start))

@@ -44,7 +44,10 @@ def check_every(every: Any) -> int:
     """Returns ``every`` as a Python integer of at least 1."""
     if isinstance(every, Tracer):
         raise TypeError(f"every must be a static integer, got a tracer; {STATIC_ARGS_HINT}")
-    return check_count("every", every)
+    number = check_count("every", every)
+    if number >= 2**31:
+        raise ValueError(f"every must be less than 2^31, the most steps counted, got {number}")
+    return number
 
 
 def check_decay(decay: Any) -> None:

@@ -68,3 +68,23 @@ def check_kernel(text: str, platform: str) -> None:
         assert "sevo_row_sums" in text
     else:
         assert '"stablehlo.gather"' in text
+
+
+def reached_at_every_step(program: str) -> str:
+    """The text of the computations that a compiled program runs whatever its conditions say."""
+    blocks = re.split(r"\n(?=(?:ENTRY )?%?[\w.\-]+ (?:\([^\n]*)?\{\n)", program)
+    named = {re.match(r"(?:ENTRY )?(%?[\w.\-]+)", b)[1].lstrip("%"): b for b in blocks}
+    pending = [name for name, block in named.items() if block.startswith("ENTRY")]
+    assert pending
+    text, seen = "", set()
+    while pending:
+        name = pending.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        for line in named[name].splitlines():
+            text += line + "\n"
+            if " conditional(" not in line:
+                words = re.findall(r"%?([\w.\-]+)", line.partition("=")[2])
+                pending += [word for word in words if word in named]
+    return text

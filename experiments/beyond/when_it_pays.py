@@ -159,9 +159,9 @@ def compose(measured: Measured, missing: Sequence[str], tuned: str) -> Document:
         "SASRec by the strong recipe, the cross-entropy over all items, AdamW with and without "
         f"smoothing, on {SMALLER['user_share']:.0%} of the users, in batches of "
         f"{SMALLER['batch_size']}, {EPOCHS} epochs, where nothing else is said; batches are in "
-        f"proportion to the share of the users. {tuned} Away from the centre of the map nothing was "
-        "tuned anew. But AdamW ran with SEvo's learning rate, dropout and decay, too, and has those "
-        "that validate better at a place, of those done.",
+        f"proportion to the share of the users. {tuned} Away from the centre of the map nothing "
+        "was tuned anew. But AdamW ran with SEvo's learning rate, dropout and decay, too, and has "
+        "those that validate better at a place, of those done.",
         rows.protocol_of(line for _, pair in measured for line in pair),
         f"{accuracy.MEASURED}; error bars in the picture. The gain is SEvo's {CRITERION} over that "
         "of AdamW with the same seed.",

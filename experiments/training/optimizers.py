@@ -107,8 +107,8 @@ def steps_between_smoothings(settings: Settings, data: Interactions, task: Task)
     if every > training.epochs * epoch:
         raise ArgumentError(
             "every_epochs" if s.every_epochs else "every",
-            f"must be at most the steps of the run, {training.epochs} epochs of {epoch} steps, or "
-            f"nothing is ever smoothed; got {every} steps",
+            f"must be at most the steps of the run, {training.epochs * epoch} "
+            f"({epoch} an epoch), or nothing is ever smoothed; got {every}",
         )
     return every
 

@@ -19,12 +19,16 @@ from experiments.errors import ArgumentError, UserError
 from experiments.evaluation import Split, make_evaluation_set, make_evaluator, ranked_users
 from experiments.metrics import in_order, metrics_of
 from experiments.run import Run
-from experiments.settings import Settings
+from experiments.settings import SEVO, Settings
 from experiments.training.backbones import BUILDERS
 from experiments.training.corpus import make_corpus
 from experiments.training.layout import EpochLayouts
 from experiments.training.mesh import ONE_DEVICE, Placement
-from experiments.training.optimizers import make_optimizer, smoothed_tables
+from experiments.training.optimizers import (
+    make_optimizer,
+    smoothed_tables,
+    steps_between_smoothings,
+)
 from experiments.training.state import Checkpoint, TrainState, split_model
 from experiments.training.steps import Inputs, initial_key
 from experiments.training.watched import Watched
@@ -62,6 +66,13 @@ def used_users(run: Run, data: Interactions) -> Interactions:
 def load_for(run: Run, dataset: str, data_dir: Path | None) -> Interactions:
     """Loads a data set for a run: with times if its split needs them."""
     return load(dataset, data_dir, times=run.settings.protocol.split == "time")
+
+
+def check_smoothings(run: Run, data: Interactions) -> None:
+    """Raises an `ArgumentError` if a run, on the users given, ends before its first smoothing."""
+    s = run.settings.optimizer
+    if run.optimizer in SEVO and (s.every_epochs or s.every > 1):
+        steps_between_smoothings(run.settings, data, make_model(run, data).task)
 
 
 def make_model(run: Run, data: Interactions) -> Backbone:

@@ -11,10 +11,12 @@ import pytest
 from flax import nnx
 
 import sevo_jax
+from experiments import train
 from experiments.errors import UserError
 from experiments.files import read_lines
 from experiments.metrics import CRITERION
 from experiments.run import make_run
+from experiments.settings.published import MODELS
 from experiments.training import loop, prepare
 from experiments.training.checkpoints import open_checkpoints, resume_checkpoint
 from experiments.training.optimizers import make_optimizer, steps_per_epoch
@@ -84,6 +86,31 @@ def test_settings_that_do_not_fit(given, words):
     with pytest.raises(UserError) as error:
         run_of(**given).settings.check()
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize("options", [["--every-epochs", "4"], ["--every", "1000"]])
+def test_a_smoothing_beyond_the_run_is_refused_first(options, users_file, tmp_path, capsys):
+    """By default AdamW is trained first, for hours."""
+    command = ["--dataset", str(users_file), "--epochs", "3", "--out", str(tmp_path), *options]
+    assert train.main([*command, "--model", "mf-bpr"]) == 1
+    assert "nothing is ever smoothed" in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.rglob("metrics.jsonl"))
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("optimizer", ["sevo-adamw", "sevo-adam", "sevo-sgd"])
+def test_smoothings_wait_with_every_model(small, model, optimizer):
+    """Its tables, and no other parameters, have sums of steps that wait."""
+    run = make_run(model, "small", optimizer, every_epochs=2)
+    built = prepare.make_model(run, small)
+    params = nnx.state(built, nnx.Param)
+    tx = make_optimizer(optimizer, run.settings, small, built)
+    state = jax.eval_shape(tx.init, params)
+    waiting = jax.tree.leaves(optax.tree.get(state, "pending").steps)
+    assert len(waiting) == len(built.tables)
+    updates, new = jax.eval_shape(tx.update, params, state, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(new, state)
 
 
 @pytest.mark.parametrize("given", [{"every_epochs": 4}, {"every": 1000}])

@@ -18,6 +18,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import sevo_jax
+from tests.programs import reached_at_every_step
 
 NODES, DIM, STEPS = 80, 16, 3
 COLLECTIVE = re.compile(r" (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)\(")
@@ -71,7 +72,7 @@ def arrays() -> tuple[np.ndarray, np.ndarray]:
 
 
 def train(make, placed):
-    """Some steps with donated buffers; the table, the state and the step's collectives."""
+    """Some steps with donated buffers; the table, the state and the compiled step."""
     table, gradient = map(placed, arrays())
     optimizer = make()
     params = {"table": table}
@@ -89,7 +90,12 @@ def train(make, placed):
     for leaf, sharding in zip(jax.tree.leaves((params, state)), before, strict=True):
         if isinstance(sharding, NamedSharding):  # not what was on one device, and now is on all
             assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim), (leaf.sharding, sharding)
-    return params["table"], state, Counter(COLLECTIVE.findall(text))
+    return params["table"], state, text
+
+
+def collectives_of(program: str) -> Counter:
+    """How often each kind of exchange between devices stands in a compiled program."""
+    return Counter(COLLECTIVE.findall(program))
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
@@ -103,7 +109,7 @@ def test_a_sharded_table_trains_alike(where, axis_type):
     expected, _, _ = train(make, jnp.asarray)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*[Dd]onated")
-        got, state, collectives = train(make, lambda a: jax.device_put(a, sharding))
+        got, state, program = train(make, lambda a: jax.device_put(a, sharding))
     np.testing.assert_allclose(np.asarray(got), np.asarray(expected), atol=1e-6)
     moments = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (NODES, DIM)]
     assert len(moments) == 2
@@ -111,6 +117,7 @@ def test_a_sharded_table_trains_alike(where, axis_type):
         assert leaf.sharding.is_equivalent_to(sharding, 2), leaf.sharding
     # Of rows, the table is gathered once a layer; of features, a flag a row is all that travels.
     rows = SPECS[where][0] is not None
+    collectives = collectives_of(program)
     assert collectives["all-gather"] == (3 if rows else 0)
     assert collectives["all-reduce"] <= (0 if where in ("rows", "whole") else 1)
     assert collectives.keys() <= {"all-gather", "all-reduce"}
@@ -127,7 +134,7 @@ def test_a_sharded_graph_trains_alike(where, exchange, axis_type):
     expected, _, _ = train(lambda: sevo_jax.sevo_adamw(1e-2, chain()), jnp.asarray)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*[Dd]onated")
-        got, state, collectives = train(
+        got, state, program = train(
             lambda: sevo_jax.sevo_adamw(1e-2, split), lambda a: jax.device_put(a, sharding)
         )
     np.testing.assert_allclose(np.asarray(got), np.asarray(expected), atol=1e-6)
@@ -139,7 +146,7 @@ def test_a_sharded_graph_trains_alike(where, exchange, axis_type):
     # A product shifts rows upwards and downwards, which is the same between two devices.
     shifts = 1 if where == "both" else 2
     moved = {"all-gather": 3} if exchange == "all_gather" else {"collective-permute": 3 * shifts}
-    assert dict(collectives) == moved | ({"all-reduce": 1} if where == "both" else {})
+    assert dict(collectives_of(program)) == moved | ({"all-reduce": 1} if where == "both" else {})
 
 
 @pytest.mark.parametrize(
@@ -228,10 +235,10 @@ def test_a_table_split_by_features_needs_the_whole_graph():
     split = graph().shard(sharding, capacity=700)
     assert split.capacity == 700
     assert split.operator.data.sharding.is_fully_replicated
-    got, _, collectives = train(
+    got, _, program = train(
         lambda: sevo_jax.sevo_adamw(1e-2, split), lambda a: jax.device_put(a, sharding)
     )
-    assert collectives.keys() <= {"all-reduce"}
+    assert collectives_of(program).keys() <= {"all-reduce"}
     np.testing.assert_array_equal(got.shape, (NODES, DIM))
 
 
@@ -418,10 +425,11 @@ def test_steps_that_wait_lie_as_the_table_does(where, axis_type):
     expected, _, _ = train(lambda: make(whole), jnp.asarray)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*[Dd]onated")
-        got, state, collectives = train(lambda: make(split), lambda a: jax.device_put(a, sharding))
+        got, state, program = train(lambda: make(split), lambda a: jax.device_put(a, sharding))
     np.testing.assert_allclose(np.asarray(got), np.asarray(expected), atol=1e-6)
     steps = optax.tree.get(state, "pending").steps["table"]
     for leaf in (got, steps):
         assert leaf.sharding.is_equivalent_to(sharding, 2), leaf.sharding
     np.testing.assert_array_equal(steps, 0)
-    assert collectives.keys() <= ({"collective-permute"} if where == "rows" else set())
+    assert set(collectives_of(program)) == ({"collective-permute"} if where == "rows" else set())
+    assert not collectives_of(reached_at_every_step(program))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 import warnings
 from typing import Any
 
@@ -21,6 +20,7 @@ from hypothesis import strategies as st
 
 import sevo_jax
 from sevo_jax import SevoSmoothState
+from tests.programs import reached_at_every_step
 from tests.sevo_jax.graphs import NODES, random_graph
 
 D, SEEDS = 2, 3
@@ -165,26 +165,6 @@ def test_smoothing_at_every_step_is_as_it_was():
     assert state.pending is None
     updates, _ = smooth.update(params, state)
     np.testing.assert_array_equal(updates["table"], sevo_jax.smooth(graph, params["table"]))
-
-
-def reached_at_every_step(program: str) -> str:
-    """The text of the computations that a compiled program runs whatever its conditions say."""
-    blocks = re.split(r"\n(?=(?:ENTRY )?%?[\w.\-]+ (?:\([^\n]*)?\{\n)", program)
-    named = {re.match(r"(?:ENTRY )?(%?[\w.\-]+)", b)[1].lstrip("%"): b for b in blocks}
-    pending = [name for name, block in named.items() if block.startswith("ENTRY")]
-    assert pending
-    text, seen = "", set()
-    while pending:
-        name = pending.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        for line in named[name].splitlines():
-            text += line + "\n"
-            if " conditional(" not in line:
-                words = re.findall(r"%?([\w.\-]+)", line.partition("=")[2])
-                pending += [word for word in words if word in named]
-    return text
 
 
 def seeds(tx: Any, axes: Any) -> tuple[Any, Any, Any, Any]:
@@ -509,6 +489,7 @@ def test_what_settle_refuses():
     ("options", "error", "told"),
     [
         ({"every": 0}, ValueError, "every must be at least 1, got 0"),
+        ({"every": 2**31}, ValueError, r"every must be less than 2\^31"),
         ({"every": 2.0}, TypeError, "every must be an integer, got 2.0"),
         ({"every": True}, TypeError, "every must be an integer, got True"),
         ({"every": "3"}, TypeError, "every must be an integer"),

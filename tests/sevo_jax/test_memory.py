@@ -78,6 +78,17 @@ def test_the_peak_of_an_update(size, optimizer, options):
     check(predicted, *planned(graph, dim, optimizer, **options))
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("method", ["neumann", "iterative"])
+@pytest.mark.parametrize("every", [1, 10])
+def test_many_layers(optimizer, method, every):
+    graph = random_graph(400, 4)
+    for layers in range(4, 8):
+        options = {"num_layers": layers, "method": method, "every": every}
+        predicted = diagnostics.memory(400, 32, graph.capacity, optimizer=optimizer, **options)
+        check(predicted, *planned(graph, 32, optimizer, **options))
+
+
 def test_double_precision(x64):
     graph = random_graph(900, 6)
     predicted = diagnostics.memory(900, 16, graph.capacity, dtype="float64", every=3)
