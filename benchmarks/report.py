@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import tyro
 
+from experiments.errors import UserError
 from experiments.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
@@ -60,10 +61,13 @@ def command(
     if own.get("dataset", DATASET) != DATASET:
         benchmark = f"{benchmark}-{own['dataset']}"
     folder, cases = options.folder, []
-    for measured in measure(options.quick, **own):
-        cases.append(measured)
-        print(json.dumps(measured), flush=True)
-        write(benchmark, cases, folder, quick=options.quick)
+    try:
+        for measured in measure(options.quick, **own):
+            cases.append(measured)
+            print(json.dumps(measured), flush=True)
+            write(benchmark, cases, folder, quick=options.quick)
+    except UserError as error:  # such as of an unknown data set
+        raise SystemExit(f"error: {error}") from None
     print(f"written to {folder}")
 
 

@@ -73,7 +73,8 @@ def check_kernel(text: str, platform: str) -> None:
 def reached_at_every_step(program: str) -> str:
     """The text of the computations that a compiled program runs whatever its conditions say."""
     blocks = re.split(r"\n(?=(?:ENTRY )?%?[\w.\-]+ (?:\([^\n]*)?\{\n)", program)
-    named = {re.match(r"(?:ENTRY )?(%?[\w.\-]+)", b)[1].lstrip("%"): b for b in blocks}
+    found = [(re.match(r"(?:ENTRY )?%?([\w.\-]+)", block), block) for block in blocks]
+    named = {name[1]: block for name, block in found if name}
     pending = [name for name, block in named.items() if block.startswith("ENTRY")]
     assert pending
     text, seen = "", set()

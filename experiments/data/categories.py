@@ -8,7 +8,7 @@ other. For a data set of the user's own, the user names the file.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,11 +78,13 @@ class Categories(NamedTuple):
         members: the items of each category, ``int64[items]``, numbered ``1 … num_items`` and
             sorted.
         max_size: items of the largest category that makes edges; any number if ``None``.
+        unknown: items of the file that the data set lacks.
     """
 
     names: Sequence[str]
     members: Sequence[np.ndarray]
     max_size: int | None
+    unknown: int
 
 
 def load_categories(data: Interactions, file: str = "", max_size: int | None = None) -> Categories:
@@ -208,21 +210,29 @@ def _by_category(
             )
         for name in own:
             members[str(name)].add(numbers[item])
-    if len(categories_of) != len(numbers) and _is_count(categories_of) and _is_count(numbers):
+    # Numbers that count from 1 do not tell whose they are, but where both are of one file.
+    counted = _ends(numbers) == (1, len(numbers)) and source.file != source.of
+    ends = _ends(categories_of)
+    if counted and ends and (ends[0] < 1 or ends[1] != len(numbers)):
         raise UserError(
-            f"{path}: has the items 1 to {len(categories_of):,}, and {source.of} has 1 to "
+            f"{path}: has the items {ends[0]:,} to {ends[1]:,}, and {source.of} has 1 to "
             f"{len(numbers):,}, so they are not numbered alike; expected a category of every item, "
             "such as one of its own for an item without"
         )
     return Categories(
-        list(members), [np.array(sorted(items)) for items in members.values()], source.max_size
+        list(members),
+        [np.array(sorted(items)) for items in members.values()],
+        source.max_size,
+        len(unknown),
     )
 
 
-def _is_count(ids: Iterable[str]) -> bool:
-    """Whether ids are mere numbers, 1 and so on, which do not tell to which data they belong."""
-    found = set(ids)
-    return found == {str(number) for number in range(1, len(found) + 1)}
+def _ends(ids: Collection[str]) -> tuple[int, int] | None:
+    """Returns the least and the largest of ids that are all whole numbers."""
+    if not all(name.isdecimal() for name in ids):
+        return None
+    found = list(map(int, ids))
+    return min(found), max(found)
 
 
 def _is_name(name: Any) -> bool:

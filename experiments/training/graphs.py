@@ -95,9 +95,12 @@ def check_graph(settings: GraphSettings, data: Interactions) -> str:
         found = load_categories(data, settings.categories, settings.max_category_size)
         if settings.categories and found.max_size is not None:
             large = sum(members.size > found.max_size for members in found.members)
+            without = data.num_items - np.unique(np.concatenate(found.members)).size
             return (
                 f"{settings.categories}: has {len(found.members):,} categories, of which {large:,} "
-                f"make no edges: they have more than {found.max_size} items"
+                f"make no edges: they have more than {found.max_size} items; {found.unknown:,} of "
+                f"its items are unknown, and {without:,} of {data.num_items:,} items have no "
+                "category"
             )
     return ""
 

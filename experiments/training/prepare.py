@@ -40,6 +40,10 @@ class NotFiniteError(UserError):
     """A score is NaN or infinite."""
 
 
+LEAST_USERS = 10
+"""The users that a share must leave: fewer would be ranked among ten by chance."""
+
+
 def used_users(run: Run, data: Interactions) -> Interactions:
     """Returns the users that a run is trained and tested on, as it splits their interactions.
 
@@ -60,6 +64,12 @@ def used_users(run: Run, data: Interactions) -> Interactions:
                 "user_share",
                 f"{share} leaves no user who has something to read and something held out",
             )
+    if used.num_users < min(LEAST_USERS, data.num_users):
+        raise ArgumentError(
+            "user_share",
+            f"{share} leaves {used.num_users} of {data.num_users:,} users; expected "
+            f"{LEAST_USERS} or more",
+        )
     return used
 
 

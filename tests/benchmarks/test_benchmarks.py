@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 import sevo_jax
-from benchmarks import page, recommenders, report, run, scaling
+from benchmarks import packing, page, recommenders, report, run, scaling, workload
 from benchmarks.graphs import interactions, random_graph
 from benchmarks.memory import measure as measure_memory
 from experiments.data import TABLE_1, load
@@ -43,6 +43,13 @@ def test_quick(name):
 @pytest.mark.parametrize("name", sorted(set(run.BENCHMARKS) - set(FAST)))
 def test_quick_but_slower(name):
     check(importlib.import_module(f"benchmarks.{name}").measure(True))
+
+
+def test_an_unknown_data_set_is_one_line(monkeypatch, tmp_path):
+    options = ["--out", str(tmp_path), "--dataset", "nowhere"]
+    monkeypatch.setattr("sys.argv", ["benchmarks.packing", *options])
+    with pytest.raises(SystemExit, match=r"^error: .*nowhere"):
+        report.command("packing", packing.measure, workload.Options)
 
 
 @pytest.mark.slow

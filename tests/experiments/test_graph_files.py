@@ -166,6 +166,7 @@ def test_large_categories_of_ones_own(tmp_path):
     data = data_of(["p", "q", "r"])
     note = check_graph(settings, data)
     assert "has 2 categories, of which 1 make no edges: they have more than 2 items" in note
+    assert "1 of its items are unknown, and 0 of 3 items have no category" in note
     np.testing.assert_array_equal(np.argwhere(weights_of(settings, data)), [[1, 3], [3, 1]])
     with pytest.raises(UserError, match=r"max_category_size: 1 leaves none of the categories"):
         check_graph(dataclasses.replace(settings, max_category_size=1), data)

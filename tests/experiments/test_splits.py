@@ -247,6 +247,15 @@ def test_a_share_without_anybody_to_rank(small):
         used_users(run, small)
 
 
+def test_a_share_of_too_few_users(small):
+    run = make_run("sasrec", "made", "adamw", user_share=9 / small.num_users)
+    expected = rf"user_share: .* leaves 9 of {small.num_users} users; expected 10 or more"
+    with pytest.raises(UserError, match=expected):
+        used_users(run, small)
+    enough = make_run("sasrec", "made", "adamw", user_share=10 / small.num_users)
+    assert used_users(enough, small).num_users == 10
+
+
 @pytest.fixture(scope="module")
 def events(timed, tmp_path_factory):
     """A table of the data with times, in no order."""
