@@ -12,14 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import data
-from experiments.files import read_lines
 from experiments.metrics import CRITERION
 from experiments.paper import accuracy, points
 from experiments.paper.accuracy import Accuracy, Picture, Versus
 from experiments.paper.numbers import METRICS, SEVO, UNSMOOTHED, dataset_name
 from experiments.paper.popularity import popularity_table
 from experiments.tables import cells, requests, rows, runs
-from experiments.tables.documents import NONE, Table
 from experiments.tables.requests import Choices, Names, Request
 from experiments.tables.rows import Comparison, Row
 
@@ -192,36 +190,6 @@ def _is_plain(row: Row) -> bool:
     return row.label.startswith(f"{PLAIN}:")
 
 
-def epochs_to_plain(compared: Sequence[Comparison]) -> Table:
-    """Makes the table of epochs and seconds after which a row validates as well as plain AdamW.
-
-    The score to reach is the mean over seeds of plain AdamW's best.
-    """
-    written: list[list[str]] = []
-    for one, plain in compared:
-        goal = cells.mean(points.validation(plain))
-        reached = [_first(read_lines(file), goal) for file in one.curves] if goal else []
-        found = [own for own in reached if own is not None]
-        epochs, seconds = (cells.mean([own[i] for own in found]) for i in range(2))
-        written.append(
-            [
-                one.row.label,
-                f"{len(found)} of {len(reached)}",
-                NONE if epochs is None else f"{epochs:.0f}",
-                NONE if seconds is None else f"{seconds:.0f}",
-            ]
-        )
-    title = f"Until the validation {CRITERION} of AdamW at its best"
-    return Table(title, ("Run", "Seeds that reach it", "Epochs", "Seconds"), written)
-
-
-def _first(records: Sequence[Mapping[str, Any]], goal: float) -> tuple[float, float] | None:
-    """Returns epoch and seconds of the first record that reaches the goal."""
-    return next(
-        ((r["epoch"], r["seconds"]) for r in records if r["valid"][CRITERION] >= goal), None
-    )
-
-
 def verdict(compared: Sequence[Comparison]) -> str:
     """Says what holds and what does not."""
     done = [(pair.gain(CRITERION), pair) for pair in compared]
@@ -293,6 +261,6 @@ TUNED = Accuracy(
     ),
     summary=lambda compared: [
         popularity_table(compared, f"{CRITERION} by popularity of the target item, in quintiles"),
-        epochs_to_plain(compared),
+        points.epochs_to_other(compared, "AdamW"),
     ],
 )

@@ -7,10 +7,10 @@ from typing import Any
 
 from experiments.files import read_lines
 from experiments.metrics import CRITERION
-from experiments.paper.numbers import METRICS
+from experiments.paper.numbers import METRICS, dataset_name
 from experiments.tables import cells, panels, rows
 from experiments.tables.documents import NONE, Table
-from experiments.tables.rows import Line
+from experiments.tables.rows import Comparison, Line
 
 CURVE_EPOCHS = (5, 10, 20, 50, 100, 150, 200)
 """The epochs at which tables read curves."""
@@ -134,3 +134,40 @@ def to_json(lines: Sequence[Line], with_curves: bool) -> list[dict[str, Any]]:
         | ({"curves": _read(line)} if with_curves else {})
         for line in lines
     ]
+
+
+def epochs_to_other(compared: Sequence[Comparison], other: str) -> Table:
+    """Makes the table of epochs and seconds after which rows validate as well as others.
+
+    The score to reach is the mean over seeds of the other's best.
+
+    Args:
+        compared: the rows, each beside the one whose score it is to reach.
+        other: the name of those others in the title.
+    """
+    themselves = {id(pair.other): Comparison(pair.other, pair.other) for pair in compared}
+    written: list[list[str]] = []
+    for one, base in (*themselves.values(), *compared):
+        goal = cells.mean(validation(base))
+        if goal is None or not one.curves:
+            continue
+        reached = [_first(read_lines(file), goal) for file in one.curves]
+        found = [own for own in reached if own is not None]
+        epochs, seconds = (cells.mean([own[i] for own in found]) for i in range(2))
+        written.append(
+            [
+                f"{dataset_name(one.row.dataset)}: {one.row.label}",
+                f"{len(found)} of {len(reached)}",
+                NONE if epochs is None else f"{epochs:.0f}",
+                NONE if seconds is None else f"{seconds:,.0f}",
+            ]
+        )
+    title = f"Until the best validation {CRITERION} of {other}, mean over seeds"
+    return Table(title, ("Run", "Seeds that reach it", "Epochs", "Seconds"), written)
+
+
+def _first(records: Curve, goal: float) -> tuple[float, float] | None:
+    """Returns epoch and seconds of the first record that reaches the goal."""
+    return next(
+        ((r["epoch"], r["seconds"]) for r in records if r["valid"][CRITERION] >= goal), None
+    )

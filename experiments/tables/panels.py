@@ -73,7 +73,9 @@ def draw_bars(panels: Panels, x_label: str, path: Path) -> None:
     """The criterion by kind of run, a colour for each series."""
 
     def panel(axes: Axes, points: Sequence[Drawn]) -> None:
-        kinds = list(dict.fromkeys(str(p.x) for p in points if p.x is not None))
+        done = any(p.values for p in points)
+        placed = [p for p in points if p.x is not None and (p.values or not done)]
+        kinds = list(dict.fromkeys(str(p.x) for p in placed))
         several = list(dict.fromkeys(p.series for p in points if p.x is not None and p.values))
         width = 0.8 / max(1, len(several))
         for series, color in _colors(points):
@@ -92,7 +94,9 @@ def draw_bars(panels: Panels, x_label: str, path: Path) -> None:
                     label=series,
                 )
                 axes.bar_label(bars, fmt="%.4f", fontsize="x-small", padding=2)
-        axes.set_xticks(range(len(kinds)), kinds)
+        long = max(map(len, kinds), default=0) * len(kinds) > 60
+        turned: dict[str, Any] = {"rotation": 25, "ha": "right"} if long else {}
+        axes.set_xticks(range(len(kinds)), kinds, **turned)
         axes.margins(y=0.1)
 
     _draw_panels(panels, panel, x_label, path)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.metrics import CRITERION
 from experiments.paper import numbers
 from experiments.paper.numbers import METRICS
 from experiments.protocol import Measured, protocol
@@ -201,6 +202,16 @@ class Comparison(NamedTuple):
             "p_value": dict(zip(METRICS, self.p_values, strict=True)),
             "paper_gain": dict(zip(METRICS, self.paper_gains, strict=True)),
         }
+
+
+def gain_in_words(pair: Comparison) -> str:
+    """Says by how much the criterion of a row is above or below another's, and how sure that is."""
+    gain, seeds = pair.gain(CRITERION) or 0.0, len(pair.seeds)
+    p_value = pair.p_values[METRICS.index(CRITERION)]
+    trust = "one seed" if seeds == 1 else f"{seeds} seeds, p = {cells.probability(p_value)}"
+    if p_value is None or p_value >= 0.05:
+        trust += ", so it may be chance"
+    return f"{abs(gain):.1%} {'above' if gain > 0 else 'below'} ({trust})"
 
 
 GAINS_HEADER = ("Model", "Against", "", *METRICS, "Seeds")
