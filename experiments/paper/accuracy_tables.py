@@ -34,12 +34,14 @@ class Variant(NamedTuple):
         settings: those that are not the published ones.
         optimizers: which rows there are.
         paper: values by data set, if they are not those of Table 2; no rows on others.
+        batch_sizes: by data set, if they are not the published ones; no rows on others.
     """
 
     label: str
     settings: Mapping[str, Any] = {}
     optimizers: Sequence[str] = (PLAIN, UNSMOOTHED, SEVO)
     paper: Mapping[str, numbers.Scores] | None = None
+    batch_sizes: Mapping[str, int] = {}
 
 
 VARIANTS = {
@@ -48,8 +50,15 @@ VARIANTS = {
             "MF-BPR, user-item graph", {"graph": "user-item"}, (SEVO,), numbers.USER_ITEM_GRAPH
         ),
     ),
-    # On Beauty 89 users have as many beginnings as a published batch has rows.
-    "gru4rec": (Variant("GRU4Rec, one pass", {"one_pass": True, "batch_size": 89}, (PLAIN, SEVO)),),
+    # So many users have as many beginnings as a published batch has rows.
+    "gru4rec": (
+        Variant(
+            "GRU4Rec, one pass",
+            {"one_pass": True},
+            (PLAIN, SEVO),
+            batch_sizes={"beauty": 89, "toys": 91, "tools": 101, "ml-1m": 3},
+        ),
+    ),
     "stosa": (Variant("STOSA, as published", {"published": True}),),
 }
 
@@ -58,16 +67,19 @@ def rows_of_model(model: str, dataset: str, optimizers: Sequence[str]) -> list[R
     """The rows of a model in Table 2; those without SEvo in the paper have the plain one."""
     plain = rows.plain_optimizer(model)
     optimizers = tuple(dict.fromkeys(plain if name == PLAIN else name for name in optimizers))
-    own = optimizers if model in numbers.BACKBONES else (plain,)
-    usual = Variant(numbers.MODELS[model], optimizers=own)
+    has = optimizers if model in numbers.BACKBONES else (plain,)
+    usual = Variant(numbers.MODELS[model], optimizers=has)
     found: list[Row] = []
-    for label, settings, allowed, paper in (usual, *VARIANTS.get(model, ())):
+    for label, settings, allowed, paper, sizes in (usual, *VARIANTS.get(model, ())):
+        if sizes and dataset not in sizes:
+            continue
+        own = {**settings, "batch_size": sizes[dataset]} if sizes else settings
         for name in optimizers:
             # The paper's plain value is that of whatever the plain run is trained by.
             column = PLAIN if model in numbers.BASELINES and name == plain else name
             scores = paper or {dataset: numbers.TABLE_2.get((model, dataset, column))}
             if name in allowed and dataset in scores:
-                found.append(Row(dataset, model, label, name, settings, scores[dataset]))
+                found.append(Row(dataset, model, label, name, own, scores[dataset]))
     return found
 
 
