@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 import tyro
@@ -13,8 +12,9 @@ import tyro
 import sevo_jax
 from experiments.settings.published import MODELS
 from experiments.targets import TARGETS
+from tests.pages import PAGES, ROOT, in_blocks, in_sentences
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = ROOT / "docs"
 
 
 def test_the_reference_has_every_public_name_once() -> None:
@@ -48,22 +48,15 @@ class Parsed(Exception):  # noqa: N818
 
 def commands() -> list[str]:
     """Every command of the experiments on a page, on one line."""
-    root = DOCS.parent
-    pages = [*root.glob("*.md"), *DOCS.rglob("*.md"), root / "results/README.md"]
-    found: set[str] = set()
-    for page in pages:
-        text = page.read_text().replace("\\\n", " ")
-        # One in a sentence may go on in the next line.
-        text = re.sub(r"(?<!`)`(?!`)[^`]+`", lambda code: " ".join(code[0].split()), text)
-        found |= set(re.findall(r"python -m (experiments\.\w+[^`\n&#|]*)", text))
-    words = (" ".join(command.split()).rstrip(".,:;)") for command in found)
-    # A command in a string of Python ends with the string's quote.
-    return sorted(own[:-1] if own.count('"') % 2 and own.endswith('"') else own for own in words)
+    texts = [page.read_text() for page in PAGES]
+    found = {shlex.join(own.words) for text in texts for own in in_blocks(text)}
+    found |= {command for text in texts for command, _ in in_sentences(text)}
+    return sorted(own for own in found if own.startswith("python -m experiments."))
 
 
 @pytest.mark.parametrize("command", commands())
 def test_commands_on_pages_have_options_that_there_are(command, monkeypatch) -> None:
-    module, *words = shlex.split(command)
+    _, _, module, *words = shlex.split(command)
     real = tyro.cli
 
     def parse_alone(*given, **options):

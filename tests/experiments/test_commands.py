@@ -12,18 +12,15 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 import pytest
 
 from experiments import data
+from tests.pages import PAGES, RESULTS, ROOT, in_blocks, in_sentences
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "results"
 ELSEWHERE = {
     "spark://host:7077": "a cluster that has another name",
     "10.0.0.1:1234": "a machine that has another address",
@@ -37,42 +34,15 @@ LONG = r"\b(seconds|minutes?|hours?)\b"
 """The words in which a page says how long a command takes."""
 
 
-class Command(NamedTuple):
-    """A command in a block of a page.
-
-    Attributes:
-        words: what runs, with this Python.
-        comment: beside it, and in the lines above it.
-    """
-
-    words: list[str]
-    comment: str
-
-
-def commands(text: str) -> Iterator[Command]:
-    """The commands in the blocks of a page, but for installing."""
-    for block in re.findall(r"```sh\n(.*?)```", text, re.S):
-        above = ""
-        for line in block.replace("\\\n", " ").splitlines():
-            code, _, comment = line.partition("#")
-            if not code.strip():
-                above += comment
-                continue
-            for command in code.split("&&"):
-                words = shlex.split(command)
-                if words[:1] == ["python"] and words[:3] != ["python", "-m", "pip"]:
-                    yield Command([sys.executable, *words[1:]], above + comment)
-            above = ""
-
-
 def pages() -> list[str]:
     """The pages of the site that have such commands."""
     found = sorted((ROOT / "docs").rglob("*.md"))
-    return [str(page.relative_to(ROOT)) for page in found if any(commands(page.read_text()))]
+    return [str(page.relative_to(ROOT)) for page in found if any(in_blocks(page.read_text()))]
 
 
 def call(words: list[str], folder: Path, **environment: str) -> str:
     """Runs a command in a folder, and returns what it prints."""
+    words = [sys.executable if word == "python" else word for word in words]
     env = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "160"} | environment
     done = subprocess.run(
         words,
@@ -90,7 +60,7 @@ def call(words: list[str], folder: Path, **environment: str) -> str:
 @pytest.mark.slow
 def test_the_first_command_prints_what_the_readme_says(tmp_path):
     page = (ROOT / "README.md").read_text()
-    first = next(own for own in commands(page) if "experiments.train" in own.words)
+    first = next(own for own in in_blocks(page) if "experiments.train" in own.words)
     printed = call(first.words, tmp_path, SEVO_DATA="", XLA_FLAGS="")  # as users have it
     said = re.search(r"NDCG@10 is (\.\d+) without\s+and (\.\d+) with smoothing", page)
     assert said is not None
@@ -101,9 +71,9 @@ def test_the_first_command_prints_what_the_readme_says(tmp_path):
 
 def test_pages_say_how_long_commands_take_that_train():
     for page in pages():
-        for words, comment in commands((ROOT / page).read_text()):
+        for words, comment in in_blocks((ROOT / page).read_text()):
             assert not TRAIN & set(words) or re.search(LONG, comment), words
-    for command, places in in_sentences().items():
+    for command, places in elsewhere_than_blocks().items():
         told = any(re.search(LONG, place) for place in places)
         assert told or not TRAIN & set(command.split()), command
 
@@ -114,7 +84,7 @@ def test_the_commands_of_a_page_run_one_after_the_other(page, data_dir, tmp_path
     text = (ROOT / page).read_text()
     write_inputs(text, data_dir, tmp_path)
     ran = 0
-    for words, _ in commands(text):
+    for words, _ in in_blocks(text):
         if not ELSEWHERE.keys() & set(words):
             devices = 4 if "--mesh" in words else 1
             flags = f"--xla_force_host_platform_device_count={devices}"
@@ -172,31 +142,28 @@ NAMED = {"NAME", "TARGET"}
 """Words of a command that stands for several; each of these has tests of its own."""
 
 
-def in_sentences() -> dict[str, list[str]]:
-    """The commands in sentences, and where each stands: paragraphs and rows of tables.
+def elsewhere_than_blocks() -> dict[str, list[str]]:
+    """The commands in sentences of all pages, and where each stands.
 
     Those of kept results are left out, as are those that stand in a block, too.
     """
-    all_pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), RESULTS / "README.md"]
-    texts = [page.read_text() for page in sorted(all_pages)]
-    elsewhere = [["python", "-m", "experiments.reproduce", *own] for own in of_results()]
-    elsewhere += [["python", *own.words[1:]] for text in texts for own in commands(text)]
+    texts = [page.read_text() for page in PAGES]
+    others = [["python", "-m", "experiments.reproduce", *own] for own in of_results()]
+    others += [own.words for text in texts for own in in_blocks(text)]
     found: dict[str, list[str]] = {}
     for text in texts:
-        for place in re.split(r"\n\n|\n(?=\|)", re.sub(r"```.*?```", "", text, flags=re.S)):
-            flat = " ".join(place.split())
-            for command in re.findall(r"`(python (?:-m (?:exp|bench)\w+\.|examples/)[^`]+)`", flat):
-                words = command.split()
-                names_one = len(words) == 3 and words[2].startswith("experiments.")
-                if not (names_one or NAMED & set(re.split("[ .]", command)) or words in elsewhere):
-                    found.setdefault(command, []).append(flat)
+        for command, place in in_sentences(text):
+            words = command.split()
+            names_one = len(words) == 3 and words[2].startswith("experiments.")
+            if not (names_one or NAMED & set(re.split("[ .]", command)) or words in others):
+                found.setdefault(command, []).append(place)
     return found
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", in_sentences())
+@pytest.mark.parametrize("command", elsewhere_than_blocks())
 def test_commands_in_sentences_run(command, data_folder, tmp_path):
-    words = [sys.executable, *shlex.split(command)[1:]]
+    words = shlex.split(command)
     module = words[2] if words[1] == "-m" else ""
     if module.startswith("benchmarks."):
         one = ["--only", "memory"] if words[2:] == ["benchmarks.run"] else []
@@ -217,7 +184,7 @@ def write_run(place: Path) -> None:
     command = (
         "experiments.train --dataset synthetic --epochs 1 --dim 8 --optimizer adamw --out runs"
     )
-    call([sys.executable, "-m", *command.split()], place.parent)
+    call(["python", "-m", *command.split()], place.parent)
     place.symlink_to(place.parent / "runs/sasrec-adamw-seed0")
 
 
@@ -233,7 +200,7 @@ def test_tables_of_results_are_made_by_the_commands_beside_them(command, data_fo
         options += ["--runs", "results/runs"]
     for measured in RESULTS.glob("*.json"):  # some keep what no run has, such as speed
         shutil.copy(measured, tmp_path)
-    words = [sys.executable, "-m", "experiments.reproduce", name, *options, "--no-train"]
+    words = ["python", "-m", "experiments.reproduce", name, *options, "--no-train"]
     own = {"SEVO_DATA": str(data_folder), "SEVO_CACHE": str(tmp_path / "cache")}
     call([*words, "--out", str(tmp_path)], ROOT, **own)
     made = (tmp_path / f"{name}.md").read_text()
