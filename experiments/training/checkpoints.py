@@ -101,7 +101,8 @@ def save_checkpoint(saved: ocp.CheckpointManager, checkpoint: Checkpoint, folder
     first = not saved.all_steps()
     log = logging.getLogger("absl")
     level = log.level
-    log.setLevel(logging.CRITICAL)  # Orbax logs a traceback for every thread that fails
+    # Orbax logs a traceback for every thread that fails, some of them after it has raised an error.
+    log.setLevel(logging.CRITICAL)
     try:
         done = saved.save(checkpoint.epoch, args=ocp.args.StandardSave(_stored(checkpoint)))
     except Exception as error:  # Orbax, TensorStore and the file system have errors of their own
@@ -111,8 +112,7 @@ def save_checkpoint(saved: ocp.CheckpointManager, checkpoint: Checkpoint, folder
             f"({_brief(error)}); any before it is intact, so make room and resume "
             "the run"
         ) from error
-    finally:
-        log.setLevel(level)
+    log.setLevel(level)
     if not done:
         raise UserError(f"{folder}: holds a checkpoint of a later epoch than {checkpoint.epoch}")
     if first:

@@ -203,7 +203,7 @@ def test_a_full_disk(command, undisturbed, kib):
         words = printed[printed.rindex("error: ") :]
         assert status == 1
         assert "No space left on device" in words
-        assert len(words) < 1200
+        assert len(words) < 1200, words
         assert "Traceback" not in printed
         subprocess.run(["mount", "-o", "remount,size=100m", str(command.out)], check=True)
         command.resume()
