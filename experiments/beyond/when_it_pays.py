@@ -15,12 +15,12 @@ from experiments import data
 from experiments.beyond import tuning
 from experiments.beyond.tuning import EPOCHS, SMALLER
 from experiments.metrics import CRITERION
-from experiments.paper import accuracy
+from experiments.paper import accuracy, points
 from experiments.paper.numbers import METRICS, dataset_name
 from experiments.paper.popularity import popularity_table
 from experiments.tables import cells, plots, requests, rows, runs
 from experiments.tables.documents import NONE, Document, Table
-from experiments.tables.rows import Comparison, Line, Row
+from experiments.tables.rows import Comparison, Row
 
 
 class Condition(NamedTuple):
@@ -130,23 +130,11 @@ def make(request: requests.Request) -> int:
 
     def document(outcomes: runs.Outcomes) -> Document:
         lines, missing = plan.read(outcomes, request.runs)
-        plain = map(better, lines[::3], lines[1::3])
+        plain = map(points.better, lines[::3], lines[1::3])
         pairs = map(Comparison, lines[2::3], plain)
         return compose(list(zip(places, pairs, strict=True)), missing, tuned)
 
     return runs.carry_out(plan.order(), request, document)
-
-
-def better(one: Line, other: Line) -> Line:
-    """Returns the line that validates better over the seeds of both, or the one that is done."""
-    seeds = cells.common_seeds(one.cell, other.cell)
-    if not seeds:
-        return max(one, other, key=lambda line: len(line.cell.results))
-
-    def validation(line: Line) -> float:
-        return cells.mean([line.cell.results[seed]["valid"][CRITERION] for seed in seeds]) or 0.0
-
-    return max(one, other, key=validation)
 
 
 Measured = Sequence[tuple[Place, Comparison]]
@@ -208,9 +196,11 @@ def compose(measured: Measured, missing: Sequence[str], tuned: str) -> Document:
 
 
 def _grouped(measured: Measured) -> dict[tuple[str, str], list[tuple[Place, Comparison]]]:
+    """The places where both sides are done, by data set and axis."""
     groups: dict[tuple[str, str], list[tuple[Place, Comparison]]] = {}
     for place, pair in measured:
-        groups.setdefault((place.plain.dataset, place.axis), []).append((place, pair))
+        if pair.seeds:
+            groups.setdefault((place.plain.dataset, place.axis), []).append((place, pair))
     return groups
 
 

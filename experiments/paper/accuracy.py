@@ -136,6 +136,9 @@ def compose(name: str, table: Accuracy, lines: Sequence[Line], missing: Sequence
     text = [*table.text]
     compared: list[Comparison] = []
     for place, own in by_place(lines, " on " if table.picture else None).items():
+        own = [line for line in own if line.cell.results or line.row.paper]
+        if not own:  # the page lists it as missing
+            continue
         found = compare(table.versus, own)
         tables.append(_scores(place, own, labelled=table.picture is None))
         if table.picture:
@@ -185,7 +188,8 @@ def compare(versus: Versus | None, lines: Sequence[Line]) -> list[Comparison]:
     """The comparisons of the lines of a place."""
     if versus is None:
         return []
-    return [Comparison(one, other) for one in lines for other in versus.others(one, lines)]
+    pairs = [Comparison(one, other) for one in lines for other in versus.others(one, lines)]
+    return [pair for pair in pairs if pair.seeds or any(pair.paper_gains)]
 
 
 def _scores(place: str, lines: Sequence[Line], labelled: bool) -> Table:

@@ -35,6 +35,18 @@ def best_of(lines: Sequence[Line]) -> list[Line]:
     return list(best.values())
 
 
+def better(one: Line, other: Line) -> Line:
+    """Returns the line that validates better over the seeds of both, or the one that is done."""
+    seeds = cells.common_seeds(one.cell, other.cell)
+    if not seeds:
+        return max(one, other, key=lambda line: len(line.cell.results))
+
+    def validation(line: Line) -> float:
+        return cells.mean([line.cell.results[seed]["valid"][CRITERION] for seed in seeds]) or 0.0
+
+    return max(one, other, key=validation)
+
+
 def _rank(line: Line) -> tuple[int, float]:
     return line.cell.epochs, cells.mean(validation(line)) or 0.0
 
