@@ -161,9 +161,10 @@ def continue_from(run: Run, setup: Setup, data: Interactions, start: Checkpoint)
     """Brings a finished run's rows into a first checkpoint; prints what was matched.
 
     The new data number their ids anew, so rows are matched by ids; `sevo_jax.grow` is for tables
-    whose new rows come last. Parameters are those of its best epoch. The moments of Adam and the momentum of SGD are those of
-    its last one, if both runs have them. Rows of new ids are as the initialiser made them;
-    with SEvo, rows of smoothed tables are the means of their neighbours, as the graph weighs them.
+    whose new rows come last. Parameters are those of its best epoch. The moments of Adam and the
+    momentum of SGD are those of its last one, if both runs have them. Rows of new ids are as the
+    initialiser made them; with SEvo, rows of smoothed tables are the means of their neighbours, as
+    the graph weighs them.
 
     Args:
         run: the run to start; ``start`` of its settings names the finished one.
