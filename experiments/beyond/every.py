@@ -145,7 +145,7 @@ EVERY = Accuracy(
             **own.to_json(),
         },
     ),
-    summary=lambda compared: [points.epochs_to_other(compared, "a smoothing at every step")],
+    summary=lambda compared: [points.epochs_to_other(compared)],
     picture=Picture("lines", "epochs between two smoothings (0: every step)"),
 )
 

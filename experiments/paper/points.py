@@ -148,14 +148,10 @@ def to_json(lines: Sequence[Line], with_curves: bool) -> list[dict[str, Any]]:
     ]
 
 
-def epochs_to_other(compared: Sequence[Comparison], other: str) -> Table:
+def epochs_to_other(compared: Sequence[Comparison]) -> Table:
     """Makes the table of epochs and seconds after which rows validate as well as others.
 
     The score to reach is the mean over seeds of the other's best.
-
-    Args:
-        compared: the rows, each beside the one whose score it is to reach.
-        other: the name of those others in the title.
     """
     themselves = {id(pair.other): Comparison(pair.other, pair.other) for pair in compared}
     written: list[list[str]] = []
@@ -169,13 +165,15 @@ def epochs_to_other(compared: Sequence[Comparison], other: str) -> Table:
         written.append(
             [
                 f"{dataset_name(one.row.dataset)}: {one.row.label}",
+                base.row.label,
                 f"{len(found)} of {len(reached)}",
                 NONE if epochs is None else f"{epochs:.0f}",
                 NONE if seconds is None else f"{seconds:,.0f}",
             ]
         )
-    title = f"Until the best validation {CRITERION} of {other}, mean over seeds"
-    return Table(title, ("Run", "Seeds that reach it", "Epochs", "Seconds"), written)
+    title = f"Until another's best validation {CRITERION}, mean over seeds"
+    header = ("Run", "As well as", "Seeds that reach it", "Epochs", "Seconds")
+    return Table(title, header, written, text_columns=2)
 
 
 def _first(records: Curve, goal: float) -> tuple[float, float] | None:
