@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -14,6 +14,7 @@ from experiments.beyond import tuning
 from experiments.beyond.new_items import (
     COLD,
     DAYS,
+    MORE_EPOCHS,
     Experiment,
     Step,
     file_of,
@@ -32,9 +33,13 @@ from experiments.tables.documents import NONE, Document, Table
 METRICS = ("HR@10", "NDCG@10")
 GROUPS = ("new", "old", "all")
 """Groups of users, by whether their test item is new."""
+Found = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
+"""The measurements of each seed, by data set and variant."""
+Verdict = Callable[[Found], str]
+"""Says in words what was measured: the first sentences of the page."""
 
 
-def make(experiment: Experiment, request: requests.Request) -> int:
+def make(experiment: Experiment, verdict: Verdict, request: requests.Request) -> int:
     """Does what is missing of an experiment, and writes its table and its picture."""
     names = requests.Names(data.NAMES, ("beauty",))
     asked = requests.choose(request, requests.Choices(datasets=names, seeds=(0,)))
@@ -47,7 +52,7 @@ def make(experiment: Experiment, request: requests.Request) -> int:
     failed = False
 
     def publish() -> str:
-        return runs.publish(compose(experiment, steps, asked), request)
+        return runs.publish(compose(experiment, verdict, steps, asked), request)
 
     todo = [step for step in steps if found_of(step) is None] if asked.train else []
     publish()
@@ -77,7 +82,9 @@ def make(experiment: Experiment, request: requests.Request) -> int:
     return 1 if failed else 0
 
 
-def compose(experiment: Experiment, steps: Sequence[Step], asked: requests.Request) -> Document:
+def compose(
+    experiment: Experiment, verdict: Verdict, steps: Sequence[Step], asked: requests.Request
+) -> Document:
     """Composes the page: the verdict, a table for each data set, and the picture."""
     files = [file_of(step) for step in steps]
     found = {file: own for step, file in zip(steps, files, strict=True) if (own := found_of(step))}
@@ -131,9 +138,6 @@ def sizes_of(found: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return {"num_items": found["num_items"], "num_users": found["users"]["all"]} if found else {}
 
 
-Found = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
-
-
 def values_of(own: Sequence[Mapping[str, Any]], group: str, metric: str) -> list[float]:
     """Returns a metric of a group of users for each seed."""
     return [one["test"][group][metric] for one in own if group in one["test"]]
@@ -166,7 +170,7 @@ def _table(dataset: str, experiment: Experiment, measured: Found) -> Table:
     return Table(f"{dataset_name(dataset)}: users by test item: {counts}", header, written)
 
 
-def verdict(measured: Found) -> str:
+def verdict_of_cold(measured: Found) -> str:
     """Names the best variant for new items, and what it costs or brings for the others."""
     sentences: list[str] = []
     for dataset in dict.fromkeys(dataset for dataset, _ in measured):
@@ -196,6 +200,32 @@ def verdict(measured: Found) -> str:
     return " ".join(sentences) or "Fewer than two variants are done yet."
 
 
+def verdict_of_days(measured: Found) -> str:
+    """Holds the variants of the most epochs against each other, over all users."""
+    sentences: list[str] = []
+    for dataset in dict.fromkeys(dataset for dataset, _ in measured):
+        scores = {
+            label: cells.mean(values_of(own, "all", "NDCG@10"))
+            for (place, label), own in measured.items()
+            if place == dataset and own
+        }
+        most = f"{max(MORE_EPOCHS)} more epochs"
+        goes_on, retrained = (
+            "; ".join(
+                f"{label.removesuffix(f', {end}')} {cells.score(score)}"
+                for label, score in scores.items()
+                if label.endswith(end)
+            )
+            for end in (most, "retrained")
+        )
+        if goes_on and retrained:
+            sentences.append(
+                f"On {dataset_name(dataset)}, NDCG@10 after {most}: {goes_on}. Retrained: "
+                f"{retrained}."
+            )
+    return " ".join(sentences) or "Nothing is done yet."
+
+
 def draw(measured: Found, path: Path) -> None:
     """Draws the criterion of both groups, a panel for each data set."""
     datasets = list(dict.fromkeys(dataset for dataset, _ in measured))
@@ -215,5 +245,5 @@ def draw(measured: Found, path: Path) -> None:
             panels[0].invert_yaxis()
 
 
-make_cold = partial(make, COLD)
-make_days = partial(make, DAYS)
+make_cold = partial(make, COLD, verdict_of_cold)
+make_days = partial(make, DAYS, verdict_of_days)
