@@ -6,7 +6,7 @@ the published one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments import data
@@ -14,7 +14,7 @@ from experiments.metrics import CRITERION
 from experiments.paper import accuracy, points
 from experiments.paper.ablations import NO_SMOOTHING, papers_value
 from experiments.paper.accuracy import Accuracy, Picture, Versus
-from experiments.paper.numbers import METRICS, SEVO
+from experiments.paper.numbers import METRICS, SEVO, UNSMOOTHED
 from experiments.settings.published import MODELS
 from experiments.tables import cells, rows
 from experiments.tables.requests import Choices, Names, Request
@@ -45,6 +45,25 @@ PARTS: dict[str, Mapping[str, Any]] = {
     "no moment correction": {"moment_correction": False},
 }
 """The parts of a smoothing in ten epochs that are varied, each with the settings that vary it."""
+
+
+NEGATIVES = 512
+SAMPLED: Mapping[str, Any] = {
+    "dropout_rate": 0.5,
+    "attend_padding": False,
+    "loss": "sampled-softmax",
+    "num_negatives": NEGATIVES,
+}
+SOFTMAX: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "no smoothing": (UNSMOOTHED, {}),
+    "every step": (SEVO, {}),
+    f"every {BEST} epochs": (SEVO, {"every_epochs": BEST}),
+    f"factor 0.5 every {BEST} epochs (Lookahead)": (
+        SEVO,
+        {"every_epochs": BEST, "method": "neumann_unscaled", "num_layers": 0, "beta": 0.5},
+    ),
+}
+"""The ways to smooth that are held against none, each an optimiser and its settings."""
 
 
 def _between(epochs: int) -> dict[str, Any]:
@@ -85,6 +104,19 @@ def rows_of_parts(asked: Request) -> Iterable[Row]:
                 yield Row(dataset, "sasrec", label, SEVO, settings, None, _words(BEST), part)
 
 
+def rows_of_softmax(asked: Request) -> Iterable[Row]:
+    """Smoothing beside a softmax over sampled negatives, each at several learning rates."""
+    for dataset in asked.datasets:
+        for kind, (optimizer, own) in SOFTMAX.items():
+            for rate in RATES:
+                settings = {**SAMPLED, **own, "learning_rate": rate}
+                series = f"{NEGATIVES} negatives"
+                label = f"{kind}, rate {rate:g}"
+                yield Row(
+                    dataset, "sasrec", label, optimizer, settings, None, series, kind, epochs=100
+                )
+
+
 def at_every_step(line: Line, own: Sequence[Line]) -> list[Line]:
     """Holds the best line of each place on validation against the best at every step."""
     best = [other for other in points.best_of(own) if other.row.series == SMOOTHED]
@@ -92,7 +124,7 @@ def at_every_step(line: Line, own: Sequence[Line]) -> list[Line]:
 
 
 def verdict(compared: Sequence[Comparison]) -> str:
-    """Says what holds and what does not: SASRec on Beauty first, then all others."""
+    """Says for each place what the spacing brings that validates best."""
     by_place = accuracy.by_place((pair.one for pair in compared if pair.seeds), " on ")
     if not by_place:
         return "No pair of runs is done yet."
@@ -105,14 +137,14 @@ def verdict(compared: Sequence[Comparison]) -> str:
             key=lambda pair: cells.mean(points.validation(pair.one)) or 0.0,
         )
         sentences.append(
-            f"{place} validates best, of the spacings with the most seeds, if it is smoothed "
-            f"{_words(int(float(chosen.one.row.x or 0)))}: its test {CRITERION} is then, beside a "
-            f"smoothing at every step, {rows.gain_in_words(chosen)}."
+            f"{place}, smoothed {_words(int(float(chosen.one.row.x or 0)))}: by test {CRITERION} "
+            f"{rows.gain_in_words(chosen)} a smoothing at every step."
         )
     rates = ", ".join(f"{len(own)} {_words(k)}" for k, own in EPOCHS_BETWEEN.items())
     return (
-        " ".join(sentences) + " On Beauty SASRec has the learning rate that validates best of "
-        f"those done ({rates}); elsewhere it is the published one."
+        "Of the spacings beyond every step, those with the most seeds that validate best. "
+        f"{' '.join(sentences)} SASRec on Beauty has the learning rate that validates best of "
+        f"those done (of {rates}); elsewhere it is the published one."
     )
 
 
@@ -150,23 +182,35 @@ EVERY = Accuracy(
 )
 
 
-def against_all_parts(line: Line, own: Sequence[Line]) -> list[Line]:
-    """Holds the best line of each part on validation against the best with all parts."""
-    best = points.best_of(own)
-    whole = next(iter(PARTS))
-    return [other for other in best if other.row.x == whole and line in best and line is not other]
+def _against(base: str) -> Versus:
+    """Holds the best line of each kind on validation against the best line of one of them."""
 
+    def others(line: Line, own: Sequence[Line]) -> list[Line]:
+        best = points.best_of(own)
+        return [other for other in best if other.row.x == base and line in best and line != other]
 
-def verdict_of_parts(compared: Sequence[Comparison]) -> str:
-    """Says what each change of a part costs or brings."""
-    done = [pair for pair in compared if pair.seeds]
-    if not done:
-        return "No changed part is done yet."
-    changes = [f"{pair.one.row.x} {rows.gain_in_words(pair)}" for pair in done]
-    return (
-        f"By test {CRITERION}, against {next(iter(PARTS))}, each at the learning rate that "
-        f"validates best of those done: {'; '.join(changes)}."
+    return Versus(
+        f"gain over {base}",
+        others,
+        header=("Run", "", *METRICS, "Seeds"),
+        written=lambda own: [[label, *rest] for label, _, *rest in rows.gain_lines(own)],
     )
+
+
+def _verdict_against(base: str) -> Callable[[Sequence[Comparison]], str]:
+    """Makes a verdict that says by how much each kind is above or below one of them."""
+
+    def verdict(compared: Sequence[Comparison]) -> str:
+        done = [pair for pair in compared if pair.seeds]
+        if not done:
+            return f"Nothing is done yet beside {base}."
+        gains = [f"{pair.one.row.x}: {rows.gain_in_words(pair)}" for pair in done]
+        return (
+            f"By test {CRITERION}, beside {base}, each at the learning rate that validates best of "
+            f"those done: {'; '.join(gains)}."
+        )
+
+    return verdict
 
 
 PARTS_TABLE = Accuracy(
@@ -179,12 +223,22 @@ PARTS_TABLE = Accuracy(
     ),
     choices=lambda _: Choices(datasets=Names(data.NAMES, ("beauty",)), seeds=(0,)),
     rows=rows_of_parts,
-    verdict=verdict_of_parts,
-    versus=Versus(
-        "gain over all parts",
-        against_all_parts,
-        header=("Run", "", *METRICS, "Seeds"),
-        written=lambda own: [[label, *rest] for label, _, *rest in rows.gain_lines(own)],
-    ),
+    verdict=_verdict_against(next(iter(PARTS))),
+    versus=_against(next(iter(PARTS))),
     picture=Picture("bars", "part that is changed"),
+)
+
+SOFTMAX_TABLE = Accuracy(
+    title="Smoothing that waits, beside a sampled softmax",
+    text=(
+        f"SASRec with {NEGATIVES} negatives that a step shares, in a softmax. The bars are of the "
+        "learning rate that validates best of those done.",
+        accuracy.ABLATION,
+        accuracy.P_VALUES,
+    ),
+    choices=lambda _: Choices(datasets=Names(data.NAMES, ("beauty",)), seeds=(0, 1, 2)),
+    rows=rows_of_softmax,
+    verdict=_verdict_against(next(iter(SOFTMAX))),
+    versus=_against(next(iter(SOFTMAX))),
+    picture=Picture("bars", "smoothing"),
 )

@@ -188,8 +188,6 @@ def steps_of(
         }
         epochs = EPOCHS if asked.epochs is None else asked.epochs
         values = {**best.settings, "epochs": epochs, **own}
-        if "every_epochs" in values:  # a short run is smoothed at its end
-            values["every_epochs"] = min(values["every_epochs"], values["epochs"])
         if variant.start and not variant.fills:
             values["start"] = str(found[variant.start].folder)
         run = make_run(

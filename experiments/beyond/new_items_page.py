@@ -154,9 +154,9 @@ def _table(dataset: str, experiment: Experiment, measured: Found) -> Table:
     written: list[list[str]] = []
     users: Mapping[str, int] = {}
     for variant in experiment.variants:
-        if (dataset, variant.label) not in measured:
+        own = measured.get((dataset, variant.label), ())
+        if not own:  # the page lists it as missing
             continue
-        own = measured[dataset, variant.label]
         seconds = cells.mean([one["seconds"] for one in own])
         scores = (
             cells.score_over_seeds(values_of(own, group, metric))
@@ -165,7 +165,7 @@ def _table(dataset: str, experiment: Experiment, measured: Found) -> Table:
         )
         whole = [NONE if x is None else f"{x:,.0f}" for x in (median_rank(own), seconds)]
         written.append([variant.label, *scores, *whole, str(len(own))])
-        users = own[0]["users"] if own else users
+        users = own[0]["users"]
     counts = ", ".join(f"{users[group]:,} {group}" for group in GROUPS) if users else "nothing yet"
     return Table(f"{dataset_name(dataset)}: users by test item: {counts}", header, written)
 
@@ -201,28 +201,20 @@ def verdict_of_cold(measured: Found) -> str:
 
 
 def verdict_of_days(measured: Found) -> str:
-    """Holds the variants of the most epochs against each other, over all users."""
+    """Lists what all users score after the most epochs that runs go on for, and retrained."""
+    last = [
+        variant.label
+        for variant in DAYS.variants
+        if variant.part == "whole" and variant.settings.get("epochs") in (None, max(MORE_EPOCHS))
+    ]
     sentences: list[str] = []
     for dataset in dict.fromkeys(dataset for dataset, _ in measured):
         scores = {
-            label: cells.mean(values_of(own, "all", "NDCG@10"))
-            for (place, label), own in measured.items()
-            if place == dataset and own
+            label: values_of(measured.get((dataset, label), ()), "all", "NDCG@10") for label in last
         }
-        most = f"{max(MORE_EPOCHS)} more epochs"
-        goes_on, retrained = (
-            "; ".join(
-                f"{label.removesuffix(f', {end}')} {cells.score(score)}"
-                for label, score in scores.items()
-                if label.endswith(end)
-            )
-            for end in (most, "retrained")
-        )
-        if goes_on and retrained:
-            sentences.append(
-                f"On {dataset_name(dataset)}, NDCG@10 after {most}: {goes_on}. Retrained: "
-                f"{retrained}."
-            )
+        words = [f"{label}: {cells.score(cells.mean(own))}" for label, own in scores.items() if own]
+        if words:
+            sentences.append(f"NDCG@10 on {dataset_name(dataset)}: {'; '.join(words)}.")
     return " ".join(sentences) or "Nothing is done yet."
 
 

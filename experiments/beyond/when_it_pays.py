@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from experiments import data
 from experiments.beyond import tuning
-from experiments.beyond.tuning import EPOCHS, SMALLER
+from experiments.beyond.tuning import EPOCHS, FULL_EPOCHS, SMALLER
 from experiments.metrics import CRITERION
 from experiments.paper import accuracy, points
 from experiments.paper.numbers import METRICS, dataset_name
@@ -111,7 +111,7 @@ def places_of(asked: requests.Request) -> list[Place]:
                         condition.label,
                         best.optimizer,
                         {**best.settings, **both, **graph},
-                        epochs=EPOCHS,
+                        epochs=FULL_EPOCHS if both["user_share"] == 1 else EPOCHS,
                     )
                     for best, graph in zip(sides, ({}, {}, condition.of_graph), strict=True)
                 ]
@@ -146,7 +146,8 @@ def compose(measured: Measured, missing: Sequence[str], tuned: str) -> Document:
         verdict(measured),
         "SASRec by the strong recipe, the cross-entropy over all items, AdamW with and without "
         f"smoothing, on {SMALLER['user_share']:.0%} of the users, in batches of "
-        f"{SMALLER['batch_size']}, {EPOCHS} epochs, where nothing else is said; batches are in "
+        f"{SMALLER['batch_size']}, {EPOCHS} epochs ({FULL_EPOCHS} with all users), where nothing "
+        "else is said; batches are in "
         f"proportion to the share of the users. {tuned} Away from the centre of the map nothing "
         "was tuned anew. But AdamW ran with SEvo's learning rate, dropout and decay, too, and has "
         "those that validate better at a place, of those done.",
@@ -159,7 +160,11 @@ def compose(measured: Measured, missing: Sequence[str], tuned: str) -> Document:
         _table(f"{dataset_name(own[0][0].plain.dataset)}: by {axis}", own)
         for (_, axis), own in _grouped(measured).items()
     ]
-    usual = [pair for place, pair in measured if place.axis == "width" and place.condition.x == 64]
+    usual = [
+        pair
+        for place, pair in measured
+        if pair.seeds and place.axis == "width" and place.condition.x == 64
+    ]
     tables += [
         popularity_table(
             [pair],

@@ -31,7 +31,8 @@ class Source(NamedTuple):
         file: the file's name.
         of: the file of interactions that has the same item ids, in the same folder.
         read: reads the categories of each item, by its id.
-        covers_more: whether the file may have items that the data set lacks.
+        covers_more: whether the file may have items that the data set lacks, by other ids than
+            numbers that count from 1.
         max_size: items of the largest category that makes edges; any number if ``None``.
     """
 
@@ -214,10 +215,11 @@ def _by_category(
     counted = _ends(numbers) == (1, len(numbers)) and source.file != source.of
     ends = _ends(categories_of)
     if counted and ends and (ends[0] < 1 or ends[1] != len(numbers)):
+        fewer = ends[0] > 0 and ends[1] < len(numbers)
         raise UserError(
             f"{path}: has the items {ends[0]:,} to {ends[1]:,}, and {source.of} has 1 to "
-            f"{len(numbers):,}, so they are not numbered alike; expected a category of every item, "
-            "such as one of its own for an item without"
+            f"{len(numbers):,}, so they may not be numbered alike; expected "
+            + ("a category of the last item, too" if fewer else f"the items of {source.of} alone")
         )
     return Categories(
         list(members),

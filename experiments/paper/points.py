@@ -36,15 +36,15 @@ def best_of(lines: Sequence[Line]) -> list[Line]:
 
 
 def better(one: Line, other: Line) -> Line:
-    """Returns the line that validates better over the seeds of both, or the one that is done."""
+    """Returns the line that validates better over the seeds of both; never one of fewer seeds."""
+    more = max(one, other, key=lambda line: len(line.cell.results))
     seeds = cells.common_seeds(one.cell, other.cell)
-    if not seeds:
-        return max(one, other, key=lambda line: len(line.cell.results))
 
-    def validation(line: Line) -> float:
+    def score(line: Line) -> float:
         return cells.mean([line.cell.results[seed]["valid"][CRITERION] for seed in seeds]) or 0.0
 
-    return max(one, other, key=validation)
+    best = max(one, other, key=score)
+    return best if seeds and best.cell.results.keys() >= more.cell.results.keys() else more
 
 
 def _rank(line: Line) -> tuple[int, float]:
@@ -171,8 +171,8 @@ def epochs_to_other(compared: Sequence[Comparison]) -> Table:
                 NONE if seconds is None else f"{seconds:,.0f}",
             ]
         )
-    title = f"Until another's best validation {CRITERION}, mean over seeds"
-    header = ("Run", "As well as", "Seeds that reach it", "Epochs", "Seconds")
+    title = f"Until another's best validation {CRITERION}, its mean over seeds"
+    header = ("Run", "As well as", "Seeds that reach it", "Their epochs", "Seconds, beside jobs")
     return Table(title, header, written, text_columns=2)
 
 

@@ -94,6 +94,7 @@ def draw_bars(panels: Panels, x_label: str, path: Path) -> None:
                     label=series,
                 )
                 axes.bar_label(bars, fmt="%.4f", fontsize="x-small", padding=2)
+        # Some 60 letters fit below a panel, side by side.
         long = max(map(len, kinds), default=0) * len(kinds) > 60
         turned: dict[str, Any] = {"rotation": 25, "ha": "right"} if long else {}
         axes.set_xticks(range(len(kinds)), kinds, **turned)

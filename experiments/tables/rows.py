@@ -211,7 +211,7 @@ def gain_in_words(pair: Comparison) -> str:
     trust = "one seed" if seeds == 1 else f"{seeds} seeds, p = {cells.probability(p_value)}"
     if p_value is None or p_value >= 0.05:
         trust += ", so it may be chance"
-    return f"{abs(gain):.1%} {'above' if gain > 0 else 'below'} ({trust})"
+    return f"{abs(gain):.1%} {'below' if gain < 0 else 'above'} ({trust})"
 
 
 GAINS_HEADER = ("Model", "Against", "", *METRICS, "Seeds")

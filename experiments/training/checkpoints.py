@@ -101,7 +101,8 @@ def save_checkpoint(saved: ocp.CheckpointManager, checkpoint: Checkpoint, folder
     first = not saved.all_steps()
     log = logging.getLogger("absl")
     level = log.level
-    # Orbax logs a traceback for every thread that fails, some of them after it has raised an error.
+    # Orbax logs a traceback for every thread that fails, some of them after it has raised an error:
+    # the log is heard again only after a write that succeeds.
     log.setLevel(logging.CRITICAL)
     try:
         done = saved.save(checkpoint.epoch, args=ocp.args.StandardSave(_stored(checkpoint)))

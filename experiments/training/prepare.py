@@ -41,7 +41,7 @@ class NotFiniteError(UserError):
 
 
 LEAST_USERS = 10
-"""The users that a share must leave: fewer would be ranked among ten by chance."""
+"""The users that a share must leave: the score of fewer is mostly chance."""
 
 
 def used_users(run: Run, data: Interactions) -> Interactions:
@@ -82,7 +82,9 @@ def check_smoothings(run: Run, data: Interactions) -> None:
     """Raises an `ArgumentError` if a run, on the users given, ends before its first smoothing."""
     s = run.settings.optimizer
     if run.optimizer in SEVO and (s.every_epochs or s.every > 1):
-        steps_between_smoothings(run.settings, data, make_model(run, data).task)
+        # A student reads what its model does; its teacher may not be trained yet.
+        alone = dataclasses.replace(run, settings=run.settings.replace(distill="none"))
+        steps_between_smoothings(run.settings, data, make_model(alone, data).task)
 
 
 def make_model(run: Run, data: Interactions) -> Backbone:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import polars as pl
 import pytest
 
 from experiments import train
-from experiments.beyond import new_items, tuning, when_it_pays
+from experiments.beyond import new_items, new_items_page, tuning, when_it_pays
 from experiments.data import load
 from experiments.data.interactions import from_sequences
 from experiments.files import read_json, write_json
@@ -130,7 +131,7 @@ def test_five_seeds_at_the_best_settings_of_the_trials(data_dir, trained, tmp_pa
     assert len(smoothed) == 3
     assert min(smoothed) > 0.05
     # Both seeds of the three reach AdamW's score at the tenth epoch, after 20 seconds.
-    until = [line for line in text.splitlines() if "2 of 2 |     10 |      20 |" in line]
+    until = [line for line in text.splitlines() if re.search(r"2 of 2 \| +10 \| +20 ", line)]
     assert sum(": SEvo" in line and "| AdamW: " in line for line in until) == 3
 
 
@@ -240,6 +241,20 @@ def test_adamw_with_sevos_settings_smooths_nothing(tmp_path, monkeypatch):
         assert own.settings.training.start == str(made[f"{first}, first part"].folder)
         for key in ("epochs", *common):
             assert own.settings.flat()[key] == smoothed.settings.flat()[key], key
+
+
+def test_the_page_of_new_days_begins_with_the_longest_runs():
+    measured = {
+        ("beauty", variant.label): [{"test": {"all": {"NDCG@10": 0.01 * i}}}]
+        for i, variant in enumerate(new_items.DAYS.variants)
+    }
+    del measured["beauty", "SEvo, retrained"]
+    labels = [variant.label for variant in new_items.DAYS.variants]
+    text = new_items_page.verdict_of_days(measured)
+    last = [label for label in labels if label.endswith((" 5 more epochs", "AdamW, retrained"))]
+    expected = "; ".join(f"{label}: {0.01 * labels.index(label):.4f}" for label in last)
+    assert text == f"NDCG@10 on Beauty: {expected}."
+    assert len(last) == 5
 
 
 @pytest.mark.slow

@@ -196,7 +196,7 @@ def test_files_of_another_numbering(folder, items):
     """Ids that count from 1 do not tell to which data they belong. The last one does."""
     (folder / FILE).write_text(json.dumps({str(item): [1] for item in items}))
     ends = f"{min(items)} to {max(items)}"
-    problem = f"has the items {ends}, and .* has 1 to 6, so they are not numbered alike"
+    problem = f"has the items {ends}, and .* has 1 to 6, so they may not be numbered alike"
     with pytest.raises(UserError, match=problem):
         load_categories(load(str(folder / "Beauty.txt")), str(folder / FILE))
     if min(items) > 0 and max(items) < 6:

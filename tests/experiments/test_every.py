@@ -97,6 +97,13 @@ def test_a_smoothing_beyond_the_run_is_refused_first(options, users_file, tmp_pa
     assert not list(tmp_path.rglob("metrics.jsonl"))
 
 
+def test_a_student_waits_before_its_teacher_is_trained(small):
+    waiting = {"distill": "kd", "teacher": "not-yet", "every_epochs": 2, "epochs": 3}
+    prepare.check_smoothings(run_of(**waiting), small)
+    with pytest.raises(UserError, match="nothing is ever smoothed"):
+        prepare.check_smoothings(run_of(**waiting | {"epochs": 1}), small)
+
+
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("optimizer", ["sevo-adamw", "sevo-adam", "sevo-sgd"])
 def test_smoothings_wait_with_every_model(small, model, optimizer):

