@@ -21,7 +21,7 @@ from experiments.settings import Settings
 from experiments.settings.published import MODELS
 from experiments.tables import cells, runs
 from experiments.tables.documents import Document, Table, latex, markdown
-from experiments.tables.rows import Line
+from experiments.tables.rows import Line, Row
 from experiments.training import loop
 
 EPOCHS = 2
