@@ -236,8 +236,8 @@ def _runs_of(place: Place) -> str:
 def verdict(measured: Measured) -> str:
     """The numbers in words, whichever way they fall; the centre of the map counts once."""
     places = {_runs_of(place): (place, pair) for place, pair in reversed(measured)}
-    gains = [(pair.gains_by_seed(CRITERION), place) for place, pair in places.values()]
-    found = [(cells.mean(own) or 0.0, len(own), place) for own, place in gains if own]
+    gains = [(pair.gain(CRITERION), len(pair.seeds), place) for place, pair in places.values()]
+    found = [(gain, count, place) for gain, count, place in gains if gain is not None]
     if not found:
         return "No pair of runs is done yet."
     ahead = sum(gain > 0 for gain, _, _ in found)
