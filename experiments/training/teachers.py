@@ -48,6 +48,8 @@ def load_teacher(settings: Settings, data: Interactions) -> SASRec:
         raise ArgumentError(
             "teacher", f"{folder} holds a run of {held.get('model')}, expected sasrec"
         )
+    if held.get("distill", "none") != "none":
+        raise ArgumentError("teacher", f"{folder} holds a student; expected a run of sasrec alone")
     if result.get("num_items") != data.num_items:
         raise ArgumentError(
             "teacher",

@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import distill, recommend, reproduce
+from experiments import distill, reproduce
 from experiments.data import load, registry
 from experiments.data.interactions import from_sequences
 from experiments.distill import METHODS
 from experiments.errors import UserError
 from experiments.files import read_json, write_json
 from experiments.paper import numbers
+from experiments.recommendations import Recommender
 from experiments.run import Run, claim_folder
 from experiments.training import loop, prepare
+from experiments.training.finished import load_run
 from experiments.training.graphs import teacher_graph
 from experiments.training.steps import split_model
 from experiments.training.teachers import load_teacher
@@ -59,11 +61,11 @@ def folder_of(done: Path, model: str) -> Path:
 
 @pytest.mark.slow
 def test_the_teacher_comes_first_and_its_students_know_it(done):
-    teacher = folder_of(done, "sasrec-adam")
+    teacher = folder_of(done, "sasrec-adam-dim=12")
     config = read_json(teacher / "config.json")
     assert (config["dim"], config["epochs"], config["seed"]) == (12, 1, 0)
-    for model, optimizer in (("sasrec-htd", "adam"), ("sasrec-dkd", "sevo-adamw")):
-        student = folder_of(done, model)
+    for method, optimizer in (("htd", "adam"), ("dkd", "sevo-adamw")):
+        student = folder_of(done, f"sasrec-{optimizer}-distill={method}")
         config = read_json(student / "config.json")
         assert (config["teacher"], config["teacher_epochs"]) == (str(teacher), 1)
         assert (config["dim"], config["optimizer"]) == (8, optimizer)
@@ -73,19 +75,20 @@ def test_the_teacher_comes_first_and_its_students_know_it(done):
 
 @pytest.mark.slow
 def test_a_student_is_its_own_size_and_recommends(done):
-    folder = folder_of(done, "sasrec-htd")
-    run, data = recommend.read_run(folder)
+    folder = folder_of(done, "sasrec-adam-distill=htd")
+    run, data, *_ = load_run(folder)
     model = prepare.make_model(run, data)
     widths = {leaf.shape[-1] for leaf in jax.tree.leaves(nnx.state(model.teacher, Constant))}
     assert not nnx.state(model.teacher, nnx.Param)
     assert 12 in widths
     assert model.item_embedding.embedding[...].shape == (data.num_items + 1, 8)
-    assert recommend.recommend(folder, data.user_ids[:2].tolist(), top_k=3).height == 6
+    best = Recommender.load(folder).recommend(users=data.user_ids[:2].tolist(), top_k=3)
+    assert best.height == 6
 
 
 @pytest.mark.slow
 def test_resuming_keeps_what_is_finished(done, users_file, monkeypatch):
-    before = folder_of(done, "sasrec-htd") / "result.json"
+    before = folder_of(done, "sasrec-adam-distill=htd") / "result.json"
     content = before.read_bytes()
     monkeypatch.setattr(loop, "make_setup", None)  # nothing is to be trained
     methods = ["--methods", "htd", "sevo+dkd", "--num-groups=3", "--num-neighbours=5"]
@@ -95,11 +98,10 @@ def test_resuming_keeps_what_is_finished(done, users_file, monkeypatch):
 
 @pytest.mark.slow
 def test_a_teacher_is_loaded_as_its_best_epoch(done, users_file):
-    folder, data = folder_of(done, "sasrec-adam"), load(str(users_file))
+    folder, data = folder_of(done, "sasrec-adam-dim=12"), load(str(users_file))
     *_, student = make_runs(users_file, done, "kd", teacher=str(folder))
     teacher = load_teacher(student.settings, data)
-    run, _ = recommend.read_run(folder)
-    setup = prepare.make_setup(run, data)
+    setup = load_run(folder).setup
     _, params, carried, _ = split_model(teacher)
     ranks = setup.rank("test", params, carried)
     result = read_json(folder / "result.json")
@@ -117,7 +119,8 @@ def test_a_teacher_is_loaded_as_its_best_epoch(done, users_file):
     ],
 )
 def test_a_teacher_that_cannot_teach(done, users_file, change, message):
-    *_, student = make_runs(users_file, done, "kd", teacher=str(folder_of(done, "sasrec-adam")))
+    teacher = str(folder_of(done, "sasrec-adam-dim=12"))
+    *_, student = make_runs(users_file, done, "kd", teacher=teacher)
     settings = student.settings.replace(**change)
     with pytest.raises(UserError, match=message):
         load_teacher(settings, load(str(users_file)))
@@ -125,7 +128,8 @@ def test_a_teacher_that_cannot_teach(done, users_file, change, message):
 
 @pytest.mark.slow
 def test_a_teacher_of_other_items(done, users_file):
-    *_, student = make_runs(users_file, done, "kd", teacher=str(folder_of(done, "sasrec-adam")))
+    teacher = str(folder_of(done, "sasrec-adam-dim=12"))
+    *_, student = make_runs(users_file, done, "kd", teacher=teacher)
     other = from_sequences("other", np.arange(12), np.full(4, 3))
     with pytest.raises(UserError, match="items and other has 12; expected a teacher of the same"):
         load_teacher(student.settings, other)
@@ -133,8 +137,9 @@ def test_a_teacher_of_other_items(done, users_file):
 
 @pytest.mark.slow
 def test_a_student_is_no_teacher(done, users_file):
-    *_, student = make_runs(users_file, done, "kd", teacher=str(folder_of(done, "sasrec-htd")))
-    with pytest.raises(UserError, match="holds a run of sasrec-htd, expected sasrec"):
+    other = str(folder_of(done, "sasrec-adam-distill=htd"))
+    *_, student = make_runs(users_file, done, "kd", teacher=other)
+    with pytest.raises(UserError, match="holds a student; expected a run of sasrec alone"):
         load_teacher(student.settings, load(str(users_file)))
 
 
@@ -142,7 +147,7 @@ def test_a_student_is_no_teacher(done, users_file):
 def test_a_teacher_without_checkpoint(done, users_file, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(
-        folder_of(done, "sasrec-adam"), copy, ignore=shutil.ignore_patterns("checkpoints")
+        folder_of(done, "sasrec-adam-dim=12"), copy, ignore=shutil.ignore_patterns("checkpoints")
     )
     *_, student = make_runs(users_file, done, "kd", teacher=str(copy))
     with pytest.raises(UserError, match="holds no checkpoint"):
