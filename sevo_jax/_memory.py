@@ -72,8 +72,8 @@ def memory(
     its activations nor other parameters are in it.
 
     Temporaries are what XLA plans. Plans were compared on CPUs with JAX 0.10.0, 0.10.2 and 0.12.0,
-    whole, with up to 8 layers, and in 4 parts, with up to 3: the total is right within 10%. JAX
-    0.10.0 has a table more for ``"exact"``.
+    whole and in 4 parts: with 1 to 3 layers and ``"exact"`` the total is right within 10%; with 4
+    to 8, whole, it is so with 0.10.2 and 0.12.0. JAX 0.10.0 has a table more for ``"exact"``.
     ``"pallas"`` adds that kernel's sums of blocks, by the size of their array; no whole step was
     measured on a GPU.
 

@@ -16,7 +16,7 @@ from experiments.paper.ablations import NO_SMOOTHING, papers_value
 from experiments.paper.accuracy import Accuracy, Picture, Versus
 from experiments.paper.numbers import METRICS, SEVO, UNSMOOTHED
 from experiments.settings.published import MODELS
-from experiments.tables import cells, rows
+from experiments.tables import rows
 from experiments.tables.requests import Choices, Names, Request
 from experiments.tables.rows import Comparison, Line, Row
 
@@ -26,15 +26,17 @@ EPOCHS_BETWEEN = {0: RATES, 1: RATES, 5: (1e-3,), 10: RATES, 20: (1e-3,), 50: (1
 BEST = 10
 SMOOTHED = "SEvo"
 
+
+def plain_factor(factor: float) -> dict[str, Any]:
+    """Returns the settings that put a plain factor in place of ψ, as Lookahead has it."""
+    # (1 - β) times the sum of the one term without Ã.
+    return {"method": "neumann_unscaled", "num_layers": 0, "beta": 1 - factor}
+
+
 PARTS: dict[str, Mapping[str, Any]] = {
     "SEvo (L = 3, β = 0.99)": {},
     **{
-        f"factor {factor:g} in place of ψ (Lookahead)": {
-            # (1 - β) times the sum of the one term without Ã: a plain factor.
-            "method": "neumann_unscaled",
-            "num_layers": 0,
-            "beta": 1 - factor,
-        }
+        f"factor {factor:g} in place of ψ (Lookahead)": plain_factor(factor)
         for factor in (0.25, 0.5, 0.75)
     },
     "L = 1": {"num_layers": 1},
@@ -60,7 +62,7 @@ SOFTMAX: dict[str, tuple[str, Mapping[str, Any]]] = {
     f"every {BEST} epochs": (SEVO, {"every_epochs": BEST}),
     f"factor 0.5 every {BEST} epochs (Lookahead)": (
         SEVO,
-        {"every_epochs": BEST, "method": "neumann_unscaled", "num_layers": 0, "beta": 0.5},
+        {"every_epochs": BEST, **plain_factor(0.5)},
     ),
 }
 """The ways to smooth that are held against none, each an optimiser and its settings."""
@@ -117,10 +119,21 @@ def rows_of_softmax(asked: Request) -> Iterable[Row]:
                 )
 
 
-def at_every_step(line: Line, own: Sequence[Line]) -> list[Line]:
-    """Holds the best line of each place on validation against the best at every step."""
-    best = [other for other in points.best_of(own) if other.row.series == SMOOTHED]
-    return [other for other in best if other.row.x == 0 and line in best and line is not other]
+def _against(title: str, base: float | str, **more: Any) -> Versus:
+    """Holds the best line of each place on validation against the best of its series at one."""
+
+    def others(line: Line, own: Sequence[Line]) -> list[Line]:
+        best = points.best_of(own)
+        held = [x for x in best if x.row.x == base and x.row.series == line.row.series]
+        return [other for other in held if line in best and line is not other]
+
+    return Versus(
+        title,
+        others,
+        header=("Run", "", *METRICS, "Seeds"),
+        written=lambda own: [[label, *rest] for label, _, *rest in rows.gain_lines(own)],
+        **more,
+    )
 
 
 def verdict(compared: Sequence[Comparison]) -> str:
@@ -131,11 +144,7 @@ def verdict(compared: Sequence[Comparison]) -> str:
     sentences: list[str] = []
     for place, lines in by_place.items():
         own = [pair for pair in compared if pair.one in lines and pair.seeds]
-        most = max(len(pair.seeds) for pair in own)  # fewer seeds would win by chance
-        chosen = max(
-            (pair for pair in own if len(pair.seeds) == most),
-            key=lambda pair: cells.mean(points.validation(pair.one)) or 0.0,
-        )
+        chosen = points.chosen(own)
         sentences.append(
             f"{place}, smoothed {_words(int(float(chosen.one.row.x or 0)))}: by test {CRITERION} "
             f"{rows.gain_in_words(chosen)} a smoothing at every step."
@@ -163,11 +172,9 @@ EVERY = Accuracy(
     ),
     rows=rows_of,
     verdict=verdict,
-    versus=Versus(
+    versus=_against(
         "gain over every step",
-        at_every_step,
-        header=("Run", "", *METRICS, "Seeds"),
-        written=lambda own: [[label, *rest] for label, _, *rest in rows.gain_lines(own)],
+        0,
         key="gains",
         entry=lambda own: {
             "dataset": own.one.row.dataset,
@@ -180,21 +187,6 @@ EVERY = Accuracy(
     summary=lambda compared: [points.epochs_to_other(compared)],
     picture=Picture("lines", "epochs between two smoothings (0: every step)"),
 )
-
-
-def _against(base: str) -> Versus:
-    """Holds the best line of each kind on validation against the best line of one of them."""
-
-    def others(line: Line, own: Sequence[Line]) -> list[Line]:
-        best = points.best_of(own)
-        return [other for other in best if other.row.x == base and line in best and line != other]
-
-    return Versus(
-        f"gain over {base}",
-        others,
-        header=("Run", "", *METRICS, "Seeds"),
-        written=lambda own: [[label, *rest] for label, _, *rest in rows.gain_lines(own)],
-    )
 
 
 def _verdict_against(base: str) -> Callable[[Sequence[Comparison]], str]:
@@ -224,7 +216,7 @@ PARTS_TABLE = Accuracy(
     choices=lambda _: Choices(datasets=Names(data.NAMES, ("beauty",)), seeds=(0,)),
     rows=rows_of_parts,
     verdict=_verdict_against(next(iter(PARTS))),
-    versus=_against(next(iter(PARTS))),
+    versus=_against(f"gain over {next(iter(PARTS))}", next(iter(PARTS))),
     picture=Picture("bars", "part that is changed"),
 )
 
@@ -239,6 +231,6 @@ SOFTMAX_TABLE = Accuracy(
     choices=lambda _: Choices(datasets=Names(data.NAMES, ("beauty",)), seeds=(0, 1, 2)),
     rows=rows_of_softmax,
     verdict=_verdict_against(next(iter(SOFTMAX))),
-    versus=_against(next(iter(SOFTMAX))),
+    versus=_against(f"gain over {next(iter(SOFTMAX))}", next(iter(SOFTMAX))),
     picture=Picture("bars", "smoothing"),
 )

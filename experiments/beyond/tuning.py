@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import data
+from experiments.beyond.every import plain_factor
 from experiments.metrics import CRITERION
 from experiments.paper import accuracy, points
 from experiments.paper.accuracy import Accuracy, Picture, Versus
 from experiments.paper.numbers import PLAIN as ADAM
 from experiments.paper.numbers import SEVO, UNSMOOTHED, dataset_name
 from experiments.paper.popularity import popularity_table
-from experiments.tables import cells, requests, rows, runs
+from experiments.tables import requests, rows, runs
 from experiments.tables.requests import Choices, Names, Request
 from experiments.tables.rows import Comparison, Line, Row
 
@@ -57,8 +58,7 @@ METHODS: Mapping[str, Method] = {
     PLAIN: Method(UNSMOOTHED),
     "Lookahead": Method(
         SEVO,
-        # A plain factor of 1 - beta.
-        {"method": "neumann_unscaled", "num_layers": 0, "beta": 0.5, "every_epochs": 5},
+        {**plain_factor(0.5), "every_epochs": 5},
         {"beta": (0.25, 0.5, 0.75), "every_epochs": (2, 5, 10)},
     ),
     "SEvo": Method(SEVO, {}, {"beta": (0.5, 0.8, 0.9, 0.99), "num_layers": (1, 2, 3)}),
@@ -208,11 +208,7 @@ def verdict(compared: Sequence[Comparison]) -> str:
     sentences: list[str] = []
     for dataset in dict.fromkeys(pair.one.row.dataset for pair in found):
         own = [pair for pair in found if pair.one.row.dataset == dataset]
-        # Chosen on validation: of several methods, the best on the test may be so by chance, and so
-        # may one of fewer seeds.
-        most = max(len(pair.one.cell.results) for pair in own)
-        own = [pair for pair in own if len(pair.one.cell.results) == most]
-        best = max(own, key=lambda pair: cells.mean(points.validation(pair.one)) or 0.0).one
+        best = points.chosen(own).one
         gains = [
             f"beside {_method(pair.other)}, {rows.gain_in_words(pair)}"
             for pair in own

@@ -47,6 +47,16 @@ def better(one: Line, other: Line) -> Line:
     return best if seeds and best.cell.results.keys() >= more.cell.results.keys() else more
 
 
+def chosen(pairs: Sequence[Comparison]) -> Comparison:
+    """Returns the pair whose one validates best, of those of the most seeds.
+
+    The best on the test, or one of fewer seeds, may be so by chance.
+    """
+    most = max(len(pair.seeds) for pair in pairs)
+    own = [pair for pair in pairs if len(pair.seeds) == most]
+    return max(own, key=lambda pair: cells.mean(validation(pair.one)) or 0.0)
+
+
 def _rank(line: Line) -> tuple[int, float]:
     return line.cell.epochs, cells.mean(validation(line)) or 0.0
 
