@@ -23,8 +23,8 @@ TABLE_HELP = (
     "seeds at their best settings), when-it-pays (SEvo over tuned AdamW by negatives, batch, "
     "users and width), cold (items without training interactions), incremental (runs that go on "
     "with new days), every (smoothing once in several epochs), every-parts (which part of that "
-    "helps), every-softmax (the same beside a sampled softmax) or a4 (LightGCN as MF smoothed "
-    "twice)."
+    "helps), every-models (other backbones), every-softmax (beside a sampled softmax) or a4 "
+    "(LightGCN as MF smoothed twice)."
 )
 QUICK_HELP = (
     "Figures, table4, table5 and table7: a quick look that says nothing of the paper's values, in "
@@ -33,7 +33,7 @@ QUICK_HELP = (
 )
 SEEDS_DEFAULT = (
     "0 to 4 as in the paper, 0 to 2 for every-softmax, 0 and 1 for when-it-pays, 0 alone for "
-    "figures, table7, tuning, cold, incremental, every-parts, a4 and a quick look"
+    "figures, table7, tuning, cold, incremental, every-parts, every-models, a4 and a quick look"
 )
 
 

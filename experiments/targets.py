@@ -43,6 +43,7 @@ TARGETS: dict[str, Callable[[Request], int]] = {
     "incremental": new_items_page.make_days,
     "every": partial(accuracy.make, every.EVERY),
     "every-parts": partial(accuracy.make, every.PARTS_TABLE),
+    "every-models": partial(accuracy.make, every.MODELS_TABLE),
     "every-softmax": partial(accuracy.make, every.SOFTMAX_TABLE),
     "a4": a4.make,
 }

@@ -24,7 +24,7 @@ log = logging.getLogger("mkdocs.hooks.results")
 TARGETS = (
     *(f"table{number}" for number in range(1, 9)),
     *(f"figure{name}" for name in ("2a", "2b", "3a", "3b", "3c", "5a", "5b", "6", "7")),
-    *("every", "every-parts", "every-softmax", "strong", "tuned", "tuning"),
+    *("every", "every-parts", "every-models", "every-softmax", "strong", "tuned", "tuning"),
     *("when-it-pays", "cold", "incremental"),
     *("a4", "accuracy-time"),
 )

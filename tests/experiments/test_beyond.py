@@ -7,10 +7,12 @@ import json
 import re
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
 
+import sevo_jax
 from experiments import train
 from experiments.beyond import new_items, new_items_page, tuning, when_it_pays
 from experiments.data import load
@@ -22,6 +24,7 @@ from experiments.reproduce import main
 from experiments.run import claim_folder
 from experiments.tables.requests import Request
 from experiments.training import loop
+from experiments.training.graphs import neighbour_graph
 from tests.runs import records_of
 
 
@@ -133,6 +136,34 @@ def test_five_seeds_at_the_best_settings_of_the_trials(data_dir, trained, tmp_pa
     # Both seeds of the three reach AdamW's score at the tenth epoch, after 20 seconds.
     until = [line for line in text.splitlines() if re.search(r"2 of 2 \| +10 \| +20 ", line)]
     assert sum(": SEvo" in line and "| AdamW: " in line for line in until) == 3
+
+
+def test_other_backbones_once_in_ten_epochs(data_dir, trained, tmp_path, monkeypatch):
+    """They have the rows of Table 2, where those are of one pass and of the published code."""
+    scores = {0: 0.05, 10: 0.06}
+    monkeypatch.setattr(
+        f"{__name__}.score_of",
+        lambda run: scores[run.settings.optimizer.every_epochs] - 0.02 * (run.model == "mf-bpr"),
+    )
+    assert call("every-models", tmp_path) == 0
+    models = ["mf-bpr", "gru4rec", "bert4rec", "stosa"]
+    assert [run.model for run in trained] == [model for model in models for _ in range(2)]
+    settings = [run.settings.flat() for run in trained]
+    assert [(own["one_pass"], own["batch_size"]) for own in settings[2:4]] == [(True, 89)] * 2
+    assert [own["published"] for own in settings[-2:]] == [True] * 2
+    verdict = (tmp_path / "every-models.md").read_text().split("\n\n")[1]
+    assert "beside every step, each at its usual rate" in verdict
+    assert "MF-BPR, every 10 epochs: 33.3% above (one seed, so it may be chance)" in verdict
+    for name in ("GRU4Rec, one pass", "BERT4Rec", "STOSA, as published"):
+        assert f"{name}, every 10 epochs: 20.0% above (one seed, so it may be chance)" in verdict
+
+
+def test_a_plain_factor_as_strong_as_the_smoothing(data_folder):
+    """The page of parts says that 0.25 stands for it: on noise, it has about its norm."""
+    graph = neighbour_graph(load("beauty", data_folder))
+    noise = np.random.default_rng(0).standard_normal((graph.num_nodes, 8))
+    smoothed = sevo_jax.smooth(graph, jnp.asarray(noise, jnp.float32))
+    assert np.linalg.norm(smoothed) / np.linalg.norm(noise) == pytest.approx(0.27, abs=0.005)
 
 
 def test_the_verdict_when_adam_is_better(data_dir, trained, tmp_path, monkeypatch):
