@@ -42,6 +42,14 @@ def test_every_target_is_listed() -> None:
     assert sorted(named) == sorted(TARGETS)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_lead_to_files(page) -> None:
+    """In the repository, where the README is read, too."""
+    links = re.findall(r"\]\(([^)#\s]+)", page.read_text())
+    beside = [link for link in links if ":" not in link and not link.startswith("../../actions")]
+    assert not [link for link in beside if not (page.parent / link).exists()]
+
+
 class Parsed(Exception):  # noqa: N818
     """The options were understood; nothing needs to run."""
 

@@ -59,6 +59,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Leads links to the repository's results, which work there, to the site's pages of them."""
+    return re.sub(
+        r"\]\(\.\./(results|benchmarks)/(results/)?README\.md", r"](\1/index.md", markdown
+    )
+
+
 def on_page_content(html: str, page: Page, **_: Any) -> str:
     """Marks the tables of both pages as sortable, and leaves one level in their contents."""
     if page.file.src_uri not in ("results/index.md", "benchmarks/index.md"):

@@ -60,8 +60,11 @@ def draw_lines(panels: Panels, x_label: str, path: Path) -> None:
         places = sorted({float(p.x) for p in points if p.x is not None})
         if places[0] > 0 and places[-1] >= 100 * places[0]:
             axes.set_xscale("log")
+        elif len(places) > 2 and places[0] == 0 and places[-1] >= 20 * places[1]:
+            axes.set_xscale("symlog", linthresh=places[1])
         if all(place.is_integer() for place in places):
-            axes.set_xticks(places)
+            axes.set_xticks(places, [f"{place:g}" for place in places])
+            axes.minorticks_off()
         published = [(float(p.x), p.paper) for p in points if p.x is not None and p.paper]
         if published:
             axes.plot(*zip(*published, strict=True), **PAPER)
