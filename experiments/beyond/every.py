@@ -48,9 +48,6 @@ PARTS: dict[str, Mapping[str, Any]] = {
 }
 """The parts of a smoothing in ten epochs that are varied, each with the settings that vary it."""
 
-VARIANTS = {"gru4rec": "GRU4Rec, one pass", "stosa": "STOSA, as published"}
-"""The rows of Table 2 that stand for a model, where they are not its usual ones."""
-
 NEGATIVES = 512
 SAMPLED: Mapping[str, Any] = {
     "dropout_rate": 0.5,
@@ -84,14 +81,16 @@ def rows_of(asked: Request) -> Iterable[Row]:
         for model in asked.models:
             whole = (dataset, model) == ("beauty", "sasrec")
             places = EPOCHS_BETWEEN if whole else dict.fromkeys((0, BEST), (None,))
+            _, usual = accuracy_tables.in_ablations(model, dataset)
             for epochs, rates in places.items():
                 for rate in rates:
-                    settings = _between(epochs) | ({"learning_rate": rate} if rate else {})
+                    own = _between(epochs) | ({"learning_rate": rate} if rate else {})
                     label = _words(epochs) + (f", rate {rate:g}" if rate else "")
-                    paper = papers_value(model, dataset, SEVO, settings)
+                    paper = papers_value(model, dataset, SEVO, own)
+                    settings = {**usual, **own}
                     yield Row(dataset, model, label, SEVO, settings, paper, SMOOTHED, epochs)
             optimizer, series = NO_SMOOTHING.optimizer, NO_SMOOTHING.series
-            yield Row(dataset, model, series, optimizer, series=series)
+            yield Row(dataset, model, series, optimizer, usual, series=series)
 
 
 def rows_of_parts(asked: Request) -> Iterable[Row]:
@@ -112,18 +111,12 @@ def rows_of_models(asked: Request) -> Iterable[Row]:
     """Other backbones at every step, as in Table 2, and once in ten epochs."""
     for dataset in asked.datasets:
         for model in asked.models:
-            label = VARIANTS.get(model, numbers.MODELS[model])
-            of_table_2 = accuracy_tables.rows_of_model(model, dataset, (SEVO,))
-            for row in (row for row in of_table_2 if row.label == label):
-                for epochs in (0, BEST):
-                    words = _words(epochs)
-                    yield row._replace(
-                        label=f"{label}, {words}",
-                        settings={**row.settings, **_between(epochs)},
-                        paper=None if epochs else row.paper,
-                        series=SMOOTHED,
-                        x=words,
-                    )
+            name, usual = accuracy_tables.in_ablations(model, dataset)
+            for epochs in (0, BEST):
+                own, words = _between(epochs), _words(epochs)
+                paper = papers_value(model, dataset, SEVO, own)
+                label, settings = f"{name}, {words}", {**usual, **own}
+                yield Row(dataset, model, label, SEVO, settings, paper, SMOOTHED, words)
 
 
 def rows_of_softmax(asked: Request) -> Iterable[Row]:
@@ -191,6 +184,7 @@ EVERY = Accuracy(
         datasets=Names(data.NAMES, ("beauty", "toys", "tools", "ml-1m")),
     ),
     rows=rows_of,
+    notes=accuracy_tables.variants_in_words,
     verdict=verdict,
     versus=_against(
         "gain over every step",
@@ -243,9 +237,7 @@ PARTS_TABLE = Accuracy(
 MODELS_TABLE = Accuracy(
     title="Smoothing that waits: other backbones",
     text=(
-        "Backbones smoothed at every step and once in ten epochs, with their published settings. "
-        "Of GRU4Rec and STOSA the page has those rows of Table 2 that are done in full: GRU4Rec in "
-        "one pass over each user's items, STOSA with the defect of its published code.",
+        "Backbones smoothed at every step and once in ten epochs, with their published settings.",
         accuracy.ABLATION,
         accuracy.P_VALUES,
     ),
@@ -255,6 +247,7 @@ MODELS_TABLE = Accuracy(
         seeds=(0,),
     ),
     rows=rows_of_models,
+    notes=accuracy_tables.variants_in_words,
     verdict=_verdict_against(_words(0), lambda line: line.row.label, tuned=False),
     versus=_against(f"gain over {_words(0)}", _words(0)),
     summary=lambda compared: [points.epochs_to_other(compared)],

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from experiments import data
 from experiments.metrics import CRITERION
-from experiments.paper import accuracy, numbers
+from experiments.paper import accuracy, accuracy_tables, numbers
 from experiments.paper.accuracy import Accuracy, Picture, Versus
 from experiments.paper.numbers import METRICS, PLAIN, SEVO, UNSMOOTHED
 from experiments.settings.published import MODELS, published
@@ -50,6 +50,7 @@ class Ablation(NamedTuple):
         picture: its kind, and what the places of a series are.
         symbol: its short form, for labels.
         baseline: the series that the others' gains are over, if they are shown.
+        models: those that it is of, unless an option says otherwise.
     """
 
     title: str
@@ -58,6 +59,7 @@ class Ablation(NamedTuple):
     picture: Picture
     symbol: str = ""
     baseline: str | None = None
+    models: tuple[str, ...] = ("sasrec",)
 
 
 NO_SMOOTHING = Point("AdamW, no smoothing", None, UNSMOOTHED)
@@ -132,6 +134,7 @@ ABLATIONS = {
         ),
         Picture("bars", "steps of the item table"),
         baseline="Adam, as published",
+        models=("sasrec", "mf-bpr", "gru4rec", "bert4rec", "stosa"),
     ),
     "figure5a": Ablation(
         "Figure 5a: the first or the last K items make edges",
@@ -209,13 +212,20 @@ def rows_of(ablation: Ablation, asked: Request) -> Iterable[Row]:
     """The points for each model on each data set; in a quick look some of them."""
     for dataset in asked.datasets:
         for model in asked.models:
+            _, usual = accuracy_tables.in_ablations(model, dataset)
             for point in ablation.points:
                 if point.quick or not asked.quick:
-                    _, _, optimizer, settings, _ = point
-                    paper = papers_value(model, dataset, optimizer, settings)
-                    label = label_of(ablation, point)
+                    paper = papers_value(model, dataset, point.optimizer, point.settings)
+                    label, settings = label_of(ablation, point), {**usual, **point.settings}
                     yield Row(
-                        dataset, model, label, optimizer, settings, paper, point.series, point.x
+                        dataset,
+                        model,
+                        label,
+                        point.optimizer,
+                        settings,
+                        paper,
+                        point.series,
+                        point.x,
                     )
 
 
@@ -251,7 +261,7 @@ def _gains(comparison: Comparison) -> list[list[str]]:
 
 
 def table_of(ablation: Ablation) -> Accuracy:
-    """The ablation for the composer: of SASRec on Beauty, seed 0, unless options say otherwise."""
+    """The ablation for the composer: on Beauty, seed 0, unless options say otherwise."""
     versus = Versus(
         f"gain over {ablation.baseline}",
         accuracy.against(lambda row: row.series == ablation.baseline),
@@ -261,13 +271,14 @@ def table_of(ablation: Ablation) -> Accuracy:
     return Accuracy(
         ablation.title,
         (ablation.text, accuracy.ABLATION),
-        choices=lambda _: Choices(
-            models=Names(MODELS, ("sasrec",)),
+        choices=lambda quick: Choices(
+            models=Names(MODELS, ablation.models[:1] if quick else ablation.models),
             datasets=Names(data.NAMES, ("beauty",)),
             seeds=(0,),
             quick=True,
         ),
         rows=lambda asked: rows_of(ablation, asked),
+        notes=accuracy_tables.variants_in_words,
         versus=versus if ablation.baseline else None,
         picture=ablation.picture,
     )

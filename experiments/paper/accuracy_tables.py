@@ -84,6 +84,26 @@ def rows_of_model(model: str, dataset: str, optimizers: Sequence[str]) -> list[R
     return found
 
 
+IN_ABLATIONS = {"gru4rec": "GRU4Rec, one pass", "stosa": "STOSA, as published"}
+"""The variants that stand for a model in ablations: the cheaper one, and the one that agrees with
+the paper."""
+
+
+def in_ablations(model: str, dataset: str) -> tuple[str, Mapping[str, Any]]:
+    """The name and the settings of the rows that stand for a model in ablations."""
+    for row in rows_of_model(model, dataset, (SEVO,)):
+        if row.label == IN_ABLATIONS.get(model):
+            return row.label, row.settings
+    return numbers.MODELS.get(model, model), {}
+
+
+def variants_in_words(wanted: Sequence[Row]) -> list[str]:
+    """Tells which variants stand for the models of an ablation's rows."""
+    found = {in_ablations(row.model, row.dataset)[0] for row in wanted}
+    names = [label for label in IN_ABLATIONS.values() if label in found]
+    return [f"As Table 2 has them in full: {'; '.join(names)}."] if names else []
+
+
 def plain_and_unsmoothed(line: Line, own: Sequence[Line]) -> Iterable[Line]:
     """The lines of a model that its line with SEvo is held against.
 

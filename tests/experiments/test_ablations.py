@@ -166,7 +166,7 @@ def test_quick_looks_are_trained(name, own_folders, request):
 )  # fmt: skip
 def test_the_runs_and_those_that_come_with_the_project(name, count, tmp_path):
     """Each has the run of the published settings, which is there already."""
-    assert main([name, "--no-train", "--out", str(tmp_path)]) == 0
+    assert main([name, "--models", "sasrec", "--no-train", "--out", str(tmp_path)]) == 0
     points = read_json(tmp_path / f"{name}.json")["points"]
     folders = {(p["optimizer"], json.dumps(changed_by(p))) for p in points}
     assert len(folders) == count
@@ -235,6 +235,20 @@ def test_gains_over_the_baseline(data_dir, trained, tmp_path):
     for model in ("SASRec", "GRU4Rec"):
         assert f"## {model} on Beauty: gain over Adam, as published, over common seeds" in text
     assert text.count("+0.0%") >= 6  # made-up results are equal
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_moment_correction_of_all_backbones(tmp_path):
+    """GRU4Rec and STOSA have the rows of Table 2 that can be compared with the paper."""
+    assert main(["figure3c", "--no-train", "--out", str(tmp_path)]) == 0
+    points = read_json(tmp_path / "figure3c.json")["points"]
+    assert {p["model"] for p in points} == set(numbers.BACKBONES)
+    of = {model: [p for p in points if p["model"] == model] for model in numbers.BACKBONES}
+    assert {len(own) for own in of.values()} == {5}
+    assert all(p["settings"]["one_pass"] for p in of["gru4rec"])
+    assert all(p["settings"]["published"] for p in of["stosa"])
+    text = (tmp_path / "figure3c.md").read_text()
+    assert "As Table 2 has them in full: GRU4Rec, one pass; STOSA, as published." in text
 
 
 QUICK = ("table4", "table5", "figure2b", "figure6")
