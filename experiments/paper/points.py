@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.files import read_lines
 from experiments.metrics import CRITERION
-from experiments.paper.numbers import METRICS, dataset_name
+from experiments.paper.numbers import METRICS, MODELS, dataset_name
 from experiments.tables import cells, panels, rows
 from experiments.tables.documents import NONE, Table
 from experiments.tables.rows import Comparison, Line
@@ -164,6 +164,7 @@ def epochs_to_other(compared: Sequence[Comparison]) -> Table:
     The score to reach is the mean over seeds of the other's best.
     """
     themselves = {id(pair.other): Comparison(pair.other, pair.other) for pair in compared}
+    several = len({pair.one.row.model for pair in compared}) > 1
     written: list[list[str]] = []
     for one, base in (*themselves.values(), *compared):
         goal = cells.mean(validation(base))
@@ -172,9 +173,12 @@ def epochs_to_other(compared: Sequence[Comparison]) -> Table:
         reached = [_first(read_lines(file), goal) for file in one.curves]
         found = [own for own in reached if own is not None]
         epochs, seconds = (cells.mean([own[i] for own in found]) for i in range(2))
+        place = dataset_name(one.row.dataset)
+        if several:
+            place = f"{MODELS[one.row.model]} on {place}"
         written.append(
             [
-                f"{dataset_name(one.row.dataset)}: {one.row.label}",
+                f"{place}: {one.row.label}",
                 base.row.label,
                 f"{len(found)} of {len(reached)}",
                 NONE if epochs is None else f"{epochs:.0f}",
