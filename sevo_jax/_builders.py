@@ -325,7 +325,7 @@ def knn_graph(
     Raises:
         TypeError: features that are not numbers, or a ``k`` that is not an integer.
         ValueError: features that are not a finite matrix without zero rows, ``k`` out of range, or
-            a temperature that is not positive.
+            a temperature that is not positive, or so small that weights round to 0.
 
     Examples:
         >>> import numpy as np, sevo_jax
@@ -360,6 +360,12 @@ def knn_graph(
     neighbours, distances = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     dtype = features.dtype if isinstance(features, np.ndarray | jax.Array) else np.float64
     weights = np.exp(-distances / temperature)
+    kept = jax.dtypes.canonicalize_dtype(dtype if np.issubdtype(dtype, np.floating) else float)
+    if weights.min().astype(kept) == 0:
+        raise ValueError(
+            f"temperature is too small, {temperature}: the weight of neighbours at a distance of "
+            f"{distances.max():.3g} rounds to 0 in {kept}"
+        )
     return edge_graph(
         np.repeat(np.arange(nodes), k),
         neighbours,

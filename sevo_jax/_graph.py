@@ -490,4 +490,12 @@ def graph_of(weights: Any, dtype: Any, self_loops: SelfLoops, capacity: int | No
         weights = (weights + sp.diags_array(loops.astype(weights.dtype))).tocsr()
     weights.eliminate_zeros()
     operator = to_bcsr(normalize(weights, dtype), dtype, capacity)
-    return Graph(to_bcsr(weights, dtype, capacity), operator, weights.shape[0])
+    kept = to_bcsr(weights, dtype, capacity)
+    least = weights.data.min(initial=np.inf)
+    if least.astype(kept.data.dtype) == 0:
+        # The operator has the edge, since ratios alone matter to it; what is saved would not.
+        raise ValueError(
+            f"weights must not round to 0 in {kept.data.dtype}, got {least}; only their ratios "
+            "matter, so scale all of them up, or leave such edges out"
+        )
+    return Graph(kept, operator, weights.shape[0])

@@ -15,6 +15,7 @@ from sevo_jax._checks import (
     check_num_layers,
 )
 from sevo_jax._graph import Kernel
+from sevo_jax._pending import check_precision
 from sevo_jax._sharding import part_size
 from sevo_jax._smoothing import METHODS, Method
 
@@ -102,8 +103,8 @@ def memory(
 
     Raises:
         TypeError: a count that is no integer, or a dtype that is not floating.
-        ValueError: a count or a choice out of its range, ``"gather"``, or ``received_rows`` where
-            no rows are split.
+        ValueError: a count or a choice out of its range, ``"gather"``, a table in half precision
+            with ``every`` above 1, or ``received_rows`` where no rows are split.
 
     Examples:
         >>> import sevo_jax
@@ -130,6 +131,8 @@ def memory(
         if row_parts == 1:
             raise ValueError("received_rows is for rows that are split: give row_parts, too")
     own = check_floating("dtype", dtype)
+    if every > 1:
+        check_precision(own)
     first = own if mu_dtype is None else check_floating("mu_dtype", mu_dtype)
     waiting = own if pending_dtype is None else check_floating("pending_dtype", pending_dtype)
     wide = jnp.promote_types(own, jnp.float32)  # that of the smoothing

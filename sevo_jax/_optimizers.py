@@ -265,7 +265,7 @@ def _smoothed_steps(
         decay = [] if weight_decay is None else [optax.add_decayed_weights(weight_decay, mask)]
         return [sevo_smooth(graph, **smoothing), *decay, rate]
     if weight_decay is None:
-        return [rate, sevo_smooth(graph, **smoothing)]
+        return [rate, sevo_smooth(graph, decay=0.0, **smoothing)]
     share = _product(learning_rate, weight_decay)
     return [
         rate,

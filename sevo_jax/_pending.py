@@ -51,11 +51,25 @@ def no_steps(params: Any, groups: Sequence[Sequence[int]], dtype: Any) -> Any:
     """Makes the sum of no steps: zeros for the tables, of ``dtype`` or, if ``None``, their own."""
     leaves, structure = jax.tree.flatten(params)
     tables = {i for group in groups for i in group}
+    for i in tables:
+        check_precision(leaves[i].dtype)
     steps = [
         jnp.zeros_like(leaf, dtype=dtype) if i in tables else optax.MaskedNode()
         for i, leaf in enumerate(leaves)
     ]
     return jax.tree.unflatten(structure, steps)
+
+
+def check_precision(dtype: Any) -> None:
+    """Raises a `ValueError` for a table in half precision.
+
+    It loses steps to rounding that its sum keeps. A smoothing would take off what it never got.
+    """
+    if jnp.finfo(dtype).bits < 32:
+        raise ValueError(
+            f"every above 1 needs tables of float32 or float64, got {dtype}: keep the table in "
+            "float32, and cast it where the model reads it"
+        )
 
 
 def add_steps(

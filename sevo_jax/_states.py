@@ -36,6 +36,9 @@ def seed_axes(tx: optax.GradientTransformation, params: Any) -> Any:
     Returns:
         A tree for ``in_axes`` and ``out_axes``.
 
+    Raises:
+        ValueError: an optimiser in `optax.MultiSteps`, under which each seed has its graph.
+
     Examples:
         >>> import jax, jax.numpy as jnp, sevo_jax
         >>> tx = sevo_jax.sevo_adamw(0.1, sevo_jax.edge_graph([0], [1], num_nodes=2))
@@ -47,11 +50,23 @@ def seed_axes(tx: optax.GradientTransformation, params: Any) -> Any:
         >>> updates.shape
         (3, 2, 4)
     """
+    state = jax.eval_shape(tx.init, params)
+
+    def is_accumulating(node: Any) -> bool:
+        return isinstance(node, optax.MultiStepsState)
+
+    for node in filter(is_accumulating, jax.tree.leaves(state, is_leaf=is_accumulating)):
+        if any(map(_is_graph, jax.tree.leaves(node, is_leaf=_is_graph))):
+            # Whether a step is due is mapped, so `vmap` selects between two graphs for each seed.
+            raise ValueError(
+                "tx: under vmap, optax.MultiSteps keeps a graph for each seed: write the axis 0 in "
+                "place of seed_axes(...)"
+            )
 
     def axes(node: Any) -> Any:
         return None if _is_graph(node) else 0
 
-    return jax.tree.map(axes, jax.eval_shape(tx.init, params), is_leaf=_is_graph)
+    return jax.tree.map(axes, state, is_leaf=_is_graph)
 
 
 def set_graph(state: State, graph: Graph | Operator) -> State:
@@ -126,8 +141,8 @@ def settle(params: Any, state: Any, *, graph: Graph | Operator | None = None) ->
         graph: the graph to smooth over; that of the state if ``None``.
 
     Returns:
-        The parameters, in the same structure. They are ``params`` itself if no steps wait, such as
-        with ``every=1``.
+        The parameters, in the same structure, and all of them copies. They are ``params`` itself if
+        no steps can wait, as with ``every=1``.
 
     Raises:
         ValueError: ``params`` has no such table as the state, or the graph has other nodes.
@@ -152,7 +167,8 @@ def settle(params: Any, state: Any, *, graph: Graph | Operator | None = None) ->
             "in dictionaries; of nnx.Optimizer give optimizer.opt_state"
         )
     leaves = dict(tree_entries(params))
-    settled = dict(leaves)
+    # A step that donates the parameters must not delete what was kept.
+    settled = {k: jnp.copy(x) if isinstance(x, jax.Array) else x for k, x in leaves.items()}
     for node in waiting:
         pending, held = node.pending, tree_entries(node.pending.steps)
         if jnp.ndim(_arrays(node.pending.beta)):
@@ -358,7 +374,10 @@ def _init(
             f"tx must be the optimiser made anew with the graph of {num_nodes} nodes: {error}"
         ) from error
     if jax.tree.structure(fresh, is_leaf=_is_graph) != structure:
-        raise ValueError("tx must be the optimiser of this state, of another graph; it is another")
+        raise ValueError(
+            "tx must be the optimiser of this state, of another graph; its state has another "
+            "structure (of nnx.Optimizer give nnx.as_pure(...) of opt_state and parameters)"
+        )
     return jax.tree.leaves(fresh, is_leaf=_is_graph)
 
 

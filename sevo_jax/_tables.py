@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.core import Tracer
 
 from sevo_jax._checks import STATIC_ARGS_HINT
@@ -37,9 +38,14 @@ def tree_entries(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> Ent
 
     A trailing ``value`` is dropped if it has no siblings, since Flax's variables add it.
     """
-    found = jax.tree.leaves_with_path(tree, is_leaf=is_leaf)
-    entries = [(_components(path), leaf) for path, leaf in found]
-    siblings = Counter(path[:-1] for path, _ in entries)
+
+    def is_known(node: Any) -> bool:
+        return isinstance(node, optax.MaskedNode) or (is_leaf is not None and is_leaf(node))
+
+    found = jax.tree.leaves_with_path(tree, is_leaf=is_known)
+    everything = [(_components(path), leaf) for path, leaf in found]
+    siblings = Counter(path[:-1] for path, _ in everything)  # those that Optax masks, too
+    entries = [(path, leaf) for path, leaf in everything if not isinstance(leaf, optax.MaskedNode)]
 
     def is_variable(path: tuple[str, ...]) -> bool:
         return len(path) > 1 and path[-1] == "value" and siblings[path[:-1]] == 1

@@ -23,6 +23,7 @@ from sevo_jax._checks import (
     check_num_layers,
     check_positive,
     check_schedule,
+    without_rounding,
 )
 from sevo_jax._graph import Graph, as_graph
 from sevo_jax._matrices import Operator
@@ -59,14 +60,15 @@ def sevo_smooth(
     tol: ArrayLike = 1e-6,
     every: SupportsIndex = EVERY_STEP,
     pending_dtype: Any = None,
-    decay: optax.ScalarOrSchedule = 0.0,
+    decay: optax.ScalarOrSchedule | None = None,
     decay_mask: Any | Callable[[Any], Any] | None = None,
     tables: Tables = None,
     graph_arg: str = "graph",
 ) -> optax.GradientTransformationExtraArgs:
     """Smooths the updates of embedding tables over a graph: ``U <- psi(U)`` (Eq. 3 and 7).
 
-    Put it after all parts of the step but decoupled weight decay and the learning rate.
+    Put it after all parts of the step but decoupled weight decay and the learning rate; with
+    ``every`` above 1, after the learning rate, too.
 
     With ``every=k`` above 1, steps pass as they are and add up to ``P``; every k-th step is
     ``U + psi(P) - P``. As ``psi`` is linear, the table then stands where k smoothed steps would
@@ -76,8 +78,8 @@ def sevo_smooth(
         the update    U1        U2        U3 + ψP - P   U4        U5        U6 + ψP - P
         P after it    U1        U1 + U2   0             U4        U4 + U5   0
 
-    The sums must be of steps as the table takes them. So put it after the learning rate, and give
-    the decay that follows it (`sevo_adamw` does both)::
+    The sums must be of steps as the table takes them. So put it after the learning rate and
+    whatever else scales steps, and give the decay that follows it (`sevo_adamw` does both)::
 
         optax.chain(
             sevo_jax.scale_by_adam(),
@@ -103,8 +105,9 @@ def sevo_smooth(
             memory. What its rounding misses passes unsmoothed: of the move of a float32 table that
             is 0.2, 0.7 and 2% for 10, 100 and 440 steps of one sign, and 0.8, 3 and 6% for random
             ones.
-        decay: for ``every`` above 1, the share of the table that decoupled weight decay takes off
-            after this: a scalar or a schedule of the step count. ``P`` decays with the table.
+        decay: for ``every`` above 1, and needed there, the share of the table that decoupled weight
+            decay takes off after this: a scalar, 0 if there is none, or a schedule of the step
+            count. ``P`` decays with the table.
         decay_mask: the leaves that decay, as `optax.add_decayed_weights` takes it; all if ``None``.
             The parts of a joint table must decay alike.
         tables: the leaves that are tables over the nodes. ``None``: the one leaf of two or more
@@ -124,8 +127,9 @@ def sevo_smooth(
     Raises:
         TypeError: a traced or unsuitable graph, ``num_layers`` or ``every``; a table or a
             ``pending_dtype`` that is not floating.
-        ValueError: an option out of its range, or (from ``init`` and ``update``) tables that cannot
-            be found or do not fit the graph, or a state that was made with another ``every``.
+        ValueError: an option out of its range, or ``every`` above 1 without ``decay``; from
+            ``init`` and ``update``, tables that cannot be found or do not fit the graph, tables in
+            half precision with ``every`` above 1, or a state that was made with another ``every``.
 
     Examples:
         >>> import jax.numpy as jnp, optax, sevo_jax
@@ -145,6 +149,14 @@ def sevo_smooth(
     sums_dtype = check_floating("pending_dtype", pending_dtype)
     if not callable(beta):
         check_beta(beta)
+    if decay is None:
+        if every > 1:
+            raise ValueError(
+                "decay must be given with every above 1: put sevo_smooth after the learning rate, "
+                "so that it adds up steps as the table takes them, and write decay=0.0, or the "
+                "share of the table that decoupled decay takes off after it"
+            )
+        decay = 0.0
     if not callable(decay):
         check_decay(decay)
 
@@ -160,8 +172,9 @@ def sevo_smooth(
         names = named_groups(tables)
         pending = Pending(
             no_steps(params, groups, sums_dtype),
-            beta=jnp.asarray(beta(zero) if callable(beta) else beta, float),
-            tol=jnp.asarray(tol, float),
+            # Copies, so that a step that donates the state deletes no array of the caller's.
+            beta=jnp.array(beta(zero) if callable(beta) else beta, float),
+            tol=jnp.array(tol, float),
             every=every,
             num_layers=layers,
             method=method,
@@ -182,7 +195,7 @@ def sevo_smooth(
         check_same_every(state.pending, every)
         replacement = extra_args.get(graph_arg)
         current = as_graph(state.graph if replacement is None else replacement)
-        beta_now = beta(state.count) if callable(beta) else beta
+        beta_now = without_rounding(beta(state.count) if callable(beta) else beta)
         count = jnp.asarray(optax.safe_increment(state.count))
 
         leaves, structure = jax.tree.flatten(updates)
@@ -203,8 +216,8 @@ def sevo_smooth(
             pending = dataclasses.replace(
                 pending,
                 steps=sums,
-                beta=jnp.asarray(beta_now, float),
-                tol=jnp.asarray(tol, float),
+                beta=jnp.array(beta_now, float),
+                tol=jnp.array(tol, float),
             )
         for i, step in zip(chosen, steps, strict=True):
             leaves[i] = step

@@ -138,6 +138,12 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], list[str]]] = [
     (lambda: knn_graph(np.ones((3, 2)), 1.5), TypeError, ["k", "1.5"]),  # type: ignore
     (lambda: knn_graph(np.ones((3, 2)), 1, 0.0), ValueError, ["temperature", "above 0"]),
     (lambda: knn_graph(np.ones((3, 2)), 1, -1.0), ValueError, ["temperature", "-1"]),
+    (lambda: knn_graph(np.eye(3), 1, 0.01), ValueError, ["temperature is too small", "float32"]),
+    # weights that the graph could not keep
+    (lambda: edge_graph([0, 1], [1, 2], 3, [1.0, 1e-60]), ValueError, ["1e-60", "round to 0"]),
+    (lambda: edge_graph([0], [1], 2).add_edges([0], [0], [1e-60]), ValueError, ["round to 0"]),
+    (lambda: Graph.from_weights(1e-60 * np.eye(2)), ValueError, ["round to 0", "float32"]),
+    (lambda: Graph.from_weights(1e-9 * np.eye(2), np.float16), ValueError, ["0 in float16"]),
     (lambda: knn_graph(np.eye(3)[:, :2], 1), ValueError, ["features", "row 2", "norm 0"]),
     (lambda: knn_graph(np.full((3, 2), np.nan), 1), ValueError, ["features", "row 0", "nan"]),
     (lambda: knn_graph(np.ones(3), 1), ValueError, ["features", "(3,)"]),

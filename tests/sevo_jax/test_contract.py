@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from functools import partial
 from typing import Any
 
@@ -185,7 +187,7 @@ def test_convergence_on_rosenbrock(name, rate, steps):
     np.testing.assert_allclose(found, jnp.ones(2), atol=2e-2)
 
 
-STATIC = ("graph", "tables", "num_layers", "method")
+STATIC = ("graph", "tables", "num_layers", "method", "every")
 
 
 @pytest.mark.parametrize(
@@ -240,6 +242,26 @@ def test_traced_static_arguments_say_what_to_write(arguments):
         jax.jit(lambda x: wrapped.update(x, wrapped.init(x), x))(tree()["table"])
     line = 'optax.inject_hyperparams(sevo_adamw, static_args=("graph", "tables", "num_layers", "m'
     assert line in str(caught.value)
+
+
+def test_what_the_message_on_static_arguments_says_is_enough():
+    """No argument but numbers and schedules is left to `optax.inject_hyperparams`."""
+    params = {"table": tree()["table"], "bias": jnp.ones(2)}
+    arguments = {
+        "learning_rate": 0.1, "graph": random_graph(0), "tables": "table", "weight_decay": 0.5,
+        "mask": lambda tree: jax.tree.map(lambda leaf: leaf.ndim > 1, tree),
+    }  # fmt: skip
+    traced = optax.inject_hyperparams(sevo_jax.sevo_adamw)(0.1, random_graph(0), num_layers=2)
+    with pytest.raises(TypeError) as caught:
+        jax.jit(traced.init)(params)
+    told = re.search(r"static_args=(\(.*?\))\)", str(caught.value))
+    assert told
+    static = ast.literal_eval(told[1])
+    plain = sevo_jax.sevo_adamw(**arguments)
+    injected = optax.inject_hyperparams(sevo_jax.sevo_adamw, static_args=static)(**arguments)
+    want, _ = plain.update(params, plain.init(params), params)
+    got, _ = injected.update(params, injected.init(params), params)
+    chex.assert_trees_all_close(got, want, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["float", "array", "schedule"])
@@ -369,6 +391,30 @@ def test_schedules_that_stay_in_the_range_are_taken():
         lambda count: 0.5 if count < 10 else 0.9,
     ):
         sevo_jax.sevo_smooth(random_graph(0), beta=schedule).init(params)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("inject", [False, True])
+def test_schedules_may_end_at_0_as_compilers_round_it(every, inject):
+    """Compiled, a linear schedule may end just below 0; which does so depends on its length."""
+    graph, params = random_graph(0), tree()
+    make = sevo_jax.sevo_sgd
+    if inject:
+        make = optax.inject_hyperparams(make, static_args=STATIC)
+    below = 0
+    for steps in range(3, 30):
+        beta = optax.linear_schedule(0.99, 0.0, steps)
+        below += float(jax.jit(beta)(jnp.asarray(steps))) < 0
+        tx = make(0.1, graph, tables="table", beta=beta, every=every)
+        last = jnp.asarray((steps + 2) * every - 1)
+        state = jax.tree.map_with_path(
+            lambda path, x, last=last: last if jax.tree_util.keystr(path).endswith(".count") else x,
+            tx.init(params),
+        )
+        updates, state = jax.jit(tx.update)(params, state, params)
+        np.testing.assert_allclose(updates["table"], -0.1 * params["table"], rtol=1e-5, atol=1e-7)
+        sevo_jax.settle(params, state)
+    assert below > 0
 
 
 @pytest.mark.parametrize("method", ["neumann", "exact"])

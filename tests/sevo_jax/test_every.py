@@ -263,6 +263,62 @@ def test_the_graph_is_no_constant_and_donation_copies_nothing():
     assert graph.to_scipy().nnz > 0
 
 
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("inject", [False, True])
+def test_states_that_are_donated_hold_no_array_twice_or_of_another(every, inject):
+    graph, params, beta = random_graph(0), jax.tree.map(jnp.asarray, tree()), jnp.float32(0.8)
+    tol = jnp.float32(1e-5)
+    make = sevo_jax.sevo_sgd
+    if inject:
+        make = optax.inject_hyperparams(make, static_args=STATIC)
+    tx = make(0.1, graph, tables="table", beta=beta, tol=tol, every=every)
+
+    def step(carry: Any, _: Any) -> Any:
+        updates, state = tx.update(carry[0], carry[1], carry[0])
+        return (optax.apply_updates(carry[0], updates), state), None
+
+    carry = params, tx.init(params)
+    epoch = jax.jit(lambda carry: jax.lax.scan(step, carry, length=3)[0], donate_argnums=0)
+    one = jax.jit(lambda carry: step(carry, None)[0], donate_argnums=0)
+    for donating in (epoch, one, one, epoch):
+        carry = donating(carry)
+    if not inject:  # there Optax holds the caller's arrays
+        assert not beta.is_deleted()
+        assert not tol.is_deleted()
+    assert graph.to_scipy().nnz > 0
+
+
+def test_settled_parameters_outlive_those_that_a_step_donates():
+    tx = sgd(3)
+    params, state = trained(tx, 1, jax.tree.map(jnp.asarray, tree()))
+    settled = sevo_jax.settle(params, state)
+    want = jax.tree.map(np.array, settled)
+    jax.jit(lambda p, s: tx.update(p, s, p)[0], donate_argnums=(0, 1))(params, state)
+    chex.assert_trees_all_equal(settled, want)
+
+
+@pytest.mark.parametrize("others", [{}, {"key": np.ones((NODES + 1, D), np.float32)}], ids=len)
+@pytest.mark.parametrize("tables", ["memory", "memory/value"])
+def test_tables_that_are_called_value(tables, others):
+    """Flax adds that name to all leaves. Here it is the user's, with siblings or without."""
+    params = {"memory": {"value": tree()["table"], **others}, "bias": np.ones(2, np.float32)}
+    tx = sgd(2, tables=tables)
+    if others and tables == "memory":
+        with pytest.raises(ValueError, match="'memory' is a module of several leaves"):
+            tx.init(params)
+        return
+    steps = jax.tree.map(np.ones_like, params)
+    steps["memory"]["value"] = tree(1)["table"]
+    _, state = tx.update(steps, tx.init(params), params)
+    settled = sevo_jax.settle(params, state)
+    step = 0.1 * steps["memory"]["value"]
+    want = params["memory"]["value"] + step - sevo_jax.smooth(random_graph(0), step, 0.8, 1)
+    np.testing.assert_allclose(settled["memory"]["value"], want, atol=1e-6)
+    grown, larger = sevo_jax.grow(state, params, NODES + 1, tables=tables)
+    assert larger["memory"]["value"].shape == (NODES + 1, D)
+    assert smoothings(grown)[0].pending.steps["memory"]["value"].shape == (NODES + 1, D)
+
+
 def test_other_graphs_for_good_and_for_a_call():
     """The graph of the k-th step smooths the whole sum, and that of `settle` what waits."""
     other, start = random_graph(3), tree()["table"]
@@ -321,8 +377,8 @@ WRAPPERS = {
     ),
     "two": lambda every: optax.chain(
         optax.scale(-0.1),
-        sevo_jax.sevo_smooth(random_graph(0), tables="table", beta=0.8, every=every),
-        sevo_jax.sevo_smooth(random_graph(1), tables="table", beta=0.5, every=every),
+        sevo_jax.sevo_smooth(random_graph(0), tables="table", beta=0.8, every=every, decay=0.0),
+        sevo_jax.sevo_smooth(random_graph(1), tables="table", beta=0.5, every=every, decay=0.0),
     ),
 }  # fmt: skip
 
@@ -409,9 +465,11 @@ def test_states_are_saved_and_restored(tmp_path):
     for restored in (by_orbax, by_flax):
         chex.assert_trees_all_equal(restored, state)
         chex.assert_trees_all_equal(tx.update(tree(3), restored, params)[0], want)
-    target = sevo_jax.sevo_smooth(random_graph(0), tables=JOINT, every=3).init(params)
+    target = sevo_jax.sevo_smooth(random_graph(0), tables=JOINT, every=3, decay=0.0).init(params)
     for other, told in ((2, "made with every=2, not every=3"), (1, "holds no steps that wait")):
-        saved = sevo_jax.sevo_smooth(random_graph(0), tables=JOINT, every=other).init(params)
+        saved = sevo_jax.sevo_smooth(random_graph(0), tables=JOINT, every=other, decay=0.0).init(
+            params
+        )
         with pytest.raises(ValueError, match=told):
             serialization.from_state_dict(target, serialization.to_state_dict(saved))
 
@@ -432,17 +490,21 @@ def test_optax_finds_the_sums():
     assert len(jax.tree.leaves(smoothings(state)[0].pending.steps)) == 1
 
 
-def test_half_precision():
-    """Tables of bfloat16 keep their sums alike, which decay by shares too small for it."""
-    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), tree())
-    tx = sevo_jax.sevo_adamw(0.1, random_graph(0), tables="table", every=3)
-    state = tx.init(params)
-    for _ in range(3):
-        updates, after = jax.jit(tx.update)(params, state, params)
-        chex.assert_trees_all_equal_dtypes(updates, params)
-        chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
-        state = after
-    assert smoothings(tx.init(params))[0].pending.steps["table"].dtype == jnp.bfloat16
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("options", [{}, {"pending_dtype": "float32"}], ids=str)
+def test_tables_in_half_precision_do_not_wait(dtype, options):
+    """They lose steps to rounding that their sum keeps, and smoothing would take those off."""
+    params = jax.tree.map(lambda x: jnp.asarray(x, dtype), tree())
+    for alias in (sevo_jax.sevo_adamw, sevo_jax.sevo_adam, sevo_jax.sevo_sgd):
+        tx = alias(0.1, random_graph(0), tables="table", every=3, **options)
+        with pytest.raises(ValueError, match="every above 1 needs tables of float32"):
+            tx.init(params)
+        state = tx.init(params | {"table": tree()["table"]})  # other leaves may be
+        tx.update(params | {"table": tree()["table"]}, state, params)
+    tx = sevo_jax.sevo_adamw(0.1, random_graph(0), tables="table")
+    updates, after = tx.update(params, state := tx.init(params), params)
+    chex.assert_trees_all_equal_dtypes(updates, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
 
 
 def rounding(every: int, kind: str, dtype: Any = jnp.bfloat16) -> float:
@@ -455,7 +517,7 @@ def rounding(every: int, kind: str, dtype: Any = jnp.bfloat16) -> float:
     graph, zeros = sevo_jax.edge_graph(*ends, 200), jnp.zeros((200, 8))
     moves = []
     for pending_dtype in (None, dtype):
-        tx = sevo_jax.sevo_smooth(graph, every=every, pending_dtype=pending_dtype)
+        tx = sevo_jax.sevo_smooth(graph, every=every, decay=0.0, pending_dtype=pending_dtype)
 
         def step(carry: Any, u: jax.Array, tx: Any = tx) -> Any:
             table, state = carry
@@ -516,18 +578,22 @@ def test_other_mistakes():
     for decay, error in ((-0.1, ValueError), (np.ones(2), TypeError), (float("nan"), ValueError)):
         with pytest.raises(error, match="decay must be"):
             sevo_jax.sevo_smooth(graph, every=2, decay=decay)
+    with pytest.raises(ValueError, match=r"put sevo_smooth after the learning rate.*decay=0\.0"):
+        sevo_jax.sevo_smooth(graph, every=2)
     made = {every: sgd(every).init(params) for every in (1, 2)}
     for every, other in ((1, 2), (2, 1), (3, 2)):
         with pytest.raises(ValueError, match=rf"(not|sevo_smooth with) every={every}"):
             sgd(every).update(params, made[other], params)
     for every, other in ((1, 2), (2, 1), (3, 2)):
-        tx, old = (sevo_jax.sevo_smooth(graph, every=k, tables="table") for k in (every, other))
+        tx, old = (
+            sevo_jax.sevo_smooth(graph, every=k, decay=0.0, tables="table") for k in (every, other)
+        )
         with pytest.raises(ValueError, match=f"made with every={other}, not every={every}"):
             tx.update(params, old.init(params))
     injected = optax.inject_hyperparams(sevo_jax.sevo_sgd, static_args=STATIC[:-1])(
         0.1, graph, tables="table", every=2
     )
-    with pytest.raises(TypeError, match=r'every must be a static .*"method", "every"\)\)'):
+    with pytest.raises(TypeError, match=r'every must be a static .*"method", "every", "mask"\)\)'):
         jax.jit(injected.update)(params, injected.init(params), params)
     halved = {"table": True, "users": True, "items": False, "bias": True}
     tx = sevo_jax.sevo_adamw(0.1, graph, tables=JOINT, mask=halved, every=2)

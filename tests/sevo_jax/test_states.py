@@ -63,6 +63,28 @@ def test_seed_axes_are_none_for_graphs_only():
     assert len(jax.tree.leaves(axes)) == len(jax.tree.leaves(tx.init(tree(0)))) - 3
 
 
+@pytest.mark.parametrize("within", [False, True])
+def test_seed_axes_in_multi_steps_are_refused_and_0_works(within):
+    """Each seed chooses between two states, so each has a graph."""
+    tx = optax.MultiSteps(ALIASES["adamw"](random_graph(0)), 2).gradient_transformation()
+    tx = optax.chain(optax.clip(1.0), tx) if within else tx
+    with pytest.raises(
+        ValueError, match="MultiSteps keeps a graph for each seed: write the axis 0"
+    ):
+        sevo_jax.seed_axes(tx, tree(0))
+    params = stack(tree(0), tree(1))
+    state = jax.vmap(tx.init)(params)
+    for _ in range(2):
+        updates, state = jax.jit(jax.vmap(tx.update))(params, state, params)
+    alone = tx.init(tree(1))
+    for _ in range(2):
+        want, alone = tx.update(tree(1), alone, tree(1))
+    got = jax.tree.map(lambda x: x[1], updates)
+    chex.assert_trees_all_close(got, want, rtol=1e-5, atol=1e-7)
+    plain = optax.MultiSteps(optax.adam(0.1), 2).gradient_transformation()
+    assert set(jax.tree.leaves(sevo_jax.seed_axes(plain, tree(0)))) == {0}
+
+
 @pytest.mark.parametrize("alias", ALIASES)
 def test_grown_states_go_on_as_before(alias):
     """Old rows move as they would have, new rows start from nothing, and a new graph fits."""
@@ -404,7 +426,7 @@ def test_grow_by_another_optimiser_is_refused():
     with pytest.raises(ValueError, match=r"graph of 9 nodes: .* got 9 rows for a graph of 7"):
         sevo_jax.grow(state, params, 9, tables="table", tx=ALIASES["adamw"](random_graph(0)))
     wide = random_graph(0).add_edges([], [], num_nodes=9)
-    with pytest.raises(ValueError, match="tx must be the optimiser of this state"):
+    with pytest.raises(ValueError, match=r"tx must be the optimiser of this state.*nnx\.as_pure"):
         sevo_jax.grow(state, params, 9, tables="table", tx=ALIASES["sgd"](wide))
 
 
