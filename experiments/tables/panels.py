@@ -74,13 +74,13 @@ def draw_lines(panels: Panels, x_label: str, path: Path) -> None:
 
 def draw_bars(panels: Panels, x_label: str, path: Path) -> None:
     """The criterion by kind of run, a colour for each series."""
+    placed = [p for points in panels.values() for p in points if p.x is not None]
+    shown = [p for p in placed if p.values] or placed
+    kinds = list(dict.fromkeys(str(p.x) for p in shown))
+    several = list(dict.fromkeys(p.series for p in shown))
+    width = 0.8 / max(1, len(several))
 
     def panel(axes: Axes, points: Sequence[Drawn]) -> None:
-        done = any(p.values for p in points)
-        placed = [p for p in points if p.x is not None and (p.values or not done)]
-        kinds = list(dict.fromkeys(str(p.x) for p in placed))
-        several = list(dict.fromkeys(p.series for p in points if p.x is not None and p.values))
-        width = 0.8 / max(1, len(several))
         for series, color in _colors(points):
             own = [p for p in points if p.series == series and p.values and p.x is not None]
             if own:
@@ -101,6 +101,7 @@ def draw_bars(panels: Panels, x_label: str, path: Path) -> None:
         long = max(map(len, kinds), default=0) * len(kinds) > 60
         turned: dict[str, Any] = {"rotation": 25, "ha": "right"} if long else {}
         axes.set_xticks(range(len(kinds)), kinds, **turned)
+        axes.set_xlim(-0.6, len(kinds) - 0.4)
         axes.margins(y=0.1)
 
     _draw_panels(panels, panel, x_label, path)
