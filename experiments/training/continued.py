@@ -134,27 +134,65 @@ def _check_times(data: Interactions, former: Interactions, folder: Path) -> None
 def check_held_out(
     data: Interactions, former: Interactions, items: Matched, users: Matched, folder: Path
 ) -> None:
-    """Raises an `ArgumentError` if the former run has trained on items that are held out now.
+    """Raises an `ArgumentError` if the former run has trained on interactions held out now.
 
-    A user who trains on as many items as before, or more, only has new ones held out.
+    Without times, the two sequences of a user are taken as windows of one history. They lie upon
+    each other where they agree over the longest stretch. Where they agree nowhere, an item that is
+    held out now must not have been trained on more often than it is now.
     """
-    trains, trained = (own.ends[0] - own.starts for own in (data, former))
-    fewer = trains[users.new] < trained[users.old]
-    # Pairs of a user and an item, by their numbers in the former data; -1 for what is new.
-    user_of, item_of = np.full(data.num_users, -1), np.full(data.num_items, -1)
-    user_of[users.new[fewer]], item_of[items.new] = users.old[fewer], items.old
-    width = former.num_items
-    held_out = ~data.training_part()
-    who, what = user_of[data.owners[held_out]], item_of[data.items[held_out] - 1]
-    sought = (who * width + what)[(who >= 0) & (what >= 0)]
+    if data.times is not None and former.times is not None:
+        return  # these tell more
+    item_of, user_of = np.full(data.num_items, -1), np.full(data.num_users, -1)
+    item_of[items.new], user_of[users.new] = items.old, users.old
+    what, width = item_of[data.items - 1], former.num_items
+    # A number for each pair of a user and an item, by their numbers in the former data.
+    pairs = user_of[data.owners].astype(np.int64) * width + what
+    shared, trains = (user_of[data.owners] >= 0) & (what >= 0), data.training_part()
     known = former.training_part()
-    pairs = former.owners[known].astype(np.int64) * width + former.items[known] - 1
-    if np.isin(sought, pairs).any():
-        raise ArgumentError(
-            "from",
-            f"{folder} has trained on interactions that are held out now, of users who have fewer "
-            "to train on than it had; expected data that go on where it ended, and its split",
-        )
+    trained = former.owners[known].astype(np.int64) * width + former.items[known] - 1
+    sought = np.unique(pairs[shared & ~trains])
+    more = _count(sought, trained) > _count(sought, pairs[shared & trains])
+    number = dict(zip(users.old.tolist(), users.new.tolist(), strict=True))
+    for old in np.unique(sought[more] // width).tolist():
+        new = number[old]
+        before = former.items[former.starts[old] : former.ends[2, old]] - 1
+        now = what[data.starts[new] : data.ends[2, new]]
+        shift, held_out = _shift(before, now), int(data.ends[0, new] - data.starts[new])
+        trained_on = int(former.ends[0, old] - former.starts[old])
+        if shift is None or max(held_out + shift, 0) < min(trained_on, now.size + shift):
+            raise ArgumentError(
+                "from",
+                f"{folder} has trained on interactions that are held out now, such as those of "
+                f"user {data.user_ids[new]}; expected data that go on where it ended, and its "
+                "split",
+            )
+
+
+def _count(values: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Counts how often each of the values is there."""
+    ordered = np.sort(among)
+    return np.searchsorted(ordered, values, "right") - np.searchsorted(ordered, values, "left")
+
+
+def _shift(before: np.ndarray, now: np.ndarray) -> int | None:
+    """Finds where one sequence lies upon another; None if they agree nowhere.
+
+    Returns:
+        ``k``, so that ``now[i]`` is ``before[i + k]`` wherever both are: of the longest stretch.
+
+    Examples:
+        >>> _shift(np.array([1, 2, 3, 4]), np.array([3, 4, 5])), _shift(np.arange(3), np.arange(9))
+        (2, 0)
+    """
+
+    def stretch(k: int) -> int:
+        return min(before.size, now.size + k) - max(k, 0)
+
+    for k in sorted(range(1 - now.size, before.size), key=stretch, reverse=True):
+        first = max(k, 0)
+        if np.array_equal(before[first : first + stretch(k)], now[first - k :][: stretch(k)]):
+            return k
+    return None
 
 
 def continue_from(run: Run, setup: Setup, data: Interactions, start: Checkpoint) -> Checkpoint:

@@ -238,6 +238,43 @@ def test_users_who_trained_on_all_of_their_items(small, tmp_path):
     check(longer, small)
 
 
+def window(first: int, last: int, repeats: bool):
+    """The interactions of 30 users between two times."""
+    rng = np.random.default_rng(0)
+    draws = rng.integers(8, size=(30, 14)) if repeats else rng.permuted([range(40)] * 30, axis=1)
+    values = draws[:, first:last]
+    return from_sequences("made", values.ravel(), np.full(30, last - first))
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+@pytest.mark.parametrize(
+    ("old", "new", "known"),
+    [
+        ((0, 9), (0, 9), False),
+        ((0, 9), (0, 14), False),  # it grows
+        ((0, 9), (4, 12), False),  # it moves on
+        ((0, 9), (4, 10), False),  # by less than it drops
+        ((4, 12), (0, 10), True),  # it moves back, and is longer
+        ((4, 12), (2, 10), True),
+        ((0, 12), (0, 10), True),
+        ((0, 12), (4, 10), True),
+    ],
+)
+def test_windows_of_one_history(old, new, known, repeats, tmp_path):
+    """What is held out now was trained on before, or was not, whichever end of a window moves."""
+    former, data = window(*old, repeats), window(*new, repeats)
+    pairs = (data.item_ids, former.item_ids), (data.user_ids, former.user_ids)
+
+    def check() -> None:
+        check_held_out(data, former, *(match(*pair) for pair in pairs), tmp_path)
+
+    if known:
+        with pytest.raises(UserError, match="has trained on interactions that are held out now"):
+            check()
+    else:
+        check()
+
+
 def test_a_share_without_anybody_to_rank(small):
     """Refused before anything is laid out, whichever users are drawn."""
     long = int((small.lengths > 2 * 14).sum())
