@@ -325,7 +325,7 @@ def knn_graph(
     Raises:
         TypeError: features that are not numbers, or a ``k`` that is not an integer.
         ValueError: features that are not a finite matrix without zero rows, ``k`` out of range, or
-            a temperature that is not positive, or so small that weights round to 0.
+            a temperature that is not positive, or so small that a weight rounds to 0.
 
     Examples:
         >>> import numpy as np, sevo_jax
@@ -359,8 +359,9 @@ def knn_graph(
     ]
     neighbours, distances = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     dtype = features.dtype if isinstance(features, np.ndarray | jax.Array) else np.float64
+    dtype = dtype if np.issubdtype(dtype, np.floating) else np.dtype(np.float64)
     weights = np.exp(-distances / temperature)
-    kept = jax.dtypes.canonicalize_dtype(dtype if np.issubdtype(dtype, np.floating) else float)
+    kept = jax.dtypes.canonicalize_dtype(dtype)
     if weights.min().astype(kept) == 0:
         raise ValueError(
             f"temperature is too small, {temperature}: the weight of neighbours at a distance of "
@@ -370,7 +371,7 @@ def knn_graph(
         np.repeat(np.arange(nodes), k),
         neighbours,
         nodes,
-        weights.astype(dtype if np.issubdtype(dtype, np.floating) else np.float64),
+        weights.astype(dtype),
         self_loops=self_loops,
         capacity=capacity,
     )

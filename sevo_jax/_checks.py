@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike
 
 STATIC_ARGS_HINT = (
     "under optax.inject_hyperparams declare it static: optax.inject_hyperparams(sevo_adamw, "
-    'static_args=("graph", "tables", "num_layers", "method", "every", "mask"))'
+    'static_args=("graph", "tables", "num_layers", "method", "every", "mask")); sevo_smooth has '
+    "decay_mask in place of mask"
 )
 
 
@@ -76,14 +77,22 @@ def check_floating(name: str, dtype: Any) -> Any:
     return jax.dtypes.canonicalize_dtype(known)
 
 
+ROUNDED = -1e-6
+"""A ``beta`` above this and below 0 is 0, rounded. Compiled, `optax.linear_schedule` may end at
+-5e-8 where it should be 0."""
+
+
 def check_beta(beta: Any) -> None:
-    """Raises an error unless ``beta`` is a scalar in [0, 1); traced values pass unchecked."""
+    """Raises an error unless ``beta`` is a scalar in [0, 1); traced values pass unchecked.
+
+    What rounding leaves just below 0 passes, and counts as 0.
+    """
     if isinstance(beta, Tracer):
         return
     value = np.asarray(beta)
     if value.ndim or not jnp.issubdtype(value.dtype, jnp.number):
         raise TypeError(f"beta must be a scalar, a schedule or a float, got {beta!r}")
-    if not 0 <= value < 1:  # false for NaN
+    if not ROUNDED < value < 1:  # false for NaN
         raise ValueError(f"beta must lie in [0, 1), got {value}")
 
 
@@ -95,26 +104,15 @@ def check_schedule(beta: Callable[[jax.Array], Any]) -> None:
     """Raises an error unless a schedule of beta lies in [0, 1) at `SCHEDULE_POINTS`."""
     with jax.ensure_compile_time_eval():  # works within jit and eval_shape, too
         for count in SCHEDULE_POINTS:
-            value = without_rounding(beta(jnp.asarray(count, jnp.int32)))
+            value = beta(jnp.asarray(count, jnp.int32))
             try:
                 check_beta(value)
             except ValueError as error:
                 raise ValueError(f"{error} at step {count} of the schedule") from None
 
 
-def without_rounding(beta: Any) -> Any:
-    """Returns an array ``beta`` with what rounding left just below 0 put to 0.
-
-    Compiled, `optax.linear_schedule` may end at -5e-8 where it should be 0.
-    """
-    if not isinstance(beta, jax.Array):
-        return beta
-    return jnp.where((beta < 0) & (beta > -1e-6), 0, beta)
-
-
 def nan_outside(beta: jax.Array) -> jax.Array:
     """Returns a traced ``beta``, replaced on the device by NaN where it lies outside [0, 1)."""
-    beta = without_rounding(beta)
     return jnp.where((beta >= 0) & (beta < 1), beta, jnp.nan)
 
 

@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from sevo_jax._checks import (
+    ROUNDED,
     check_beta,
     check_choice,
     check_num_layers,
@@ -293,11 +294,13 @@ def evolve(
 def _weak(beta: ArrayLike, x: Array) -> float | Array:
     """Casts ``beta`` to the dtype of ``x``; a Python float keeps its 53 bits in sums of powers.
 
-    `check_beta` cannot see traced values, so they become NaN outside [0, 1).
+    `check_beta` cannot see traced values, so they become NaN outside [0, 1). What rounding left
+    just below 0 becomes 0.
     """
     if isinstance(beta, int | float):
-        return float(beta)
+        return max(float(beta), 0.0)
     beta = jnp.asarray(beta, x.dtype)
+    beta = jnp.where((beta > ROUNDED) & (beta < 0), 0, beta)
     return nan_outside(beta) if isinstance(beta, Tracer) else beta
 
 

@@ -141,8 +141,9 @@ def settle(params: Any, state: Any, *, graph: Graph | Operator | None = None) ->
         graph: the graph to smooth over; that of the state if ``None``.
 
     Returns:
-        The parameters, in the same structure, and all of them copies. They are ``params`` itself if
-        no steps can wait, as with ``every=1``.
+        The parameters, in the same structure; JAX's arrays are new ones, so that a step that
+        donates ``params`` does not delete them. With ``every=1`` nothing waits, and they are
+        ``params`` itself: copy what you keep.
 
     Raises:
         ValueError: ``params`` has no such table as the state, or the graph has other nodes.
@@ -167,8 +168,7 @@ def settle(params: Any, state: Any, *, graph: Graph | Operator | None = None) ->
             "in dictionaries; of nnx.Optimizer give optimizer.opt_state"
         )
     leaves = dict(tree_entries(params))
-    # A step that donates the parameters must not delete what was kept.
-    settled = {k: jnp.copy(x) if isinstance(x, jax.Array) else x for k, x in leaves.items()}
+    settled = dict(leaves)
     for node in waiting:
         pending, held = node.pending, tree_entries(node.pending.steps)
         if jnp.ndim(_arrays(node.pending.beta)):
@@ -201,7 +201,14 @@ def settle(params: Any, state: Any, *, graph: Graph | Operator | None = None) ->
         for (path, _), new, total in zip(held, smoothed, sums, strict=True):
             table = settled[path]
             settled[path] = table + (new - total).astype(table.dtype)
-    return jax.tree.unflatten(jax.tree.structure(params), settled.values()) if waiting else params
+    if not waiting:
+        return params
+    # A step that donates the parameters must not delete what is kept.
+    kept = [
+        jnp.copy(x) if x is leaves[path] and isinstance(x, jax.Array) else x
+        for path, x in settled.items()
+    ]
+    return jax.tree.unflatten(jax.tree.structure(params), kept)
 
 
 def _in_params(

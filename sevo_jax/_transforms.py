@@ -23,7 +23,6 @@ from sevo_jax._checks import (
     check_num_layers,
     check_positive,
     check_schedule,
-    without_rounding,
 )
 from sevo_jax._graph import Graph, as_graph
 from sevo_jax._matrices import Operator
@@ -195,7 +194,7 @@ def sevo_smooth(
         check_same_every(state.pending, every)
         replacement = extra_args.get(graph_arg)
         current = as_graph(state.graph if replacement is None else replacement)
-        beta_now = without_rounding(beta(state.count) if callable(beta) else beta)
+        beta_now = beta(state.count) if callable(beta) else beta
         count = jnp.asarray(optax.safe_increment(state.count))
 
         leaves, structure = jax.tree.flatten(updates)

@@ -212,21 +212,13 @@ def rows_of(ablation: Ablation, asked: Request) -> Iterable[Row]:
     """The points for each model on each data set; in a quick look some of them."""
     for dataset in asked.datasets:
         for model in asked.models:
-            _, usual = accuracy_tables.in_ablations(model, dataset)
+            usual = accuracy_tables.in_ablations(model, dataset)
             for point in ablation.points:
                 if point.quick or not asked.quick:
-                    paper = papers_value(model, dataset, point.optimizer, point.settings)
-                    label, settings = label_of(ablation, point), {**usual, **point.settings}
-                    yield Row(
-                        dataset,
-                        model,
-                        label,
-                        point.optimizer,
-                        settings,
-                        paper,
-                        point.series,
-                        point.x,
-                    )
+                    series, x, optimizer, own, _ = point
+                    paper = papers_value(model, dataset, optimizer, own)
+                    label, settings = label_of(ablation, point), {**usual, **own}
+                    yield Row(dataset, model, label, optimizer, settings, paper, series, x)
 
 
 def label_of(ablation: Ablation, point: Point) -> str:

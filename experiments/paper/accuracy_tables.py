@@ -89,18 +89,17 @@ IN_ABLATIONS = {"gru4rec": "GRU4Rec, one pass", "stosa": "STOSA, as published"}
 the paper."""
 
 
-def in_ablations(model: str, dataset: str) -> tuple[str, Mapping[str, Any]]:
-    """The name and the settings of the rows that stand for a model in ablations."""
-    for row in rows_of_model(model, dataset, (SEVO,)):
-        if row.label == IN_ABLATIONS.get(model):
-            return row.label, row.settings
-    return numbers.MODELS.get(model, model), {}
+def in_ablations(model: str, dataset: str) -> Mapping[str, Any]:
+    """The settings of the variant that stands for a model in ablations; none if none does."""
+    label = IN_ABLATIONS.get(model)
+    found = (row for row in rows_of_model(model, dataset, (SEVO,)) if row.label == label)
+    return next((row.settings for row in found), {})
 
 
 def variants_in_words(wanted: Sequence[Row]) -> list[str]:
     """Tells which variants stand for the models of an ablation's rows."""
-    found = {in_ablations(row.model, row.dataset)[0] for row in wanted}
-    names = [label for label in IN_ABLATIONS.values() if label in found]
+    models = {row.model for row in wanted if in_ablations(row.model, row.dataset)}
+    names = [label for model, label in IN_ABLATIONS.items() if model in models]
     return [f"As Table 2 has them in full: {'; '.join(names)}."] if names else []
 
 

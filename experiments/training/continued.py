@@ -134,11 +134,12 @@ def _check_times(data: Interactions, former: Interactions, folder: Path) -> None
 def check_held_out(
     data: Interactions, former: Interactions, items: Matched, users: Matched, folder: Path
 ) -> None:
-    """Raises an `ArgumentError` if the former run has trained on interactions held out now.
+    """Raises an `ArgumentError` if the former run may have trained on interactions held out now.
 
-    Without times, the two sequences of a user are taken as windows of one history. They lie upon
-    each other where they agree over the longest stretch. Where they agree nowhere, an item that is
-    held out now must not have been trained on more often than it is now.
+    Without times, it is enough that a user trained on an item that is held out now, more often than
+    now. If users repeat items, that may have been at another time. Both sequences of such a user
+    are then taken as windows of one history, which lie upon each other where they agree over the
+    longest stretch; of equally long ones, the earliest. Periodic histories may be refused.
     """
     if data.times is not None and former.times is not None:
         return  # these tell more
@@ -157,14 +158,15 @@ def check_held_out(
         new = number[old]
         before = former.items[former.starts[old] : former.ends[2, old]] - 1
         now = what[data.starts[new] : data.ends[2, new]]
-        shift, held_out = _shift(before, now), int(data.ends[0, new] - data.starts[new])
+        repeats = any(np.unique(x).size < x.size for x in (before, now[now >= 0]))
+        shift = _shift(before, now) if repeats else None
+        held_out = int(data.ends[0, new] - data.starts[new])
         trained_on = int(former.ends[0, old] - former.starts[old])
         if shift is None or max(held_out + shift, 0) < min(trained_on, now.size + shift):
             raise ArgumentError(
                 "from",
-                f"{folder} has trained on interactions that are held out now, such as those of "
-                f"user {data.user_ids[new]}; expected data that go on where it ended, and its "
-                "split",
+                f"{folder} may have trained on interactions that are held out now, such as of user "
+                f"{data.user_ids[new]}; expected data that go on where it ended, and its split",
             )
 
 

@@ -168,7 +168,7 @@ def test_other_backbones_once_in_ten_epochs(data_dir, trained, tmp_path, monkeyp
 
 
 def test_a_plain_factor_as_strong_as_the_smoothing(data_folder):
-    """The page of parts says that 0.25 stands for it: on noise, it has about its norm."""
+    """The page of parts says that on noise ψ has the norm of a factor of 0.27."""
     graph = neighbour_graph(load("beauty", data_folder))
     noise = np.random.default_rng(0).standard_normal((graph.num_nodes, 8))
     smoothed = sevo_jax.smooth(graph, jnp.asarray(noise, jnp.float32))

@@ -227,7 +227,7 @@ def test_users_who_trained_on_all_of_their_items(small, tmp_path):
         pairs = (data.item_ids, former.item_ids), (data.user_ids, former.user_ids)
         check_held_out(data, former, *(match(*pair) for pair in pairs), tmp_path)
 
-    with pytest.raises(UserError, match=r"from: .* has trained on interactions that are held out"):
+    with pytest.raises(UserError, match=r"from: .* may have trained on interactions that are held"):
         check(small, former)
     check(small, small)
     check(former, former)
@@ -269,7 +269,9 @@ def test_windows_of_one_history(old, new, known, repeats, tmp_path):
         check_held_out(data, former, *(match(*pair) for pair in pairs), tmp_path)
 
     if known:
-        with pytest.raises(UserError, match="has trained on interactions that are held out now"):
+        with pytest.raises(
+            UserError, match="may have trained on interactions that are held out now"
+        ):
             check()
     else:
         check()
