@@ -28,6 +28,7 @@ from sevo_jax._checks import (
     check_positive,
     check_unmasked,
     check_weights,
+    rounds_to_0,
 )
 from sevo_jax._graph import Graph, SelfLoops, as_graph, graph_of
 from sevo_jax._matrices import Operator, adjacency, from_scipy, symmetrized
@@ -362,7 +363,7 @@ def knn_graph(
     dtype = dtype if np.issubdtype(dtype, np.floating) else np.dtype(np.float64)
     weights = np.exp(-distances / temperature)
     kept = jax.dtypes.canonicalize_dtype(dtype)
-    if weights.min().astype(kept) == 0:
+    if rounds_to_0(weights, kept):
         raise ValueError(
             f"temperature is too small, {temperature}: the weight of neighbours at a distance of "
             f"{distances.max():.3g} rounds to 0 in {kept}"

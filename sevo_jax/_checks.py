@@ -193,3 +193,8 @@ def check_weights(weights: ArrayLike | None, shape: tuple[int, ...]) -> tuple[np
             f"weights must be finite and non-negative, got {values[bad[0]]} at position {bad[0]}"
         )
     return values, given.dtype if jnp.issubdtype(given.dtype, jnp.floating) else dtype
+
+
+def rounds_to_0(weights: np.ndarray, dtype: Any) -> bool:
+    """Tells whether the least of some positive weights is 0 in ``dtype``."""
+    return bool(weights.min(initial=np.inf).astype(dtype) == 0)

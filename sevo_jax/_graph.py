@@ -8,20 +8,18 @@ unflattening a `Graph` checks nothing.
 from __future__ import annotations
 
 import dataclasses
-import json
-import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
 from jax.experimental.sparse import BCSR
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from numpy.typing import ArrayLike
 
-from sevo_jax._checks import check_choice, check_nodes
+from sevo_jax import _graph_file
+from sevo_jax._checks import check_choice, check_nodes, rounds_to_0
 from sevo_jax._matrices import (
     Operator,
     adjacency,
@@ -380,13 +378,11 @@ class Graph:
             ...     sevo_jax.Graph.load(folder + "/graph.npz")
             Graph(num_nodes=2, capacity=2, dtype=float32)
         """
-        path = _npz(path)
-        sp.save_npz(path, self.to_scipy(normalized=self.weights is None))
-        meta = _Meta(
-            str(self.dtype), self.capacity, self.weights is None, self.kernel, self.precision
+        normalized = self.weights is None
+        meta = _graph_file.Meta(
+            str(self.dtype), self.capacity, normalized, self.kernel, self.precision
         )
-        with zipfile.ZipFile(path, "a") as archive, archive.open(_META + ".npy", "w") as file:
-            np.save(file, meta.write())
+        _graph_file.write(_graph_file.npz(path), self.to_scipy(normalized=normalized), meta)
 
     @classmethod
     def load(cls, path: str | Path) -> Graph:
@@ -405,17 +401,10 @@ class Graph:
             ...     sevo_jax.Graph.load(folder + "/w.npz").to_scipy().toarray().tolist()
             [[0.0, 1.0], [1.0, 0.0]]
         """
-        path = _npz(path)
+        path = _graph_file.npz(path)
+        matrix, text = _graph_file.read(path)
         try:
-            matrix = sp.load_npz(path)
-            with np.load(path) as archive:
-                text = str(archive[_META]) if _META in archive.files else "{}"
-        except OSError:
-            raise
-        except Exception as error:  # NumPy, SciPy and zipfile raise many kinds
-            raise ValueError(f"{path} holds no sparse matrix ({error})") from error
-        try:
-            meta = _Meta.read(text)
+            meta = _graph_file.Meta.parse(text)
             if meta.normalized:
                 # It was checked when it was made. Rounded to half precision, it might fail now.
                 graph = cls.from_operator(
@@ -426,53 +415,6 @@ class Graph:
             return graph.with_kernel(meta.kernel, precision=meta.precision)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from error
-
-
-_META = "sevo_jax"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Meta:
-    """The contents of a graph's file beside the matrix."""
-
-    dtype: str | None = None
-    capacity: int | None = None
-    normalized: bool = False
-    kernel: Kernel | None = None
-    precision: Precision | None = None
-
-    def write(self) -> np.ndarray:
-        return np.array(json.dumps(dataclasses.asdict(self)))
-
-    @classmethod
-    def read(cls, text: str) -> _Meta:
-        """Parses the text of `write`; raises a `ValueError` for any other."""
-        try:
-            meta = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"its entry {_META!r} is no JSON ({error})") from error
-        fields = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(meta, dict) or not meta.keys() <= fields:
-            raise ValueError(
-                f"its entry {_META!r} must be an object of {', '.join(sorted(fields))}, got {meta}"
-            )
-        dtype, normalized = meta.get("dtype"), meta.get("normalized", False)
-        if dtype is not None and not _is_floating(dtype):
-            raise ValueError(f"dtype must name a floating-point type, got {dtype!r}")
-        if not isinstance(normalized, bool):
-            raise ValueError(f"normalized must be true or false, got {normalized!r}")
-        return cls(**meta)  # the others are checked where they are used
-
-
-def _is_floating(name: Any) -> bool:
-    try:
-        return isinstance(name, str) and bool(jnp.issubdtype(jnp.dtype(name), jnp.floating))
-    except TypeError:
-        return False
-
-
-def _npz(path: str | Path) -> Path:
-    return Path(path) if str(path).endswith(".npz") else Path(f"{path}.npz")
 
 
 def as_graph(graph: Graph | Operator) -> Graph:
@@ -491,11 +433,10 @@ def graph_of(weights: Any, dtype: Any, self_loops: SelfLoops, capacity: int | No
     weights.eliminate_zeros()
     operator = to_bcsr(normalize(weights, dtype), dtype, capacity)
     kept = to_bcsr(weights, dtype, capacity)
-    least = weights.data.min(initial=np.inf)
-    if least.astype(kept.data.dtype) == 0:
+    if rounds_to_0(weights.data, kept.dtype):
         # The operator has the edge, since ratios alone matter to it; what is saved would not.
         raise ValueError(
-            f"weights must not round to 0 in {kept.data.dtype}, got {least}; only their ratios "
-            "matter, so scale all of them up, or leave such edges out"
+            f"weights must not round to 0 in {kept.dtype}, got {weights.data.min()}; only their "
+            "ratios matter, so scale all of them up, or leave such edges out"
         )
     return Graph(kept, operator, weights.shape[0])
