@@ -114,23 +114,37 @@ def prepare_days(given: Interactions, folder: Path) -> np.ndarray:
     return np.setdiff1d(given.item_ids, known)
 
 
+SAMPLED: Mapping[str, Any] = {
+    "loss": "sampled-softmax",
+    "num_negatives": 512,
+    "popular_negatives": True,
+}
+"""A loss in which items without training interactions are no negatives: they are never drawn."""
+
+
+def cold_variants(kind: str, loss: Mapping[str, Any]) -> tuple[Variant, ...]:
+    """Lists the ways to rank items without training interactions, by runs of one loss."""
+    plain, smoothed = f"AdamW{kind}", f"SEvo{kind}"
+    by_category = {"graph": "category", "categories": CATEGORIES}
+    return (
+        Variant(plain, PLAIN, loss, part="cold"),
+        Variant(f"{plain}, new items filled", PLAIN, loss, "cold", start=plain, fills=True),
+        Variant(f"{smoothed}, interactions", SMOOTHED, loss, "cold"),
+        Variant(f"{smoothed}, categories", SMOOTHED, {**loss, **by_category}, "cold"),
+        Variant(
+            f"{smoothed}, interactions and categories", SMOOTHED, {**loss, "graph": BOTH}, "cold"
+        ),
+    )
+
+
 COLD = Experiment(
     "Cold items",
     "A tenth of the items loses all training interactions. They are *new*: the test item of some "
     "users is one of them. *Filled* puts the mean of the rows of an item's neighbours by category "
-    "in the row of each new item, after training.",
-    (
-        Variant("AdamW", PLAIN, part="cold"),
-        Variant("AdamW, new items filled", PLAIN, part="cold", start="AdamW", fills=True),
-        Variant("SEvo, interactions", SMOOTHED, part="cold"),
-        Variant(
-            "SEvo, categories",
-            SMOOTHED,
-            {"graph": "category", "categories": CATEGORIES},
-            part="cold",
-        ),
-        Variant("SEvo, interactions and categories", SMOOTHED, {"graph": BOTH}, part="cold"),
-    ),
+    "in the row of each new item, after training. The cross-entropy over all items has new items "
+    "as negatives, which pushes them down. *Sampled* runs have 512 negatives, drawn by popularity "
+    "and corrected for it, so no new item is one, as if nobody knew them yet.",
+    (*cold_variants("", {}), *cold_variants(", sampled", SAMPLED)),
     prepare_cold,
 )
 DAYS = Experiment(
