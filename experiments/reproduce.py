@@ -23,7 +23,7 @@ TABLE_HELP = (
     "seeds at their best settings), when-it-pays (SEvo over tuned AdamW by negatives, batch, "
     "users and width), cold (items without training interactions), incremental (runs that go on "
     "with new days), every (smoothing once in several epochs), every-parts (which part of that "
-    "helps), every-models (other backbones), every-softmax (beside a sampled softmax) or a4 "
+    "helps), every-models (other backbones), every-softmax (with a sampled softmax) or a4 "
     "(LightGCN as MF smoothed twice)."
 )
 QUICK_HELP = (

@@ -126,7 +126,7 @@ def rows_of_models(asked: Request) -> Iterable[Row]:
 
 
 def rows_of_softmax(asked: Request) -> Iterable[Row]:
-    """Smoothing beside a softmax over sampled negatives, each at several learning rates."""
+    """Smoothing with a softmax over sampled negatives, each at several learning rates."""
     for dataset in asked.datasets:
         for kind, (optimizer, own) in SOFTMAX.items():
             for rate in RATES:
@@ -264,7 +264,7 @@ MODELS_TABLE = Accuracy(
 )
 
 SOFTMAX_TABLE = Accuracy(
-    title="Smoothing that waits, beside a sampled softmax",
+    title="Smoothing that waits, with a sampled softmax",
     text=(
         f"SASRec with {NEGATIVES} negatives that a step shares, in a softmax. The bars are of the "
         "learning rate that validates best of those done.",

@@ -84,7 +84,7 @@ def test_all_methods_are_tuned_alike():
 def test_the_moment_correction_alone_is_no_method_where_all_rows_have_gradients(
     users_file, tmp_path
 ):
-    """Beside the cross-entropy over all items; with one negative it is another optimiser."""
+    """With the cross-entropy over all items; with one negative it is another optimiser."""
     found = {}
     for loss in ("softmax", "bce"):
         for kind in (["adamw"], ["sevo-adamw", "--beta", "0", "--num-layers", "0"]):
