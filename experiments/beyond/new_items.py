@@ -7,9 +7,9 @@ which the usual training then reads.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,8 @@ class Variant(NamedTuple):
         settings: further ones; names of files are in the experiment's folder.
         part: the data: ``first`` or ``whole``; of the experiment with cold items ``cold``.
         start: the label of the variant that it goes on from.
-        fills: whether rows of new items are the means of their neighbours by category.
+        fills: what rows of new items become after training: the means of their neighbours by
+            category, or these, scaled to the median length of the other rows.
     """
 
     label: str
@@ -58,7 +59,7 @@ class Variant(NamedTuple):
     settings: Mapping[str, Any] = {}
     part: str = "whole"
     start: str = ""
-    fills: bool = False
+    fills: Literal["", "mean", "scaled"] = ""
 
 
 class Experiment(NamedTuple):
@@ -124,16 +125,21 @@ SAMPLED: Mapping[str, Any] = {
 
 def cold_variants(kind: str, loss: Mapping[str, Any]) -> tuple[Variant, ...]:
     """Lists the ways to rank items without training interactions, by runs of one loss."""
-    plain, smoothed = f"AdamW{kind}", f"SEvo{kind}"
-    by_category = {"graph": "category", "categories": CATEGORIES}
+
+    def made(
+        name: str, side: str, own: Mapping[str, Any], *fills: Literal["mean", "scaled"]
+    ) -> Iterator[Variant]:
+        label = f"{name}{kind}"
+        yield Variant(label, side, {**loss, **own}, "cold")
+        for how in fills:
+            words = "new items filled" + (" and scaled" if how == "scaled" else "")
+            yield Variant(f"{label}, {words}", side, {**loss, **own}, "cold", label, how)
+
     return (
-        Variant(plain, PLAIN, loss, part="cold"),
-        Variant(f"{plain}, new items filled", PLAIN, loss, "cold", start=plain, fills=True),
-        Variant(f"{smoothed}, interactions", SMOOTHED, loss, "cold"),
-        Variant(f"{smoothed}, categories", SMOOTHED, {**loss, **by_category}, "cold"),
-        Variant(
-            f"{smoothed}, interactions and categories", SMOOTHED, {**loss, "graph": BOTH}, "cold"
-        ),
+        *made("AdamW", PLAIN, {}, "mean", "scaled"),
+        *made("SEvo, interactions", SMOOTHED, {}, "scaled"),
+        *made("SEvo, categories", SMOOTHED, {"graph": "category", "categories": CATEGORIES}),
+        *made("SEvo, interactions and categories", SMOOTHED, {"graph": BOTH}),
     )
 
 
@@ -141,9 +147,10 @@ COLD = Experiment(
     "Cold items",
     "A tenth of the items loses all training interactions. They are *new*: the test item of some "
     "users is one of them. *Filled* puts the mean of the rows of an item's neighbours by category "
-    "in the row of each new item, after training. The cross-entropy over all items has new items "
-    "as negatives, which pushes them down. *Sampled* runs have 512 negatives, drawn by popularity "
-    "and corrected for it, so no new item is one, as if nobody knew them yet.",
+    "in the row of each new item, after training; *scaled*, it has the median length of the other "
+    "rows. The cross-entropy over all items has new items as negatives, which pushes them down. "
+    "*Sampled* runs have 512 negatives, drawn by popularity and corrected for it, so no new item "
+    "is one, as if nobody knew them yet; their other settings are those of the cross-entropy.",
     (*cold_variants("", {}), *cold_variants(", sampled", SAMPLED)),
     prepare_cold,
 )
@@ -215,7 +222,8 @@ def steps_of(
 
 def file_of(step: Step) -> Path:
     """Returns the file of a step's measurements."""
-    return step.folder / ("filled.json" if step.variant.fills else "groups.json")
+    names = {"": "groups.json", "mean": "filled.json", "scaled": "scaled.json"}
+    return step.folder / names[step.variant.fills]
 
 
 def found_of(step: Step) -> dict[str, Any] | None:
@@ -235,7 +243,8 @@ def measure(step: Step, new: np.ndarray) -> dict[str, Any]:
     finished = load_run(step.folder)
     params = finished.checkpoint.best_params
     if step.variant.fills:
-        params = filled(finished, step.folder.parent / CATEGORIES, new)
+        scaled = step.variant.fills == "scaled"
+        params = filled(finished, step.folder.parent / CATEGORIES, new, scaled)
     ranks = finished.setup.rank("test", params, finished.checkpoint.best_carried)
     own = finished.data
     is_new = np.isin(own.item_ids[own.items[own.ends[2] - 1] - 1], new)
@@ -252,13 +261,32 @@ def measure(step: Step, new: np.ndarray) -> dict[str, Any]:
     }
 
 
-def filled(finished: Finished, categories: Path, new: np.ndarray) -> Any:
+def filled(finished: Finished, categories: Path, new: np.ndarray, scaled: bool) -> Any:
     """Returns a run's parameters with the means of neighbours by category for new items."""
     own = finished.data
     graph = category_graph(own, None, str(categories), MAX_CATEGORY_SIZE)
-    known = jnp.asarray(np.concatenate([[False], ~np.isin(own.item_ids, new)]))
+    is_new = np.concatenate([[False], np.isin(own.item_ids, new)])  # row 0 is padding
+    known = ~is_new
+    known[0] = False
 
     def put(path: Any, leaf: jax.Array) -> jax.Array:
-        return fill(graph, leaf, known) if in_table(path, "item_embedding") else leaf
+        if not in_table(path, "item_embedding"):
+            return leaf
+        rows = fill(graph, leaf, jnp.asarray(known))
+        return with_median_length(rows, is_new, known) if scaled else rows
 
     return jax.tree_util.tree_map_with_path(put, finished.checkpoint.best_params)
+
+
+def with_median_length(rows: jax.Array, new: np.ndarray, known: np.ndarray) -> jax.Array:
+    """Scales the rows that are ``new`` to the median length of the ``known`` ones; zeros stay.
+
+    Examples:
+        >>> rows = jnp.array([[5.0, 0.0], [0.0, 2.0], [3.0, 4.0], [0.0, 0.0]])
+        >>> new, known = np.array([False, False, True, True]), np.array([False, True, False, False])
+        >>> jnp.linalg.norm(with_median_length(rows, new, known), axis=1).tolist()
+        [5.0, 2.0, 2.0, 0.0]
+    """
+    lengths = jnp.linalg.norm(rows, axis=1, keepdims=True)
+    scaled = rows * jnp.median(lengths[known]) / jnp.where(lengths > 0, lengths, 1)
+    return jnp.where(new[:, None], scaled, rows)

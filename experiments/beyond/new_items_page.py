@@ -129,7 +129,7 @@ def compose(
             ],
         },
         draw=partial(draw, measured),
-        alt=f"{experiment.title}: test NDCG@10 of users with a new and with an old test item.",
+        alt=f"{experiment.title}: median rank of new test items, and test NDCG@10 of old ones.",
     )
 
 
@@ -219,22 +219,31 @@ def verdict_of_days(measured: Found) -> str:
 
 
 def draw(measured: Found, path: Path) -> None:
-    """Draws the criterion of both groups, a panel for each data set."""
+    """Draws the median rank of new items and the criterion of old ones, by data set.
+
+    Few new items, if any, are among the first ten.
+    """
     datasets = list(dict.fromkeys(dataset for dataset, _ in measured))
-    size = 9.2, 4.2 * len(datasets)
-    with plots.picture(path, size, len(datasets), 2, sharex="row", sharey="row") as (_, grid):
-        for dataset, panels in zip(datasets, grid, strict=True):
-            labels = [label for place, label in measured if place == dataset]
-            for axes, group in zip(panels, GROUPS, strict=False):
-                values = [values_of(measured[dataset, label], group, "NDCG@10") for label in labels]
+    longest = max(sum(place == dataset for place, _ in measured) for dataset in datasets)
+    size = 9.6, (1.2 + 0.3 * longest) * len(datasets)
+    with plots.picture(path, size, len(datasets), 2, sharey="row") as (_, grid):
+        for dataset, (new, old) in zip(datasets, grid, strict=True):
+            found = {label: own for (place, label), own in measured.items() if place == dataset}
+            values = {
+                new: [[one["median_rank"] or 0.0 for one in own] for own in found.values()],
+                old: [values_of(own, "old", "NDCG@10") for own in found.values()],
+            }
+            for axes, seeds in values.items():
                 axes.barh(
-                    range(len(labels)),
-                    [cells.mean(own) or 0.0 for own in values],
-                    xerr=[cells.deviation(own) or 0.0 for own in values],
+                    range(len(seeds)),
+                    [cells.mean(own) or 0.0 for own in seeds],
+                    xerr=[cells.deviation(own) or 0.0 for own in seeds],
                 )
-                axes.set_yticks(range(len(labels)), labels)
-                axes.set(xlabel=f"test NDCG@10, {group} items", title=dataset_name(dataset))
-            panels[0].invert_yaxis()
+                axes.set_yticks(range(len(found)), list(found))
+                axes.set(title=dataset_name(dataset))
+            new.set(xlabel="median rank of new items")
+            old.set(xlabel="test NDCG@10, old items")
+            new.invert_yaxis()
 
 
 make_cold = partial(make, COLD, verdict_of_cold)
