@@ -140,11 +140,18 @@ def _write(
 
 
 def _dataset(config: dict[str, Any], names: dict[str, str]) -> str:
-    """Returns the data set's name; of a file that was named in several ways, the first."""
+    """Returns the data set's name; of a file that was named in several ways, the first.
+
+    If the file has changed between two runs, it is two data sets.
+    """
     dataset = config["dataset"]
     if dataset in NAMES:
         return dataset
-    return names.setdefault(config.get("data", dataset), dataset)
+    content = config.get("data", dataset)
+    if content not in names:
+        same = sum(name.partition(" (content ")[0] == dataset for name in names.values())
+        names[content] = f"{dataset} (content {same + 1})" if same else dataset
+    return names[content]
 
 
 def _label(config: dict[str, Any]) -> str:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 
+from experiments.data.events import first_line
 from experiments.data.interactions import Interactions, read_text
 from experiments.data.reading import open_text
 from experiments.data.tables import COLUMNS, is_text, name_of, read_columns, read_file
@@ -81,8 +83,14 @@ def read_items(path: Path) -> list[str]:
         UserError: the file is missing, malformed or empty.
     """
     if not is_text(path):
-        columns = read_columns(path, {"item": COLUMNS["item"]}, ("item",))
-        return columns["item"].cast(str).to_list()
+        items = read_columns(path, {"item": COLUMNS["item"]}, ("item",))["item"]
+        try:
+            return items.cast(pl.String).to_list()
+        except pl.exceptions.PolarsError as error:
+            raise UserError(
+                f"{path}: found items that are no ids ({first_line(error)}); expected integers or "
+                "strings, one a row"
+            ) from error
     with open_text(path) as file:
         items = [line.strip() for line in file if line.strip()]
     if not items:
@@ -91,7 +99,15 @@ def read_items(path: Path) -> list[str]:
 
 
 def _ids(values: list[Any]) -> np.ndarray:
-    """Returns ids as integers, or else as text."""
-    if all(isinstance(value, (int, np.integer)) for value in values):
-        return np.array(values)
+    """Returns ids as integers that fit 64 bits, or else as text.
+
+    Raises:
+        UserError: two users are the same text, such as 1 and "1".
+    """
+    if len({str(value) for value in values}) < len(values):
+        alike = next(v for i, v in enumerate(values) if str(v) in map(str, values[:i]))
+        raise UserError(f"histories: two users are called {str(alike)!r}; expected other names")
+    whole = all(isinstance(v, (int, np.integer)) and not isinstance(v, bool) for v in values)
+    if whole and all(-(2**63) <= value < 2**63 for value in values):
+        return np.array(values, np.int64)
     return np.array([str(value) for value in values], object)

@@ -6,6 +6,7 @@ Whatever the split, the items that a user trains on come first and those that te
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,8 @@ def split_time(data: Interactions, valid_from: str, test_from: str) -> Interacti
             )
     note = (
         f"split time: {train.sum():,} interactions before {valid_from} train, "
-        f"{(late - latest).sum():,} before {test_from} validate, {latest.sum():,} test; verified: "
+        f"{(late - latest).sum():,} before {test_from} validate, {latest.sum():,} test"
+        f"{' (times in UTC)' if data.times.dtype.kind == 'M' else ''}; verified: "
         f"none that trains is later than one held out; {int((latest > 0).sum()) - tested:,} users "
         "are not ranked, as all their interactions test"
     )
@@ -113,8 +115,10 @@ def _read(name: str, text: str, data: Interactions) -> Any:
     times: Any = data.times
     try:
         if times.dtype.kind == "M":
-            value = np.datetime64(text.strip().removesuffix("Z"), "us")
-            wrong = np.isnat(value) or not text.strip()[0].isdigit()
+            read = datetime.datetime.fromisoformat(text.strip())
+            if read.tzinfo is not None:
+                read = read.astimezone(datetime.UTC).replace(tzinfo=None)
+            value, wrong = np.datetime64(read, "us"), False
         else:
             value = int(text) if text.strip().lstrip("-").isdigit() else float(text)
             wrong = not np.isfinite(value)
@@ -122,7 +126,9 @@ def _read(name: str, text: str, data: Interactions) -> Any:
         value, wrong = None, True
     if wrong:
         raise ArgumentError(
-            name, f"got {text!r}; expected a time as {data.name} has them, {_range(data)}"
+            name,
+            f"got {text!r}; expected a time as {data.name} has them, {_range(data)}"
+            + ("; a date such as 2014-08-01 is one of UTC" if times.dtype.kind == "M" else ""),
         )
     return value
 

@@ -184,8 +184,9 @@ def _scan(
             suspicious |= pl.col(NO_LAST).any() | pl.any_horizontal(
                 _swallowed(read, separator).any()
             )
-        checked = events.select(pl.len(), suspicious).collect(engine="streaming")
-        count, suspect = checked.row(0)
+        padded = _padded(events, [name for column, name in found.items() if column != "time"])
+        checked = events.select(pl.len(), suspicious, padded.any()).collect(engine="streaming")
+        count, suspect, has_padded = checked.row(0)
         if suspect and not is_parquet:
             notes = _check_rows(path, kind, names, found)
     except OSError as error:
@@ -203,6 +204,8 @@ def _scan(
         ) from error
     if not count:
         raise UserError(f"{path}: holds no interactions; expected one a row")
+    if has_padded:
+        _refuse_padded(events, path, found)
     events = events.select(found.values())
     if suspect:
         check_complete(events, path, "row")
@@ -233,6 +236,23 @@ def _copied(table: pl.LazyFrame, columns: list[str], folder: Path) -> pl.LazyFra
 def _swallowed(text: pl.Expr, separator: str) -> pl.Expr:
     """Marks fields that may hold the end of their row, as behind a stray quote."""
     return text.str.contains("\n") & text.str.contains(separator, literal=True)
+
+
+def _padded(events: pl.LazyFrame, names: list[str]) -> pl.Expr:
+    """Marks rows in which a text begins or ends with white space."""
+    schema = events.collect_schema()
+    texts = [pl.col(name) for name in names if schema[name] == pl.String]
+    return pl.any_horizontal(pl.lit(False), *(text != text.str.strip_chars() for text in texts))
+
+
+def _refuse_padded(events: pl.LazyFrame, path: Path, found: Mapping[str, str]) -> None:
+    """Raises a `UserError` that names the first text with white space around it."""
+    for column, name in found.items():
+        if column != "time" and (wrong := _first(events, name, _padded(events, [name]))):
+            raise UserError(
+                f"{path}, row {wrong[0]}: found the {column} {wrong[1][:40]!r}, with white space "
+                "around it, which would be another than without; strip it"
+            )
 
 
 def _check_rows(
@@ -332,6 +352,12 @@ def _find_columns(
         column: next((named[name] for name in own if name in named), [])
         for column, own in known.items()
     }
+    if {"date", "time"} <= named.keys() and found.get("time") == named["time"]:
+        raise UserError(
+            f"{path}: found columns {named['date'][0]} and {named['time'][0]}, which may be two "
+            "halves of a time; expected one column of times: join them (2014-05-30 23:43), or "
+            "leave one out"
+        )
     for column, its in found.items():
         if not its and column in needed:
             raise UserError(

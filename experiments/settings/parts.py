@@ -101,8 +101,10 @@ class ProtocolSettings:
     last_n: int = setting(
         1, "last-n: a user's items that test, and again as many that validate.", COUNT
     )
-    valid_from: str = setting("", "time: the first time of validation, written as in the data.")
-    test_from: str = setting("", "time: the first time of the test, written as in the data.")
+    valid_from: str = setting(
+        "", "time: the first time of validation, a number or a date (UTC if it has no offset)."
+    )
+    test_from: str = setting("", "time: the first time of the test, likewise.")
     cutoffs: tuple[int, ...] = setting(
         (), "Lengths of lists for which HR, NDCG and MRR are reported beside the usual metrics."
     )

@@ -21,7 +21,7 @@ from experiments.files import read_json
 from experiments.run import Run
 from experiments.settings import SEVO, ProtocolSettings
 from experiments.training import processes
-from experiments.training.finished import load_run
+from experiments.training.finished import load_run, read_run
 from experiments.training.optimizers import smoothed_tables
 from experiments.training.prepare import Setup, make_model
 from experiments.training.state import Checkpoint, TrainState, in_table
@@ -170,6 +170,28 @@ def check_held_out(
             )
 
 
+def _check_ancestors(data: Interactions, folder: Path) -> None:
+    """Checks the runs from which the one in a folder began, too; notes those that are gone."""
+    begun = {folder}
+    while (start := read_json(folder / "config.json").get("start")) and Path(start) not in begun:
+        before, folder = folder, Path(start)
+        begun.add(folder)
+        try:
+            _, former = read_run(folder)
+        except UserError as error:
+            processes.note(
+                f"from {before}: it began from {folder}, of which cannot be told whether it has "
+                f"trained on what is held out now ({error})"
+            )
+            return
+        items, users = (
+            match(new, old)
+            for new, old in ((data.item_ids, former.item_ids), (data.user_ids, former.user_ids))
+        )
+        _check_times(data, former, folder)
+        check_held_out(data, former, items, users, folder)
+
+
 def _count(values: np.ndarray, among: np.ndarray) -> np.ndarray:
     """Counts how often each of the values is there."""
     ordered = np.sort(among)
@@ -230,6 +252,7 @@ def continue_from(run: Run, setup: Setup, data: Interactions, start: Checkpoint)
     )
     _check_times(data, former.data, folder)
     check_held_out(data, former.data, items, users, folder)
+    _check_ancestors(data, folder)
     axes = _axes(run, data)
 
     def carry_over(new: Any, old: Any) -> Any:

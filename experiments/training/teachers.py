@@ -27,7 +27,7 @@ def load_teacher(settings: Settings, data: Interactions) -> SASRec:
 
     Raises:
         UserError: no teacher is named, or its folder holds no finished run of SASRec; or that run
-            has other items, another ``max_len``, or another number of epochs than the student
+            has other data, another ``max_len``, or another number of epochs than the student
             expects.
     """
     if not settings.distillation.teacher:
@@ -83,6 +83,13 @@ def load_teacher(settings: Settings, data: Interactions) -> SASRec:
                 f"{value or 'none'}; expected the same, or the teacher may know what tests the "
                 "student",
             )
+    # A share of the users has a fingerprint of its own.
+    if settings.training.user_share == 1 and held.get("data") != data.fingerprint:
+        raise ArgumentError(
+            "teacher",
+            f"{folder} was trained on other interactions than those of {data.name}, and may know "
+            "what tests the student; expected a teacher of the same data",
+        )
     model = SASRec(
         data.num_items,
         max_len=own.training.max_len,

@@ -107,6 +107,29 @@ def test_other_data_in_a_chain_of_three(finished, users_file, tmp_path, capsys):
     assert Recommender.load(folder).recommend(top_k=3).height == 3 * 140
 
 
+def test_runs_before_the_one_it_begins_from_are_checked_too(finished, users_file, tmp_path, capsys):
+    """The second run knows no user of the third, but the first has trained on its test items."""
+    lines = lines_of(users_file)
+    second = run_on(
+        write(tmp_path / "few.txt", lines[:20]), tmp_path / "b", "--from", str(finished)
+    )
+    shorter = write(tmp_path / "rest.txt", [line[:-2] for line in lines[20:150] if len(line) > 6])
+    options = ["--dataset", str(shorter), "--optimizer", "sevo-adamw", *OPTIONS, "--epochs", "2"]
+    third = [*options, "--from", str(second), "--out"]
+    capsys.readouterr()
+    assert train.main([*third, str(tmp_path / "c")]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{finished} may have trained on interactions that are held out now" in said
+    (tmp_path / "moved").mkdir()
+    moved = finished.rename(tmp_path / "moved" / finished.name)
+    try:
+        assert train.main([*third, str(tmp_path / "d")]) == 0
+    finally:
+        moved.rename(finished)
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"it began from {finished}, of which cannot be told whether it has trained" in said
+
+
 def check_new_rows(after, new: dict, common: set) -> None:
     """They are the means of their known neighbours, as the graph weighs them."""
     graph, _ = smoothed_tables(after.run.settings, after.data, SASREC)

@@ -131,6 +131,18 @@ def test_times_are_numbers_or_dates(tmp_path, file, times):
             "row 3: found the time '2020-13-4'; expected a number or an ISO date",
         ),
         ({"user": [], "item": []}, "holds no interactions"),
+        (
+            {"user": ["a", "a", "a"], "item": ["7", "8", "7 "]},
+            "row 3: found the item '7 ', with white space around it",
+        ),
+        (
+            {"user": ["a", " a", "b"], "item": ["7", "8", "9"]},
+            "row 2: found the user ' a', with white space around it",
+        ),
+        (
+            {"user": [1, 1, 1], "item": [1, 2, 3], "date": ["2014-05-30"] * 3, "time": [9, 8, 7]},
+            "found columns date and time, which may be two halves of a time",
+        ),
     ],
 )
 @pytest.mark.parametrize("file", ["a.csv", "a.inter", "a.parquet"])

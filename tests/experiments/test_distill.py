@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -132,6 +133,17 @@ def test_a_teacher_of_other_items(done, users_file):
     *_, student = make_runs(users_file, done, "kd", teacher=teacher)
     other = from_sequences("other", np.arange(12), np.full(4, 3))
     with pytest.raises(UserError, match="items and other has 12; expected a teacher of the same"):
+        load_teacher(student.settings, other)
+
+
+@pytest.mark.slow
+def test_a_teacher_of_other_interactions(done, users_file):
+    """It may have trained on what tests the student, though it knows the same items."""
+    teacher = str(folder_of(done, "sasrec-adam-dim=12"))
+    *_, student = make_runs(users_file, done, "kd", teacher=teacher)
+    data = load(str(users_file))
+    other = dataclasses.replace(data, items=np.roll(data.items, 1))
+    with pytest.raises(UserError, match=r"trained on other interactions than those of .* and may"):
         load_teacher(student.settings, other)
 
 

@@ -208,22 +208,24 @@ def test_items_beside_a_graph_are_part_of_it(small, tmp_path):
 
 
 def test_a_summary_of_a_file_of_ones_own(tmp_path, monkeypatch, capsys):
-    """Nothing is published on it; and it is one data set, however it is written."""
+    """Nothing is published on it; it is one data set, however it is written, until it changes."""
     monkeypatch.setattr(summary, "_draw", lambda _, path: path.touch())
     scores = dict.fromkeys(summary.METRICS, 0.5)
     result = {"epochs": 1, "test": scores, "valid": scores, "seed": 0, "device": "none"}
-    for dataset, optimizer in (("log.csv", "adam"), ("./log.csv", "adamw"), ("beauty", "adam")):
+    runs = ("log.csv", "adam"), ("./log.csv", "adamw"), ("beauty", "adam"), ("log.csv", "sgd")
+    for dataset, optimizer in runs:
         folder = tmp_path / f"{Path(dataset).stem}-{optimizer}"
         folder.mkdir()
         run = make_run("sasrec", dataset, optimizer, epochs=1)
-        config = run.to_json() | {"data": "b" if dataset == "beauty" else "a"}
+        content = {"beauty": "b"}.get(dataset, "changed" if optimizer == "sgd" else "a")
+        config = run.to_json() | {"data": content}
         (folder / "config.json").write_text(json.dumps(config))
         (folder / "result.json").write_text(json.dumps(result))
     summary.write(tmp_path)
     rows = [line for line in (tmp_path / "summary.md").read_text().splitlines() if "SASRec" in line]
     assert [row.split(" | ")[0].strip("| ") for row in rows] == [
-        "SASRec, beauty", "SASRec, log.csv", "SASRec, log.csv",
+        "SASRec, beauty", "SASRec, log.csv", "SASRec, log.csv", "SASRec, log.csv (content 2)",
     ]  # fmt: skip
     assert [row.split(" | ")[1].split(" [")[0] for row in rows] == [
-        "Adam, as published", "Adam", "AdamW",
+        "Adam, as published", "Adam", "AdamW", "SGD",
     ]  # fmt: skip

@@ -229,9 +229,27 @@ def test_a_model_that_knows_its_users_alone(users_file, tmp_path):
         run.recommend({"ann": [1]})
 
 
+def test_candidates_that_are_no_ids(sasrec_run, tmp_path, capsys):
+    file = tmp_path / "c.parquet"
+    pl.DataFrame({"item": [[7, 8], [9]]}).write_parquet(file)
+    assert recommend.main([str(sasrec_run), "--candidates", str(file)]) == 1
+    assert "c.parquet: found items that are no ids" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("user", [True, 2**70, -(2**63)])
+def test_users_of_any_integer(sasrec_run, user):
+    recommender = Recommender.load(sasrec_run)
+    found = recommender.recommend({user: [recommender.data.item_ids[0]]}, top_k=2)
+    assert [str(name) for name in found["user"]] == [str(user)] * 2
+
+
 @pytest.mark.parametrize(
     ("histories", "message"),
-    [({}, "histories: expected one user or more"), ({"ann": "12"}, "user 'ann' has a text")],
+    [
+        ({}, "histories: expected one user or more"),
+        ({"ann": "12"}, "user 'ann' has a text"),
+        ({1: [1], "1": [2]}, "two users are called '1'"),
+    ],
 )
 def test_histories_that_are_none(sasrec_run, histories, message):
     with pytest.raises(UserError, match=message):

@@ -130,6 +130,31 @@ def test_times_that_do_not_split(timed, cuts, message):
         split_time(timed, *cuts)
 
 
+@pytest.mark.parametrize(
+    ("text", "date"),
+    [
+        ("2014-08-01", "2014-08-01T00:00"),
+        ("2014-08-01T09:00:00+09:00", "2014-08-01T00:00"),
+        ("2014-07-31 20:00:00-04:00", "2014-08-01T00:00"),
+        ("2014-08-01T00:00:00.000001Z", "2014-08-01T00:00:00.000001"),
+    ],
+)
+def test_dates_are_of_utc_unless_they_have_an_offset(timed, text, date):
+    start = np.datetime64("2014-08-01", "us")
+    dated = dataclasses.replace(timed, times=start + (timed.times - 700).astype("m8[us]"))
+    divided = split_time(dated, text, "2014-08-01T00:00:00.000150")
+    trains = dated.times < np.datetime64(date, "us")
+    np.testing.assert_array_equal(divided.training_part(), trains)
+    assert "(times in UTC)" in divided.notes[-1]
+
+
+@pytest.mark.parametrize("text", ["1408000000", "soon", "2014-13-01", ""])
+def test_dates_that_are_none(timed, text):
+    dated = dataclasses.replace(timed, times=timed.times.astype("datetime64[us]"))
+    with pytest.raises(UserError, match=r"valid_from: got .*; a date such as 2014-08-01 is one of"):
+        split_time(dated, text, "2014-08-01")
+
+
 def test_users_out_of_order_would_leak(timed):
     mixed = dataclasses.replace(timed, times=np.random.default_rng(0).permutation(timed.times))
     with pytest.raises(UserError, match="expected each user's items in order of time"):
