@@ -56,7 +56,7 @@ def write(out: Path) -> None:
     Raises:
         UserError: a run's file cannot be read, or the summary cannot be written.
     """
-    results, curves = _finished(out)
+    results, curves, _ = _finished(out)
     if not results:
         return
     tables, text = _write(out, results, curves, [], [])
@@ -77,7 +77,7 @@ def update(out: Path) -> None:
     Raises:
         UserError: as `write`.
     """
-    results, curves = _finished(out)
+    results, curves, names = _finished(out)
     done = {str(run["config"]): run for runs in results.values() for run in runs}
     rows: list[list[str]] = []
     begun: list[Measured] = []
@@ -86,7 +86,7 @@ def update(out: Path) -> None:
         if str(config) in done or not records:
             continue
         best = max(records, key=lambda record: record["valid"][CRITERION])
-        key = _dataset(config, {}), config["model"], _label(config)
+        key = _dataset(config, names), config["model"], _label(config)
         curves[key].append(records)
         begun.append(Measured(key[0], config, {}))
         name = MODELS.get(config["model"], config["model"])
@@ -98,7 +98,7 @@ def update(out: Path) -> None:
         _write(out, results, curves, [Written(header, rows)] if rows else [], begun)
 
 
-def _finished(out: Path) -> tuple[Results, Curves]:
+def _finished(out: Path) -> tuple[Results, Curves, dict[str, str]]:
     results: Results = defaultdict(list)
     curves: Curves = defaultdict(list)
     names: dict[str, str] = {}
@@ -109,7 +109,7 @@ def _finished(out: Path) -> tuple[Results, Curves]:
         key = _dataset(config, names), config["model"], _label(config)
         results[key].append(result | {"config": config})
         curves[key].append(read_records(file.parent / "metrics.jsonl", result["epochs"]))
-    return results, curves
+    return results, curves, names
 
 
 def _write(

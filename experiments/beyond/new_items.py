@@ -273,7 +273,9 @@ def filled(finished: Finished, categories: Path, new: np.ndarray, scaled: bool) 
         if not in_table(path, "item_embedding"):
             return leaf
         rows = fill(graph, leaf, jnp.asarray(known))
-        return with_median_length(rows, is_new, known) if scaled else rows
+        # New items without a known neighbour keep the rows that they have.
+        is_mean = is_new & np.asarray((rows != leaf).any(axis=1))
+        return with_median_length(rows, is_mean, known) if scaled else rows
 
     return jax.tree_util.tree_map_with_path(put, finished.checkpoint.best_params)
 

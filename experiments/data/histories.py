@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,12 +86,15 @@ def read_items(path: Path) -> list[str]:
     if not is_text(path):
         items = read_columns(path, {"item": COLUMNS["item"]}, ("item",))["item"]
         try:
-            return items.cast(pl.String).to_list()
+            if not items.dtype.is_nested():
+                return items.cast(pl.String).to_list()
+            wrong = f"they are of type {items.dtype}"
         except pl.exceptions.PolarsError as error:
-            raise UserError(
-                f"{path}: found items that are no ids ({first_line(error)}); expected integers or "
-                "strings, one a row"
-            ) from error
+            wrong = first_line(error)
+        raise UserError(
+            f"{path}: found items that are no ids ({wrong}); expected integers or strings, one a "
+            "row"
+        )
     with open_text(path) as file:
         items = [line.strip() for line in file if line.strip()]
     if not items:
@@ -104,9 +108,9 @@ def _ids(values: list[Any]) -> np.ndarray:
     Raises:
         UserError: two users are the same text, such as 1 and "1".
     """
-    if len({str(value) for value in values}) < len(values):
-        alike = next(v for i, v in enumerate(values) if str(v) in map(str, values[:i]))
-        raise UserError(f"histories: two users are called {str(alike)!r}; expected other names")
+    (name, count), *_ = Counter(map(str, values)).most_common(1)
+    if count > 1:
+        raise UserError(f"histories: {count} users are called {name!r}; expected other names")
     whole = all(isinstance(v, (int, np.integer)) and not isinstance(v, bool) for v in values)
     if whole and all(-(2**63) <= value < 2**63 for value in values):
         return np.array(values, np.int64)

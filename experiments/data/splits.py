@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import re
 from typing import Any
 
 import numpy as np
@@ -86,12 +87,12 @@ def split_time(data: Interactions, valid_from: str, test_from: str) -> Interacti
                 f"no user has an interaction there and another before it; the times of {data.name} "
                 f"go {_range(data)}",
             )
+    zone = " (in UTC, where no offset is written)" if data.times.dtype.kind == "M" else ""
     note = (
         f"split time: {train.sum():,} interactions before {valid_from} train, "
-        f"{(late - latest).sum():,} before {test_from} validate, {latest.sum():,} test"
-        f"{' (times in UTC)' if data.times.dtype.kind == 'M' else ''}; verified: "
-        f"none that trains is later than one held out; {int((latest > 0).sum()) - tested:,} users "
-        "are not ranked, as all their interactions test"
+        f"{(late - latest).sum():,} before {test_from} validate, {latest.sum():,} test{zone}; "
+        "verified: none that trains is later than one held out; "
+        f"{int((latest > 0).sum()) - tested:,} users are not ranked, as all their interactions test"
     )
     divided = dataclasses.replace(data, held_out=held_out, notes=(*data.notes, note))
     _check_leakage(divided, data.times)
@@ -115,6 +116,8 @@ def _read(name: str, text: str, data: Interactions) -> Any:
     times: Any = data.times
     try:
         if times.dtype.kind == "M":
+            if not re.match(r"\d{4}-\d\d-\d\d", text.strip()):
+                raise ValueError("other forms of ISO 8601 are easily mistaken for numbers")
             read = datetime.datetime.fromisoformat(text.strip())
             if read.tzinfo is not None:
                 read = read.astimezone(datetime.UTC).replace(tzinfo=None)
@@ -122,7 +125,7 @@ def _read(name: str, text: str, data: Interactions) -> Any:
         else:
             value = int(text) if text.strip().lstrip("-").isdigit() else float(text)
             wrong = not np.isfinite(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         value, wrong = None, True
     if wrong:
         raise ArgumentError(

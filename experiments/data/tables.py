@@ -238,21 +238,32 @@ def _swallowed(text: pl.Expr, separator: str) -> pl.Expr:
     return text.str.contains("\n") & text.str.contains(separator, literal=True)
 
 
+TEXTS = (pl.String, pl.Categorical, pl.Enum)
+
+
 def _padded(events: pl.LazyFrame, names: list[str]) -> pl.Expr:
-    """Marks rows in which a text begins or ends with white space."""
+    """Marks rows in which a text is empty, or begins or ends with white space."""
     schema = events.collect_schema()
-    texts = [pl.col(name) for name in names if schema[name] == pl.String]
-    return pl.any_horizontal(pl.lit(False), *(text != text.str.strip_chars() for text in texts))
+    own = [name for name in names if isinstance(schema[name], TEXTS)]
+    texts = [pl.col(name).cast(pl.String) for name in own]
+    wrong = ((text == "") | (text != text.str.strip_chars()) for text in texts)
+    return pl.any_horizontal(pl.lit(False), *wrong)
 
 
 def _refuse_padded(events: pl.LazyFrame, path: Path, found: Mapping[str, str]) -> None:
     """Raises a `UserError` that names the first text with white space around it."""
     for column, name in found.items():
-        if column != "time" and (wrong := _first(events, name, _padded(events, [name]))):
+        if column == "time" or not (wrong := _first(events, name, _padded(events, [name]))):
+            continue
+        row, text = wrong
+        if not text.strip():
             raise UserError(
-                f"{path}, row {wrong[0]}: found the {column} {wrong[1][:40]!r}, with white space "
-                "around it, which would be another than without; strip it"
+                f"{path}, row {row}: found an empty {column}; expected one in every row"
             )
+        raise UserError(
+            f"{path}, row {row}: found the {column} {text[:40]!r}, with white space around it; it "
+            f"would be another than {text.strip()[:40]!r}: remove the white space"
+        )
 
 
 def _check_rows(

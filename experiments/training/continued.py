@@ -18,7 +18,7 @@ import sevo_jax
 from experiments.data import Interactions
 from experiments.errors import ArgumentError, UserError
 from experiments.files import read_json
-from experiments.run import Run
+from experiments.run import FILES, Run, files_of, settings_of
 from experiments.settings import SEVO, ProtocolSettings
 from experiments.training import processes
 from experiments.training.finished import load_run, read_run
@@ -132,7 +132,13 @@ def _check_times(data: Interactions, former: Interactions, folder: Path) -> None
 
 
 def check_held_out(
-    data: Interactions, former: Interactions, items: Matched, users: Matched, folder: Path
+    data: Interactions,
+    former: Interactions,
+    items: Matched,
+    users: Matched,
+    folder: Path,
+    *,
+    overlapping: bool = False,
 ) -> None:
     """Raises an `ArgumentError` if the former run may have trained on interactions held out now.
 
@@ -140,6 +146,9 @@ def check_held_out(
     now. If users repeat items, that may have been at another time. Both sequences of such a user
     are then taken as windows of one history, which lie upon each other where they agree over the
     longest stretch; of equally long ones, the earliest. Periodic histories may be refused.
+
+    With ``overlapping``, only histories that lie upon each other are refused: data that go on where
+    another run ended need not have anything in common with what was trained on before that.
     """
     if data.times is not None and former.times is not None:
         return  # these tell more
@@ -159,7 +168,9 @@ def check_held_out(
         before = former.items[former.starts[old] : former.ends[2, old]] - 1
         now = what[data.starts[new] : data.ends[2, new]]
         repeats = any(np.unique(x).size < x.size for x in (before, now[now >= 0]))
-        shift = _shift(before, now) if repeats else None
+        shift = _shift(before, now) if repeats or overlapping else None
+        if shift is None and overlapping:
+            continue
         held_out = int(data.ends[0, new] - data.starts[new])
         trained_on = int(former.ends[0, old] - former.starts[old])
         if shift is None or max(held_out + shift, 0) < min(trained_on, now.size + shift):
@@ -172,16 +183,17 @@ def check_held_out(
 
 def _check_ancestors(data: Interactions, folder: Path) -> None:
     """Checks the runs from which the one in a folder began, too; notes those that are gone."""
-    begun = {folder}
-    while (start := read_json(folder / "config.json").get("start")) and Path(start) not in begun:
-        before, folder = folder, Path(start)
-        begun.add(folder)
+    held = read_json(folder / "config.json")
+    while held.get("start"):
+        before, folder = folder, Path(held["start"])
         try:
             _, former = read_run(folder)
+            if files_of(settings_of(held)).get("start") != held.get(FILES, {}).get("start"):
+                raise UserError(f"{folder}: was trained anew since")
         except UserError as error:
             processes.note(
-                f"from {before}: it began from {folder}, of which cannot be told whether it has "
-                f"trained on what is held out now ({error})"
+                f"from {before}: it began from {folder}, and it cannot be told whether that run "
+                f"has trained on what is held out now ({error})"
             )
             return
         items, users = (
@@ -189,7 +201,8 @@ def _check_ancestors(data: Interactions, folder: Path) -> None:
             for new, old in ((data.item_ids, former.item_ids), (data.user_ids, former.user_ids))
         )
         _check_times(data, former, folder)
-        check_held_out(data, former, items, users, folder)
+        check_held_out(data, former, items, users, folder, overlapping=True)
+        held = read_json(folder / "config.json")
 
 
 def _count(values: np.ndarray, among: np.ndarray) -> np.ndarray:

@@ -83,8 +83,7 @@ def load_teacher(settings: Settings, data: Interactions) -> SASRec:
                 f"{value or 'none'}; expected the same, or the teacher may know what tests the "
                 "student",
             )
-    # A share of the users has a fingerprint of its own.
-    if settings.training.user_share == 1 and held.get("data") != data.fingerprint:
+    if held.get("data") != (data.whole or data).fingerprint:
         raise ArgumentError(
             "teacher",
             f"{folder} was trained on other interactions than those of {data.name}, and may know "

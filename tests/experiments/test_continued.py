@@ -120,6 +120,13 @@ def test_runs_before_the_one_it_begins_from_are_checked_too(finished, users_file
     assert train.main([*third, str(tmp_path / "c")]) == 1
     said = " ".join(capsys.readouterr().err.split())
     assert f"{finished} may have trained on interactions that are held out now" in said
+    again = write(
+        tmp_path / "bought.txt",
+        [[own[0], *own[-3:], "9999", own[1]] for own in lines[20:150] if len(own) > 6],
+    )
+    third[1] = str(again)  # they go on, and buy again what the first run has trained on
+    assert train.main([*third, str(tmp_path / "e")]) == 0
+    third[1] = str(shorter)
     (tmp_path / "moved").mkdir()
     moved = finished.rename(tmp_path / "moved" / finished.name)
     try:
@@ -127,7 +134,7 @@ def test_runs_before_the_one_it_begins_from_are_checked_too(finished, users_file
     finally:
         moved.rename(finished)
     said = " ".join(capsys.readouterr().err.split())
-    assert f"it began from {finished}, of which cannot be told whether it has trained" in said
+    assert f"it began from {finished}, and it cannot be told whether that run has trained" in said
 
 
 def check_new_rows(after, new: dict, common: set) -> None:

@@ -133,8 +133,9 @@ def test_times_are_numbers_or_dates(tmp_path, file, times):
         ({"user": [], "item": []}, "holds no interactions"),
         (
             {"user": ["a", "a", "a"], "item": ["7", "8", "7 "]},
-            "row 3: found the item '7 ', with white space around it",
+            "row 3: found the item '7 ', with white space around it; it would be another than '7'",
         ),
+        ({"user": ["a", "a", "a"], "item": ["7", "8", "  "]}, "row 3: found an empty item"),
         (
             {"user": ["a", " a", "b"], "item": ["7", "8", "9"]},
             "row 2: found the user ' a', with white space around it",
@@ -152,6 +153,15 @@ def test_bad_tables(tmp_path, file, columns, message):
         load(str(path))
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [pl.Categorical, pl.Enum(["7", "8", "7 ", ""])])
+@pytest.mark.parametrize(("item", "message"), [("7 ", "with white space around"), ("", "an empty")])
+def test_padded_and_empty_ids_of_all_types_of_text(tmp_path, kind, item, message):
+    rows = pl.DataFrame({"user": [1, 1, 1], "item": ["7", "8", item]})
+    rows.with_columns(pl.col("item").cast(kind)).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=f"row 3: found .*{message}"):
+        load(str(tmp_path / "a.parquet"))
 
 
 @pytest.mark.parametrize("file", ["a.csv", "a.tsv", "a.inter", "a.parquet"])

@@ -229,18 +229,24 @@ def test_a_model_that_knows_its_users_alone(users_file, tmp_path):
         run.recommend({"ann": [1]})
 
 
-def test_candidates_that_are_no_ids(sasrec_run, tmp_path, capsys):
+@pytest.mark.parametrize("items", [[[7, 8], [9]], [{"x": 1}]])
+def test_candidates_that_are_no_ids(sasrec_run, tmp_path, capsys, items):
     file = tmp_path / "c.parquet"
-    pl.DataFrame({"item": [[7, 8], [9]]}).write_parquet(file)
+    pl.DataFrame({"item": items}).write_parquet(file)
     assert recommend.main([str(sasrec_run), "--candidates", str(file)]) == 1
     assert "c.parquet: found items that are no ids" in " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.parametrize("user", [True, 2**70, -(2**63)])
-def test_users_of_any_integer(sasrec_run, user):
+@pytest.mark.parametrize(
+    ("users", "kind"),
+    [([True], pl.String), ([2**70, 1], pl.String), ([-(2**63), 2**63 - 1], pl.Int64)],
+)
+def test_users_of_any_integer(sasrec_run, users, kind):
     recommender = Recommender.load(sasrec_run)
-    found = recommender.recommend({user: [recommender.data.item_ids[0]]}, top_k=2)
-    assert [str(name) for name in found["user"]] == [str(user)] * 2
+    histories = {user: [recommender.data.item_ids[0]] for user in users}
+    found = recommender.recommend(histories, top_k=1)["user"]
+    assert found.dtype == kind
+    assert [str(name) for name in found] == [str(user) for user in users]
 
 
 @pytest.mark.parametrize(
@@ -248,7 +254,7 @@ def test_users_of_any_integer(sasrec_run, user):
     [
         ({}, "histories: expected one user or more"),
         ({"ann": "12"}, "user 'ann' has a text"),
-        ({1: [1], "1": [2]}, "two users are called '1'"),
+        ({1: [1], "1": [2]}, "2 users are called '1'"),
     ],
 )
 def test_histories_that_are_none(sasrec_run, histories, message):

@@ -145,10 +145,12 @@ def test_dates_are_of_utc_unless_they_have_an_offset(timed, text, date):
     divided = split_time(dated, text, "2014-08-01T00:00:00.000150")
     trains = dated.times < np.datetime64(date, "us")
     np.testing.assert_array_equal(divided.training_part(), trains)
-    assert "(times in UTC)" in divided.notes[-1]
+    assert "(in UTC, where no offset is written)" in divided.notes[-1]
 
 
-@pytest.mark.parametrize("text", ["1408000000", "soon", "2014-13-01", ""])
+@pytest.mark.parametrize(
+    "text", ["1408000000", "14080101", "0001-01-01T00:00+09:00", "soon", "2014-13-01", ""]
+)
 def test_dates_that_are_none(timed, text):
     dated = dataclasses.replace(timed, times=timed.times.astype("datetime64[us]"))
     with pytest.raises(UserError, match=r"valid_from: got .*; a date such as 2014-08-01 is one of"):
