@@ -6,6 +6,7 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -149,8 +150,8 @@ def _dataset(config: dict[str, Any], names: dict[str, str]) -> str:
         return dataset
     content = config.get("data", dataset)
     if content not in names:
-        same = sum(name.partition(" (content ")[0] == dataset for name in names.values())
-        names[content] = f"{dataset} (content {same + 1})" if same else dataset
+        labels = chain([dataset], (f"{dataset} (content {n})" for n in count(2)))
+        names[content] = next(label for label in labels if label not in names.values())
     return names[content]
 
 

@@ -265,27 +265,24 @@ def filled(finished: Finished, categories: Path, new: np.ndarray, scaled: bool) 
     """Returns a run's parameters with the means of neighbours by category for new items."""
     own = finished.data
     graph = category_graph(own, None, str(categories), MAX_CATEGORY_SIZE)
-    is_new = np.concatenate([[False], np.isin(own.item_ids, new)])  # row 0 is padding
-    known = ~is_new
-    known[0] = False
+    known = np.concatenate([[False], ~np.isin(own.item_ids, new)])  # row 0 is padding
 
     def put(path: Any, leaf: jax.Array) -> jax.Array:
         if not in_table(path, "item_embedding"):
             return leaf
         rows = fill(graph, leaf, jnp.asarray(known))
-        # New items without a known neighbour keep the rows that they have.
-        is_mean = is_new & np.asarray((rows != leaf).any(axis=1))
-        return with_median_length(rows, is_mean, known) if scaled else rows
+        # Those that `fill` left alone, as they have no known neighbour, are not scaled either.
+        return with_median_length(rows, (rows != leaf).any(axis=1), known) if scaled else rows
 
     return jax.tree_util.tree_map_with_path(put, finished.checkpoint.best_params)
 
 
-def with_median_length(rows: jax.Array, new: np.ndarray, known: np.ndarray) -> jax.Array:
+def with_median_length(rows: jax.Array, new: jax.Array, known: np.ndarray) -> jax.Array:
     """Scales the rows that are ``new`` to the median length of the ``known`` ones; zeros stay.
 
     Examples:
         >>> rows = jnp.array([[5.0, 0.0], [0.0, 2.0], [3.0, 4.0], [0.0, 0.0]])
-        >>> new, known = np.array([False, False, True, True]), np.array([False, True, False, False])
+        >>> new, known = jnp.array([False, False, True, True]), np.arange(4) == 1
         >>> jnp.linalg.norm(with_median_length(rows, new, known), axis=1).tolist()
         [5.0, 2.0, 2.0, 0.0]
     """

@@ -143,9 +143,9 @@ def values_of(own: Sequence[Mapping[str, Any]], group: str, metric: str) -> list
     return [one["test"][group][metric] for one in own if group in one["test"]]
 
 
-def median_rank(own: Sequence[Mapping[str, Any]]) -> float | None:
-    """Returns the mean over seeds of the median rank of new items."""
-    return cells.mean([one["median_rank"] for one in own if one["median_rank"] is not None])
+def median_ranks(own: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Returns the median rank of new items for each seed that has any."""
+    return [one["median_rank"] for one in own if one["median_rank"] is not None]
 
 
 def _table(dataset: str, experiment: Experiment, measured: Found) -> Table:
@@ -163,7 +163,9 @@ def _table(dataset: str, experiment: Experiment, measured: Found) -> Table:
             for group in GROUPS
             for metric in METRICS
         )
-        whole = [NONE if x is None else f"{x:,.0f}" for x in (median_rank(own), seconds)]
+        whole = [
+            NONE if x is None else f"{x:,.0f}" for x in (cells.mean(median_ranks(own)), seconds)
+        ]
         written.append([variant.label, *scores, *whole, str(len(own))])
         users = own[0]["users"]
     counts = ", ".join(f"{users[group]:,} {group}" for group in GROUPS) if users else "nothing yet"
@@ -185,7 +187,9 @@ def verdict_of_cold(measured: Found) -> str:
         first, name = next(iter(scores)), dataset_name(dataset)
         (new, old, _), (other_new, other_old, _) = scores[best], scores[first]
         if not new:
-            ranks = {label: median_rank(measured[dataset, label]) or inf for label in scores}
+            ranks = {
+                label: cells.mean(median_ranks(measured[dataset, label])) or inf for label in scores
+            }
             nearest = min(ranks, key=ranks.__getitem__)
             sentences.append(
                 f"On {name}, nothing ranks a new item among the first ten. *{nearest}* ranks them "
@@ -230,7 +234,7 @@ def draw(measured: Found, path: Path) -> None:
         for dataset, (new, old) in zip(datasets, grid, strict=True):
             found = {label: own for (place, label), own in measured.items() if place == dataset}
             values = {
-                new: [[one["median_rank"] or 0.0 for one in own] for own in found.values()],
+                new: list(map(median_ranks, found.values())),
                 old: [values_of(own, "old", "NDCG@10") for own in found.values()],
             }
             for axes, seeds in values.items():

@@ -117,7 +117,7 @@ def _read(name: str, text: str, data: Interactions) -> Any:
     try:
         if times.dtype.kind == "M":
             if not re.match(r"\d{4}-\d\d-\d\d", text.strip()):
-                raise ValueError("other forms of ISO 8601 are easily mistaken for numbers")
+                raise ValueError(text)  # else 14080101 would be a day of the year 1408
             read = datetime.datetime.fromisoformat(text.strip())
             if read.tzinfo is not None:
                 read = read.astimezone(datetime.UTC).replace(tzinfo=None)

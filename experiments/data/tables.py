@@ -44,6 +44,9 @@ ALL_COLUMNS = pl.QueryOptFlags(projection_pushdown=False)
 NO_LAST = "no last field"
 """Our own column: whether the last field of a row is empty. No name in `COLUMNS` is like it."""
 
+TEXTS = (pl.String, pl.Categorical, pl.Enum)
+"""The types of columns whose values are text."""
+
 FULL = ("No space left", "File too large", "quota exceeded")
 """Parts of the operating system's messages about a folder that takes no more."""
 
@@ -236,9 +239,6 @@ def _copied(table: pl.LazyFrame, columns: list[str], folder: Path) -> pl.LazyFra
 def _swallowed(text: pl.Expr, separator: str) -> pl.Expr:
     """Marks fields that may hold the end of their row, as behind a stray quote."""
     return text.str.contains("\n") & text.str.contains(separator, literal=True)
-
-
-TEXTS = (pl.String, pl.Categorical, pl.Enum)
 
 
 def _padded(events: pl.LazyFrame, names: list[str]) -> pl.Expr:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any
 
 from flax import nnx
 
 from experiments.data import Interactions
-from experiments.errors import ArgumentError, UserError
+from experiments.errors import ArgumentError
 from experiments.files import read_json
 from experiments.run import read_result, settings_of
 from experiments.settings import Settings
@@ -56,12 +54,6 @@ def load_teacher(settings: Settings, data: Interactions) -> SASRec:
             f"{folder} knows {result.get('num_items')} items and {data.name} has "
             f"{data.num_items}; expected a teacher of the same items",
         )
-    if _item_ids(folder) != (data.item_ids.tolist() if data.renumbered else None):
-        raise ArgumentError(
-            "teacher",
-            f"{folder} was trained on other items than those of {data.name}; expected "
-            "a teacher of the same items",
-        )
     if held.get("max_len") != settings.training.max_len:
         raise ArgumentError(
             "max_len",
@@ -98,12 +90,3 @@ def load_teacher(settings: Settings, data: Interactions) -> SASRec:
     )
     nnx.update(model, restore_best_params(folder, nnx.state(model, nnx.Param)))
     return model
-
-
-def _item_ids(folder: Path) -> list[Any] | None:
-    """Reads the ids of a run's items; ``None`` if they are ``1 … num_items``."""
-    file = folder / "item_ids.json"
-    try:
-        return json.loads(file.read_text("utf-8")) if file.exists() else None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read ({error})") from error
