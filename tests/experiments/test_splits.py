@@ -220,7 +220,7 @@ def test_text_has_no_times(users_file, tmp_path, capsys):
     out = ["--dataset", str(users_file), "--out", str(tmp_path / "out")]
     error = error_of(capsys, [*out, *TINY, *cuts])
     assert error.startswith(
-        "error: --split: time needs the time of each interaction, and beauty200"
+        f"error: --split: time needs the time of each interaction, and {users_file.stem}"
     )
     assert not (tmp_path / "out").exists()
 
