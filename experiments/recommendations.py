@@ -151,10 +151,17 @@ class Recommender:
 
         def frames() -> Generator[pl.DataFrame]:
             done = 0
+            sated: list[Any] = []
             for names, items, scores in self._found(data, chosen, top_k, allowed, include_seen):
                 done += names.size
+                sated += names[np.isneginf(scores).all(axis=1)].tolist()
                 yield self._frame(names, items, scores)
                 progress(done, chosen.size)
+            if sated:
+                report(
+                    "nothing is recommended to users who have met all items, or all candidates: "
+                    f"{len(sated):,} ({_some(sated)})"
+                )
 
         return frames()
 
@@ -167,13 +174,13 @@ class Recommender:
         if unknown:
             report(
                 f"histories: skipped {len(unknown):,} items that {self.data.name} lacks "
-                f"({', '.join(unknown[:5])}{', …' * (len(unknown) > 5)})"
+                f"({_some(unknown)})"
             )
         without = data.user_ids[data.lengths == 0].tolist()
         if without:
             report(
                 f"histories: {len(without):,} users without a known item get the most popular "
-                f"items ({', '.join(map(str, without[:5]))}{', …' * (len(without) > 5)})"
+                f"items ({_some(without)})"
             )
         return data
 
@@ -230,6 +237,10 @@ class Recommender:
         schema = {"rank": pl.Int32, "score": pl.Float32} | types
         frame = pl.DataFrame(columns, schema={name: schema[name] for name in columns})
         return frame.with_columns(pl.col("score").fill_nan(None))
+
+
+def _some(ids: Sequence[Any]) -> str:
+    return ", ".join(map(str, ids[:5])) + ", …" * (len(ids) > 5)
 
 
 def _parts(values: np.ndarray, size: int) -> Iterator[np.ndarray]:

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from experiments.data.columns import read_columns
 from experiments.data.events import first_line
 from experiments.data.interactions import Interactions
 from experiments.data.reviews import read_genres
 from experiments.data.tables import COLUMNS as TABLE_COLUMNS
-from experiments.data.tables import is_text, read_columns
+from experiments.data.tables import is_text
 from experiments.errors import ArgumentError, UserError
 from experiments.files import read_json
 

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from experiments.data.columns import read_columns
 from experiments.data.events import first_line
 from experiments.data.interactions import Interactions, read_text
 from experiments.data.reading import open_text
-from experiments.data.tables import COLUMNS, is_text, name_of, read_columns, read_file
+from experiments.data.tables import COLUMNS, is_text, name_of, read_file
 from experiments.errors import UserError
 
 

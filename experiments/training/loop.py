@@ -165,13 +165,13 @@ def train_together(
         lanes: dict[int, _Lane] = {}
         for i in todo:
             run, folder = held[i]
-            if processes.is_first():
-                claim_folder(run, data, folder)
             saved = stack.enter_context(open_checkpoints(folder, clean=True))
             start = initial_checkpoint(run, setup, used)
             continued = run.settings.training.start and not saved.all_steps()
             if continued:
                 start = continue_from(run, setup, used, start)
+            if processes.is_first():
+                claim_folder(run, data, folder)  # only now: a run may be refused
             lanes[i] = _open_lane(run, start, layouts[i], folder, saved, resume)
             if continued:
                 lanes[i].records.clear()  # a run that was killed may have left its first line

@@ -230,6 +230,12 @@ def test_a_slip_leaves_nothing_behind(finished, tmp_path, capsys):
     assert not (tmp_path / "out/sasrec-adamw-seed0").exists()
     assert train.main([*given, "--from", str(finished), "--mesh", "data=1"]) == 1
     assert "--from: begin on one device" in capsys.readouterr().err
+    others = write(
+        tmp_path / "others.txt", [[str(u), *map(str, range(90001, 90005))] for u in (1, 2)]
+    )
+    refused = ["--dataset", str(others), *given[2:], "--from", str(finished)]
+    assert train.main(refused) == 1  # found out once the former run's data are read
+    assert "knows none of the items" in capsys.readouterr().err
     assert train.main([*given, "--from", str(finished)]) == 0
 
 
