@@ -256,7 +256,7 @@ def category_graph(
         capacity: stored entries, zero-padded; see `Graph.capacity`.
 
     Raises:
-        TypeError: ids that are not integers.
+        TypeError: ids that are not integers, or options that are not for a sparse matrix.
         ValueError: ids out of range, too many entries, or a matrix whose indices are damaged.
 
     Examples:
@@ -267,6 +267,8 @@ def category_graph(
     """
     num_nodes = check_nodes("num_nodes", num_nodes)
     if sp.issparse(members):
+        if lengths is not None or padding != "refuse":
+            raise TypeError("lengths and padding are not for a sparse matrix; leave them out")
         incidence: Any = from_scipy(members).tocsc()
         if incidence.shape[0] != num_nodes:
             raise ValueError(
@@ -339,6 +341,8 @@ def knn_graph(
         raise TypeError("features must be dense, got a sparse matrix; pass its toarray()")
     check_unmasked("features", features)
     x = np.asarray(features)
+    if not any(jnp.issubdtype(x.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+        raise TypeError(f"features must be real numbers, got dtype {x.dtype}")
     if x.ndim != 2:
         raise ValueError(f"features must be float[nodes, dim], got shape {x.shape}")
     x = x.astype(np.float64)
@@ -388,7 +392,8 @@ def combine_graphs(
     """A graph of several relations at once: the operator ``sum of w_k Ã_k``.
 
     A convex combination of operators is symmetric and has a spectral radius of at most 1. The
-    result has no edge weights. A node is isolated in it if it is isolated in all graphs.
+    result has no edge weights. A node is isolated in it if it is isolated in all graphs of a weight
+    above 0.
 
     Args:
         graphs: at least one graph or normalised operator, all over the same nodes.
@@ -416,6 +421,10 @@ def combine_graphs(
     sizes = [graph.num_nodes for graph in checked]
     if len(set(sizes)) > 1:
         raise ValueError(f"graphs must have the same number of nodes, got {sizes}")
+    if np.shape(weights) != (len(graphs),):
+        raise ValueError(
+            f"weights must have one entry a graph, shape ({len(graphs)},), got {np.shape(weights)}"
+        )
     shares, _ = check_weights(weights, (len(graphs),))
     if abs(shares.sum() - 1) > 1e-6:
         raise ValueError(f"weights must add up to 1, got {shares.sum():.9g}")

@@ -186,13 +186,16 @@ def check_weights(weights: ArrayLike | None, shape: tuple[int, ...]) -> tuple[np
     given = np.asarray(weights)
     if given.shape != shape:
         raise ValueError(f"weights must have one entry an edge, shape {shape}, got {given.shape}")
+    if jnp.issubdtype(given.dtype, jnp.complexfloating):
+        raise TypeError(f"weights must be real numbers, got dtype {given.dtype}")
     values = given.astype(np.float64)
     bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
     if bad.size:
         raise ValueError(
             f"weights must be finite and non-negative, got {values[bad[0]]} at position {bad[0]}"
         )
-    return values, given.dtype if jnp.issubdtype(given.dtype, jnp.floating) else dtype
+    kept = jnp.issubdtype(given.dtype, jnp.floating) and given.dtype.itemsize <= 8
+    return values, given.dtype if kept else dtype
 
 
 def rounds_to_0(weights: np.ndarray, dtype: Any) -> bool:

@@ -14,8 +14,18 @@ def is_frame(table: Any) -> bool:
     return columns and (hasattr(table, "__arrow_c_stream__") or hasattr(table, "collect"))
 
 
-def check_columns(named: Mapping[str, str], columns: Sequence[str], hint: str = "") -> None:
-    """Raises a `ValueError`, which lists the columns, unless each named one is there once."""
+def check_columns(named: Mapping[str, Any], columns: Sequence[Any], hint: str = "") -> None:
+    """Raises a `ValueError`, which lists the columns, unless each named one is there once.
+
+    Raises:
+        TypeError: a name that is no string, such as pandas' numbers of columns.
+    """
+    for role, name in named.items():
+        if not isinstance(name, str):
+            raise TypeError(
+                f"{role} must be the name of a column, a string, got {name!r}; for columns without "
+                "names write frame.columns = frame.columns.map(str), then name them by strings"
+            )
     missing = [f"{role}={name!r}" for role, name in named.items() if name not in columns]
     if missing:
         given = ", ".join(map(str, columns))

@@ -54,7 +54,8 @@ class Graph:
     Attributes:
         weights: ``W``, symmetric and non-negative, ``float[n, n]`` in `BCSR` form; ``None`` when
             only an operator was given, and in an optimiser's state.
-        operator: ``Ã``, symmetric with spectral radius at most 1, ``float[n, n]`` in `BCSR` form.
+        operator: ``Ã``, symmetric with spectral radius at most 1, up to rounding in its dtype,
+            ``float[n, n]`` in `BCSR` form.
         num_nodes: ``n``, static.
         kernel: the kernel of products, static; ``None`` for the platform's default. See
             `with_kernel`.
@@ -136,9 +137,10 @@ class Graph:
             Graph(num_nodes=2, capacity=2, dtype=float32)
         """
         matrix = to_scipy(operator)
-        dtype = floating_dtype(operator) if dtype is None else dtype
+        given = floating_dtype(operator)
+        dtype = given if dtype is None else dtype
         if check:
-            check_operator(matrix, dtype)
+            check_operator(matrix, given, dtype)
         return cls(None, to_bcsr(matrix, dtype, capacity), matrix.shape[0])
 
     @classmethod
@@ -179,8 +181,9 @@ class Graph:
         check_values(matrix, "weights")
         if matrix.nnz and matrix.data.min() < 0:
             raise ValueError(f"weights must be non-negative, got a minimum of {matrix.data.min()}")
-        dtype = floating_dtype(weights) if dtype is None else dtype
-        check_symmetric(matrix, "weights", dtype)
+        given = floating_dtype(weights)
+        dtype = given if dtype is None else dtype
+        check_symmetric(matrix, "weights", matrix.sum(axis=1, dtype=np.float64), given, dtype)
         return graph_of(matrix, dtype, self_loops, capacity)
 
     def add_edges(
@@ -431,7 +434,6 @@ def graph_of(weights: Any, dtype: Any, self_loops: SelfLoops, capacity: int | No
         loops = np.ones_like(degrees) if self_loops == "all" else np.equal(degrees, 0)
         weights = (weights + sp.diags_array(loops.astype(weights.dtype))).tocsr()
     weights.eliminate_zeros()
-    operator = to_bcsr(normalize(weights, dtype), dtype, capacity)
     kept = to_bcsr(weights, dtype, capacity)
     if rounds_to_0(weights.data, kept.dtype):
         # The operator has the edge, since ratios alone matter to it; what is saved would not.
@@ -439,4 +441,4 @@ def graph_of(weights: Any, dtype: Any, self_loops: SelfLoops, capacity: int | No
             f"weights must not round to 0 in {kept.dtype}, got {weights.data.min()}; only their "
             "ratios matter, so scale all of them up, or leave such edges out"
         )
-    return Graph(kept, operator, weights.shape[0])
+    return Graph(kept, to_bcsr(normalize(weights, dtype), dtype, capacity), weights.shape[0])

@@ -67,6 +67,12 @@ def normalize(weights: Any, dtype: Any) -> Any:
     counts, degrees = np.diff(indptr), np.zeros(indptr.size - 1)
     joined = counts > 0
     degrees[joined] = np.add.reduceat(weights.data, indptr[:-1][joined], dtype=np.float64)
+    over = np.flatnonzero(np.isinf(degrees))
+    if over.size:
+        raise ValueError(
+            f"weights must add up to a finite degree at every node, got {degrees[over[0]]} at node "
+            f"{over[0]}; only their ratios matter, so scale all of them down"
+        )
     scale = np.divide(1.0, np.sqrt(degrees), out=np.zeros_like(degrees), where=degrees > 0)
     data = np.empty(indices.size, np.float32 if dtype == np.float32 else np.float64)
     # A block of rows at a time, so that temporaries stay in the cache.
@@ -96,6 +102,8 @@ def to_scipy(matrix: Any) -> Any:
         shape = (
             f" of shape {np.shape(matrix)}" if isinstance(matrix, np.ndarray | jax.Array) else ""
         )
+        if hasattr(matrix, "operator"):
+            raise TypeError("expected a matrix, got a Graph: use it as it is, or its to_scipy()")
         raise TypeError(
             "a graph must be a sevo_jax.Graph or a square matrix (SciPy sparse, BCOO, BCSR or "
             f"dense), got {type(matrix).__name__}{shape}"
@@ -265,10 +273,11 @@ def to_bcsr(matrix: Any, dtype: Any, capacity: int | None) -> BCSR:
     )
 
 
-def check_operator(matrix: Any, dtype: Any) -> None:
+def check_operator(matrix: Any, given: Any, dtype: Any) -> None:
     """Raises a `ValueError` unless it is finite, symmetric, and of spectral radius at most 1."""
     check_values(matrix, "operator")
-    check_symmetric(matrix, "operator", dtype)
+    largest = np.full(matrix.shape[0], abs(matrix.data).max(initial=0.0))
+    check_symmetric(matrix, "operator", largest, given, dtype)
     radius = _spectral_radius(matrix)
     if radius > 1 + SPECTRAL_TOLERANCE:
         raise ValueError(
@@ -287,18 +296,30 @@ def check_values(matrix: Any, name: str) -> None:
         )
 
 
-def check_symmetric(matrix: Any, name: str, dtype: Any) -> None:
-    """Raises a `ValueError` unless it is symmetric up to roundings of its dtype or of ``dtype``."""
+def check_symmetric(matrix: Any, name: str, sizes: np.ndarray, given: Any, dtype: Any) -> None:
+    """Raises a `ValueError` unless a matrix is symmetric up to a few roundings.
+
+    Args:
+        matrix: the matrix.
+        name: its name.
+        sizes: ``float[n]``; the entries of rows ``i`` and ``j`` may differ by roundings of
+            ``sqrt(sizes_i sizes_j)``. For weights these are the degrees, by which they are divided.
+        given: the dtype in which the caller had the matrix.
+        dtype: the dtype in which it will be stored.
+    """
     difference = abs(matrix - matrix.T).tocoo()
     if difference.nnz == 0:
         return
-    worst = int(difference.data.argmax())
-    # Allows a few roundings, in the precision before or after, of the largest entry.
-    stored = jax.dtypes.canonicalize_dtype(dtype)
-    eps = max(np.finfo(matrix.dtype).eps, float(jnp.finfo(stored).eps))
-    limit = 16 * eps * abs(matrix.data).max()
-    if difference.data[worst] > limit:
-        row, column = difference.coords[0][worst], difference.coords[1][worst]
+    # Roundings of the precision before or after; of half precision, only if the caller rounded so.
+    stored = jnp.promote_types(jax.dtypes.canonicalize_dtype(dtype), jnp.float32)
+    before = jnp.promote_types(matrix.dtype, given)
+    eps = max(float(jnp.finfo(kind).eps) for kind in (before, given, stored))
+    rows, columns = difference.coords
+    limits = 16 * eps * np.sqrt(sizes[rows]) * np.sqrt(sizes[columns])
+    over = difference.data - limits
+    worst = int(over.argmax())
+    if over[worst] > 0:
+        row, column = rows[worst], columns[worst]
         raise ValueError(
             f"{name} must be symmetric, got {matrix[row, column]} at ({row}, {column}) and "
             f"{matrix[column, row]} at ({column}, {row})"

@@ -42,7 +42,8 @@ def sevo_adamw(
     """SEvo-enhanced AdamW (Algorithm 1): smoothed steps for the tables, AdamW for the rest.
 
     ``E <- E - lr psi(m_hat / (sqrt(v_hat) + eps)) - lr weight_decay E``, with the moment correction
-    of Theorem 3 on the tables. Other leaves get exactly `optax.adamw`.
+    of Theorem 3 on the tables. Other leaves get `optax.adamw`: exactly, or up to rounding with
+    ``every`` above 1.
 
     Args:
         learning_rate: a scalar or a schedule of the step count.
@@ -270,8 +271,21 @@ def _smoothed_steps(
     return [
         rate,
         sevo_smooth(graph, decay=share, decay_mask=mask, **smoothing),
-        optax.add_decayed_weights(_product(-1.0, share), mask),
+        _in_their_dtypes(optax.add_decayed_weights(_product(-1.0, share), mask)),
     ]
+
+
+def _in_their_dtypes(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The transformation, with updates in the dtypes in which they came.
+
+    Schedules are in JAX's widest dtype, which would widen those of narrow parameters.
+    """
+
+    def update_fn(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        new, state = tx.update(updates, state, params)
+        return optax.tree.cast_like(new, updates), state
+
+    return optax.GradientTransformation(tx.init, update_fn)
 
 
 def _product(*factors: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:

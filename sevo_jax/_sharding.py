@@ -54,6 +54,20 @@ class Plan:
         """The number of parts of the rows."""
         return mesh_size(self.mesh, self.rows)
 
+    def ranks(self) -> tuple[tuple[str, ...], list[int]]:
+        """Numbers the devices of the parts as `jax.lax.ppermute` does.
+
+        It counts along the axes in the mesh's order. Parts count along ``rows``, which may name
+        them in another.
+
+        Returns:
+            The axes in the mesh's order, and the number of each part's device among them.
+        """
+        rows = (self.rows,) if isinstance(self.rows, str) else self.rows
+        axes = tuple(axis for axis in self.mesh.axis_names if axis in rows)
+        numbers = np.arange(self.num_parts).reshape([self.mesh.shape[axis] for axis in axes])
+        return axes, numbers.transpose([axes.index(axis) for axis in rows]).ravel().tolist()
+
     @property
     def way(self) -> Way:
         """The way in which rows travel."""

@@ -69,7 +69,8 @@ def smooth(
     Raises:
         TypeError: ``num_layers`` is not a static integer, or ``x`` is not floating.
         ValueError: ``beta`` outside [0, 1) (where it is concrete), a negative ``num_layers``, an
-            unknown method, a ``tol`` that is not positive, or a wrong number of rows.
+            unknown method, a ``tol`` that is not positive, a wrong number of rows, or ``"exact"``
+            over a graph in half precision.
 
     Examples:
         >>> import jax.numpy as jnp, sevo_jax
@@ -127,7 +128,8 @@ def smooth_exact(
 
     Raises:
         TypeError: ``x`` is not floating.
-        ValueError: ``beta`` or ``tol`` out of range, or a wrong number of rows.
+        ValueError: ``beta`` or ``tol`` out of range, a wrong number of rows, or a graph in half
+            precision, whose rounded operator may have a spectral radius above 1.
 
     Examples:
         >>> import jax.numpy as jnp, sevo_jax
@@ -137,10 +139,15 @@ def smooth_exact(
         ([[2.0], [1.0]], 2)
     """
     graph = as_graph(graph)
+    check_exact(graph)
     check_beta(beta)
     check_positive("tol", tol)
     b, restore = operator_rows(graph, x)
     beta = _weak(beta, b)
+    if not isinstance(beta, Tracer) and np.asarray(beta, b.dtype) == 1:
+        raise ValueError(f"beta must lie in [0, 1), and {beta} rounds to 1 in {b.dtype}")
+    # One rounding of beta: 1 - beta in another precision would not fit the system that is solved.
+    beta = jnp.asarray(beta, b.dtype)
     # Columns are scaled to about 1, so that squares neither overflow nor vanish. The scales are
     # powers of 2, which round nothing.
     largest = jax.lax.stop_gradient(jnp.abs(b).max(axis=0, initial=0, keepdims=True))
@@ -177,6 +184,15 @@ def smooth_exact(
         matrix, b / size, solve, symmetric=True, has_aux=True
     )
     return restore((1 - beta) * size * y), iterations
+
+
+def check_exact(graph: Graph) -> None:
+    """Raises a `ValueError` if a graph is too coarse to solve over."""
+    if graph.dtype.itemsize < 4:
+        raise ValueError(
+            f'"exact" needs a graph in float32 or wider, got {graph.dtype}: rounded so, the '
+            "operator may have a spectral radius above 1; make the graph with float32 weights"
+        )
 
 
 def smooth_tables(

@@ -73,9 +73,9 @@ def set_graph(state: State, graph: Graph | Operator) -> State:
     """Replaces the graph in every `SevoSmoothState` that a state holds.
 
     Each gets a copy of its own, so that a step that donates the state deletes no other graph. A
-    compiled step stays compiled if node count, capacity, dtype,
-    kernel and precision stay. If several transformations smooth over as many nodes, all get the
-    graph; to replace it in one alone, call this on that one's part of the state.
+    compiled step stays compiled if node count, capacity, dtype, kernel and precision stay. If
+    several transformations smooth over as many nodes, all get the graph; to replace it in one
+    alone, call this on that one's part of the state.
 
     Args:
         state: an optimiser's state, or a tree around it, such as Flax's `TrainState`: of chains,
@@ -136,7 +136,9 @@ def settle(params: Any, state: Any, *, graph: Graph | Operator | None = None) ->
     or keep the settled parameters, and go on training with the others: nothing is disturbed.
 
     Args:
-        params: the parameters, of the structure that the optimiser was made for.
+        params: the parameters, of the structure that the optimiser was made for: those that take
+            its whole steps. These are ``params.fast`` under `optax.lookahead`, and ``z`` of the
+            state under `optax.contrib.schedule_free`.
         state: an optimiser's state, or a tree around it.
         graph: the graph to smooth over; that of the state if ``None``.
 

@@ -27,7 +27,7 @@ from sevo_jax._checks import (
 from sevo_jax._graph import Graph, as_graph
 from sevo_jax._matrices import Operator
 from sevo_jax._pending import Pending, add_steps, check_same_every, decayed_leaves, no_steps
-from sevo_jax._smoothing import METHODS, Method, smooth_tables
+from sevo_jax._smoothing import METHODS, Method, check_exact, smooth_tables
 from sevo_jax._tables import Tables, broadcast_mask, named_groups, table_groups
 
 
@@ -142,6 +142,8 @@ def sevo_smooth(
     """
     graph = as_graph(graph)
     check_choice("method", method, METHODS)
+    if method == "exact":
+        check_exact(graph)
     layers = check_num_layers(num_layers)
     check_positive("tol", tol)
     every = check_every(every)
@@ -270,10 +272,10 @@ def scale_by_adam(
     """`optax.scale_by_adam` whose bias-corrected moments rest in rows without a gradient.
 
     A batch touches few rows of an embedding table. In plain Adam the moments of all others decay,
-    and so does the step that smoothing spreads (Proposition 1). A row is idle in a
-    step if its whole gradient is zero. With the correction (Eq. 8, Theorem 3), the bias-corrected
-    moments of idle rows stay as they were: ``m_t = m_{t-1} (1 - b1^t) / (1 - b1^(t-1))``, which is
-    Eq. 8 with its two terms joined, and likewise ``v_t``.
+    and so does the step that smoothing spreads (Proposition 1). A row is idle in a step if its
+    whole gradient is zero. With the correction (Eq. 8, Theorem 3), the bias-corrected moments of
+    idle rows stay as they were: ``m_t = m_{t-1} (1 - b1^t) / (1 - b1^(t-1))``, which is Eq. 8 with
+    its two terms joined, and likewise ``v_t``.
 
     The correction does nothing if something makes idle rows non-zero: coupled weight decay before
     this transformation, an L2 term in the loss, or gradient noise. There is no warning;
@@ -287,7 +289,8 @@ def scale_by_adam(
         b2: decay of the second moment.
         eps: added to the square root of the second moment.
         eps_root: added under that square root.
-        mu_dtype: dtype of the stored first moment; that of the parameters if ``None``.
+        mu_dtype: dtype of the stored first moment; that of the parameters if ``None``. In half
+            precision an idle row's moment is rounded at every step, and so drifts.
         nesterov: as in `optax.scale_by_adam`; an idle row's missing gradient is its first moment.
         moment_correction: ``True`` for every leaf of two or more dimensions, where a row is a slice
             of the leading axis; ``False``; or a mask, or a callable that makes one, as
@@ -315,7 +318,7 @@ def scale_by_adam(
 
     def corrected(tree: Any) -> Any:
         if isinstance(moment_correction, bool):
-            return jax.tree.map(lambda leaf: moment_correction and leaf.ndim >= 2, tree)
+            return jax.tree.map(lambda leaf: moment_correction and jnp.ndim(leaf) >= 2, tree)
         mask = moment_correction(tree) if callable(moment_correction) else moment_correction
         return broadcast_mask("moment_correction", mask, tree)
 

@@ -231,6 +231,7 @@ def optimum_share(
         return (1 - beta) * ((y - x) ** 2).sum() + beta * smoothness(graph, y)
 
     x = jnp.asarray(x)
+    x = x.astype(compute_dtype(x))  # so that no sum of squares overflows
     start = objective(x)
     reached = start - objective(smooth(graph, x, beta, num_layers, method, tol=tol))
     return reached / (start - objective(smooth(graph, x, beta, method="exact", tol=tol)))

@@ -189,6 +189,11 @@ def sequence_graph_from_table(
                 "time must name the column of times, or be 'rows' for the order of a file's or a "
                 f"data frame's rows (a table expression has none), got {time!r}"
             )
+        if time == ROWS and order is not None:
+            raise ValueError(
+                f"order={order!r} is for equal times, and time='rows' has none: leave it out, or "
+                f"write time={order!r} if that column has the order"
+            )
         columns = (
             _read_text(source, named, ids, table) if source.text else _typed(source, named, ids)
         )

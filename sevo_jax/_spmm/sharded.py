@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
@@ -142,10 +143,11 @@ def _with_halo(plan: Plan, send: list[Columns], x: Table) -> Float[Array, "reach
     if plan.shifts is None:
         return jax.lax.all_gather(x, plan.rows, tiled=True)
     parts, begin = [x], 0
+    axes, ranks = plan.ranks()
     for distance, width in plan.shifts:
         rows = take(x, send[0][begin : begin + width])
-        pairs = [(part, (part + distance) % plan.num_parts) for part in range(plan.num_parts)]
-        parts.append(jax.lax.ppermute(rows, plan.rows, pairs))
+        pairs = zip(ranks, np.roll(ranks, -distance).tolist(), strict=True)
+        parts.append(jax.lax.ppermute(rows, axes, list(pairs)))
         begin += width
     return jnp.concatenate(parts)
 

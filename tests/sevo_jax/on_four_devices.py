@@ -183,6 +183,18 @@ def test_a_sharded_graph_multiplies_as_the_whole_one(kernel, where, exchange):
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("exchange", ["all_gather", "halo"])
+@pytest.mark.parametrize("shape", [(2, 2), (4, 1), (1, 4)])
+def test_rows_are_split_along_axes_in_any_order(shape, exchange, axis_type):
+    """Devices that exchange rows are numbered in the mesh's order of axes."""
+    axes = jax.make_mesh(shape, ("data", "model"), axis_types=2 * (axis_type,))
+    placed = NamedSharding(axes, P(("model", "data"), None))
+    split, table = chain().shard(placed, exchange=exchange), arrays()[0]
+    found = sevo_jax.spmm(split, jax.device_put(table, placed))
+    np.testing.assert_allclose(found, sevo_jax.spmm(chain(), table), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("exchange", ["all_gather", "halo"])
 def test_tables_other_than_the_planned_one(exchange, axis_type):
     """The sums stay, up to rounding, whatever the sharding and the shape."""
     placed = NamedSharding(mesh(axis_type), SPECS["both"])

@@ -31,6 +31,10 @@ from sevo_jax import (
 
 GRAPH = edge_graph([0, 1], [1, 2], 3)
 X = jnp.ones((3, 2))
+HALF = {
+    dtype: Graph.from_weights(GRAPH.to_scipy(normalized=False), dtype)
+    for dtype in ("bfloat16", "float16")
+}
 TWO = {"a": X, "b": X, "small": jnp.ones(2)}
 
 
@@ -55,6 +59,14 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], list[str]]] = [
     (lambda: Graph.from_weights(-np.eye(2)), ValueError, ["non-negative", "-1"]),
     (lambda: Graph.from_operator(np.eye(2)).to_scipy(normalized=False), ValueError, ["weights"]),
     (lambda: Graph.from_operator(np.eye(2) * 1j), ValueError, ["real", "complex128"]),
+    (lambda: Graph.from_operator(GRAPH), TypeError, ["got a Graph", "to_scipy()"]),  # type: ignore
+    (lambda: Graph.from_weights(GRAPH), TypeError, ["got a Graph", "to_scipy()"]),  # type: ignore
+    (lambda: edge_graph([0], [1], 2, [1e-320]), ValueError, ["must not round to 0 in float32"]),
+    (lambda: edge_graph([0], [1], 2, [1j]), TypeError, ["weights", "real", "complex128"]),
+    (lambda: combine_graphs([GRAPH], [0.5, 0.5]), ValueError, ["one entry a graph", "(2,)"]),
+    (lambda: knn_graph(np.array([["1", "0"], ["0", "1"]]), 1), TypeError, ["features", "real"]),
+    (lambda: knn_graph(np.eye(3) * 1j, 1), TypeError, ["features", "real", "complex128"]),
+    (lambda: category_graph(sp.eye_array(3), 3, padding=0), TypeError, ["sparse", "padding"]),
     # sizes
     (lambda: sequence_graph([[0, 1]], 2**31), ValueError, ["num_nodes", "2147483648", "unique"]),
     (lambda: category_graph([[0]], 10**13), ValueError, ["num_nodes", "number the ids from 0"]),
@@ -221,6 +233,17 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], list[str]]] = [
     ),
     (lambda: sevo_jax.diagnostics.corrected_rows(TWO, "c"), ValueError, ["'c'", "matches no leaf"]),
     (init(method="neuman"), ValueError, ["method", "did you mean 'neumann'"]),
+    *(
+        (call, ValueError, ["exact", "float32 or wider", dtype])
+        for dtype in ("bfloat16", "float16")
+        for call in (
+            lambda g=HALF[dtype]: smooth(g, X, method="exact"),
+            lambda g=HALF[dtype]: diagnostics.optimum_share(g, X),
+            lambda g=HALF[dtype]: sevo_adamw(0.1, g, method="exact"),
+        )
+    ),
+    (lambda: smooth_exact(GRAPH, X, 1 - 1e-9), ValueError, ["beta", "rounds to 1 in float32"]),
+    (lambda: jax.jit(lambda x: smooth_exact(GRAPH, x, 1 - 1e-9))(X), ValueError, ["rounds to 1"]),
     # tables
     (init(jnp.ones((4, 2))), ValueError, ["no leaf", "3 rows", "[4, 2]"]),
     (init(TWO), ValueError, ["several leaves", "a[3, 2]", "b[3, 2]", "tables="]),

@@ -435,6 +435,18 @@ def test_columns_of_no_frame_and_lazy_frames(events):
         sevo_jax.sequence_graph(events.lazy(), N, user="who", item="what")
 
 
+def test_columns_are_named_by_strings(events):
+    """Arrow would take the numbers of pandas' nameless columns for positions."""
+    frame = events.to_pandas()
+    frame.columns = range(len(frame.columns))
+    with pytest.raises(TypeError, match=r"user must be the name of a column.*map\(str\)"):
+        sevo_jax.sequence_graph(frame, N, user=0, item=1, time=2)
+    frame.columns = frame.columns.map(str)
+    named = dict(zip(("user", "item", "time"), frame.columns, strict=True))
+    want = sevo_jax.sequence_graph(events, N, user="who", item="what", time="at")
+    np.testing.assert_array_equal(w(sevo_jax.sequence_graph(frame, N, **named)), w(want))
+
+
 def test_views_of_strings(events):
     table = events.to_arrow()
     users = table["who"].cast(pa.string())

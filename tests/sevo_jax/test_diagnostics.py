@@ -92,6 +92,16 @@ def test_optimum_share():
     assert shares[2] == pytest.approx(float(want), rel=1e-4)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_optimum_share_of_half_precision(dtype):
+    """A sum of squares beyond float16's 65,504 is no overflow."""
+    nodes = np.arange(2_999)
+    path = sevo_jax.edge_graph(nodes, nodes + 1, 3_000)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((3_000, 32)), dtype)
+    want = sevo_jax.diagnostics.optimum_share(path, x.astype(jnp.float32))
+    np.testing.assert_allclose(sevo_jax.diagnostics.optimum_share(path, x), want, rtol=1e-6)
+
+
 def test_corrected_rows():
     grads = {
         "items": {"embedding": jnp.array([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 2.0]])},

@@ -343,6 +343,22 @@ def test_other_graphs_for_good_and_for_a_call():
     np.testing.assert_allclose(got["table"], by_other, atol=1e-6)
 
 
+@pytest.mark.parametrize("scheduled", ["learning_rate", "weight_decay"])
+def test_updates_keep_their_dtypes_beside_schedules(scheduled, x64):
+    """As those of Optax do, and as wrappers that choose between two updates need it."""
+    options = {"learning_rate": 0.1, "weight_decay": 0.1} | {
+        scheduled: lambda count: 0.1 / (1 + count)
+    }
+    rate = options.pop("learning_rate")
+    graph = sevo_jax.edge_graph([0, 1], [1, 2], 4)
+    params = {"t": jnp.ones((4, 2), jnp.float32), "b": jnp.ones(3, jnp.bfloat16)}
+    make = functools.partial(sevo_jax.sevo_adamw, rate, graph, tables="t", **options)
+    plain, wrapped = make(every=2), optax.apply_if_finite(make(every=2), 3)
+    for tx in (plain, wrapped):
+        updates, _ = tx.update(params, tx.init(params), params)
+        assert jax.tree.map(lambda x: x.dtype, updates) == jax.tree.map(lambda x: x.dtype, params)
+
+
 @pytest.mark.parametrize("given_tx", [False, True])
 def test_steps_wait_in_states_that_grow(given_tx):
     tx = sgd(3, momentum=0.9)

@@ -166,6 +166,34 @@ def test_files_of_counts_become_floats(tmp_path, dtype):
     np.testing.assert_array_equal(dense(graph), dense(sevo_jax.Graph.from_weights(counts)))
 
 
+@pytest.mark.parametrize("large", [1.0, 1e6])
+@pytest.mark.parametrize(("given", "dtype"), [("f4", None), ("f4", jnp.bfloat16), ("f8", "f4")])
+def test_weights_are_symmetric_beside_their_degrees(large, given, dtype):
+    """A large weight elsewhere, or a coarse dtype to come, excuses no directed edge."""
+    weights = np.zeros((5, 5), given)
+    weights[0, 1] = weights[1, 0] = large
+    weights[2, 3], weights[3, 2] = 1, 0.99
+    with pytest.raises(ValueError, match=r"symmetric, got .* at \((2, 3|3, 2)\)"):
+        sevo_jax.Graph.from_weights(weights, dtype)
+    weights[3, 2] = np.nextafter(weights[2, 3], 2)  # a rounding is none
+    sevo_jax.Graph.from_weights(weights, dtype)
+
+
+def test_similarities_are_symmetric_up_to_rounding():
+    """Sums of signed products may be small beside the roundings of their terms."""
+    features = np.random.default_rng(0).standard_normal((50, 64)).astype(np.float32)
+    similar = np.maximum(features @ features.T, 0)
+    noise = np.random.default_rng(1).uniform(-1, 1, similar.shape) * similar.diagonal().max()
+    similar += (similar > 0) * noise.astype(np.float32) * np.finfo(np.float32).eps
+    graph = sevo_jax.Graph.from_weights(np.maximum(similar, 0))
+    assert graph.capacity > 50
+
+
+def test_degrees_must_be_finite():
+    with jax.enable_x64(True), pytest.raises(ValueError, match="finite degree at every node"):
+        sevo_jax.edge_graph([0, 0], [1, 2], 3, np.array([1e308, 1e308]))
+
+
 def test_files_that_are_no_graph(tmp_path):
     with pytest.raises(FileNotFoundError):
         sevo_jax.Graph.load(tmp_path / "none.npz")

@@ -19,7 +19,7 @@ SOME = (
     "or shard_map or planned and halo-Auto or default-both-halo or compiling_anew or mesh_does_not "
     "or mesh_of and both-True or automatic and rows-True or gradients_on and False-both-True "
     "or vmap_on and features-data-False or other_numbers and spec2 or mesh_that_is_set "
-    "or wait and (rows-Explicit or features-Auto)"
+    "or wait and (rows-Explicit or features-Auto) or any_order and halo"
 )
 
 

@@ -195,6 +195,17 @@ def test_exact_reports_its_iterations_and_keeps_to_the_bound():
     assert not np.allclose(loose, tight, atol=1e-6)
 
 
+@pytest.mark.parametrize("beta", [0.99, 0.9999, 0.999999, 0.9999999])
+def test_exact_leaves_a_constant_of_a_regular_graph(beta):
+    """It solves with one rounding of beta: 1 - beta is that of the system."""
+    nodes = np.arange(50)
+    ring = sevo_jax.edge_graph(nodes, (nodes + 1) % 50, 50)
+    got = sevo_jax.smooth(ring, jnp.ones((50, 1)), beta, method="exact")
+    np.testing.assert_allclose(got, 1, rtol=2e-3)
+    traced = jax.jit(lambda b: sevo_jax.smooth(ring, jnp.ones((50, 1)), b, method="exact"))(beta)
+    np.testing.assert_allclose(traced, got, rtol=1e-6)
+
+
 def test_exact_passes_a_nan_on_and_leaves_zero_columns_zero():
     graph = random_graph(0)
     x = jnp.asarray(table(1, 3), jnp.float32).at[:, 0].set(0).at[2, 1].set(jnp.nan)

@@ -270,6 +270,8 @@ GOOD = {"user": [1, 1, 2], "item": [0, 1, 2], "time": [0, 1, 2]}
         ({}, {"max_len": 0}, ValueError, "max_len must be at least 1"),
         ({}, {"walk_length": 1.5}, TypeError, "walk_length must be an integer"),
         ({}, {"order": "n"}, ValueError, "order='n': no such column"),
+        ({}, {"time": "rows", "order": "time"}, ValueError, "order='time' is for equal times"),
+        ({}, {"user": 0}, TypeError, "user must be the name of a column, a string, got 0"),
         ({}, {"connection": 3}, ValueError, "connection must be of ibis.duckdb.connect or"),
     ],
 )
