@@ -6,7 +6,7 @@ gone from it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any, Literal
 
 import numpy as np
@@ -142,6 +142,11 @@ def _joined(name: str, runs: Any, lengths: ArrayLike | None) -> tuple[np.ndarray
 
 def _array(name: str, position: int, run: Any) -> np.ndarray:
     """One run of ids; none at all for None."""
+    if isinstance(run, Set):
+        raise TypeError(
+            f"{name} must be a sequence of arrays of ids, got a set at position {position}, which "
+            "has no order; write sorted(...)"
+        )
     try:
         return np.asanyarray(() if run is None else run)
     except ValueError as error:  # lists of different lengths

@@ -66,6 +66,7 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], list[str]]] = [
     (lambda: combine_graphs([GRAPH], [0.5, 0.5]), ValueError, ["one entry a graph", "(2,)"]),
     (lambda: knn_graph(np.array([["1", "0"], ["0", "1"]]), 1), TypeError, ["features", "real"]),
     (lambda: knn_graph(np.eye(3) * 1j, 1), TypeError, ["features", "real", "complex128"]),
+    (lambda: category_graph({"a": {0, 1}}, 3), TypeError, ["members", "a set", "sorted"]),
     (lambda: category_graph(sp.eye_array(3), 3, padding=0), TypeError, ["sparse", "padding"]),
     # sizes
     (lambda: sequence_graph([[0, 1]], 2**31), ValueError, ["num_nodes", "2147483648", "unique"]),
