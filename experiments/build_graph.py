@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -24,6 +25,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from experiments import console
 from experiments.console import error_console, say, show
 from experiments.errors import UserError
+from experiments.run import IDS_APART
 
 if TYPE_CHECKING:
     import sevo_jax
@@ -134,6 +136,8 @@ def build(arguments: Arguments, progress: Progress) -> sevo_jax.Graph:
         if items is not None:
             nodes = pl.DataFrame({"node": range(len(items)), "item": items.tolist()})
             nodes.write_parquet(items_draft)
+            with zipfile.ZipFile(draft, "a") as archive:  # so that the two are not parted unnoticed
+                archive.writestr(zipfile.ZipInfo(IDS_APART), f"in {items_file.name}")
         draft.replace(output)
         if items is None:
             items_file.unlink(missing_ok=True)  # of a graph that was there before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -20,6 +20,7 @@ from experiments.students import (
     STUDENT_DIM,
     TEACHER_DIM,
     TEACHER_SEED,
+    Method,
     student_settings,
     teacher_settings,
 )
@@ -82,9 +83,18 @@ def make_student_runs(arguments: Arguments, given: Given, out: Path) -> list[Run
     for name in ("graph", "distill"):
         if name in given:
             raise ArgumentError(name, "follows from the methods; leave it out")
+    if "start" in given:
+        raise ArgumentError(
+            "from", "students begin anew; leave it out, or go on with experiments.train"
+        )
     chosen = [METHODS[method] for method in arguments.methods]
+
+    def read_by(own: Method) -> dict[str, Any]:
+        all_given = {**given, "distill": own.distill}
+        return {k: v for k, v in given.items() if reads("sasrec", own.optimizer, all_given, k)}
+
     for name in given:
-        if not any(reads("sasrec", own.optimizer, own.distill, name) for own in chosen):
+        if not any(name in read_by(own) for own in chosen):
             raise ArgumentError(name, f"no student of {', '.join(arguments.methods)} reads it")
 
     of_both = ("max_len", "user_share", *fields_of(ProtocolSettings))
@@ -100,10 +110,7 @@ def make_student_runs(arguments: Arguments, given: Given, out: Path) -> list[Run
             values = student_settings(
                 method, arguments.dataset, place, teacher.settings.training.epochs
             )
-            values |= {"dim": arguments.dim}
-            values |= {
-                k: v for k, v in given.items() if reads("sasrec", own.optimizer, own.distill, k)
-            }
+            values |= {"dim": arguments.dim} | read_by(own)
             runs.append(make_run("sasrec", arguments.dataset, own.optimizer, seed, **values))
     for run in runs:
         run.settings.check()

@@ -185,14 +185,13 @@ def make_runs(
     check_seeds(seeds)
     for optimizer in optimizers:
         check_name("optimizer", optimizer, OPTIMIZERS)
-    distill = given.get("distill", "none")
-    if distill != "none" and model != "sasrec":
+    if given.get("distill", "none") != "none" and model != "sasrec":
         raise ArgumentError("distill", f"students are models of sasrec, got {model}")
-    check_read(model, optimizers, distill, given)
+    check_read(model, optimizers, given)
     runs: list[Run] = []
     for seed in seeds:
         for optimizer in optimizers:
-            read = {k: v for k, v in given.items() if reads(model, optimizer, distill, k)}
+            read = {k: v for k, v in given.items() if reads(model, optimizer, given, k)}
             run = make_run(model, dataset, optimizer, seed, **read)
             run.settings.check()
             runs.append(run)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.errors import ArgumentError, UserError
 from experiments.files import read_json, read_lines, write_json
 from experiments.settings import Settings, is_file
-from experiments.settings.published import MODELS, published
+from experiments.settings.published import MODELS, published, reads_graph
 
 if TYPE_CHECKING:  # commands read their options, and name runs, before anything large is imported
     from experiments.data import Interactions
@@ -77,7 +77,8 @@ def changes(config: dict[str, Any]) -> dict[str, Any]:
 def folder_name(run: Run) -> str:
     """Returns the name of a run's folder: model, optimiser, changed settings and seed.
 
-    Epochs are left out: a run that goes on for more epochs stays in its folder.
+    Epochs are left out: a run that goes on for more epochs stays in its folder. A path among the
+    settings names no folder of its own.
 
     Examples:
         >>> folder_name(make_run("sasrec", "beauty", "adamw", 3, beta=0.5, epochs=60))
@@ -85,7 +86,7 @@ def folder_name(run: Run) -> str:
     """
     changed = changes(run.to_json())
     words = [f"{name}={value}" for name, value in changed.items() if name != "epochs"]
-    return "-".join([run.model, run.optimizer, *words, f"seed{run.seed}"])
+    return "-".join([run.model, run.optimizer, *words, f"seed{run.seed}"]).replace("/", "_")
 
 
 def settings_of(config: dict[str, Any]) -> Settings:
@@ -100,6 +101,10 @@ def settings_of(config: dict[str, Any]) -> Settings:
         raise UserError(f"config.json lacks the settings {', '.join(sorted(lacking))}")
     held = {name: config[name] for name in settings.flat()}
     return settings.replace(**held | {"cutoffs": tuple(held["cutoffs"])})
+
+
+IDS_APART = "ids.txt"
+"""The entry of a graph's file which says that the ids of its nodes are in another file."""
 
 
 def graph_files(path: Path) -> list[Path]:
@@ -143,12 +148,14 @@ def _checksum(files: Iterable[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def check_files(settings: Settings, held: dict[str, Any], folder: Path) -> None:
-    """Raises an `ArgumentError` unless the files of settings are those in ``config.json``."""
-    found = files_of(settings)
-    wanted = {name: own for name, own in held.get(FILES, {}).items() if name != "start"}
-    for name, checksum in wanted.items():  # the run that another began from is needed no more
-        place = settings.flat()[name]
+def check_files(run: Run, held: dict[str, Any], folder: Path) -> None:
+    """Raises an `ArgumentError` unless the files that a run reads are those in ``config.json``."""
+    found, wanted = files_of(run.settings), dict(held.get(FILES, {}))
+    wanted.pop("start", None)  # the run that another began from is needed no more
+    if not reads_graph(run.optimizer, run.settings):
+        wanted.pop("graph", None)
+    for name, checksum in wanted.items():
+        place = run.settings.flat()[name]
         if name not in found:
             raise ArgumentError(
                 name,
@@ -199,12 +206,13 @@ def _config(run: Run, data: Interactions) -> dict[str, Any]:
 def check_folder(run: Run, data: Interactions, folder: Path, resume: bool) -> dict[str, Any] | None:
     """Checks that a run can be trained in a folder; returns its result if it is finished.
 
-    A finished run may go on for more epochs. Its last epoch was validated even if ``eval_every``
-    does not divide it. That record stays, and the epoch may be the best: this alone differs from a
-    run that had all epochs from the start.
+    A run may go on for more epochs, unless a schedule of it spans all of them. If it was finished,
+    its last epoch was validated even if ``eval_every`` does not divide it. That record stays, and
+    the epoch may be the best: this alone differs from a run that had all epochs from the start.
 
     Raises:
-        UserError: the folder holds another run, or it holds this run and ``resume`` is not set.
+        UserError: the folder holds another run, or it holds this run and ``resume`` is not set; or
+            the run cannot go on for more epochs.
     """
     config_file, result_file = folder / "config.json", folder / "result.json"
     try:
@@ -219,14 +227,25 @@ def check_folder(run: Run, data: Interactions, folder: Path, resume: bool) -> di
     if not resume:
         raise ArgumentError("out", f"{folder} already holds a run; resume it, or name another")
     held, wanted = read_json(config_file), _config(run, data)
-    epochs = held.get("epochs")
-    if isinstance(epochs, int):  # a run may go on for longer
-        epochs = max(epochs, run.settings.training.epochs)
-    changed = differences(held | {"epochs": epochs}, wanted)
+    before, epochs = held.get("epochs"), run.settings.training.epochs
+    longer = isinstance(before, int) and before < epochs
+    changed = differences(held | ({"epochs": epochs} if longer else {}), wanted)
     if changed:
         raise ArgumentError("resume", f"{folder} holds a run in which {'; '.join(changed)}")
+    # Without checkpoints it begins anew.
+    if longer and _spans_all_epochs(run.settings) and any((folder / "checkpoints").glob("*")):
+        raise ArgumentError(
+            "epochs",
+            f"{folder} holds a run of {before} epochs, over which the groups of htd harden; train "
+            f"{epochs} anew, in another folder",
+        )
     result = read_result(result_file) if result_file.exists() else None
-    return result if result and result["epochs"] == run.settings.training.epochs else None
+    return result if result and result["epochs"] == epochs else None
+
+
+def _spans_all_epochs(settings: Settings) -> bool:
+    """Tells whether a schedule of a run depends on the number of its epochs."""
+    return settings.distillation.method == "htd"
 
 
 def read_result(path: Path) -> dict[str, Any]:

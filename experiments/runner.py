@@ -22,6 +22,7 @@ from experiments.errors import ArgumentError, UserError, option
 from experiments.logs import Log, open_log
 from experiments.options import TrainingOptions
 from experiments.run import Run, files_of
+from experiments.settings.published import reads_graph
 from experiments.training import loop, prepare, processes
 from experiments.training.compilation import keep_programs
 from experiments.training.continued import check_start
@@ -281,7 +282,9 @@ def _run_all(
             processes.note("items are renumbered from 1: see item_ids.json in each run's folder")
         graph_notes: set[str] = set()
         for run in runs:  # before the first of them trains for hours
-            graph_notes.add(check_graph(run.settings.graph, data))
+            # A logger's smoothness is of the graph even if the optimiser does without.
+            if options.log or reads_graph(run.optimizer, run.settings):
+                graph_notes.add(check_graph(run.settings.graph, data))
             prepare.check_smoothings(run, used)
             new = not (folders[run] / "config.json").exists()
             if new and run.settings.training.start:

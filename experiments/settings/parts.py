@@ -1,12 +1,13 @@
 """The settings of a run that belong to no model: training, optimiser, graph and distillation.
 
-The ``readers`` of a field are the optimisers or the methods of distillation that read it. A field
-without readers is read by all.
+The ``readers`` of a field are what reads it: optimisers, methods of distillation, or a term of the
+loss. A field without readers is read by all.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from models.settings import ABOVE_0, COUNT, FROM_0, MIXTURE, RATE, SHARE, Loss, Range
@@ -19,6 +20,10 @@ GRAPHS = ("item-item", "user-item", "category", "teacher")
 """The kinds of graphs; any other value names a file."""
 METHODS = ("kd", "rkd", "htd", "dkd")
 """The methods of distillation."""
+ROUGHNESS = "adamw with a smoothness_weight"
+"""A term of the loss that reads the graph without smoothing over it."""
+OVER_GRAPH = (*SEVO, ROUGHNESS)
+"""What reads the graph and its settings."""
 
 
 def setting(
@@ -35,13 +40,25 @@ def setting(
         default: the value, which data sets may override.
         meaning: the sentence that explains the setting to users.
         within: the range of its values; ``None`` allows every value.
-        readers: the optimisers and methods of distillation that read it; all if empty.
+        readers: what reads it, by the names of `readers_in`; all if empty.
         name: its name in `Settings.flat`; the name of the field if ``None``.
         flag: its option on the command line; its name if ``None``.
     """
-    shown = f"{', '.join(readers)}: {meaning}" if readers and readers != SEVO else meaning
+    special = readers not in ((), SEVO, OVER_GRAPH)
+    shown = f"{', '.join(readers)}: {meaning}" if special else meaning
     named = {} if name is None else {"name": name}
     return model_setting(default, shown, within, readers=readers, flag=flag, **named)
+
+
+def readers_in(optimizer: str, values: Mapping[str, Any]) -> set[str]:
+    """Names what reads settings in a run with an optimiser and settings, by their flat names.
+
+    Examples:
+        >>> sorted(readers_in("adamw", {"smoothness_weight": 0.5, "distill": "kd"}))
+        ['adamw', 'adamw with a smoothness_weight', 'kd']
+    """
+    term = optimizer == "adamw" and values.get("smoothness_weight", 0) > 0
+    return {optimizer, values.get("distill", "none")} | ({ROUGHNESS} if term else set())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,29 +194,29 @@ class GraphSettings:
         "File for the graph category: a JSON object of item ids and lists of their categories, or "
         "a .csv, .tsv or .parquet table of item and category. beauty, toys, sports and ml-1m have "
         "their own.",
-        readers=SEVO,
+        readers=OVER_GRAPH,
     )
     max_category_size: int = setting(
-        500, "Larger categories of that file make no edges.", COUNT, SEVO
+        500, "Larger categories of that file make no edges.", COUNT, OVER_GRAPH
     )
-    max_len_graph: int = setting(50, "Most items of a user that make edges.", COUNT, SEVO)
+    max_len_graph: int = setting(50, "Most items of a user that make edges.", COUNT, OVER_GRAPH)
     graph_of_all_users: bool = setting(
-        False, "item-item: whether users beyond user_share make edges, too.", readers=SEVO
+        False, "item-item: whether users beyond user_share make edges, too.", readers=OVER_GRAPH
     )
     keep: Literal["last", "first"] = setting(
-        "last", "Whether the newest or the oldest items of a user make edges.", readers=SEVO
+        "last", "Whether the newest or the oldest items of a user make edges.", readers=OVER_GRAPH
     )
     walk_length: int = setting(
-        1, "Greatest distance of two items in a sequence that make an edge.", COUNT, SEVO
+        1, "Greatest distance of two items in a sequence that make an edge.", COUNT, OVER_GRAPH
     )
     weighting: Literal["distance", "frequency"] = setting(
-        "distance", "Weight of a pair: 1 over its distance (distance) or 1.", readers=SEVO
+        "distance", "Weight of a pair: 1 over its distance (distance) or 1.", readers=OVER_GRAPH
     )
     num_neighbours: int = setting(
-        10, "Neighbours of an item in the graph of a teacher.", COUNT, SEVO
+        10, "Neighbours of an item in the graph of a teacher.", COUNT, OVER_GRAPH
     )
     tau: float = setting(
-        1.0, "Bandwidth of the graph of a teacher, exp(-distance / tau).", ABOVE_0, SEVO
+        1.0, "Bandwidth of the graph of a teacher, exp(-distance / tau).", ABOVE_0, OVER_GRAPH
     )
 
 
@@ -210,9 +227,11 @@ class DistillationSettings:
     method: Literal["none", "kd", "rkd", "htd", "dkd"] = setting(
         "none", "Method of distillation, for a sasrec with a teacher.", name="distill"
     )
-    teacher: str = setting("", "Folder of the teacher's finished run.", readers=(*METHODS, *SEVO))
+    teacher: str = setting(
+        "", "Folder of the teacher's finished run.", readers=(*METHODS, *OVER_GRAPH)
+    )
     teacher_epochs: int = setting(
-        200, "Epochs that the teacher must have been trained for.", COUNT, (*METHODS, *SEVO)
+        200, "Epochs that the teacher must have been trained for.", COUNT, (*METHODS, *OVER_GRAPH)
     )
     temperature: float = setting(
         1.0, "Temperature of the scores' distributions.", ABOVE_0, ("kd", "dkd")

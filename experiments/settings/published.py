@@ -12,13 +12,14 @@ under ``variants``. They come in place of the sections of the data sets.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.errors import ArgumentError
 from experiments.settings import DistillationSettings, Settings, fields_of
+from experiments.settings.parts import OVER_GRAPH, readers_in
 from models.settings import (
     BERT4RecSettings,
     GRU4RecSettings,
@@ -91,10 +92,17 @@ def published(
     return found.replace(distill=distill, graph=graph, recipe=recipe)
 
 
-def reads(model: str, optimizer: str, distill: str, setting: str) -> bool:
-    """Tells whether a run reads a setting."""
+def reads(model: str, optimizer: str, given: Mapping[str, Any], setting: str) -> bool:
+    """Tells whether a run to which settings are given reads one of these, or another."""
     readers = _readers(model, setting)
-    return readers is not None and (not readers or optimizer in readers or distill in readers)
+    if readers is None:
+        return False
+    return not readers or not readers_in(optimizer, given).isdisjoint(readers)
+
+
+def reads_graph(optimizer: str, settings: Settings) -> bool:
+    """Tells whether anything in a run reads the graph."""
+    return not readers_in(optimizer, settings.flat()).isdisjoint(OVER_GRAPH)
 
 
 def _readers(model: str, setting: str) -> tuple[str, ...] | None:
@@ -107,12 +115,10 @@ def _readers(model: str, setting: str) -> tuple[str, ...] | None:
     return None
 
 
-def check_read(
-    model: str, optimizers: Sequence[str], distill: str, settings: Iterable[str]
-) -> None:
-    """Raises an `ArgumentError` for a setting that no optimiser's run reads."""
-    for setting in settings:
-        if not any(reads(model, optimizer, distill, setting) for optimizer in optimizers):
+def check_read(model: str, optimizers: Sequence[str], given: Mapping[str, Any]) -> None:
+    """Raises an `ArgumentError` for a given setting that no optimiser's run reads."""
+    for setting in given:
+        if not any(reads(model, optimizer, given, setting) for optimizer in optimizers):
             readers = _readers(model, setting)
             if readers is None:
                 readers = tuple(m for m in MODELS if _readers(m, setting) is not None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from experiments.console import in_words as words_of
 from experiments.console import say
 from experiments.errors import ArgumentError, UserError, check_name, option
 from experiments.options import Given, make_runs
-from experiments.run import Run
+from experiments.run import FILES, Run, files_of
 from experiments.sweep.arguments import Arguments
 from experiments.sweep.report import Frame, best_of, in_words, make_grid
 from experiments.sweep.space import Field, parse_search
@@ -63,21 +63,23 @@ def sweep(options: Arguments, given: Given) -> int:
     if options.seed < 0:
         raise ArgumentError("seed", f"must be at least 0, got {options.seed}")
     fields = parse_search(options.search)
-    first, *others = check_fields(options, given, fields)
+    runs = check_fields(options, given, fields)
     axes = choose_axes(options.axes, fields)
     sampler = make_sampler(options.sampler, fields, options.seed)
     limit = options.trials or 20
     if options.sampler == "grid":
         cells = math.prod(len(field.listed()) for field in fields)
         limit = min(options.trials or cells, cells)
-    data = prepare.load_for(first, options.dataset, options.data_dir)
-    for note in prepare.used_users(first, data).notes:
+    data = prepare.load_for(runs[0], options.dataset, options.data_dir)
+    for note in prepare.used_users(runs[0], data).notes:
         say(note)
-    for run in others:  # finds values that a model does not allow before hours of training
+    for run in runs:  # finds values that do not go with model or data before hours of training
         prepare.make_setup(run, prepare.used_users(run, data))
-    config = first.to_json() | {field.name: field.text for field in fields}
+    config = runs[0].to_json() | {field.name: field.text for field in fields}
     config |= {"seeds": list(options.seeds), "sampler": options.sampler, "seed": options.seed}
     config["data"] = data.fingerprint
+    if files := checksums(runs):
+        config[FILES] = files
     name = f"{Path(options.dataset).stem}-{options.model}-{options.optimizer}"
     out: Path = options.out or Path("sweeps") / name
     frame = Frame(config, fields, axes, limit)
@@ -109,8 +111,7 @@ def check_fields(options: Arguments, given: Given, fields: Sequence[Field]) -> l
     """Checks each value of a field together with the first values of the other fields.
 
     Returns:
-        A run with all first values; then a run for each value that is a name. Only building the
-        model can show whether it allows a name.
+        A run with all first values; then a run for each other value.
 
     Raises:
         UserError: no run reads a field, a field is also given as an option, or a value is out of
@@ -124,13 +125,20 @@ def check_fields(options: Arguments, given: Given, fields: Sequence[Field]) -> l
     for field in fields:
         for value in field.values:
             try:
-                run = runs_of(options, given, first | {field.name: value})[0]
+                runs.append(runs_of(options, given, first | {field.name: value})[0])
             except UserError as error:
                 text = f"{field.name}={field.text}"
                 raise ArgumentError("search", words_of(error), text) from error
-            if isinstance(value, str):
-                runs.append(run)
-    return runs
+    return list(dict.fromkeys(runs))
+
+
+def checksums(runs: Iterable[Run]) -> dict[str, list[str]]:
+    """Lists the checksums of the files that runs name, by the names of the settings."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for name, checksum in files_of(run.settings).items():
+            found.setdefault(name, {})[checksum] = None
+    return {name: list(own) for name, own in found.items()}
 
 
 def choose_axes(axes: Sequence[str], fields: Sequence[Field]) -> list[Field]:

@@ -19,7 +19,8 @@ from experiments import runner
 from experiments.bars import progress_bar
 from experiments.console import say
 from experiments.data import Interactions
-from experiments.errors import UserError
+from experiments.errors import ArgumentError, UserError
+from experiments.options import HINTS
 from experiments.run import Run, read_result
 from experiments.sweep.report import Frame, best_of, compose, in_words, is_over
 from experiments.sweep.study import GRACE, HEARTBEAT, locked, number_of, trials_of
@@ -57,7 +58,8 @@ class Worker(NamedTuple):
         """Works until no trial is left to begin or to resume; writes the documents after each.
 
         Raises:
-            UserError: as `loop.train`. A run that diverges is no error: its trial has failed.
+            UserError: as `loop.train`. A run that diverges, or whose settings are refused, is no
+                error: its trial has failed.
             Interrupted: a signal came; the current trial is saved.
         """
         with progress_bar() as bar, runner.stop_on_signal(bar) as stop:
@@ -154,8 +156,10 @@ class Worker(NamedTuple):
             for group in runner.make_groups(runs, self.together):
                 places = [folders[run] for run in group]
                 runner.train_group(group, self.data, places, True, bar, stop)
-        except loop.DivergedError as error:
-            raise _failure(trial, number, error) from error
+        except UserError as error:
+            if isinstance(error, loop.DivergedError) or _is_of_values(error):
+                raise _failure(trial, number, error) from error
+            raise
         finally:
             trial.set_user_attr("seconds", before + time.monotonic() - began)
             for task in bar.task_ids:  # the next trial has bars of its own
@@ -167,6 +171,14 @@ class Worker(NamedTuple):
         for key, value in entries.items():
             trial.set_user_attr(key, value)
         return float(np.mean(scores))
+
+
+def _is_of_values(error: UserError) -> bool:
+    """Tells whether an error is of the values of settings, and not of files, which may come back.
+
+    Settings that are text name files.
+    """
+    return isinstance(error, ArgumentError) and HINTS.get(error.argument, str) is not str
 
 
 def _failure(trial: Trial, number: int, error: UserError) -> TrialFailed:

@@ -165,4 +165,5 @@ def quick_look(request: Request) -> Request:
 
 def quick_settings(model: str, optimizer: str, distill: str = "none") -> dict[str, Any]:
     """The settings of a quick look's runs, but for their epochs: those that the run reads."""
-    return {name: value for name, value in _QUICK.items() if reads(model, optimizer, distill, name)}
+    given = {"distill": distill}
+    return {name: value for name, value in _QUICK.items() if reads(model, optimizer, given, name)}

@@ -110,5 +110,5 @@ def read_run(
             f"{folder} was trained on other data than {place} now holds (fingerprint "
             f"{held['data']}, found {data.fingerprint}); say where the run's are now",
         )
-    check_files(run.settings, held, folder)
+    check_files(run, held, folder)
     return run, used_users(run, data)

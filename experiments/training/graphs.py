@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +14,7 @@ from jaxtyping import Array, Float
 import sevo_jax
 from experiments.data import Interactions, load_categories
 from experiments.errors import ArgumentError
-from experiments.run import graph_files
+from experiments.run import IDS_APART, graph_files
 from experiments.settings import GraphSettings, is_file
 
 
@@ -111,8 +112,8 @@ def graph_from_file(
     """Loads a graph that `experiments.build_graph` wrote, and keeps the items of the data.
 
     Items are found by the ids that their source gave them. The ids of the graph's nodes are in the
-    file ``.items.parquet`` beside it; without that file a node's id is its number. Items that the
-    graph lacks have no neighbours. Nodes that are no items of the data are left out.
+    file ``.items.parquet`` beside it; if none was written, a node's id is its number. Items that
+    the graph lacks have no neighbours. Nodes that are no items of the data are left out.
 
     Args:
         path: the graph's file, ``.npz``.
@@ -134,6 +135,7 @@ def graph_from_file(
             items = pl.read_parquet(files[1], glob=False)
             ids = items.sort("node")["item"].cast(pl.String).to_list()
         else:
+            _check_not_apart(path)
             ids = list(map(str, range(size)))
     except OSError as error:
         raise ArgumentError(
@@ -171,6 +173,17 @@ def graph_from_file(
     if size > known.size:
         note += f"; {size - known.size:,} nodes that are no items are left out"
     return graph, note
+
+
+def _check_not_apart(path: Path) -> None:
+    """Raises an `ArgumentError` if the nodes of a graph have ids in a file that is not there."""
+    with zipfile.ZipFile(path) as archive:
+        if IDS_APART in archive.namelist():
+            raise ArgumentError(
+                "graph",
+                f"{path} was built with the ids any, and the file of these ids is missing: put "
+                f"{path.with_suffix('.items.parquet')} beside it",
+            )
 
 
 def teacher_graph(

@@ -16,7 +16,9 @@ import scipy.sparse as sp
 import sevo_jax
 from experiments import build_graph
 from experiments.data import Interactions, load
-from experiments.training.graphs import neighbour_graph
+from experiments.data.interactions import from_sequences
+from experiments.errors import UserError
+from experiments.training.graphs import graph_from_file, neighbour_graph
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -69,7 +71,7 @@ def test_the_graph_of_beauty(beauty, tmp_path, capsys):
 def test_the_options_and_the_items(small, tmp_path):
     events, graph = tmp_path / "events.csv", tmp_path / "graph.npz"
     table(small).select("user", "number", asin=pl.format("B{}", "item")).write_csv(events)
-    options = ["--item", "asin", "--time", "rows", "--order", "number", "--ids", "any"]
+    options = ["--item", "asin", "--time", "number", "--ids", "any"]
     options += ["--max-len", 4, "--keep", "first", "--weighting", "frequency", "--walk-length", 2]
     assert run(events, graph, *options, "--self-loops", "isolated", "--num-nodes", 60) == 0
     items = pl.read_parquet(tmp_path / "graph.items.parquet")
@@ -167,6 +169,24 @@ def test_the_items_of_an_earlier_graph_go(tmp_path):
     assert graph.with_suffix(".items.parquet").exists()
     assert run(events, graph) == 0
     assert sorted(tmp_path.iterdir()) == [events, graph]
+
+
+@pytest.mark.parametrize("items", [["7", "8", "9"], [7, 8, 9]])
+def test_a_graph_without_the_file_of_its_items_is_refused(items, tmp_path):
+    """Its nodes 1 and 2 would pass for the items 1 and 2, silently."""
+    events, graph = tmp_path / "events.parquet", tmp_path / "graph.npz"
+    pl.DataFrame({"user": [1, 1, 1], "item": items, "time": [1, 2, 3]}).write_parquet(events)
+    assert run(events, graph, "--ids", "any") == 0
+    moved = tmp_path / "moved" / "graph.npz"
+    moved.parent.mkdir()
+    shutil.copy(graph, moved)
+    for ids in (items, [1, 2, 3]):
+        data = from_sequences("shop", np.arange(3), np.array([3]), np.array(ids))
+        with pytest.raises(UserError, match=r"graph: .* is missing: put .*moved/graph.items.parq"):
+            graph_from_file(moved, data)
+    shutil.copy(graph.with_suffix(".items.parquet"), moved.parent)
+    known = from_sequences("shop", np.arange(3), np.array([3]), np.array(items))
+    assert "has 3 of the 3 items" in graph_from_file(moved, known)[1]
 
 
 def test_a_graph_stays_when_its_items_cannot_be_written(tmp_path, monkeypatch, capsys):

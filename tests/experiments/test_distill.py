@@ -188,6 +188,7 @@ def test_only_methods_that_need_a_teacher_have_one(tmp_path):
         (["--methods", "kd2"], "unknown method 'kd2'"),
         (["--methods", "plain", "--num-groups", "3"], "--num-groups: no student of plain reads it"),
         (["--graph", "user-item"], "--graph: follows from the methods"),
+        (["--from", "runs/one", "--methods", "plain"], "--from: students begin anew; leave it out"),
     ],
 )
 def test_bad_options_are_told_before_anything_is_trained(

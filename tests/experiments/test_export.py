@@ -46,9 +46,9 @@ MODELS = [
 def train_on(users_file, out: Path, model: str) -> Path:
     options = ["--model", model, "--dataset", str(users_file), "--optimizer", "adamw"]
     options += ["--dim", "16", "--batch-size", "64", "--epochs", "1", "--out", str(out)]
-    if reads(model, "adamw", "none", "max_len"):
+    if reads(model, "adamw", {}, "max_len"):
         options += ["--max-len", str(MAX_LEN)]
-    if reads(model, "adamw", "none", "num_blocks"):
+    if reads(model, "adamw", {}, "num_blocks"):
         options += ["--num-blocks", "1"]
     assert train.main(options) == 0
     return out / f"{model}-adamw-seed0"

@@ -16,7 +16,7 @@ from flax import nnx
 
 from experiments import summary
 from experiments.errors import UserError
-from experiments.run import Run, check_folder, claim_folder, make_run
+from experiments.run import Run, check_files, check_folder, claim_folder, make_run
 from experiments.settings import Settings
 from experiments.training.checkpoints import (
     open_checkpoints,
@@ -205,6 +205,34 @@ def test_items_beside_a_graph_are_part_of_it(small, tmp_path):
     (tmp_path / "g.items.parquet").write_text("items")
     with pytest.raises(UserError, match=r"graph was another .*g\.npz"):
         check_folder(run, small, tmp_path / "run", resume=True)
+
+
+def test_a_graph_that_a_run_does_not_read_is_no_file_of_it(tmp_path):
+    held = {"files": {"graph": "of then"}}
+    settings = Settings(SASRecSettings()).replace(graph=str(tmp_path / "gone.npz"))
+    check_files(Run("sasrec", "log.csv", "adamw", 0, settings), held, tmp_path)
+    with_term = settings.replace(smoothness_weight=0.5)
+    for optimizer, own in (("adamw", with_term), ("sevo-adamw", settings)):
+        with pytest.raises(UserError, match=r"graph: .* with .*gone.npz, and .* has no such file"):
+            check_files(Run("sasrec", "log.csv", optimizer, 0, own), held, tmp_path)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("method", ["none", "kd", "rkd", "htd", "dkd"])
+def test_only_a_schedule_over_all_epochs_keeps_a_run_from_more(small, tmp_path, method, finished):
+    """What is trained anew, for want of a checkpoint, may have any number."""
+    run = held_by(tmp_path, small, distill=method, epochs=3)
+    if finished:
+        (tmp_path / "result.json").write_text('{"epochs": 3, "test": {}}')
+    longer = dataclasses.replace(run, settings=run.settings.replace(epochs=5))
+    assert check_folder(longer, small, tmp_path, resume=True) is None
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    assert (check_folder(run, small, tmp_path, resume=True) is not None) == finished
+    if method != "htd":
+        assert check_folder(longer, small, tmp_path, resume=True) is None
+        return
+    with pytest.raises(UserError, match=r"epochs: .* of 3 epochs, over .* train 5 anew, in anoth"):
+        check_folder(longer, small, tmp_path, resume=True)
 
 
 def test_a_summary_of_a_file_of_ones_own(tmp_path, monkeypatch, capsys):

@@ -20,6 +20,7 @@ from experiments.data.interactions import from_sequences
 from experiments.errors import UserError
 from experiments.run import make_run
 from experiments.settings import GraphSettings
+from experiments.training import loop
 from experiments.training.backbones import BUILDERS
 from experiments.training.graphs import check_graph
 from experiments.training.optimizers import smoothed_tables
@@ -130,6 +131,35 @@ def test_the_command_tells_before_it_trains(tmp_path, capsys):
     assert train.main([*options, "--graph", "category", "--max-category-size", "9"]) == 1
     assert "--max-category-size: must be left out" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["--graph", "category", "--categories", "c.csv"], None),
+        (["--graph", "none.npz", "--optimizer", "adamw"], None),
+        (["--graph", "teacher", "--optimizer", "adam", "sgd"], None),
+        (["--graph", "none.npz"], "none.npz cannot be read"),
+        (
+            ["--graph", "none.npz", "--optimizer", "adamw", "--smoothness-weight", "1"],
+            "none.npz cannot be read",
+        ),
+    ],
+)
+def test_a_graph_is_checked_for_those_who_read_it(tmp_path, monkeypatch, capsys, options, error):
+    """By default AdamW is beside SEvo, and has no categories."""
+    trained: list[str] = []
+    monkeypatch.setattr(loop, "train_together", lambda runs, *_, **__: trained.append(runs[0].name))
+    monkeypatch.chdir(tmp_path)
+    Path("shop.csv").write_text("user,item\nu,a\nu,b\nu,c\n")
+    Path("c.csv").write_text("item,category\na,tea\nb,tea\n")
+    status = train.main(["--dataset", "shop.csv", "--out", "out", *options])
+    if error is None:
+        assert status == 0
+        assert len(trained) == 1 + ("adamw" not in options)
+    else:
+        assert (status, trained) == (1, [])
+        assert error in " ".join(capsys.readouterr().err.split())
 
 
 CATEGORIES = {"p": ["tea", "green"], "r": ["tea"], "q": ["green"], "elsewhere": ["tea", "sold out"]}

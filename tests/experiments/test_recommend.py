@@ -32,7 +32,7 @@ TINY = ["--dim", "16", "--batch-size", "64", "--epochs", "1"]
 
 def train_on(users_file, out, model: str, *options: str):
     options = ("--dataset", str(users_file), "--optimizer", "adamw", *TINY, *options)
-    if reads(model, "adamw", "none", "max_len"):
+    if reads(model, "adamw", {}, "max_len"):
         options = (*options, "--max-len", "20")
     assert train.main(["--model", model, *options, "--out", str(out)]) == 0
     return out / f"{model}-adamw-seed0"
@@ -382,7 +382,8 @@ def test_files_of_settings_that_moved(moved, users_file, tmp_path):
         0,
         Settings(SASRecSettings()).replace(graph=str(tmp_path / "g.npz")),
     )
-    config |= {"graph": "then/g.npz", "files": files_of(run.settings)}
+    config |= {"optimizer": run.optimizer, "graph": "then/g.npz"}
+    config["files"] = files_of(run.settings)
     (moved / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"^graph: .* with then/g.npz, and .* say where it"):
         read_run(moved, dataset=str(users_file))

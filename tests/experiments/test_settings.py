@@ -9,8 +9,9 @@ import pytest
 
 from experiments import train
 from experiments.errors import UserError
-from experiments.options import make_runs
-from experiments.run import Run, folder_name
+from experiments.options import HINTS, make_runs
+from experiments.run import Run, folder_name, make_run
+from experiments.settings import GraphSettings, fields_of
 from experiments.settings.published import FOLDER, MODELS, published
 from experiments.tables.runs import look
 from experiments.training import prepare
@@ -65,6 +66,56 @@ def test_a_run_is_given_the_options_that_it_reads(monkeypatch):
     usual = published("sasrec", "synthetic", "adamw").optimizer.beta
     assert (plain.model.dim, plain.optimizer.beta) == (8, usual)
     assert (sevo.model.dim, sevo.optimizer.beta) == (8, 0.5)
+
+
+OF_GRAPH = {
+    "walk_length": 5,
+    "keep": "first",
+    "weighting": "frequency",
+    "max_len_graph": 9,
+    "graph_of_all_users": True,
+    "categories": "c.json",
+    "max_category_size": 9,
+    "num_neighbours": 3,
+    "tau": 2.0,
+    "teacher": "t",
+    "teacher_epochs": 9,
+}
+TOGETHER: dict[str, dict[str, object]] = {
+    "graph_of_all_users": {"user_share": 0.5},
+    "categories": {"graph": "category"},
+    "max_category_size": {"graph": "category", "categories": "c.json"},
+}
+
+
+@pytest.mark.parametrize("name", OF_GRAPH)
+def test_the_settings_of_the_graph_are_read_where_the_graph_is(name):
+    """By a term of the loss, too: columns side by side have one graph."""
+    assert OF_GRAPH.keys() == fields_of(GraphSettings).keys() - {"graph"} | {
+        "teacher",
+        "teacher_epochs",
+    }
+    given = {name: OF_GRAPH[name], **TOGETHER.get(name, {})}
+
+    def found(optimizers: list[str], **more: object) -> list[object]:
+        runs = make_runs("sasrec", "mine", optimizers, [0], given | more)
+        return [run.settings.flat()[name] for run in runs]
+
+    both = ["adamw", "sevo-adamw"]
+    usual = published("sasrec", "mine", "adamw").flat()[name]
+    assert found(both) == [usual, OF_GRAPH[name]]
+    assert found(both, smoothness_weight=0.5) == [OF_GRAPH[name]] * 2
+    assert found(["adamw"], smoothness_weight=0.5) == [OF_GRAPH[name]]
+    with pytest.raises(UserError, match="adamw with a smoothness_weight alone; sasrec with adamw"):
+        found(["adamw"])
+    with pytest.raises(UserError, match="adamw with a smoothness_weight alone; sasrec with adam"):
+        found(["adam", "adamw"], smoothness_weight=0.0)
+
+
+@pytest.mark.parametrize("name", [name for name, kind in HINTS.items() if kind is str])
+def test_a_path_among_the_settings_makes_no_folders(name):
+    run = make_run("sasrec", "beauty", "sevo-adamw", **{name: "x/y.npz"})
+    assert len(Path(folder_name(run)).parts) == 1
 
 
 @pytest.mark.parametrize(

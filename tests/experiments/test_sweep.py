@@ -17,14 +17,14 @@ import matplotlib.pyplot as plt
 import optuna
 import pytest
 
-from experiments.errors import UserError
+from experiments.errors import ArgumentError, UserError
 from experiments.files import read_json, write_json
 from experiments.paper.numbers import METRICS
 from experiments.run import claim_folder
 from experiments.sweep import report, study, trials
 from experiments.sweep.__main__ import main
 from experiments.sweep.space import parse_field, parse_search
-from experiments.training import loop
+from experiments.training import loop, prepare
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GRID = ["--search", "beta=0.5,0.9", "num_layers=1:3", "--sampler", "grid"]
@@ -305,11 +305,41 @@ def test_values_that_are_allowed_but_not_together(tmp_path, trained):
     assert failed[0]["reason"].startswith("dim: must be a multiple of")
 
 
-def test_an_error_of_the_disk_leaves_the_trial_to_be_gone_on_with(tmp_path, trained, monkeypatch):
+def test_values_that_the_set_up_refuses_together(tmp_path, trained, monkeypatch):
+    """Each is fine with the first of the others: an epoch has 15 steps and more, or one."""
+    fake = loop.train_together
+
+    def set_up(runs, data, folders, **options):
+        prepare.make_setup(runs[0], prepare.used_users(runs[0], data))
+        fake(runs, data, folders, **options)
+
+    monkeypatch.setattr(loop, "train_together", set_up)
+    argv = ["--search", "every=1,8", "batch_size=64,100000", "--sampler", "grid"]
+    argv += ["--model", "mf-bpr", "--dim", "8", "--epochs", "2"]
+    assert call(tmp_path, *argv) == 0
+    failed = [t for t in trials_of(tmp_path) if t["state"] == "failed"]
+    assert [t["settings"] for t in failed] == [{"every": 8, "batch_size": 100000}]
+    assert failed[0]["reason"].startswith("every: must be at most the steps of the run, 2 (1 an")
+    assert call(tmp_path, *argv) == 0
+    assert len(trained) == 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UserError("runs/trial0: the checkpoint of epoch 1 could not be written"),
+        ArgumentError("out", "runs/trial0 is in use by process 7"),
+        ArgumentError("graph", "g.npz cannot be read"),
+        ArgumentError("teacher", "t holds no finished run"),
+    ],
+)
+def test_an_error_of_the_disk_leaves_the_trial_to_be_gone_on_with(
+    tmp_path, trained, monkeypatch, error
+):
     fake = loop.train_together
 
     def full(*_, **__):
-        raise UserError("runs/trial0: the checkpoint of epoch 1 could not be written")
+        raise error
 
     monkeypatch.setattr(loop, "train_together", full)
     assert call(tmp_path, *GRID) == 1
@@ -361,6 +391,14 @@ def test_an_error_of_the_disk_leaves_the_trial_to_be_gone_on_with(tmp_path, trai
             ["--search", "loss=bpr,softmax", "--model", "lightgcn", "--sampler", "grid"],
             "--loss: lightgcn is trained by bpr or bce, got softmax",
         ),
+        (
+            ["--search", "every_epochs=1,4,2", "--sampler", "grid", "--epochs", "3"],
+            "--every-epochs: must be at most the steps of the run",
+        ),
+        (["--search", "every=1:100000", "--epochs", "3"], "--every: must be at most the steps of"),
+        (["--search", "num_negatives=1,100000"], "--num-negatives: must be at most the"),
+        (["--search", "num_negatives=1:100000:log"], "--num-negatives: must be at most the"),
+        (["--search", "graph=item-item,none.npz"], "--graph: none.npz cannot be read"),
     ],
 )
 def test_bad_options(capsys, tmp_path, argv, message):
@@ -384,6 +422,34 @@ def test_a_folder_that_holds_another_sweep(begun, trained, capsys, argv, message
     assert f"--out: {begun} holds a sweep in which" in error
     assert message in error
     assert trained == []
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("graph", ["--graph", "a.npz"]),
+        ("categories", ["--graph", "category", "--categories", "a.npz"]),
+        ("teacher", ["--graph", "teacher", "--teacher", "run"]),
+        ("start", ["--from", "run"]),
+        ("graph", ["graph=b.npz,a.npz"]),
+    ],
+)
+def test_files_of_a_sweep_are_known_by_content(
+    tmp_path, trained, monkeypatch, capsys, name, options
+):
+    """Trials of two graphs are not ranked in one table."""
+    monkeypatch.setattr(prepare, "make_setup", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    for file in ("a.npz", "b.npz", "run/result.json"):
+        Path(file).write_text("then")
+    argv = ["--search", "beta=0.5,0.9", *options, "--out", "out", "--sampler", "grid"]
+    assert main([*argv, "--trials", "1"]) == 0
+    assert main([*argv, "--trials", "2"]) == 0
+    for file in ("a.npz", "run/result.json"):
+        Path(file).write_text("now")
+    assert f"--out: out holds a sweep in which {name} was another" in error_of(capsys, *argv)
+    assert len(trained) == 2
 
 
 def test_databases_of_others(tmp_path, trained, capsys):
