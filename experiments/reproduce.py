@@ -32,8 +32,8 @@ QUICK_HELP = (
     "its own."
 )
 SEEDS_DEFAULT = (
-    "0 to 4 as in the paper, 0 to 2 for every-softmax, 0 and 1 for when-it-pays, 0 alone for "
-    "figures, table7, tuning, cold, incremental, every-parts, every-models, a4 and a quick look"
+    "0 to 4 as in the paper, 0 to 2 for every-softmax, 0 alone for figures, table7, "
+    "tuning, cold, incremental, every-parts, every-models, a4 and a quick look"
 )
 
 
