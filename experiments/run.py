@@ -77,8 +77,8 @@ def changes(config: dict[str, Any]) -> dict[str, Any]:
 def folder_name(run: Run) -> str:
     """Returns the name of a run's folder: model, optimiser, changed settings and seed.
 
-    Epochs are left out: a run that goes on for more epochs stays in its folder. A path among the
-    settings names no folder of its own.
+    Epochs are left out: a run that goes on for more epochs stays in its folder. Slashes of paths
+    become underscores, so that the name is one folder.
 
     Examples:
         >>> folder_name(make_run("sasrec", "beauty", "adamw", 3, beta=0.5, epochs=60))
@@ -104,7 +104,7 @@ def settings_of(config: dict[str, Any]) -> Settings:
 
 
 IDS_APART = "ids.txt"
-"""The entry of a graph's file which says that the ids of its nodes are in another file."""
+"""An entry of a graph's file; if it is there, the ids of the nodes are in another file."""
 
 
 def graph_files(path: Path) -> list[Path]:

@@ -342,7 +342,8 @@ def knn_graph(
     check_unmasked("features", features)
     x = np.asarray(features)
     if not any(jnp.issubdtype(x.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
-        raise TypeError(f"features must be real numbers, got dtype {x.dtype}")
+        hint = "; write features.astype(float)" if x.dtype == object else ""
+        raise TypeError(f"features must be real numbers, got dtype {x.dtype}{hint}")
     if x.ndim != 2:
         raise ValueError(f"features must be float[nodes, dim], got shape {x.shape}")
     x = x.astype(np.float64)

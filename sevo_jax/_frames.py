@@ -15,16 +15,17 @@ def is_frame(table: Any) -> bool:
 
 
 def check_columns(named: Mapping[str, Any], columns: Sequence[Any], hint: str = "") -> None:
-    """Raises a `ValueError`, which lists the columns, unless each named one is there once.
+    """Raises an error unless each named column is there once.
 
     Raises:
         TypeError: a name that is no string, such as pandas' numbers of columns.
+        ValueError: a column that is missing, or there twice; the message lists the columns.
     """
     for role, name in named.items():
         if not isinstance(name, str):
             raise TypeError(
-                f"{role} must be the name of a column, a string, got {name!r}; for columns without "
-                "names write frame.columns = frame.columns.map(str), then name them by strings"
+                f"{role} must be the name of a column, a string, got {name!r}; if pandas has "
+                "numbered the columns, write frame.columns = frame.columns.map(str) first"
             )
     missing = [f"{role}={name!r}" for role, name in named.items() if name not in columns]
     if missing:

@@ -104,7 +104,10 @@ def to_scipy(matrix: Any) -> Any:
             f" of shape {np.shape(matrix)}" if isinstance(matrix, np.ndarray | jax.Array) else ""
         )
         if hasattr(matrix, "operator"):
-            raise TypeError("expected a matrix, got a Graph: use it as it is, or its to_scipy()")
+            raise TypeError(
+                "expected a matrix, got a Graph: use it as it is; its operator is "
+                "graph.to_scipy(), and its weights are graph.to_scipy(normalized=False)"
+            )
         raise TypeError(
             "a graph must be a sevo_jax.Graph or a square matrix (SciPy sparse, BCOO, BCSR or "
             f"dense), got {type(matrix).__name__}{shape}"
@@ -313,8 +316,9 @@ def check_symmetric(matrix: Any, name: str, sizes: np.ndarray, given: Any, dtype
         return
     # Roundings of the precision before or after; of half precision, only if the caller rounded so.
     stored = jnp.promote_types(jax.dtypes.canonicalize_dtype(dtype), jnp.float32)
-    before = jnp.promote_types(matrix.dtype, given)
-    eps = max(float(jnp.finfo(kind).eps) for kind in (before, given, stored))
+    eps = max(float(np.finfo(matrix.dtype).eps), float(jnp.finfo(stored).eps))
+    if given.itemsize < 4:
+        eps = float(jnp.finfo(given).eps)
     rows, columns = difference.coords
     limits = 16 * eps * np.sqrt(sizes[rows]) * np.sqrt(sizes[columns])
     over = difference.data - limits

@@ -144,8 +144,8 @@ def _array(name: str, position: int, run: Any) -> np.ndarray:
     """One run of ids; none at all for None."""
     if isinstance(run, Set):
         raise TypeError(
-            f"{name} must be a sequence of arrays of ids, got a set at position {position}, which "
-            "has no order; write sorted(...)"
+            f"{name} must be a sequence of arrays of ids, got a set at position {position}; write "
+            "sorted(...)"
         )
     try:
         return np.asanyarray(() if run is None else run)

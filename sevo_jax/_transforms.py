@@ -129,6 +129,7 @@ def sevo_smooth(
         ValueError: an option out of its range, or ``every`` above 1 without ``decay``; from
             ``init`` and ``update``, tables that cannot be found or do not fit the graph, tables in
             half precision with ``every`` above 1, or a state that was made with another ``every``.
+            ``"exact"`` refuses a graph in half precision.
 
     Examples:
         >>> import jax.numpy as jnp, optax, sevo_jax

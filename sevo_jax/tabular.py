@@ -132,7 +132,8 @@ def sequence_graph_from_table(
         item: the column of items.
         time: the column of times: numbers, dates or timestamps; or ``"rows"`` for the order of rows
             of a file or a data frame.
-        order: a column that orders a user's equal times, such as a running number.
+        order: a column that orders a user's equal times, such as a running number; not with
+            ``time="rows"``.
         num_nodes: the number of nodes, the padding item and unseen items included; if ``None``, one
             more than the largest id.
         ids: ``"integers"``: items are nodes in ``[0, num_nodes)``. ``"any"``: items are integers or

@@ -93,7 +93,7 @@ def published(
 
 
 def reads(model: str, optimizer: str, given: Mapping[str, Any], setting: str) -> bool:
-    """Tells whether a run to which settings are given reads one of these, or another."""
+    """Tells whether a run reads a setting; ``given`` are all settings that it is given."""
     readers = _readers(model, setting)
     if readers is None:
         return False

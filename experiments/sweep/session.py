@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ def sweep(options: Arguments, given: Given) -> int:
     if options.seed < 0:
         raise ArgumentError("seed", f"must be at least 0, got {options.seed}")
     fields = parse_search(options.search)
-    runs = check_fields(options, given, fields)
+    checked = check_fields(options, given, fields)
+    runs = list(checked)
     axes = choose_axes(options.axes, fields)
     sampler = make_sampler(options.sampler, fields, options.seed)
     limit = options.trials or 20
@@ -73,8 +75,9 @@ def sweep(options: Arguments, given: Given) -> int:
     data = prepare.load_for(runs[0], options.dataset, options.data_dir)
     for note in prepare.used_users(runs[0], data).notes:
         say(note)
-    for run in runs:  # finds values that do not go with model or data before hours of training
-        prepare.make_setup(run, prepare.used_users(run, data))
+    for run, text in checked.items():  # values that do not go with model or data
+        with refused(text):
+            prepare.make_setup(run, prepare.used_users(run, data))
     config = runs[0].to_json() | {field.name: field.text for field in fields}
     config |= {"seeds": list(options.seeds), "sampler": options.sampler, "seed": options.seed}
     config["data"] = data.fingerprint
@@ -107,11 +110,23 @@ def runs_of(options: Arguments, given: Given, settings: dict[str, Any]) -> list[
     return make_runs(options.model, options.dataset, [options.optimizer], options.seeds, values)
 
 
-def check_fields(options: Arguments, given: Given, fields: Sequence[Field]) -> list[Run]:
+@contextlib.contextmanager
+def refused(text: str) -> Generator[None]:
+    """Raises a `UserError` as one of the searched field that is written as ``text``, if any."""
+    try:
+        yield
+    except UserError as error:
+        if not text:
+            raise
+        raise ArgumentError("search", words_of(error), text) from error
+
+
+def check_fields(options: Arguments, given: Given, fields: Sequence[Field]) -> dict[Run, str]:
     """Checks each value of a field together with the first values of the other fields.
 
     Returns:
-        A run with all first values; then a run for each other value.
+        A run with all first values, of no field; then a run for each other value, with its field as
+        it was written.
 
     Raises:
         UserError: no run reads a field, a field is also given as an option, or a value is out of
@@ -121,15 +136,13 @@ def check_fields(options: Arguments, given: Given, fields: Sequence[Field]) -> l
         if field.name in given:
             raise ArgumentError("search", f"{field.name} is also given as {option(field.name)}")
     first = {field.name: field.values[0] for field in fields}
-    runs = runs_of(options, given, first)[:1]
+    runs = {runs_of(options, given, first)[0]: ""}
     for field in fields:
+        text = f"{field.name}={field.text}"
         for value in field.values:
-            try:
-                runs.append(runs_of(options, given, first | {field.name: value})[0])
-            except UserError as error:
-                text = f"{field.name}={field.text}"
-                raise ArgumentError("search", words_of(error), text) from error
-    return list(dict.fromkeys(runs))
+            with refused(text):
+                runs.setdefault(runs_of(options, given, first | {field.name: value})[0], text)
+    return runs
 
 
 def checksums(runs: Iterable[Run]) -> dict[str, list[str]]:

@@ -176,9 +176,11 @@ class Worker(NamedTuple):
 def _is_of_values(error: UserError) -> bool:
     """Tells whether an error is of the values of settings, and not of files, which may come back.
 
-    Settings that are text name files.
+    Settings that are text name files or days. The epochs of a teacher are those of its folder.
     """
-    return isinstance(error, ArgumentError) and HINTS.get(error.argument, str) is not str
+    if not isinstance(error, ArgumentError) or error.argument == "teacher_epochs":
+        return False
+    return HINTS.get(error.argument, str) is not str
 
 
 def _failure(trial: Trial, number: int, error: UserError) -> TrialFailed:

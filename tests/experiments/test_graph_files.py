@@ -24,6 +24,7 @@ from experiments.training import loop
 from experiments.training.backbones import BUILDERS
 from experiments.training.graphs import check_graph
 from experiments.training.optimizers import smoothed_tables
+from experiments.training.prepare import make_setup
 
 EDGES = [("p", "q", 2.0), ("q", "r", 1.0), ("r", "z", 4.0), ("z", "s", 8.0)]
 NODES = ["s", "z", "r", "q", "p"]
@@ -149,7 +150,13 @@ def test_the_command_tells_before_it_trains(tmp_path, capsys):
 def test_a_graph_is_checked_for_those_who_read_it(tmp_path, monkeypatch, capsys, options, error):
     """By default AdamW is beside SEvo, and has no categories."""
     trained: list[str] = []
-    monkeypatch.setattr(loop, "train_together", lambda runs, *_, **__: trained.append(runs[0].name))
+
+    def set_up(runs, data, *_, **__):
+        if "teacher" not in options:  # which only trains with one
+            make_setup(runs[0], data)
+        trained.append(runs[0].name)
+
+    monkeypatch.setattr(loop, "train_together", set_up)
     monkeypatch.chdir(tmp_path)
     Path("shop.csv").write_text("user,item\nu,a\nu,b\nu,c\n")
     Path("c.csv").write_text("item,category\na,tea\nb,tea\n")

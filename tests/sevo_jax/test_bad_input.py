@@ -60,11 +60,12 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], list[str]]] = [
     (lambda: Graph.from_operator(np.eye(2)).to_scipy(normalized=False), ValueError, ["weights"]),
     (lambda: Graph.from_operator(np.eye(2) * 1j), ValueError, ["real", "complex128"]),
     (lambda: Graph.from_operator(GRAPH), TypeError, ["got a Graph", "to_scipy()"]),  # type: ignore
-    (lambda: Graph.from_weights(GRAPH), TypeError, ["got a Graph", "to_scipy()"]),  # type: ignore
+    (lambda: Graph.from_weights(GRAPH), TypeError, ["weights", "normalized=False"]),  # type: ignore
     (lambda: edge_graph([0], [1], 2, [1e-320]), ValueError, ["must not round to 0 in float32"]),
     (lambda: edge_graph([0], [1], 2, [1j]), TypeError, ["weights", "real", "complex128"]),
     (lambda: combine_graphs([GRAPH], [0.5, 0.5]), ValueError, ["one entry a graph", "(2,)"]),
     (lambda: knn_graph(np.array([["1", "0"], ["0", "1"]]), 1), TypeError, ["features", "real"]),
+    (lambda: knn_graph(np.eye(3, dtype=object), 1), TypeError, ["object", "astype(float)"]),
     (lambda: knn_graph(np.eye(3) * 1j, 1), TypeError, ["features", "real", "complex128"]),
     (lambda: category_graph({"a": {0, 1}}, 3), TypeError, ["members", "a set", "sorted"]),
     (lambda: category_graph(sp.eye_array(3), 3, padding=0), TypeError, ["sparse", "padding"]),

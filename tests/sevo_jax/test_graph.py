@@ -167,7 +167,9 @@ def test_files_of_counts_become_floats(tmp_path, dtype):
 
 
 @pytest.mark.parametrize("large", [1.0, 1e6])
-@pytest.mark.parametrize(("given", "dtype"), [("f4", None), ("f4", jnp.bfloat16), ("f8", "f4")])
+@pytest.mark.parametrize(
+    ("given", "dtype"), [("f4", None), ("f4", jnp.bfloat16), ("f8", "f4"), ("g", "f4")]
+)
 def test_weights_are_symmetric_beside_their_degrees(large, given, dtype):
     """A large weight elsewhere, or a coarse dtype to come, excuses no directed edge."""
     weights = np.zeros((5, 5), given)
