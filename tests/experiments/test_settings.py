@@ -112,7 +112,7 @@ def test_the_settings_of_the_graph_are_read_where_the_graph_is(name):
         found(["adam", "adamw"], smoothness_weight=0.0)
 
 
-@pytest.mark.parametrize("name", [name for name, kind in HINTS.items() if kind is str])
+@pytest.mark.parametrize("name", sorted(name for name, kind in HINTS.items() if kind is str))
 def test_a_path_among_the_settings_makes_no_folders(name):
     run = make_run("sasrec", "beauty", "sevo-adamw", **{name: "x/y.npz"})
     assert len(Path(folder_name(run)).parts) == 1
