@@ -26,6 +26,7 @@ from sevo_jax._checks import (
     check_ids,
     check_nodes,
     check_positive,
+    check_shares,
     check_unmasked,
     check_weights,
     rounds_to_0,
@@ -422,11 +423,7 @@ def combine_graphs(
     sizes = [graph.num_nodes for graph in checked]
     if len(set(sizes)) > 1:
         raise ValueError(f"graphs must have the same number of nodes, got {sizes}")
-    if np.shape(weights) != (len(graphs),):
-        raise ValueError(
-            f"weights must have one entry a graph, shape ({len(graphs)},), got {np.shape(weights)}"
-        )
-    shares, _ = check_weights(weights, (len(graphs),))
+    shares, _ = check_shares(weights, (len(graphs),), "a graph")
     if abs(shares.sum() - 1) > 1e-6:
         raise ValueError(f"weights must add up to 1, got {shares.sum():.9g}")
     parts = [w * g.to_scipy().astype(np.float64) for w, g in zip(shares, checked, strict=True)]

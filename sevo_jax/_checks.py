@@ -179,13 +179,17 @@ def check_ids(name: str, ids: Any, num_nodes: int, limit: str = "num_nodes") -> 
 
 def check_weights(weights: ArrayLike | None, shape: tuple[int, ...]) -> tuple[np.ndarray, Any]:
     """Returns edge weights in float64, 1 for ``None``, and the floating dtype they came in."""
-    dtype = jax.dtypes.canonicalize_dtype(float)
     if weights is None:
-        return np.ones(shape), dtype
+        return np.ones(shape), jax.dtypes.canonicalize_dtype(float)
+    return check_shares(weights, shape, "an edge")
+
+
+def check_shares(weights: ArrayLike, shape: tuple[int, ...], each: str) -> tuple[np.ndarray, Any]:
+    """Returns weights in float64, one for ``each`` of what they weigh, and their floating dtype."""
     check_unmasked("weights", weights)
     given = np.asarray(weights)
     if given.shape != shape:
-        raise ValueError(f"weights must have one entry an edge, shape {shape}, got {given.shape}")
+        raise ValueError(f"weights must have one entry {each}, shape {shape}, got {given.shape}")
     if jnp.issubdtype(given.dtype, jnp.complexfloating):
         raise TypeError(f"weights must be real numbers, got dtype {given.dtype}")
     values = given.astype(np.float64)
@@ -195,7 +199,7 @@ def check_weights(weights: ArrayLike | None, shape: tuple[int, ...]) -> tuple[np
             f"weights must be finite and non-negative, got {values[bad[0]]} at position {bad[0]}"
         )
     kept = jnp.issubdtype(given.dtype, jnp.floating) and given.dtype.itemsize <= 8
-    return values, given.dtype if kept else dtype
+    return values, given.dtype if kept else jax.dtypes.canonicalize_dtype(float)
 
 
 def rounds_to_0(weights: np.ndarray, dtype: Any) -> bool:

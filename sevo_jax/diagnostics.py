@@ -230,7 +230,8 @@ def optimum_share(
     def objective(y: Array) -> Any:
         return (1 - beta) * ((y - x) ** 2).sum() + beta * smoothness(graph, y)
 
-    x = jnp.asarray(x)
+    graph = as_graph(graph)
+    x = check_rows(graph, x)
     x = x.astype(compute_dtype(x))  # so that no sum of squares overflows
     start = objective(x)
     reached = start - objective(smooth(graph, x, beta, num_layers, method, tol=tol))

@@ -23,7 +23,7 @@ METHODS = ("kd", "rkd", "htd", "dkd")
 ROUGHNESS = "adamw with a smoothness_weight"
 """A term of the loss that reads the graph without smoothing over it."""
 OVER_GRAPH = (*SEVO, ROUGHNESS)
-"""What reads the graph and its settings."""
+"""The readers of the graph and of its settings."""
 
 
 def setting(

@@ -65,23 +65,23 @@ def sweep(options: Arguments, given: Given) -> int:
         raise ArgumentError("seed", f"must be at least 0, got {options.seed}")
     fields = parse_search(options.search)
     checked = check_fields(options, given, fields)
-    runs = list(checked)
+    first = next(iter(checked))
     axes = choose_axes(options.axes, fields)
     sampler = make_sampler(options.sampler, fields, options.seed)
     limit = options.trials or 20
     if options.sampler == "grid":
         cells = math.prod(len(field.listed()) for field in fields)
         limit = min(options.trials or cells, cells)
-    data = prepare.load_for(runs[0], options.dataset, options.data_dir)
-    for note in prepare.used_users(runs[0], data).notes:
+    data = prepare.load_for(first, options.dataset, options.data_dir)
+    for note in prepare.used_users(first, data).notes:
         say(note)
     for run, text in checked.items():  # values that do not go with model or data
         with refused(text):
             prepare.make_setup(run, prepare.used_users(run, data))
-    config = runs[0].to_json() | {field.name: field.text for field in fields}
+    config = first.to_json() | {field.name: field.text for field in fields}
     config |= {"seeds": list(options.seeds), "sampler": options.sampler, "seed": options.seed}
     config["data"] = data.fingerprint
-    if files := checksums(runs):
+    if files := checksums(checked):
         config[FILES] = files
     name = f"{Path(options.dataset).stem}-{options.model}-{options.optimizer}"
     out: Path = options.out or Path("sweeps") / name

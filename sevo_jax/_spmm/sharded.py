@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
@@ -146,8 +145,8 @@ def _with_halo(plan: Plan, send: list[Columns], x: Table) -> Float[Array, "reach
     axes, ranks = plan.ranks()
     for distance, width in plan.shifts:
         rows = take(x, send[0][begin : begin + width])
-        pairs = zip(ranks, np.roll(ranks, -distance).tolist(), strict=True)
-        parts.append(jax.lax.ppermute(rows, axes, list(pairs)))
+        pairs = list(zip(ranks, ranks[distance:] + ranks[:distance], strict=True))
+        parts.append(jax.lax.ppermute(rows, axes, pairs))
         begin += width
     return jnp.concatenate(parts)
 

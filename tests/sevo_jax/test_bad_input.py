@@ -269,7 +269,10 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], list[str]]] = [
     ),
     # arrays
     (lambda: smooth(GRAPH, jnp.ones((4, 2))), ValueError, ["3 nodes", "(4, 2)"]),
-    (lambda: sevo_jax.spmm(GRAPH, jnp.ones((3, 2), int)), TypeError, ["floating", "int32"]),
+    *(
+        (lambda f=f: f(GRAPH, jnp.ones((3, 2), int)), TypeError, ["floating", "int32"])
+        for f in (sevo_jax.spmm, smooth, diagnostics.smoothness, diagnostics.optimum_share)
+    ),
 ]
 
 
