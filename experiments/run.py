@@ -43,6 +43,22 @@ class Run:
         listed = {k: list(v) if isinstance(v, tuple) else v for k, v in flat.items()}
         return {k: v for k, v in listed.items() if k != "settings"}
 
+    @classmethod
+    def from_json(cls, config: dict[str, Any]) -> Run:
+        """Reads what `to_json` made; further names, such as those of ``config.json``, may be there.
+
+        Raises:
+            UserError: a setting is missing.
+        """
+        settings = Settings(MODELS[config["model"]].settings())
+        lacking = settings.flat().keys() - config.keys()
+        if lacking:
+            raise UserError(f"config.json lacks the settings {', '.join(sorted(lacking))}")
+        held = {name: config[name] for name in settings.flat()}
+        settings = settings.replace(**held | {"cutoffs": tuple(held["cutoffs"])})
+        own = {f.name: config[f.name] for f in dataclasses.fields(cls) if f.name != "settings"}
+        return cls(**own, settings=settings)
+
 
 def make_run(model: str, dataset: str, optimizer: str, seed: int = 0, **values: Any) -> Run:
     """Makes a run with the published settings; ``values`` replaces some, by their flat names.
@@ -89,20 +105,6 @@ def folder_name(run: Run) -> str:
     return "-".join([run.model, run.optimizer, *words, f"seed{run.seed}"]).replace("/", "_")
 
 
-def settings_of(config: dict[str, Any]) -> Settings:
-    """Reads the settings in a run's ``config.json``.
-
-    Raises:
-        UserError: a setting is missing.
-    """
-    settings = Settings(MODELS[config["model"]].settings())
-    lacking = settings.flat().keys() - config.keys()
-    if lacking:
-        raise UserError(f"config.json lacks the settings {', '.join(sorted(lacking))}")
-    held = {name: config[name] for name in settings.flat()}
-    return settings.replace(**held | {"cutoffs": tuple(held["cutoffs"])})
-
-
 IDS_APART = "ids.txt"
 """An entry of a graph's file; if it is there, the ids of the nodes are in another file."""
 
@@ -114,30 +116,40 @@ def graph_files(path: Path) -> list[Path]:
 
 
 FILES = "files"
-"""The key in ``config.json`` of the checksums of files that settings name."""
+"""The key in ``config.json`` of the checksums of the files that a run reads."""
 
 
-def files_of(settings: Settings) -> dict[str, str]:
-    """Computes checksums of the files that settings name, by the names of the settings.
+def files_of(run: Run) -> dict[str, list[Path]]:
+    """Lists the files that a run reads, if they are there, by the names of their settings.
 
-    A run is recognised by its ``result.json``: it holds seconds, so no two runs write the same.
+    Another run is recognised by its ``result.json``: it holds seconds, so no two runs write the
+    same.
     """
+    settings = run.settings
     paths: dict[str, list[Path]] = {}
-    if settings.graph.categories:
-        paths["categories"] = [Path(settings.graph.categories)]
-    for name, run in (
-        ("teacher", settings.distillation.teacher),
-        ("start", settings.training.start),
-    ):
-        if run:
-            paths[name] = [Path(run, "result.json")]
-    if is_file(settings.graph.kind):
-        paths["graph"] = graph_files(Path(settings.graph.kind))
-    there = {name: own for name, own in paths.items() if all(path.exists() for path in own)}
-    return {name: _checksum(own) for name, own in there.items()}
+    if reads_graph(run.optimizer, settings):
+        if settings.graph.categories:
+            paths["categories"] = [Path(settings.graph.categories)]
+        if is_file(settings.graph.kind):
+            paths["graph"] = graph_files(Path(settings.graph.kind))
+    if settings.distillation.teacher:
+        paths["teacher"] = [Path(settings.distillation.teacher, "result.json")]
+    if settings.training.start:
+        paths["start"] = [Path(settings.training.start, "result.json")]
+    return {name: own for name, own in paths.items() if all(path.exists() for path in own)}
 
 
-def _checksum(files: Iterable[Path]) -> str:
+def checksums_of(run: Run) -> dict[str, str]:
+    """Computes a checksum of each of `files_of`, by the names of the settings."""
+    return {name: checksum(own) for name, own in files_of(run).items()}
+
+
+def checksum(files: Iterable[Path]) -> str:
+    """Computes a checksum of files.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
     digest = hashlib.sha256()
     for path in files:
         try:
@@ -150,11 +162,9 @@ def _checksum(files: Iterable[Path]) -> str:
 
 def check_files(run: Run, held: dict[str, Any], folder: Path) -> None:
     """Raises an `ArgumentError` unless the files that a run reads are those in ``config.json``."""
-    found, wanted = files_of(run.settings), dict(held.get(FILES, {}))
+    found, wanted = checksums_of(run), dict(held.get(FILES, {}))
     wanted.pop("start", None)  # the run that another began from is needed no more
-    if not reads_graph(run.optimizer, run.settings):
-        wanted.pop("graph", None)
-    for name, checksum in wanted.items():
+    for name, expected in wanted.items():
         place = run.settings.flat()[name]
         if name not in found:
             raise ArgumentError(
@@ -162,7 +172,7 @@ def check_files(run: Run, held: dict[str, Any], folder: Path) -> None:
                 f"{folder} was trained with {place}, and {Path.cwd()} has no such file; say where "
                 "it is now",
             )
-        if found[name] != checksum:
+        if found[name] != expected:
             raise ArgumentError(
                 name,
                 f"{folder} was trained with {place}, which has changed since; say where the run's "
@@ -199,7 +209,7 @@ def differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 def _config(run: Run, data: Interactions) -> dict[str, Any]:
     """Makes the content of ``config.json``: the run, and checksums of its data and files."""
-    files = files_of(run.settings)
+    files = checksums_of(run)
     return run.to_json() | {"data": data.fingerprint} | ({FILES: files} if files else {})
 
 

@@ -21,7 +21,7 @@ from experiments.data import Interactions
 from experiments.errors import ArgumentError, UserError, option
 from experiments.logs import Log, open_log
 from experiments.options import TrainingOptions
-from experiments.run import Run, files_of
+from experiments.run import Run, checksums_of
 from experiments.settings.published import reads_graph
 from experiments.training import loop, prepare, processes
 from experiments.training.compilation import keep_programs
@@ -219,7 +219,7 @@ def check_processes(devices: Devices, options: TrainingOptions, runs: list[Run])
     facts |= {"the runs": [run.name for run in runs]}
     for run in runs:
         facts |= {f"{name} of {run.name}": value for name, value in run.to_json().items()}
-        facts |= {f"the files of {run.name}": files_of(run.settings)}
+        facts |= {f"the files of {run.name}": checksums_of(run)}
     processes.agree(facts | {"JAX": jax.__version__})
 
 

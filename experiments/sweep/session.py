@@ -17,7 +17,7 @@ from experiments.console import in_words as words_of
 from experiments.console import say
 from experiments.errors import ArgumentError, UserError, check_name, option
 from experiments.options import Given, make_runs
-from experiments.run import FILES, Run, files_of
+from experiments.run import FILES, Run, checksum, files_of
 from experiments.sweep.arguments import Arguments
 from experiments.sweep.report import Frame, best_of, in_words, make_grid
 from experiments.sweep.space import Field, parse_search
@@ -146,12 +146,12 @@ def check_fields(options: Arguments, given: Given, fields: Sequence[Field]) -> d
 
 
 def checksums(runs: Iterable[Run]) -> dict[str, list[str]]:
-    """Lists the checksums of the files that runs name, by the names of the settings."""
-    found: dict[str, dict[str, None]] = {}
+    """Lists the checksums of the files that runs read, by the names of the settings."""
+    found: dict[str, dict[tuple[Path, ...], None]] = {}
     for run in runs:
-        for name, checksum in files_of(run.settings).items():
-            found.setdefault(name, {})[checksum] = None
-    return {name: list(own) for name, own in found.items()}
+        for name, paths in files_of(run).items():
+            found.setdefault(name, {})[tuple(paths)] = None
+    return {name: [checksum(paths) for paths in own] for name, own in found.items()}
 
 
 def choose_axes(axes: Sequence[str], fields: Sequence[Field]) -> list[Field]:

@@ -18,7 +18,7 @@ import sevo_jax
 from experiments.data import Interactions
 from experiments.errors import ArgumentError, UserError
 from experiments.files import read_json
-from experiments.run import FILES, Run, files_of, settings_of
+from experiments.run import FILES, Run, checksums_of
 from experiments.settings import SEVO, ProtocolSettings
 from experiments.training import processes
 from experiments.training.finished import load_run, read_run
@@ -188,7 +188,7 @@ def _check_ancestors(data: Interactions, folder: Path) -> None:
         before, folder = folder, Path(held["start"])
         try:
             _, former = read_run(folder)
-            if files_of(settings_of(held)).get("start") != held.get(FILES, {}).get("start"):
+            if checksums_of(Run.from_json(held)).get("start") != held.get(FILES, {}).get("start"):
                 raise UserError(f"{folder}: was trained anew since")
         except UserError as error:
             processes.note(

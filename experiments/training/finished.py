@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from typing import NamedTuple
 from experiments.data import NAMES, Interactions, find_path
 from experiments.errors import ArgumentError, UserError, check_name
 from experiments.files import read_json
-from experiments.run import Run, check_files, settings_of
+from experiments.run import Run, check_files
 from experiments.settings import OPTIMIZERS, is_file
 from experiments.training.backbones import BUILDERS
 from experiments.training.checkpoints import open_checkpoints, restore_checkpoint
@@ -93,8 +94,8 @@ def read_run(
             raise ArgumentError(
                 name, f"{folder} was trained with {kept or 'none'}, which is no file; leave it out"
             )
-    settings = settings_of(held).replace(**(moved or {}))
-    run = Run(held["model"], held["dataset"], held["optimizer"], held["seed"], settings)
+    run = Run.from_json(held)
+    run = dataclasses.replace(run, settings=run.settings.replace(**(moved or {})))
     run.settings.check()
     place = dataset or run.dataset
     if place not in NAMES and not find_path(place, data_dir).exists():

@@ -10,7 +10,7 @@ from flax import nnx
 from experiments.data import Interactions
 from experiments.errors import ArgumentError
 from experiments.files import read_json
-from experiments.run import read_result, settings_of
+from experiments.run import Run, read_result
 from experiments.settings import Settings
 from experiments.training.checkpoints import restore_best_params
 from models import SASRec
@@ -66,7 +66,7 @@ def load_teacher(settings: Settings, data: Interactions) -> SASRec:
             f"{folder} was trained for {result.get('epochs')} epochs, expected "
             f"{settings.distillation.teacher_epochs}",
         )
-    own = settings_of(held)
+    own = Run.from_json(held).settings
     for name, value in dataclasses.asdict(settings.protocol).items():
         if name != "cutoffs" and held[name] != value:
             raise ArgumentError(

@@ -16,6 +16,7 @@ from flax import nnx
 
 from experiments import summary
 from experiments.errors import UserError
+from experiments.files import read_json
 from experiments.run import Run, check_files, check_folder, claim_folder, make_run
 from experiments.settings import Settings
 from experiments.training.checkpoints import (
@@ -207,20 +208,34 @@ def test_items_beside_a_graph_are_part_of_it(small, tmp_path):
         check_folder(run, small, tmp_path / "run", resume=True)
 
 
-def test_a_graph_that_a_run_does_not_read_is_no_file_of_it(tmp_path):
-    held = {"files": {"graph": "of then"}}
-    settings = Settings(SASRecSettings()).replace(graph=str(tmp_path / "gone.npz"))
-    check_files(Run("sasrec", "log.csv", "adamw", 0, settings), held, tmp_path)
-    with_term = settings.replace(smoothness_weight=0.5)
-    for optimizer, own in (("adamw", with_term), ("sevo-adamw", settings)):
-        with pytest.raises(UserError, match=r"graph: .* with .*gone.npz, and .* has no such file"):
-            check_files(Run("sasrec", "log.csv", optimizer, 0, own), held, tmp_path)
+def test_a_graph_that_a_run_does_not_read_is_no_file_of_it(small, tmp_path):
+    graph = tmp_path / "g.npz"
+    graph.write_text("then")
+    settings = Settings(SASRecSettings()).replace(graph=str(graph))
+    reading = settings.replace(smoothness_weight=0.5)
+    runs = [
+        Run("sasrec", "log.csv", *of)
+        for of in (("adamw", 0, settings), ("adamw", 1, reading), ("sevo-adamw", 0, settings))
+    ]
+    folders = [tmp_path / str(place) for place in range(3)]
+    for run, folder in zip(runs, folders, strict=True):
+        claim_folder(run, small, folder)
+    graph.write_text("now")
+    assert check_folder(runs[0], small, folders[0], resume=True) is None
+    for run, folder in zip(runs[1:], folders[1:], strict=True):
+        with pytest.raises(UserError, match=r"graph was another .*g\.npz"):
+            check_folder(run, small, folder, resume=True)
+    graph.unlink()
+    check_files(runs[0], read_json(folders[0] / "config.json"), folders[0])
+    for run, folder in zip(runs[1:], folders[1:], strict=True):
+        with pytest.raises(UserError, match=r"graph: .* with .*g\.npz, and .* has no such file"):
+            check_files(run, read_json(folder / "config.json"), folder)
 
 
 @pytest.mark.parametrize("finished", [False, True])
 @pytest.mark.parametrize("method", ["none", "kd", "rkd", "htd", "dkd"])
 def test_only_a_schedule_over_all_epochs_keeps_a_run_from_more(small, tmp_path, method, finished):
-    """What is trained anew, for want of a checkpoint, may have any number."""
+    """A run that is trained anew, for want of a checkpoint, may have any number."""
     run = held_by(tmp_path, small, distill=method, epochs=3)
     if finished:
         (tmp_path / "result.json").write_text('{"epochs": 3, "test": {}}')

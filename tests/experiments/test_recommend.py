@@ -17,7 +17,7 @@ from experiments import recommend, train
 from experiments.data import load
 from experiments.errors import UserError
 from experiments.recommendations import Recommender
-from experiments.run import Run, files_of
+from experiments.run import Run, checksums_of
 from experiments.settings import Settings
 from experiments.settings.published import reads
 from experiments.training import loop
@@ -383,7 +383,7 @@ def test_files_of_settings_that_moved(moved, users_file, tmp_path):
         Settings(SASRecSettings()).replace(graph=str(tmp_path / "g.npz")),
     )
     config |= {"optimizer": run.optimizer, "graph": "then/g.npz"}
-    config["files"] = files_of(run.settings)
+    config["files"] = checksums_of(run)
     (moved / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"^graph: .* with then/g.npz, and .* say where it"):
         read_run(moved, dataset=str(users_file))
