@@ -6,8 +6,8 @@ from flax import nnx
 
 from benchmarks import report, workload
 from experiments.evaluation import make_evaluation_set, make_evaluator
+from experiments.inputs.corpus import make_corpus
 from experiments.run import Run
-from experiments.training.corpus import make_corpus
 from experiments.training.prepare import make_model
 from experiments.training.timing import in_turn
 

@@ -20,11 +20,11 @@ from flax import nnx
 
 from benchmarks import report, workload
 from experiments.data import Interactions
+from experiments.inputs.batches import Batch, make_batch
+from experiments.inputs.corpus import make_corpus
+from experiments.inputs.layout import EpochLayouts, training_sequences
+from experiments.inputs.packing import Layout
 from experiments.settings import TrainingSettings
-from experiments.training.batches import Batch, make_batch
-from experiments.training.corpus import make_corpus
-from experiments.training.layout import EpochLayouts, training_sequences
-from experiments.training.packing import Layout
 from experiments.training.timing import in_turn
 from models import LESSR, SRGNN, Backbone
 from models.layers.groups import by_group, flatten

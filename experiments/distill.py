@@ -10,8 +10,8 @@ import tyro
 
 from experiments import console
 from experiments.errors import ArgumentError, check_name
+from experiments.numbers import PLAIN
 from experiments.options import Given, check_seeds, check_values, parse
-from experiments.paper.numbers import PLAIN
 from experiments.run import Run, folder_name, make_run
 from experiments.settings import ProtocolSettings, fields_of
 from experiments.settings.published import reads

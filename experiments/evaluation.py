@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from experiments.data import Interactions
-from experiments.training.batches import check_layout, mask_tokens, read_tokens
-from experiments.training.corpus import Corpus
-from experiments.training.mesh import DATA, MODEL, ONE_DEVICE, Placement
-from experiments.training.packing import Layout, choose_groups, group_rows, layout, longer_of_blocks
+from experiments.inputs.batches import check_layout, mask_tokens, read_tokens
+from experiments.inputs.corpus import Corpus
+from experiments.inputs.mesh import DATA, MODEL, ONE_DEVICE, Placement
+from experiments.inputs.packing import Layout, choose_groups, group_rows, layout, longer_of_blocks
 from models import Backbone, Task
 
 Split = Literal["valid", "test", "next"]

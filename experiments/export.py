@@ -37,7 +37,7 @@ class Arguments:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     arguments = tyro.cli(Arguments, args=argv, prog="python -m experiments.export")
-    from experiments.exports import export  # takes long: only after --help
+    from experiments.serving.exported import export  # takes long: only after --help
 
     try:
         a = arguments

@@ -71,8 +71,8 @@ def first_users(frames: Iterator[pl.DataFrame]) -> tuple[Table, bool]:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     arguments = tyro.cli(Arguments, args=argv, prog="python -m experiments.recommend")
-    from experiments import recommendations  # takes long: only after --help
     from experiments.data.histories import read_items
+    from experiments.serving.recommender import Recommender, write  # takes long: only after --help
     from experiments.training.compilation import keep_programs
 
     out = arguments.out
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         if out is not None and out.suffix not in (".parquet", ".csv"):
             raise UserError(f"--out: expected a name that ends in .parquet or .csv, got {out}")
         keep_programs(arguments.compilation_cache)
-        recommender = recommendations.Recommender.load(
+        recommender = Recommender.load(
             arguments.run,
             arguments.data_dir,
             arguments.dataset,
@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
                 show("and more users: name a file for all of them with --out")
         else:
             with bar:
-                recommendations.write(frames, out)
+                write(frames, out)
             show(f"recommendations: {out}")
     except UserError as error:
         say(f"error: {in_words(error)}", "bold red")

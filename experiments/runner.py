@@ -19,6 +19,7 @@ from experiments.bars import progress_bar
 from experiments.console import in_words, say
 from experiments.data import Interactions
 from experiments.errors import ArgumentError, UserError, option
+from experiments.inputs.mesh import DATA, MODEL, ONE_DEVICE, Placement, make_mesh
 from experiments.logs import Log, open_log
 from experiments.options import TrainingOptions
 from experiments.run import Run, checksums_of
@@ -27,7 +28,6 @@ from experiments.training import loop, prepare, processes
 from experiments.training.compilation import keep_programs
 from experiments.training.continued import check_start
 from experiments.training.graphs import check_graph
-from experiments.training.mesh import DATA, MODEL, ONE_DEVICE, Placement, make_mesh
 
 
 def make_groups(runs: list[Run], together: bool | None) -> list[list[Run]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.paper.numbers import PLAIN, SEVO
+from experiments.numbers import PLAIN, SEVO
 from experiments.settings.published import published
 
 TEACHER_DIM, STUDENT_DIM = 200, 20

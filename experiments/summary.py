@@ -21,7 +21,7 @@ from experiments.data import NAMES
 from experiments.errors import UserError
 from experiments.files import read_json, replaced, write_text
 from experiments.metrics import CRITERION
-from experiments.paper.numbers import METRICS, MODELS, TABLE_2
+from experiments.numbers import METRICS, MODELS, TABLE_2
 from experiments.protocol import Measured, protocol
 from experiments.run import changes, read_records, read_result
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from experiments.data import load
-from experiments.recommendations import Recommender
 from experiments.run import make_run
+from experiments.serving.recommender import Recommender
 from experiments.training.loop import Progress, train
 
 EPOCHS = 6

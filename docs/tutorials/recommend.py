@@ -56,7 +56,7 @@ Image("runs/curves.png", width=700)
 # For users of the file, and for anyone whose items we know:
 
 # %%
-from experiments.recommendations import Recommender
+from experiments.serving.recommender import Recommender
 
 recommender = Recommender.load("runs/sasrec-sevo-adamw-seed0")
 somebody = data.item_ids[[3, 14, 15]].tolist()

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from experiments import data
+from experiments import data, numbers
 from experiments.metrics import CRITERION
-from experiments.paper import accuracy, accuracy_tables, numbers, points
+from experiments.numbers import METRICS, SEVO, UNSMOOTHED
+from experiments.paper import accuracy, accuracy_tables, points
 from experiments.paper.ablations import NO_SMOOTHING, papers_value
 from experiments.paper.accuracy import Accuracy, Picture, Versus
-from experiments.paper.numbers import METRICS, SEVO, UNSMOOTHED
 from experiments.settings.published import MODELS, published
 from experiments.tables import rows
 from experiments.tables.requests import Choices, Names, Request

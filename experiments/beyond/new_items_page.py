@@ -25,7 +25,7 @@ from experiments.beyond.new_items import (
 from experiments.console import say
 from experiments.errors import UserError
 from experiments.files import write_json
-from experiments.paper.numbers import dataset_name
+from experiments.numbers import dataset_name
 from experiments.protocol import Measured, protocol
 from experiments.tables import cells, plots, requests, rows, runs
 from experiments.tables.documents import NONE, Document, Table

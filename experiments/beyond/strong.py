@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from experiments import data
+from experiments import data, numbers
 from experiments.beyond.tuning import RECIPE
-from experiments.paper import accuracy, numbers
+from experiments.numbers import PLAIN
+from experiments.paper import accuracy
 from experiments.paper.accuracy import Accuracy
-from experiments.paper.numbers import PLAIN
 from experiments.settings.published import MODELS
 from experiments.tables import requests
 from experiments.tables.requests import Choices, Names, Request

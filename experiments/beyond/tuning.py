@@ -14,10 +14,10 @@ import numpy as np
 from experiments import data
 from experiments.beyond.every import plain_factor
 from experiments.metrics import CRITERION
+from experiments.numbers import PLAIN as ADAM
+from experiments.numbers import SEVO, UNSMOOTHED, dataset_name
 from experiments.paper import accuracy, points
 from experiments.paper.accuracy import Accuracy, Picture, Versus
-from experiments.paper.numbers import PLAIN as ADAM
-from experiments.paper.numbers import SEVO, UNSMOOTHED, dataset_name
 from experiments.paper.popularity import popularity_table
 from experiments.tables import requests, rows, runs
 from experiments.tables.requests import Choices, Names, Request

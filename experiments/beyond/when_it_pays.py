@@ -15,8 +15,8 @@ from experiments import data
 from experiments.beyond import tuning
 from experiments.beyond.tuning import EPOCHS, FULL_EPOCHS, SMALLER
 from experiments.metrics import CRITERION
+from experiments.numbers import METRICS, dataset_name
 from experiments.paper import accuracy, points
-from experiments.paper.numbers import METRICS, dataset_name
 from experiments.paper.popularity import popularity_table
 from experiments.tables import cells, plots, requests, rows, runs
 from experiments.tables.documents import NONE, Document, Table

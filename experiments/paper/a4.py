@@ -20,12 +20,12 @@ from flax import nnx
 from experiments.console import say
 from experiments.data import Interactions
 from experiments.errors import ArgumentError
+from experiments.inputs.batches import Batch, make_batch
+from experiments.inputs.corpus import make_corpus
 from experiments.settings import Settings
 from experiments.settings.published import published
 from experiments.tables import plots, requests, runs
 from experiments.tables.documents import Document, Table
-from experiments.training.batches import Batch, make_batch
-from experiments.training.corpus import make_corpus
 from experiments.training.graphs import user_item_graph
 from experiments.training.steps import EpochLayouts, initial_key
 from models import MFBPR, Backbone, Constant, LightGCN

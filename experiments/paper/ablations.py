@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from experiments import data
+from experiments import data, numbers
 from experiments.metrics import CRITERION
-from experiments.paper import accuracy, accuracy_tables, numbers
+from experiments.numbers import METRICS, PLAIN, SEVO, UNSMOOTHED
+from experiments.paper import accuracy, accuracy_tables
 from experiments.paper.accuracy import Accuracy, Picture, Versus
-from experiments.paper.numbers import METRICS, PLAIN, SEVO, UNSMOOTHED
 from experiments.settings.published import MODELS, published
 from experiments.tables import cells
 from experiments.tables.requests import Choices, Names, Request

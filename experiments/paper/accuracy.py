@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from experiments import numbers
 from experiments.errors import ArgumentError
 from experiments.metrics import CRITERION
-from experiments.paper import numbers, points
-from experiments.paper.numbers import METRICS
+from experiments.numbers import METRICS
+from experiments.paper import points
 from experiments.run import Run
 from experiments.tables import panels, requests, rows, runs
 from experiments.tables.documents import Document, Table

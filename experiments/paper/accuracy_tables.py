@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import data, students
+from experiments import data, numbers, students
 from experiments.data.categories import SOURCES
 from experiments.metrics import CRITERION
-from experiments.paper import accuracy, numbers
+from experiments.numbers import METRICS, PLAIN, SEVO, UNSMOOTHED
+from experiments.paper import accuracy
 from experiments.paper.accuracy import Accuracy, Versus
-from experiments.paper.numbers import METRICS, PLAIN, SEVO, UNSMOOTHED
 from experiments.run import Run
 from experiments.settings import OPTIMIZERS
 from experiments.settings.published import MODELS

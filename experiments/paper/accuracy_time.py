@@ -13,12 +13,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from experiments import data
+from experiments import data, numbers
 from experiments.console import say
 from experiments.files import read_json
 from experiments.metrics import CRITERION
-from experiments.paper import accuracy_tables, numbers, table8
-from experiments.paper.numbers import SEVO
+from experiments.numbers import SEVO
+from experiments.paper import accuracy_tables, table8
 from experiments.tables import cells, plots, requests, rows, runs
 from experiments.tables.cells import Cell
 from experiments.tables.documents import Document, Table

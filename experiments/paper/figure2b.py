@@ -18,12 +18,12 @@ import numpy as np
 import optax
 
 import sevo_jax
+from experiments import numbers
 from experiments.bars import progress_bar
 from experiments.console import say
 from experiments.data import Interactions
 from experiments.errors import ArgumentError, UserError
 from experiments.files import read_json
-from experiments.paper import numbers
 from experiments.run import Run, differences, make_run
 from experiments.settings import OptimizerSettings
 from experiments.settings.published import published

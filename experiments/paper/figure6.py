@@ -20,10 +20,11 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 import sevo_jax
+from experiments import numbers
 from experiments.data import Categories, Interactions, at_hand, load_categories
 from experiments.errors import UserError
-from experiments.paper import accuracy_tables, numbers
-from experiments.paper.numbers import SEVO
+from experiments.numbers import SEVO
+from experiments.paper import accuracy_tables
 from experiments.run import Run
 from experiments.settings.published import published
 from experiments.tables import plots, requests, rows, runs

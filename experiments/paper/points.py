@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.files import read_lines
 from experiments.metrics import CRITERION
-from experiments.paper.numbers import METRICS, MODELS, dataset_name
+from experiments.numbers import METRICS, MODELS, dataset_name
 from experiments.tables import cells, panels, rows
 from experiments.tables.documents import NONE, Table
 from experiments.tables.rows import Comparison, Line

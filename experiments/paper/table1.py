@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments import data
+from experiments import data, numbers
 from experiments.console import say
-from experiments.paper import numbers, table3
+from experiments.paper import table3
 from experiments.tables import cells, requests, runs
 from experiments.tables.documents import NONE, Document, Table
 

@@ -17,13 +17,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import data
+from experiments import data, numbers
 from experiments.console import say
 from experiments.errors import UserError
 from experiments.files import read_json
 from experiments.metrics import CRITERION
-from experiments.paper import numbers
-from experiments.paper.numbers import PLAIN, SEVO, TABLE_3, UNSMOOTHED
+from experiments.numbers import PLAIN, SEVO, TABLE_3, UNSMOOTHED
 from experiments.run import make_run
 from experiments.settings import OPTIMIZERS
 from experiments.summary import LABELS

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments import data
+from experiments import data, numbers
 from experiments.console import say
 from experiments.errors import UserError
 from experiments.files import read_json
-from experiments.paper import accuracy_tables, numbers
-from experiments.paper.numbers import PLAIN, SEVO, UNSMOOTHED
+from experiments.numbers import PLAIN, SEVO, UNSMOOTHED
+from experiments.paper import accuracy_tables
 from experiments.run import make_run
 from experiments.tables import cells, requests, rows, runs
 from experiments.tables.documents import NONE, Document, Table

@@ -21,7 +21,7 @@ from rich.text import Text
 from experiments.console import markdown_text
 from experiments.files import replaced
 from experiments.metrics import CRITERION
-from experiments.paper.numbers import METRICS
+from experiments.numbers import METRICS
 from experiments.protocol import Measured, protocol
 from experiments.sweep.space import Field
 from experiments.tables.cells import score, score_over_seeds, span

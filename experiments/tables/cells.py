@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from experiments.paper.numbers import Scores
+from experiments.numbers import Scores
 from experiments.tables.documents import NONE
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments import numbers
 from experiments.errors import ArgumentError, check_name
 from experiments.options import check_seeds, check_values
-from experiments.paper import numbers
 from experiments.settings.published import reads
 
 

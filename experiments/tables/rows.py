@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments import numbers
 from experiments.metrics import CRITERION
-from experiments.paper import numbers
-from experiments.paper.numbers import METRICS
+from experiments.numbers import METRICS
 from experiments.protocol import Measured, protocol
 from experiments.run import Run, make_run
 from experiments.settings.published import published

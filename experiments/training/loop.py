@@ -23,6 +23,8 @@ import sevo_jax
 from experiments.data import Interactions
 from experiments.errors import UserError
 from experiments.files import write_json, write_text
+from experiments.inputs.layout import EpochLayouts
+from experiments.inputs.mesh import ONE_DEVICE, Placement
 from experiments.logs import Log
 from experiments.metrics import CRITERION, by_history, by_popularity, of_lists
 from experiments.run import Run, check_folder, claim_folder, lock_folder, read_records
@@ -33,8 +35,6 @@ from experiments.training.checkpoints import (
     save_checkpoint,
 )
 from experiments.training.continued import continue_from
-from experiments.training.layout import EpochLayouts
-from experiments.training.mesh import ONE_DEVICE, Placement
 from experiments.training.prepare import (
     NotFiniteError,
     Setup,

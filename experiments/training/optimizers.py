@@ -16,6 +16,7 @@ from flax import nnx
 import sevo_jax
 from experiments.data import Interactions
 from experiments.errors import ArgumentError
+from experiments.inputs.layout import training_sequences
 from experiments.settings import OptimizerSettings, Settings, TrainingSettings, is_file
 from experiments.training.graphs import (
     category_graph,
@@ -24,7 +25,6 @@ from experiments.training.graphs import (
     teacher_graph,
     user_item_graph,
 )
-from experiments.training.layout import training_sequences
 from experiments.training.teachers import load_teacher
 from models import Backbone
 from models.backbone import Task

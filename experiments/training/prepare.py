@@ -17,13 +17,13 @@ from experiments.data import Interactions, load
 from experiments.data.splits import split_last, split_time
 from experiments.errors import ArgumentError, UserError
 from experiments.evaluation import Split, make_evaluation_set, make_evaluator, ranked_users
+from experiments.inputs.corpus import make_corpus
+from experiments.inputs.layout import EpochLayouts
+from experiments.inputs.mesh import ONE_DEVICE, Placement
 from experiments.metrics import in_order, metrics_of
 from experiments.run import Run
 from experiments.settings import SEVO, Settings
 from experiments.training.backbones import BUILDERS
-from experiments.training.corpus import make_corpus
-from experiments.training.layout import EpochLayouts
-from experiments.training.mesh import ONE_DEVICE, Placement
 from experiments.training.optimizers import (
     make_optimizer,
     smoothed_tables,

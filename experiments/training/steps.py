@@ -16,12 +16,12 @@ import optax
 from flax import nnx
 
 import sevo_jax
+from experiments.inputs.batches import check_layout, make_batch
+from experiments.inputs.corpus import Corpus
+from experiments.inputs.layout import EpochLayouts, round_up
+from experiments.inputs.mesh import DATA, ONE_DEVICE, Placement
+from experiments.inputs.packing import EMPTY, Layout
 from experiments.settings import TrainingSettings
-from experiments.training.batches import check_layout, make_batch
-from experiments.training.corpus import Corpus
-from experiments.training.layout import EpochLayouts, round_up
-from experiments.training.mesh import DATA, ONE_DEVICE, Placement
-from experiments.training.packing import EMPTY, Layout
 from experiments.training.state import TrainState, split_model
 from experiments.training.watched import Norms, Watched
 from models import Backbone

@@ -11,10 +11,10 @@ import pytest
 
 from experiments.data import Interactions, load
 from experiments.errors import UserError
+from experiments.inputs.mesh import ONE_DEVICE, Placement, make_mesh
 from experiments.run import Run
 from experiments.settings.published import published
 from experiments.training import loop, prepare
-from experiments.training.mesh import ONE_DEVICE, Placement, make_mesh
 from experiments.training.steps import TrainState
 from tests.runs import records_of
 

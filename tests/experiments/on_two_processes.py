@@ -15,11 +15,11 @@ from jax.experimental import multihost_utils
 from experiments.data import load
 from experiments.errors import UserError
 from experiments.evaluation import make_evaluation_set
+from experiments.inputs.batches import make_batch
+from experiments.inputs.corpus import make_corpus
+from experiments.inputs.mesh import DATA, Placement, make_mesh
 from experiments.settings.published import published
 from experiments.training import processes
-from experiments.training.batches import make_batch
-from experiments.training.corpus import make_corpus
-from experiments.training.mesh import DATA, Placement, make_mesh
 from experiments.training.steps import EpochLayouts
 
 

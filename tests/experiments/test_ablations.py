@@ -12,9 +12,9 @@ import pytest
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
+from experiments import numbers
 from experiments.data import registry
 from experiments.files import read_json, write_json
-from experiments.paper import numbers
 from experiments.paper.ablations import ABLATIONS, RATES, papers_value
 from experiments.reproduce import main
 from experiments.run import claim_folder

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.files import read_json, write_json
-from experiments.paper.numbers import METRICS
+from experiments.numbers import METRICS
 from experiments.reproduce import main
 from experiments.run import Run
 from experiments.settings.published import published

@@ -13,12 +13,12 @@ from scipy import stats
 
 from experiments.data.interactions import from_sequences
 from experiments.errors import ArgumentError, UserError
+from experiments.inputs.batches import make_batch, read_tokens, sample_negatives, sample_popular
+from experiments.inputs.corpus import make_corpus
+from experiments.inputs.packing import Rows
 from experiments.run import make_run
 from experiments.training import prepare
-from experiments.training.batches import make_batch, read_tokens, sample_negatives, sample_popular
-from experiments.training.corpus import make_corpus
 from experiments.training.graphs import item_graph
-from experiments.training.packing import Rows
 from experiments.training.state import split_model
 
 

@@ -13,12 +13,11 @@ import polars as pl
 import pytest
 
 import sevo_jax
-from experiments import train
+from experiments import numbers, train
 from experiments.beyond import new_items, new_items_page, tuning, when_it_pays
 from experiments.data import load
 from experiments.data.interactions import from_sequences
 from experiments.files import read_json, write_json
-from experiments.paper import numbers
 from experiments.paper.popularity import QUINTILES
 from experiments.reproduce import main
 from experiments.run import claim_folder

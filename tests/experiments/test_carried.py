@@ -13,8 +13,8 @@ import pytest
 from flax import nnx
 
 from experiments.data import load
-from experiments.recommendations import Recommender
 from experiments.run import Run
+from experiments.serving.recommender import Recommender
 from experiments.settings.published import published
 from experiments.training import loop, prepare
 from experiments.training.backbones import BUILDERS

@@ -18,8 +18,8 @@ from rich.table import Table
 from experiments import bars, console, launch, summary
 from experiments.data.cache import cache_folder
 from experiments.errors import UserError
-from experiments.recommendations import write
 from experiments.run import make_run
+from experiments.serving.recommender import write
 from experiments.training.compilation import keep_programs
 from experiments.training.steps import initial_key
 from tests.runs import REPOSITORY

@@ -10,7 +10,7 @@ import pytest
 
 from experiments import train
 from experiments.files import read_json, read_lines
-from experiments.recommendations import Recommender
+from experiments.serving.recommender import Recommender
 from experiments.training.finished import load_run
 from experiments.training.optimizers import smoothed_tables
 from tests.runs import users_of_built_in_data

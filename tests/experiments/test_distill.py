@@ -11,15 +11,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import distill, reproduce
+from experiments import distill, numbers, reproduce
 from experiments.data import load, registry
 from experiments.data.interactions import from_sequences
 from experiments.distill import METHODS
 from experiments.errors import UserError
 from experiments.files import read_json, write_json
-from experiments.paper import numbers
-from experiments.recommendations import Recommender
 from experiments.run import Run, claim_folder
+from experiments.serving.recommender import Recommender
 from experiments.training import loop, prepare
 from experiments.training.finished import load_run
 from experiments.training.graphs import teacher_graph

@@ -12,8 +12,8 @@ from sklearn.metrics import label_ranking_average_precision_score, ndcg_score
 from experiments.data.interactions import from_sequences
 from experiments.data.splits import split_last
 from experiments.evaluation import make_evaluation_set, make_evaluator, ranked_users, ranks_of
+from experiments.inputs.corpus import make_corpus
 from experiments.metrics import by_history, by_popularity, in_order, metrics_of, of_lists
-from experiments.training.corpus import make_corpus
 from models import SASRec
 from tests.experiments.brute_force import (
     best_first,

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from experiments import export, train
-from experiments.recommendations import Recommender
+from experiments.serving.recommender import Recommender
 from experiments.settings.published import reads
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "approximate_index.py"

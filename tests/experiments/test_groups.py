@@ -13,12 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.evaluation import make_evaluation_set, make_evaluator
-from experiments.settings import TrainingSettings
-from experiments.training import packing
-from experiments.training.batches import make_batch
-from experiments.training.corpus import make_corpus
-from experiments.training.layout import EpochLayouts, training_sequences
-from experiments.training.packing import (
+from experiments.inputs import packing
+from experiments.inputs.batches import make_batch
+from experiments.inputs.corpus import make_corpus
+from experiments.inputs.layout import EpochLayouts, training_sequences
+from experiments.inputs.packing import (
     EMPTY,
     Group,
     choose_groups,
@@ -26,6 +25,7 @@ from experiments.training.packing import (
     longer_of_blocks,
     longer_of_random,
 )
+from experiments.settings import TrainingSettings
 from experiments.training.state import TrainState, split_model
 from experiments.training.steps import Epochs, Inputs
 from models import SRGNN, BERT4Rec, SASRec

@@ -13,9 +13,9 @@ from flax import nnx
 from experiments.data import Interactions
 from experiments.data.interactions import from_sequences
 from experiments.evaluation import make_evaluation_set, make_evaluator
+from experiments.inputs.corpus import make_corpus
 from experiments.settings.published import published
 from experiments.training.backbones import BUILDERS
-from experiments.training.corpus import make_corpus
 from experiments.training.steps import EpochLayouts, Epochs, Inputs, TrainState, split_model
 
 MAX_LEN = 8

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from experiments.data import Interactions
 from experiments.data.interactions import read_text
+from experiments.inputs.batches import read_tokens
+from experiments.inputs.corpus import make_corpus
+from experiments.inputs.packing import EMPTY, Rows, layout, pack_rows
 from experiments.settings import TrainingSettings
-from experiments.training.batches import read_tokens
-from experiments.training.corpus import make_corpus
-from experiments.training.packing import EMPTY, Rows, layout, pack_rows
 from experiments.training.steps import EpochLayouts
 from models import SASRec
 

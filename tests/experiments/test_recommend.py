@@ -16,8 +16,8 @@ from flax import nnx
 from experiments import recommend, train
 from experiments.data import load
 from experiments.errors import UserError
-from experiments.recommendations import Recommender
 from experiments.run import Run, checksums_of
+from experiments.serving.recommender import Recommender
 from experiments.settings import Settings
 from experiments.settings.published import reads
 from experiments.training import loop
@@ -138,7 +138,7 @@ def test_a_history_gets_what_a_user_of_the_data_with_the_same_items_gets(
 ):
     """In blocks, of which a layout holds some."""
     monkeypatch.setattr("experiments.evaluation.USERS_PER_BLOCK", 2)
-    monkeypatch.setattr("experiments.recommendations.USERS_AT_ONCE", 4)
+    monkeypatch.setattr("experiments.serving.recommender.USERS_AT_ONCE", 4)
     recommender = Recommender.load(run)
     if recommender.run.model == "lightgcn":
         pytest.skip("it has a vector for each of its users")
@@ -166,7 +166,7 @@ def test_what_the_data_lacks_is_skipped_and_said(sasrec_run, tmp_path, capsys, m
     known = data.item_ids[data.items[:3] - 1].tolist()
     said = []
     histories = {"none": ["x", "y"], "ann": [known[0], "x", *known[1:]], "empty": []}
-    monkeypatch.setattr("experiments.recommendations.STRANGERS_AT_ONCE", 1)
+    monkeypatch.setattr("experiments.serving.recommender.STRANGERS_AT_ONCE", 1)
     found = recommender.recommend(histories, top_k=3, report=said.append)
     assert found["user"].unique(maintain_order=True).to_list() == ["ann", "none", "empty"]
     same = recommender.recommend({"ann": known}, top_k=3)

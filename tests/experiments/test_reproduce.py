@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from experiments import numbers
 from experiments.data import registry
 from experiments.errors import UserError
 from experiments.files import read_json, write_json
-from experiments.paper import accuracy_tables, numbers, points, table3, table8
+from experiments.paper import accuracy_tables, points, table3, table8
 from experiments.paper.accuracy_tables import rows_of_model
 from experiments.reproduce import main
 from experiments.run import Run, claim_folder, folder_name

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments import numbers
 from experiments.data import load, load_categories, registry
 from experiments.files import read_json, write_json
-from experiments.paper import accuracy_tables, figure6, numbers
+from experiments.paper import accuracy_tables, figure6
 from experiments.reproduce import main
 from experiments.run import Run, claim_folder
 from experiments.settings import Settings

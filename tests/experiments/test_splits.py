@@ -16,14 +16,14 @@ from experiments.data.interactions import from_sequences
 from experiments.data.splits import split_last, split_time
 from experiments.errors import UserError
 from experiments.files import write_json
-from experiments.recommendations import Recommender
+from experiments.inputs.batches import make_batch
+from experiments.inputs.corpus import make_corpus
+from experiments.inputs.layout import EpochLayouts, training_sequences
 from experiments.run import make_run
+from experiments.serving.recommender import Recommender
 from experiments.settings import ProtocolSettings
-from experiments.training.batches import make_batch
 from experiments.training.continued import check_held_out, check_start, match
-from experiments.training.corpus import make_corpus
 from experiments.training.graphs import item_graph, neighbour_graph, user_item_graph
-from experiments.training.layout import EpochLayouts, training_sequences
 from experiments.training.prepare import make_setup, used_users
 from experiments.training.teachers import load_teacher
 from tests.experiments.raw_files import SEQUENCES, amazon

@@ -19,7 +19,7 @@ import pytest
 
 from experiments.errors import ArgumentError, UserError
 from experiments.files import read_json, write_json
-from experiments.paper.numbers import METRICS
+from experiments.numbers import METRICS
 from experiments.run import claim_folder
 from experiments.sweep import report, study, trials
 from experiments.sweep.__main__ import main

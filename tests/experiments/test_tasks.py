@@ -13,10 +13,10 @@ from flax import nnx
 from scipy import stats
 
 from experiments.evaluation import make_evaluation_set, make_evaluator
+from experiments.inputs.batches import Batch, make_batch
+from experiments.inputs.corpus import make_corpus
+from experiments.inputs.layout import EpochLayouts, training_sequences
 from experiments.settings import TrainingSettings
-from experiments.training.batches import Batch, make_batch
-from experiments.training.corpus import make_corpus
-from experiments.training.layout import EpochLayouts, training_sequences
 from models import MFBPR, SRGNN, Backbone, BERT4Rec, GRU4Rec
 from tests.experiments.brute_force import brute_force_rank, inputs_and_targets
 

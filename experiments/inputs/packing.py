@@ -203,7 +203,7 @@ def choose_groups(longer: np.ndarray) -> tuple[Group, ...]:
 
     Examples:
         >>> import numpy as np
-        >>> from experiments.training.packing import choose_groups
+        >>> from experiments.inputs.packing import choose_groups
         >>> [tuple(group) for group in choose_groups(np.array([9, 2, 2, 0]))]
         [(0, 3), (2, 1)]
     """

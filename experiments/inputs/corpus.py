@@ -11,7 +11,7 @@ from jaxtyping import Array, Int
 
 from experiments.data import Interactions
 from experiments.errors import UserError
-from experiments.training.mesh import ONE_DEVICE, Placement
+from experiments.inputs.mesh import ONE_DEVICE, Placement
 
 
 class Corpus(NamedTuple):

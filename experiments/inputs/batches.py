@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
+from experiments.inputs.corpus import Corpus, Unseen
+from experiments.inputs.packing import EMPTY, Layout, Rows
 from experiments.settings import TrainingSettings
-from experiments.training.corpus import Corpus, Unseen
-from experiments.training.packing import EMPTY, Layout, Rows
 from models import Backbone, Task
 
 

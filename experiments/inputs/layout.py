@@ -6,8 +6,7 @@ import numpy as np
 
 from experiments.data import Interactions
 from experiments.errors import UserError
-from experiments.settings import TrainingSettings
-from experiments.training.packing import (
+from experiments.inputs.packing import (
     EMPTY,
     ROWS_MULTIPLE,
     Layout,
@@ -17,6 +16,7 @@ from experiments.training.packing import (
     layout,
     longer_of_random,
 )
+from experiments.settings import TrainingSettings
 from models.backbone import Task
 
 

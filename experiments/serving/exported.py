@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from experiments.errors import UserError
 from experiments.files import replaced
-from experiments.recommendations import Recommender, type_of, written_to
+from experiments.serving.recommender import Recommender, type_of, written_to
 from models import Backbone
 
 PLATFORMS = ("cpu", "cuda", "tpu")

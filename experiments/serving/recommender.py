@@ -22,7 +22,7 @@ from experiments.data.histories import match
 from experiments.errors import ArgumentError
 from experiments.evaluation import EvaluationSet, make_evaluation_set, score_block, without_seen
 from experiments.files import replaced
-from experiments.training.corpus import Corpus, make_corpus
+from experiments.inputs.corpus import Corpus, make_corpus
 from experiments.training.finished import Finished, load_run
 from models import Backbone
 
