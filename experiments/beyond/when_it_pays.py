@@ -28,13 +28,15 @@ class Condition(NamedTuple):
 
     Attributes:
         x: the place along its axis.
-        label: its name.
+        tick: its name there.
+        label: its name in tables.
         settings: those of both runs.
         series: of the picture, where an axis has several.
         of_graph: settings of SEvo's graph.
     """
 
     x: float
+    tick: str
     label: str
     settings: Mapping[str, Any]
     series: str = ""
@@ -54,20 +56,22 @@ AXES: Mapping[str, Sequence[Condition]] = {
         *(
             Condition(
                 count,
+                str(count),
                 f"{count} negative{'s' * (count > 1)}",
                 {"loss": "sampled-softmax", "own_negatives": True, "num_negatives": count},
             )
             for count in (1, 8, 64, 512)
         ),
-        Condition(10_000, "all items", {}),
+        Condition(10_000, "all", "all items", {}),
     ],
     "batch size": [
-        Condition(size, f"batches of {size}", {"batch_size": size})
+        Condition(size, str(size), f"batches of {size}", {"batch_size": size})
         for size in (32, BATCH, 512, 2048)
     ],
     "share of the users": [
         Condition(
             share,
+            f"{share:.0%}",
             f"{share:.0%} of the users, {name}",
             {"user_share": share, "batch_size": round(share * ALL_USERS)},
             name,
@@ -78,9 +82,9 @@ AXES: Mapping[str, Sequence[Condition]] = {
         if share < 1 or name != "all users' graph"
     ],
     "width": [
-        Condition(16, "width 16", {"dim": 16}),
-        Condition(64, "width 64", {}),
-        Condition(128, "width 128", {"dim": 128}),
+        Condition(16, "16", "width 16", {"dim": 16}),
+        Condition(64, "64", "width 64", {}),
+        Condition(128, "128", "width 128", {"dim": 128}),
     ],
 }
 """The axes of the map: for the picture, all items are 10,000 negatives."""
@@ -273,6 +277,9 @@ def draw(measured: Measured, path: Path) -> None:
             axes.axhline(0, color="black", lw=0.8)
             if drawn:  # an empty axis has no logarithm
                 axes.set_xscale("log")
+                ticks = {condition.x: condition.tick for condition in AXES[axis]}
+                axes.set_xticks(list(ticks), list(ticks.values()))
+                axes.minorticks_off()
             axes.set(xlabel=axis, ylabel=f"gain in test {CRITERION}, %")
         plots.legend_below(figure)
 

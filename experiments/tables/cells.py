@@ -12,6 +12,9 @@ from scipy import stats
 from experiments.numbers import Scores
 from experiments.tables.documents import NONE
 
+ROUNDING = 1e-12
+"""Differences of scores below this are rounding."""
+
 
 class Cell(NamedTuple):
     """The results of a row on a data set.
@@ -86,13 +89,13 @@ def gain(one: Cell, other: Cell, metric: str) -> float | None:
 
 
 def p_value(one: Cell, other: Cell, metric: str) -> float | None:
-    """The paired t-test over common seeds, two-sided; None for fewer than two of them."""
+    """The paired t-test over common seeds, two-sided; None for fewer than two different gains."""
     seeds = common_seeds(one, other)
     if len(seeds) < 2:
         return None
     ours, others = ([cell.results[s]["test"][metric] for s in seeds] for cell in (one, other))
-    if ours == others:
-        return None  # differences of zero have no variance to test against
+    if np.ptp(np.subtract(ours, others)) < ROUNDING:
+        return None  # equal differences have no variance to test against
     p = float(stats.ttest_rel(ours, others).pvalue)
     return p if math.isfinite(p) else None
 

@@ -380,7 +380,13 @@ def test_t_test_over_common_seeds():
     assert cells.gain(one, other, "HR@1") == pytest.approx(1.6 / 1.3 - 1)
     assert cells.p_value(one, cell_of({0: 0.1}), "HR@1") is None
     assert cells.probability(None) == "–"
-    assert cells.p_value(one, one, "HR@1") is None
+    for gain in (0.0, 0.1):
+        assert (
+            cells.p_value(
+                cell_of({0: 0.2 + gain, 1: 0.7 + gain}), cell_of({0: 0.2, 1: 0.7}), "HR@1"
+            )
+            is None
+        )
 
 
 def test_runs_of_different_lengths_are_not_mixed():
