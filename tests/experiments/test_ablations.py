@@ -112,7 +112,7 @@ def test_a_quick_look(name, data_dir, own_folders, trained, monkeypatch, tmp_pat
 
 @pytest.mark.usefixtures("no_pictures")
 def test_a_quick_look_without_beauty_and_with_places(own_folders, trained, tmp_path):
-    """What is given is heeded."""
+    """Options that are given go before those of a quick look."""
     argv = ["--epochs", "4", "--seeds", "1", "2", "--datasets", "synthetic"]
     assert call("table7", tmp_path, tmp_path, "--quick", *argv[:-2]) == 0
     assert not list(own_folders.glob("sevo-*"))

@@ -183,7 +183,7 @@ SLOW = pytest.mark.slow
     ],
 )
 def test_models_with_other_tables(users_file, tmp_path, model):
-    """Of users, of a mask, two tables, running means; with one new user, who comes first."""
+    """Tables of users, of a mask, two tables, and running means; the one new user comes first."""
     model, *options = model.split()
     optimizer = "adam" if model == "lightgcn" else "sevo-adamw"
     lines = lines_of(users_file)[:60]

@@ -123,7 +123,7 @@ def test_the_command_prints(sasrec_run, users_file, capsys):
 
 
 def histories_of(data, users) -> dict:
-    """What users of the data have met, under other names."""
+    """Returns the items that users of the data have met, under other names."""
     own = np.split(data.item_ids[data.items - 1], data.starts[1:])
     return {f"new-{data.user_ids[user]}": own[user].tolist() for user in users}
 

@@ -132,7 +132,7 @@ def test_a_second_call_runs_nothing(done, data_dir, no_training):
 
 
 def test_without_checkpoints_a_run_is_finished(done, data_dir, tmp_path, no_training):
-    """What is committed has none."""
+    """The committed runs have none."""
     folder = tmp_path / "copy"
     shutil.copytree(done, folder, ignore=shutil.ignore_patterns("checkpoints"))
     assert call("table2", folder, data_dir, *ONE) == 0

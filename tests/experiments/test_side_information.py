@@ -173,7 +173,7 @@ def test_figure6_tells_of_runs_that_were_stopped_early(data_dir, tmp_path, train
 
 
 def test_figure6_tells_of_a_lost_checkpoint(data_dir, tmp_path, trained):
-    """What is made up has none, and results/ has none."""
+    """Made-up runs have none, and the committed ones have none."""
     assert call("figure6", tmp_path, data_dir) == 0
     missing = read_json(tmp_path / "figure6.json")["missing"]
     assert len(missing) == 5

@@ -288,7 +288,7 @@ def window(first: int, last: int, repeats: bool):
     ],
 )
 def test_windows_of_one_history(old, new, known, repeats, tmp_path):
-    """What is held out now was trained on before, or was not, whichever end of a window moves."""
+    """Items held out now may have been trained on before, whichever end of a window moves."""
     former, data = window(*old, repeats), window(*new, repeats)
     pairs = (data.item_ids, former.item_ids), (data.user_ids, former.user_ids)
 

@@ -70,7 +70,7 @@ class Command:
         return self.finish(self.start(*more, limit=limit))
 
     def kill(self, process: BaseProcess) -> bool:
-        """Whether it had not ended before."""
+        """Kills a process; returns whether it had not ended before."""
         process.kill()
         return self.finish(process)[0] == -signal.SIGKILL
 

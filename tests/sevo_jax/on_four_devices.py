@@ -94,7 +94,7 @@ def train(make, placed):
 
 
 def collectives_of(program: str) -> Counter:
-    """How often each kind of exchange between devices stands in a compiled program."""
+    """Counts the exchanges between devices in a compiled program, by their kinds."""
     return Counter(COLLECTIVE.findall(program))
 
 

@@ -345,7 +345,7 @@ def test_other_graphs_for_good_and_for_a_call():
 
 @pytest.mark.parametrize("scheduled", ["learning_rate", "weight_decay"])
 def test_updates_keep_their_dtypes_beside_schedules(scheduled, x64):
-    """As those of Optax do, and as wrappers that choose between two updates need it."""
+    """Those of Optax do, and wrappers that choose between two updates need it."""
     options = {"learning_rate": 0.1, "weight_decay": 0.1} | {
         scheduled: lambda count: 0.1 / (1 + count)
     }

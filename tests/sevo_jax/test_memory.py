@@ -45,7 +45,7 @@ def planned(graph, dim, optimizer, dtype="float32", sharding=None, **options):
 
 
 def check(predicted: diagnostics.Memory, plan, peak: int) -> None:
-    """What lives between steps is exact, but for some scalars; the peak is within 10%."""
+    """Checks a plan: arrays that live between steps to some scalars, the peak within 10%."""
     held = predicted.total - predicted.temporaries
     assert held == pytest.approx(plan.argument_size_in_bytes, rel=0.001, abs=200)
     assert predicted.total == pytest.approx(peak, rel=0.1)
@@ -82,7 +82,7 @@ def test_the_peak_of_an_update(size, optimizer, options):
 @pytest.mark.parametrize("method", ["neumann", "iterative"])
 @pytest.mark.parametrize("every", [1, 10])
 def test_many_layers(optimizer, method, every):
-    """Of the temporaries alone, half a table can be told."""
+    """The temporaries alone are right to half a table."""
     graph = random_graph(400, 4)
     for layers in range(4, 9):
         options = {"num_layers": layers, "method": method, "every": every}
@@ -117,7 +117,7 @@ def test_split_over_four_devices():
 
 
 def test_the_kernel_of_gpus_adds_its_sums_of_blocks():
-    """As measured on an H200: beside the same tables, a sum for each block of 64 entries."""
+    """Measured on an H200: beside the same tables, it has a sum for each block of 64 entries."""
     nodes, dim, entries = 12_101, 64, 310_000
     on_cpu, on_gpu = (
         diagnostics.memory(nodes, dim, entries, kernel=kernel) for kernel in (None, "pallas")

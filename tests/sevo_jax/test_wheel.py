@@ -1,4 +1,4 @@
-"""What is published, as users get it: one wheel a platform, a pure one, the sources with tests."""
+"""The published packages, as users get them: a wheel a platform, a pure one, the sources."""
 
 from __future__ import annotations
 
