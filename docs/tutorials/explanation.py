@@ -128,13 +128,13 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# By itself the correction brought nothing: [Rows that are rarely met](../rare-rows.md). It belongs to the
+# By itself the correction brought nothing: [Rows that are rarely updated](../rare-rows.md). It belongs to the
 # smoothing, which averages the steps that it keeps.
 #
 # ## Smoothing that waits
 #
 # ψ is linear: to smooth k steps one by one, or their sum at once, moves the table by the same, if the gradients
 # are the same. That is `every=k`. In real training they are not the same, since the raw steps between change
-# the next gradients; on Beauty once in ten epochs came out ahead of every step ([When to use it](../when.md)).
+# the next gradients; on Beauty every ten epochs came out ahead of every step ([When to use it](../when.md)).
 #
 # The property tests of these statements are in `tests/sevo_jax/test_theorems.py`.

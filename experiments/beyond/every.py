@@ -97,7 +97,7 @@ def rows_of(asked: Request) -> Iterable[Row]:
 
 
 def rows_of_parts(asked: Request) -> Iterable[Row]:
-    """Smoothing once in ten epochs, with parts of it changed, each at several learning rates."""
+    """Smoothing every ten epochs, with parts of it changed, each at several learning rates."""
     for dataset in asked.datasets:
         for part, changed in PARTS.items():
             for rate in RATES:
@@ -111,7 +111,7 @@ def rows_of_parts(asked: Request) -> Iterable[Row]:
 
 
 def rows_of_models(asked: Request) -> Iterable[Row]:
-    """Other backbones at every step, as in Table 2, and once in ten epochs."""
+    """Other backbones at every step, as in Table 2, and every ten epochs."""
     for dataset in asked.datasets:
         for model in asked.models:
             usual = accuracy_tables.in_ablations(model, dataset)
@@ -230,7 +230,7 @@ def _verdict_against(
 PARTS_TABLE = Accuracy(
     title="Smoothing that waits: which part helps",
     text=(
-        "SASRec smoothed once in ten epochs, with one part changed at a time. The bars are of the "
+        "SASRec smoothed every ten epochs, with one part changed at a time. The bars are of the "
         "learning rate that validates best of those done, of up to three. Lookahead (Zhang et al., "
         "2019) has a plain factor in place of ψ; on noise, ψ has the norm of a factor of 0.27.",
         accuracy.ABLATION,
@@ -245,7 +245,7 @@ PARTS_TABLE = Accuracy(
 MODELS_TABLE = Accuracy(
     title="Smoothing that waits: other backbones",
     text=(
-        "Backbones smoothed at every step and once in ten epochs, with their published settings, "
+        "Backbones smoothed at every step and every ten epochs, with their published settings, "
         "and at twice their learning rate where that is done.",
         accuracy.ABLATION,
         accuracy.P_VALUES,

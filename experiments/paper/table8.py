@@ -153,8 +153,7 @@ def compose(
         f"Seconds on: {machine}. An epoch is the median of {ROUNDS} after a warm-up, in turn "
         "without smoothing, with SEvo at every step, and with SEvo once in the epoch; all settings "
         "but the smoothing are SEvo's. A training is the epoch times the published epochs, without "
-        "validations. Smoothing once in ten epochs (`reproduce every`) costs a tenth of what once "
-        "an epoch adds. Inference ranks all items for all test users. Models that the paper has "
+        "validations. Inference ranks all items for all test users. Models that the paper has "
         "without SEvo alone are trained as such.",
         "The paper's seconds are of other hardware and software (Xeon E5-2620 v4, one GTX 1080 "
         "Ti, PyTorch): the overheads can be compared, the seconds cannot. Nor can ours of "
