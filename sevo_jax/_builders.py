@@ -290,7 +290,7 @@ def category_graph(
         kept = sizes <= check_count("max_category_size", max_category_size)
         incidence, sizes = incidence[:, np.flatnonzero(kept)], sizes[kept]
     predicted = int((sizes * (sizes - 1)).sum())
-    if predicted > max_entries:
+    if predicted > check_count("max_entries", max_entries, least=0):
         raise ValueError(
             f"{sizes.size} categories, the largest of {sizes.max()} nodes, make up to "
             f"{predicted:,} entries, more than max_entries={max_entries:,}: leave out the broad "

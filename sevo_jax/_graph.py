@@ -369,8 +369,8 @@ class Graph:
     def save(self, path: str | Path) -> None:
         """Writes the graph to a file that `scipy.sparse.load_npz` can read too.
 
-        It holds ``W``, or ``Ã`` where there is no ``W``. Reading computes ``Ã`` anew from ``W``, which
-        may change its last bit if the dtype had rounded ``W``.
+        It holds ``W``, or ``Ã`` where there is no ``W``. Reading computes ``Ã`` anew from ``W``,
+        which may change its last bit if the dtype had rounded ``W``.
 
         Args:
             path: the file; ``.npz`` is added if it is missing.

@@ -299,14 +299,10 @@ def _product(*factors: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:
     )
 
 
-def _is_zero(weight_decay: optax.ScalarOrSchedule) -> bool:
-    return isinstance(weight_decay, int | float) and weight_decay == 0
-
-
 def _coupled_decay(
     weight_decay: optax.ScalarOrSchedule, mask: Any | Callable[[Any], Any] | None
 ) -> optax.GradientTransformation:
     """Adds an L2 term. For a plain 0 it adds nothing, and then needs no parameters."""
-    if _is_zero(weight_decay):
+    if isinstance(weight_decay, int | float) and weight_decay == 0:
         return optax.identity()
     return optax.add_decayed_weights(weight_decay, mask)

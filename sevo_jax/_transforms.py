@@ -333,7 +333,7 @@ def scale_by_adam(
     def update_fn(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
         count = jnp.asarray(optax.safe_increment(state.count))
-        idle = _map(lambda c, g: _zero_rows(g) if c else _NO_ROW, corrected(updates), updates)
+        idle = _map(lambda c, g: zero_rows(g) if c else _NO_ROW, corrected(updates), updates)
         mu = optax.tree.update_moment(updates, state.mu, b1, 1)
         nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2)
         mu = _where_idle(idle, _rest(state.mu, b1, count), mu)
@@ -378,9 +378,11 @@ def _wide(moment: jax.Array) -> jax.Array:
     return moment.astype(jnp.promote_types(moment.dtype, jnp.float32))
 
 
-def _zero_rows(gradient: jax.Array | np.ndarray) -> jax.Array:
+def zero_rows(gradient: jax.Array | np.ndarray) -> jax.Array:
     """Marks the rows that are all zero, as ``bool[rows, 1, ...]``; a NaN is not zero."""
-    return ~jnp.any(jnp.asarray(gradient != 0), axis=tuple(range(1, gradient.ndim)), keepdims=True)
+    return ~jnp.any(
+        jnp.asarray(gradient) != 0, axis=tuple(range(1, jnp.ndim(gradient))), keepdims=True
+    )
 
 
 def _where_idle(idle: Any, resting: Any, moving: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -14,6 +13,7 @@ from sevo_jax._checks import (
     check_beta,
     check_choice,
     check_count,
+    check_floating,
     check_num_layers,
 )
 from sevo_jax._graph import Graph, as_graph
@@ -21,8 +21,9 @@ from sevo_jax._matrices import Operator
 from sevo_jax._memory import Memory, memory
 from sevo_jax._sharding import Way, best_way, halos, part_size, received, shifts_of
 from sevo_jax._smoothing import Method, smooth
-from sevo_jax._spmm import check_rows, compute_dtype, spmm
+from sevo_jax._spmm import check_rows, compute_dtype, floating, spmm
 from sevo_jax._tables import Tables, table_groups, tree_entries
+from sevo_jax._transforms import zero_rows
 
 __all__ = [
     "Communication",
@@ -81,6 +82,7 @@ def direction(
         smoothed: the same shape, after smoothing.
 
     Raises:
+        TypeError: arrays that are not floating.
         ValueError: unequal shapes.
 
     Examples:
@@ -91,13 +93,13 @@ def direction(
         >>> float(sevo_jax.diagnostics.direction(update, smoothed))
         -1.0
     """
-    if jnp.shape(update) != jnp.shape(smoothed):
+    update, smoothed = floating("update", update), floating("smoothed", smoothed)
+    if update.shape != smoothed.shape:
         raise ValueError(
-            "update and smoothed must have the same shape, got "
-            f"{jnp.shape(update)} and {jnp.shape(smoothed)}"
+            f"update and smoothed must have the same shape, got {update.shape} and {smoothed.shape}"
         )
     dtype = compute_dtype(update)
-    return (jnp.asarray(update, dtype) * jnp.asarray(smoothed, dtype)).sum()
+    return (update.astype(dtype) * smoothed.astype(dtype)).sum()
 
 
 def structure(
@@ -264,15 +266,14 @@ def corrected_rows(grads: Any, tables: Tables = None) -> dict[str, Float[Array, 
     """
     entries = tree_entries(grads)
     if tables is None:
-        chosen = [i for i, (_, leaf) in enumerate(entries) if leaf.ndim >= 2]
+        chosen = [i for i, (_, leaf) in enumerate(entries) if jnp.ndim(leaf) >= 2]
     else:
         chosen = [i for group in table_groups(tables, grads, None) for i in group]
 
-    def share(gradient: Array) -> Array:
-        idle = ~jnp.any(gradient != 0, axis=tuple(range(1, gradient.ndim)))
-        return jnp.mean(idle, dtype=jnp.float32)
-
-    return {"/".join(entries[i][0]): share(jax.numpy.asarray(entries[i][1])) for i in chosen}
+    return {
+        "/".join(entries[i][0]): jnp.mean(zero_rows(entries[i][1]), dtype=jnp.float32)
+        for i in chosen
+    }
 
 
 class Communication(NamedTuple):
@@ -342,7 +343,7 @@ def communication(
         dtype: the table's dtype; narrower ones than float32 are smoothed in float32.
 
     Raises:
-        TypeError: a count that is no integer.
+        TypeError: a count that is no integer, or a dtype that is not floating.
         ValueError: a count below 1, or a graph that is already split among devices.
 
     Examples:
@@ -363,7 +364,7 @@ def communication(
     dim, num_parts = check_count("dim", dim), check_count("num_parts", num_parts)
     layers, num_nodes = check_num_layers(num_layers), matrix.shape[0]
     shifts = shifts_of(halos(matrix, num_parts), num_nodes)
-    row = layers * dim * jnp.promote_types(dtype, jnp.float32).itemsize
+    row = layers * dim * jnp.promote_types(check_floating("dtype", dtype), jnp.float32).itemsize
     return Communication(
         num_nodes,
         dim,

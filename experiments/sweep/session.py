@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
 from experiments.console import in_words as words_of
-from experiments.console import say
+from experiments.console import say, show
 from experiments.errors import ArgumentError, UserError, check_name, option
 from experiments.options import Given, make_runs
 from experiments.run import FILES, Run, checksum, files_of
@@ -97,7 +96,7 @@ def sweep(options: Arguments, given: Given) -> int:
     finally:
         trials = trials_of(study)
         best = best_of(trials)
-        Console().print(make_grid(trials, frame))
+        show(make_grid(trials, frame))
         if best:
             say(f"best: {in_words(best, fields)}")
     say(f"written: {', '.join(map(str, worker.write()))}")

@@ -58,6 +58,8 @@ def draw_lines(panels: Panels, x_label: str, path: Path) -> None:
                 label=series if own else None,
             )
         places = sorted({float(p.x) for p in points if p.x is not None})
+        if not places:
+            return  # those that hold at all places may be done first
         if places[0] > 0 and places[-1] >= 100 * places[0]:
             axes.set_xscale("log")
         elif len(places) > 2 and places[0] == 0 and places[-1] >= 20 * places[1]:

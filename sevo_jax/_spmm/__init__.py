@@ -287,11 +287,17 @@ def compute_dtype(x: Array | np.ndarray) -> jnp.dtype:
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
-def check_rows(graph: Graph, x: ArrayLike) -> Array:
-    """Returns ``x`` as a JAX array; an error unless it is floating, with one row a node."""
+def floating(name: str, x: ArrayLike) -> Array:
+    """Returns ``x`` as a JAX array; an error unless it is floating."""
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"x must be a floating-point array, got dtype {x.dtype}")
+        raise TypeError(f"{name} must be a floating-point array, got dtype {x.dtype}")
+    return x
+
+
+def check_rows(graph: Graph, x: ArrayLike) -> Array:
+    """Returns ``x`` as a JAX array; an error unless it is floating, with one row a node."""
+    x = floating("x", x)
     if x.ndim == 0 or x.shape[0] != graph.num_nodes:
         raise ValueError(
             f"x must have one row for each of the graph's {graph.num_nodes} nodes, "

@@ -20,6 +20,7 @@ from experiments.reproduce import main
 from experiments.run import claim_folder
 from experiments.settings.published import published
 from experiments.tables.panels import Drawn, draw_bars, draw_curves, draw_lines
+from experiments.tables.requests import Request, quick_look
 from experiments.targets import TARGETS
 from experiments.training import loop
 
@@ -255,6 +256,15 @@ QUICK = ("table4", "table5", "figure2b", "figure6")
 """Targets beside the ablations that have a quick look."""
 
 
+def test_a_quick_look_at_categories_is_of_data_that_have_them(tmp_path):
+    """The built-in data have none."""
+    asked = {
+        name: quick_look(Request(name, quick=True, data_dir=tmp_path)).datasets
+        for name in ("figure3b", "table4", "figure6")
+    }
+    assert asked == {"figure3b": ("synthetic",), "table4": (), "figure6": ()}
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -292,10 +302,10 @@ def test_pictures_of_several_seeds_and_of_none(draw, points, labels, tmp_path, m
     monkeypatch.setattr(plt, "close", drawn.append)
     points = [*points, *ACROSS]
     nothing = [p._replace(values=[], curves=[], paper=None) for p in points]
-    for found in (points, nothing):
+    for found in (points, nothing, ACROSS):
         draw({"one": found, "two": found}, "a setting", tmp_path / "picture.png")
         assert (tmp_path / "picture.png").read_bytes().startswith(PNG)
-    full, empty = drawn
+    full, empty, _ = drawn
     (legend,) = full.legends
     assert {text.get_text() for text in legend.get_texts()} == labels
     assert not empty.legends

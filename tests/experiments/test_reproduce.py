@@ -637,3 +637,12 @@ def test_table3_on_the_files(tmp_path, data_dir, small, monkeypatch):
     assert text.count("2 of 2") == 8  # seeds, and epochs as configured, of four rows
     assert "+90.9%" in text  # the paper's gain, from its rounded values
     assert "synthetic, time" not in text
+
+
+def test_committed_tables_need_no_fonts_of_greek():
+    """LaTeX's usual fonts and encoding have none; what a document begins with is a comment."""
+    pages = sorted((Path(__file__).parents[2] / "results").glob("*.tex"))
+    assert pages
+    for page in pages:
+        lines = [line for line in page.read_text().splitlines() if not line.startswith("%")]
+        assert all(map(str.isascii, lines)), page

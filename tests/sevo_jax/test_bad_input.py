@@ -146,6 +146,8 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], list[str]]] = [
         ValueError,
         ["6 entries", "max_category_size", "max_entries"],
     ),
+    (lambda: category_graph([], 3, max_entries=-1), ValueError, ["max_entries", "at least 0"]),
+    (lambda: category_graph([[0]], 3, max_entries="a"), TypeError, ["max_entries", "integer"]),
     (lambda: category_graph(sp.eye_array(4), 3), ValueError, ["one row a node", "(4, 4)"]),
     (lambda: knn_graph(np.ones((3, 2)), 3), ValueError, ["k", "less than the 3 nodes", "got 3"]),
     (lambda: knn_graph(np.ones((3, 2)), 0), ValueError, ["k", "at least 1"]),
@@ -233,6 +235,8 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], list[str]]] = [
         ValueError,
         ["same shape", "(3, 2)", "(2, 2)"],
     ),
+    (lambda: diagnostics.direction([1.0], [1]), TypeError, ["smoothed", "floating", "int32"]),
+    (lambda: diagnostics.communication(GRAPH, 2, 2, dtype="int32"), TypeError, ["dtype", "int32"]),
     (lambda: sevo_jax.diagnostics.corrected_rows(TWO, "c"), ValueError, ["'c'", "matches no leaf"]),
     (init(method="neuman"), ValueError, ["method", "did you mean 'neumann'"]),
     *(

@@ -114,6 +114,7 @@ def test_corrected_rows():
     assert {k: float(v) for k, v in one.items()} == {"items/embedding": 0.5}
     both = sevo_jax.diagnostics.corrected_rows(grads, [["items"], ["bias"]])
     assert {k: float(v) for k, v in both.items()} == {"items/embedding": 0.5, "bias": 1.0}
+    assert not sevo_jax.diagnostics.corrected_rows({"scale": 1.0, "bias": [0.0, 1.0]})
 
 
 def test_an_l2_term_shows_as_no_corrected_rows():
