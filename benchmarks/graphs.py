@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 import sevo_jax
-from experiments.data.table1 import TABLE_1, ZIPF_EXPONENT, Size
+from experiments.data.table1 import ZIPF_EXPONENT, Size
 from experiments.data.table1 import draw_sequences as interactions
 
-__all__ = ["TABLE_1", "Size", "graph", "interactions", "random_graph"]
+__all__ = ["graph", "interactions", "random_graph"]
 
 
 def graph(size: Size, seed: int = 0) -> sevo_jax.Graph:

@@ -19,9 +19,10 @@ import optax
 
 import sevo_jax
 from benchmarks import report
-from benchmarks.graphs import TABLE_1, graph, random_graph
+from benchmarks.graphs import graph, random_graph
 from benchmarks.scaling import QUICK_SIDE, SIDE, simulated
 from benchmarks.smoothing import DECAY, DIM, RATE, training_step, update_of
+from experiments.data.table1 import TABLE_1
 from experiments.training.timing import in_turn
 
 EVERY = 100

@@ -13,8 +13,6 @@ from typing import Any, NoReturn
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from experiments.errors import ArgumentError, UserError
-
 CLOSED_PIPE = 141
 """The exit status after a closed pipe: 128 and the number of SIGPIPE, as in other programs."""
 
@@ -75,11 +73,6 @@ def say(message: str, style: str = "") -> None:
     with contextlib.suppress(OSError):
         text = Text(plain(message, error_console.encoding, keep="\n"), style)
         error_console.print(text, soft_wrap=True)
-
-
-def in_words(error: UserError) -> str:
-    """Returns the message of an error, in which an argument has the name of its option."""
-    return error.as_option() if isinstance(error, ArgumentError) else str(error)
 
 
 def output() -> Console:

@@ -9,6 +9,10 @@ from collections.abc import Iterable
 class UserError(Exception):
     """Bad input or surroundings. The message says where, and what was found and expected."""
 
+    def as_option(self) -> str:
+        """The message in the words of the command line."""
+        return str(self)
+
 
 class ArgumentError(UserError):
     """A `UserError` about one argument, which a command prints as its option.
@@ -32,7 +36,7 @@ class ArgumentError(UserError):
         super().__init__(f"{argument}{self._rest}")
 
     def as_option(self) -> str:
-        """The error in the words of the command line."""
+        """The message, in which the argument has the name of its option."""
         return f"{option(self.argument)}{self._rest}"
 
 

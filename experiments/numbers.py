@@ -31,6 +31,15 @@ BACKBONES = {
 MODELS = BASELINES | BACKBONES
 PLAIN, UNSMOOTHED, SEVO = "adam", "adamw", "sevo-adamw"
 """The optimisers of the paper's runs; and ours between them, with SEvo's settings unsmoothed."""
+LABELS = {
+    "adam": "Adam, as published",
+    "adamw": "AdamW, SEvo's settings",
+    "sevo-adamw": "SEvo-AdamW",
+    "sevo-adam": "SEvo-Adam",
+    "sgd": "SGD",
+    "sevo-sgd": "SEvo-SGD",
+}
+"""The names of optimisers; the first three are those of published settings."""
 SEEDS = (0, 1, 2, 3, 4)
 
 AVERAGE_LENGTH = {

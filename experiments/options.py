@@ -11,7 +11,7 @@ from typing import Annotated, Any, Protocol, TypeVar, get_type_hints
 
 import tyro
 
-from experiments.errors import ArgumentError, check_name, option
+from experiments.errors import ArgumentError, check_name
 from experiments.run import Run, make_run
 from experiments.settings import OPTIMIZERS, Settings, fields_of
 from experiments.settings.published import MODELS, check_read, reads
@@ -20,20 +20,28 @@ T = TypeVar("T")
 Given = Mapping[str, Any]
 """The settings that are given on the command line, by their flat names."""
 
-MOVED = ("teacher", "graph", "categories")
-"""Settings that name files. The files may have moved since the run was trained."""
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """The options of all commands that read a finished run."""
 
-def moved_files(arguments: object) -> dict[str, str]:
-    """Returns the files that a command's arguments name, by the names of `MOVED`."""
-    given = {name: getattr(arguments, name) for name in MOVED}
-    return {name: file for name, file in given.items() if file is not None}
+    run: Annotated[Path, tyro.conf.Positional]
+    """The folder of the run, which holds config.json and checkpoints."""
+    dataset: str | None = None
+    """The run's data set, if its file has moved."""
+    data_dir: Path | None = None
+    """Folder of the data set's file; $SEVO_DATA or, for named data sets, a cache if not given."""
+    teacher: str | None = None
+    """The folder of the run's teacher, if it has moved."""
+    graph: str | None = None
+    """The run's --graph FILE.npz, if it has moved."""
+    categories: str | None = None
+    """The run's --categories FILE, if it has moved."""
 
-
-FORMER_MODELS = {
-    "mf-bpr-user-item": {"model": "mf-bpr", "graph": "user-item"},
-    **{f"sasrec-{m}": {"model": "sasrec", "distill": m} for m in ("kd", "rkd", "htd", "dkd")},
-}
+    def moved(self) -> dict[str, str]:
+        """Returns the files that are given, by the names of the settings."""
+        named = {"teacher": self.teacher, "graph": self.graph, "categories": self.categories}
+        return {name: file for name, file in named.items() if file is not None}
 
 
 class TrainingOptions(Protocol):
@@ -177,9 +185,6 @@ def make_runs(
         UserError: an unknown model or optimiser, a setting that no run reads, or one out of its
             range.
     """
-    if model in FORMER_MODELS:
-        words = " ".join(f"{option(k)} {v}" for k, v in FORMER_MODELS[model].items())
-        raise ArgumentError("model", f"{model} is now {words}")
     check_name("model", model, MODELS)
     check_values("optimizer", optimizers)
     check_seeds(seeds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import tyro
 from rich.box import SIMPLE
@@ -13,9 +13,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from experiments import console
-from experiments.console import cell, in_words, say, show
+from experiments.console import cell, say, show
 from experiments.errors import UserError
-from experiments.options import moved_files
+from experiments.options import FinishedRun
 
 if TYPE_CHECKING:
     import polars as pl
@@ -23,34 +23,22 @@ if TYPE_CHECKING:
 SHOWN_USERS = 20
 
 
-@dataclasses.dataclass(frozen=True)
-class Arguments:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments(FinishedRun):
     """Recommends items to users of the data or to others, by the best checkpoint of a run."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """The folder of the run, which holds config.json and checkpoints."""
     users: tuple[str, ...] = ()
     """Users, by the data set's own ids; all users if not given."""
     history: Path | None = None
-    """Other users, and what they have met: lines or a table, as data sets; the data set's ids."""
+    """Other users and their histories: lines or a table, as data sets; the data set's ids."""
     candidates: Path | None = None
     """The only items to recommend: a file with an id a line, or a table with a column item."""
     include_seen: bool = False
-    """Whether to recommend items that the user has met, too."""
+    """Whether to recommend items of the user's history, too."""
     top_k: int = 10
     """Items for each user."""
     out: Path | None = None
     """A .parquet or .csv file of user, rank, item and score; if not given, they are printed."""
-    dataset: str | None = None
-    """The run's data set, if its file has moved."""
-    data_dir: Path | None = None
-    """Folder of the data set's file; $SEVO_DATA or, for named data sets, a cache if not given."""
-    teacher: str | None = None
-    """The folder of the run's teacher, if it has moved."""
-    graph: str | None = None
-    """The run's --graph FILE.npz, if it has moved."""
-    categories: str | None = None
-    """The run's --categories FILE, if it has moved."""
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache folder for later runs."""
 
@@ -86,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
             arguments.run,
             arguments.data_dir,
             arguments.dataset,
-            moved_files(arguments),
+            arguments.moved(),
         )
         frames = recommender.blocks(
             arguments.history,
@@ -107,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
                 write(frames, out)
             show(f"recommendations: {out}")
     except UserError as error:
-        say(f"error: {in_words(error)}", "bold red")
+        say(f"error: {error.as_option()}", "bold red")
         return 1
     return 0
 

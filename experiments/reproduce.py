@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
         console.say("interrupted; what is done is kept: the same command goes on")
         return 130
     except UserError as error:
-        console.say(f"error: {console.in_words(error)}")
+        console.say(f"error: {error.as_option()}")
         return 1
 
 

@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 from experiments import summary
 from experiments.bars import progress_bar
-from experiments.console import in_words, say
+from experiments.console import say
 from experiments.data import Interactions
 from experiments.errors import ArgumentError, UserError, option
 from experiments.inputs.mesh import DATA, MODEL, ONE_DEVICE, Placement, make_mesh
@@ -48,7 +48,7 @@ def make_groups(runs: list[Run], together: bool | None) -> list[list[Run]]:
 
 
 @contextlib.contextmanager
-def stop_on_signal(progress: Progress) -> Generator[threading.Event]:
+def stop_on_signal() -> Generator[threading.Event]:
     """Yields an event that Ctrl-C and SIGTERM set. A second signal acts as without this."""
     stop = threading.Event()
     numbers = (signal.SIGINT, signal.SIGTERM)
@@ -132,7 +132,7 @@ def train_all(
         UserError: as `loop.train`.
         Interrupted: a signal came.
     """
-    with progress_bar() as bar, stop_on_signal(bar) as stop:
+    with progress_bar() as bar, stop_on_signal() as stop:
         for runs in groups:
             held = [folders[run] for run in runs]
             train_group(runs, data, held, resume, bar, stop, placement, log, validated)
@@ -316,7 +316,7 @@ def _run_all(
         processes.note(f"interrupted; what {out} holds is kept: go on with {again}")
         return 130
     except UserError as error:
-        say(f"error: {in_words(error)}", "bold red")
+        say(f"error: {error.as_option()}", "bold red")
         return 1
     except Exception:
         processes.stop_if_another_ended()

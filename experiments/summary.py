@@ -21,20 +21,11 @@ from experiments.data import NAMES
 from experiments.errors import UserError
 from experiments.files import read_json, replaced, write_text
 from experiments.metrics import CRITERION
-from experiments.numbers import METRICS, MODELS, TABLE_2
+from experiments.numbers import LABELS, METRICS, MODELS, TABLE_2
 from experiments.protocol import Measured, protocol
 from experiments.run import changes, read_records, read_result
 
 HEADER = ("Model", "Optimiser", *METRICS, "Seeds")
-LABELS = {
-    "adam": "Adam, as published",
-    "adamw": "AdamW, SEvo's settings",
-    "sevo-adamw": "SEvo-AdamW",
-    "sevo-adam": "SEvo-Adam",
-    "sgd": "SGD",
-    "sevo-sgd": "SEvo-SGD",
-}
-
 Key = tuple[str, str, str]
 """Data set, model, and optimiser with its changed settings."""
 Results = dict[Key, list[dict[str, Any]]]

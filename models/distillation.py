@@ -46,7 +46,7 @@ def kd(
     return temperature**2 * (jnp.exp(wanted) * (wanted - found)).sum(-1)
 
 
-class DKD(NamedTuple):
+class DKDParts(NamedTuple):
     """The parts of `dkd`: the target against all other items, and the other items alone."""
 
     target: Float[Array, "*n"]
@@ -58,7 +58,7 @@ def dkd(
     teacher: Float[Array, "*n items"],
     targets: Int[Array, "*n"],
     temperature: float,
-) -> DKD:
+) -> DKDParts:
     """Computes the two parts of decoupled knowledge distillation (Zhao et al., CVPR 2022).
 
     With ``p`` the probability of the target under ``softmax(z / T)``, ``b = (p, 1 - p)``, and ``r``
@@ -99,62 +99,7 @@ def dkd(
     wanted, found = logs(_fixed(teacher)), logs(student)
     one, complement, others = (jnp.exp(w) * (w - f) for w, f in zip(wanted, found, strict=True))
     others = jnp.where(is_target, 0, others).sum(-1)
-    return DKD(temperature**2 * (one + complement), temperature**2 * others)
-
-
-def rkd_distance(
-    student: Float[Array, "n dim"], teacher: Float[Array, "n width"]
-) -> Float[Array, ""]:
-    """Relational distillation of distances (Park et al., CVPR 2019), over all pairs.
-
-    ``mean_ij h(D_ij^s - D_ij^t)``, where ``D_ij = ‖x_i - x_j‖`` over the mean of the positive
-    distances and ``h`` is Huber's function. Neither moving, turning nor scaling the points of one
-    side changes it. Coinciding points are at a distance of 0, with no gradient.
-
-    Args:
-        student: its vectors.
-        teacher: its vectors of the same entities; the widths may differ.
-
-    Examples:
-        >>> import jax.numpy as jnp
-        >>> from models.distillation import rkd_distance
-        >>> teacher = jnp.array([[0.0, 0.0, 0.0], [3.0, 0.0, 0.0], [0.0, 4.0, 0.0]])
-        >>> student = 7 * teacher[:, 1::-1] + 1
-        >>> float(rkd_distance(student, teacher)) < 1e-12
-        True
-    """
-    found, wanted = (_norm(_differences(x)) for x in (student, _fixed(teacher)))
-    everywhere = jnp.ones(found.shape, bool)
-    errors = _huber(_relative(found, everywhere), _relative(wanted, everywhere))
-    return errors.mean()
-
-
-def rkd_angle(student: Float[Array, "n dim"], teacher: Float[Array, "n width"]) -> Float[Array, ""]:
-    """Relational distillation of angles (Park et al., CVPR 2019), over all triples.
-
-    ``mean_ijk h(A_ijk^s - A_ijk^t)``, where ``A_ijk`` is the cosine of the angle that ``x_j`` and
-    ``x_k`` make at ``x_i``, 0 where one of them coincides with it, and ``h`` is Huber's function.
-    Neither moving, turning nor scaling the points of one side changes it. It takes memory for
-    ``n³`` numbers.
-
-    Args:
-        student: its vectors.
-        teacher: its vectors of the same entities; the widths may differ.
-
-    Examples:
-        >>> import jax.numpy as jnp
-        >>> from models.distillation import rkd_angle
-        >>> teacher = jnp.array([[0.0, 0.0, 0.0], [3.0, 0.0, 0.0], [0.0, 4.0, 0.0]])
-        >>> student = 7 * teacher[:, 1::-1] + 1
-        >>> float(rkd_angle(student, teacher)) < 1e-12
-        True
-    """
-
-    def cosines(x: Array) -> Array:
-        edges = _unit(_differences(x))
-        return jnp.einsum("ijd,ikd->ijk", edges, edges)
-
-    return _huber(cosines(student), cosines(_fixed(teacher))).mean()
+    return DKDParts(temperature**2 * (one + complement), temperature**2 * others)
 
 
 class Anchored(NamedTuple):
@@ -174,9 +119,10 @@ class Anchored(NamedTuple):
 def rkd_distance_to_items(
     student: Anchored, teacher: Anchored, real: Bool[Array, "*n"]
 ) -> Float[Array, ""]:
-    """Compares the distances from outputs to their two items, as `rkd_distance` does for all pairs.
+    """Distils the distances from outputs to their two items (Park et al., CVPR 2019).
 
-    Distances are divided by the mean of the positive ones at ``real`` tokens.
+    The loss is Huber's of the two sides' distances, each over the mean of its positive ones at
+    ``real`` tokens. Neither moving, turning nor scaling the vectors of one side changes it.
 
     Args:
         student: its vectors.
@@ -191,18 +137,19 @@ def rkd_distance_to_items(
         >>> float(rkd_distance_to_items(student, teacher, jnp.array([True]))) < 1e-12
         True
     """
-    found, wanted = (
-        _relative(_norm(_edges(side)), real[..., None]) for side in (student, _anchored(teacher))
-    )
+    sides = student, Anchored(*map(_fixed, teacher))
+    found, wanted = (_relative(_norm(_edges(side)), real[..., None]) for side in sides)
     return mean_of_real(_huber(found, wanted).mean(-1), real)
 
 
 def rkd_angle_to_items(
     student: Anchored, teacher: Anchored, real: Bool[Array, "*n"]
 ) -> Float[Array, ""]:
-    """Compares the angles at outputs between their two items, as `rkd_angle` does for all triples.
+    """Distils the angles at outputs between their two items (Park et al., CVPR 2019).
 
-    A token has 2 x 2 cosines, and its loss is their mean. The two on the diagonal always agree.
+    The loss is Huber's of the two sides' cosines, 0 where an item coincides with the output. A
+    token has 2 x 2 cosines, and its loss is their mean. The two on the diagonal always agree.
+    Neither moving, turning nor scaling the vectors of one side changes it.
 
     Args:
         student: its vectors.
@@ -221,7 +168,7 @@ def rkd_angle_to_items(
     def cosine(side: Anchored) -> Array:
         return jnp.prod(_unit(_edges(side)), axis=-2).sum(-1)
 
-    return mean_of_real(_huber(cosine(student), cosine(_anchored(teacher))) / 2, real)
+    return mean_of_real(_huber(cosine(student), cosine(Anchored(*map(_fixed, teacher)))) / 2, real)
 
 
 def htd_groups(
@@ -363,10 +310,6 @@ def _fixed(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jax.lax.stop_gradient(x)
 
 
-def _anchored(side: Anchored) -> Anchored:
-    return Anchored(*map(_fixed, side))
-
-
 def _huber(found: Array, wanted: Array) -> Array:
     return optax.losses.huber_loss(found, wanted)
 
@@ -382,11 +325,6 @@ def _unit(x: Float[Array, "*n dim"]) -> Float[Array, "*n dim"]:
     """Scales vectors to length 1; one that is as good as zero stays zero, with no gradient."""
     length = _norm(x)[..., None]
     return jnp.where(length > 0, x, 0) / jnp.where(length > 0, length, 1)
-
-
-def _differences(x: Float[Array, "n dim"]) -> Float[Array, "n n dim"]:
-    """Returns ``x_j - x_i`` for all pairs."""
-    return x - x[:, None]
 
 
 def _edges(side: Anchored) -> Float[Array, "*n 2 dim"]:

@@ -216,16 +216,6 @@ def take_nodes(
     return jnp.take_along_axis(x, nodes[..., None], axis=1)
 
 
-def masked_softmax(
-    logits: Float[Array, "*n width"], mask: Bool[Array, "*n width"]
-) -> Float[Array, "*n width"]:
-    """Computes a softmax over the entries of ``mask``; 0 everywhere if there are none."""
-    top = jnp.where(mask, logits, -jnp.inf).max(-1, keepdims=True, initial=-1e30)
-    weights = jnp.exp(jnp.where(mask, logits - jax.lax.stop_gradient(top), -jnp.inf))
-    total = weights.sum(-1, keepdims=True)
-    return weights / jnp.where(total > 0, total, 1)
-
-
 class EOPA(nnx.Module):
     """Edge-order preserving aggregation; see `LESSR`."""
 
@@ -323,7 +313,7 @@ class SGAT(nnx.Module):
     ) -> Float[Array, "rows width dim"]:
         """Averages the values of every node's sources, weighted by attention."""
         pairs = jax.nn.sigmoid(targets[:, :, None] + sources[:, None])
-        weights = masked_softmax(self.logit(pairs)[..., 0], graph.shortcut.swapaxes(1, 2))
+        weights = jax.nn.softmax(self.logit(pairs)[..., 0], where=graph.shortcut.swapaxes(1, 2))
         return weights @ values
 
 
@@ -358,7 +348,7 @@ class Readout(nnx.Module):
     ) -> Float[Array, "rows m"]:
         """Averages the nodes of each session, weighted by its newest item's attention."""
         pairs = jax.nn.sigmoid(nodes + self.newest(graph.newest(y))[:, None])
-        weights = masked_softmax(self.logit(pairs)[..., 0], graph.is_node)
+        weights = jax.nn.softmax(self.logit(pairs)[..., 0], where=graph.is_node)
         return (weights[..., None] * y).sum(1)
 
 

@@ -18,7 +18,7 @@ from sevo_jax._checks import check_nodes
 from sevo_jax._graph import Graph, as_graph
 from sevo_jax._matrices import Operator
 from sevo_jax._smoothing import smooth_tables
-from sevo_jax._tables import Tables, table_groups, tree_entries
+from sevo_jax._tables import Tables, shape_of, table_groups, tree_entries
 from sevo_jax._transforms import SevoSmoothState, own_operator
 
 State = TypeVar("State")
@@ -218,10 +218,10 @@ def _in_params(
 ) -> jax.Array:
     """Widens a sum of steps, if ``params`` hold its table."""
     name = f"the table {'/'.join(path)!r}" if path else "one table"
-    if path not in params or _shape(params[path]) != _shape(total):
-        shapes = {"/".join(path): _shape(leaf) for path, leaf in params.items()}
+    if path not in params or shape_of(params[path]) != shape_of(total):
+        shapes = {"/".join(path): shape_of(leaf) for path, leaf in params.items()}
         raise ValueError(
-            f"params must hold {name} of shape {_shape(total)}, as the state does, got {shapes}; "
+            f"params must hold {name} of shape {shape_of(total)}, as the state does, got {shapes}; "
             "give the parameters that the optimiser trains"
         )
     return total.astype(jnp.promote_types(total.dtype, jnp.promote_types(params[path].dtype, "f4")))
@@ -318,11 +318,11 @@ def grow(
 
     leaves = [with_rows(leaf, initial) if path in growing else leaf for path, leaf in entries]
     grown_params = jax.tree.unflatten(jax.tree.structure(params), leaves)
-    shapes = {path: _shape(leaf) for path, leaf in entries}
+    shapes = {path: shape_of(leaf) for path, leaf in entries}
 
     def error(path: tuple[str, ...], leaf: Any, why: str) -> ValueError:
         return ValueError(
-            f"state: {'/'.join(path)} of shape {_shape(leaf)} belongs to the table "
+            f"state: {'/'.join(path)} of shape {shape_of(leaf)} belongs to the table "
             f"{'/'.join(_owner(path, shapes) or ())!r} of {present} rows and {why}"
         )
 
@@ -331,15 +331,15 @@ def grow(
         owner, unknown = _owner(path, shapes), "its new rows are not known: give grow(..., tx=...)"
         if _is_graph(leaf):
             return _with_isolated(leaf, num_nodes) if leaf.num_nodes == present else leaf
-        if owner is None and _shape(leaf) in [shapes[table] for table in growing]:
+        if owner is None and shape_of(leaf) in [shapes[table] for table in growing]:
             raise error(path, leaf, unknown)
         if owner not in growing:
             return leaf
-        if _shape(leaf) == shapes[owner]:
+        if shape_of(leaf) == shapes[owner]:
             if not from_zero:
                 raise error(path, leaf, unknown)
             return with_rows(leaf, 0.0)
-        if present in _shape(leaf):
+        if present in shape_of(leaf):
             raise error(path, leaf, cannot)
         return leaf
 
@@ -347,12 +347,12 @@ def grow(
         """Grows a leaf with ``tx``: leaves that grow have another shape in its new state."""
         if _is_graph(leaf):
             return fresh if leaf.num_nodes == present else leaf
-        shape = _shape(leaf)
-        if shape[:1] == (present,) and _shape(fresh) == (num_nodes, *shape[1:]):
+        shape = shape_of(leaf)
+        if shape[:1] == (present,) and shape_of(fresh) == (num_nodes, *shape[1:]):
             return with_rows(leaf, fresh[present:])
         # With as many columns as rows, a factored moment may belong to either axis.
         doubtful = present in shape and _owner(path, shapes) in growing
-        if doubtful or _shape(fresh) != shape:
+        if doubtful or shape_of(fresh) != shape:
             raise error(path, leaf, cannot)
         return leaf
 
@@ -418,10 +418,6 @@ def _starts_at_zero(state: Any) -> Any:
         return jax.tree.map(lambda _: isinstance(node, _FROM_ZERO), node, is_leaf=_is_graph)
 
     return jax.tree.map(marked, state, is_leaf=is_known)
-
-
-def _shape(leaf: Any) -> tuple[int, ...]:
-    return tuple(getattr(leaf, "shape", ()))
 
 
 def _is_smoothing(node: Any) -> bool:

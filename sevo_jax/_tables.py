@@ -175,8 +175,8 @@ def _find(name: str, entries: Entries) -> int:
 
 def _only_candidate(entries: Entries, num_nodes: int) -> tuple[int, ...]:
     """Finds the one leaf with a row a node: of two or more axes, or a bare array."""
-    rows = [i for i, (_, leaf) in enumerate(entries) if _shape(leaf)[:1] == (num_nodes,)]
-    found = [i for i in rows if len(_shape(entries[i][1])) > 1]
+    rows = [i for i, (_, leaf) in enumerate(entries) if shape_of(leaf)[:1] == (num_nodes,)]
+    found = [i for i in rows if len(shape_of(entries[i][1])) > 1]
     if not found and entries[0][0] == ():  # a bare array has no name that could be written
         found = rows
     if len(found) == 1:
@@ -186,7 +186,7 @@ def _only_candidate(entries: Entries, num_nodes: int) -> tuple[int, ...]:
             f"several leaves have the graph's {num_nodes} rows: "
             f"{_listing([entries[i] for i in found])}; name the table with tables=..."
         )
-    cures = [_cure(path, _shape(leaf), num_nodes) for path, leaf in entries]
+    cures = [_cure(path, shape_of(leaf), num_nodes) for path, leaf in entries]
     advice = "".join(f"; {cure}" for cure in cures if cure)
     raise ValueError(
         f"no leaf of two or more axes has the graph's {num_nodes} rows; there are "
@@ -239,9 +239,9 @@ def _check_groups(groups: list[tuple[int, ...]], entries: Entries, num_nodes: in
 
 
 def _listing(entries: Entries) -> str:
-    return ", ".join(f"{'/'.join(path)}{list(_shape(leaf))}" for path, leaf in entries)
+    return ", ".join(f"{'/'.join(path)}{list(shape_of(leaf))}" for path, leaf in entries)
 
 
-def _shape(leaf: Any) -> tuple[int, ...]:
+def shape_of(leaf: Any) -> tuple[int, ...]:
     """Returns the shape of an array; other leaves have none, and are never tables."""
     return getattr(leaf, "shape", ())

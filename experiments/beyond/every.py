@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments import data, numbers
+from experiments.beyond import comparisons
 from experiments.metrics import CRITERION
 from experiments.numbers import METRICS, SEVO, UNSMOOTHED
 from experiments.paper import accuracy, accuracy_tables, points
@@ -163,7 +164,7 @@ def verdict(compared: Sequence[Comparison]) -> str:
     sentences: list[str] = []
     for place, lines in by_place.items():
         own = [pair for pair in compared if pair.one in lines and pair.seeds]
-        chosen = points.chosen(own)
+        chosen = comparisons.chosen(own)
         sentences.append(
             f"{place}, smoothed {_words(int(float(chosen.one.row.x or 0)))}: by test {CRITERION} "
             f"{rows.gain_in_words(chosen)} a smoothing at every step."
@@ -204,7 +205,7 @@ EVERY = Accuracy(
             **own.to_json(),
         },
     ),
-    summary=lambda compared: [points.epochs_to_other(compared)],
+    summary=lambda compared: [comparisons.epochs_to_other(compared)],
     picture=Picture("lines", "epochs between two smoothings (0: every step)"),
 )
 
@@ -259,7 +260,7 @@ MODELS_TABLE = Accuracy(
     notes=accuracy_tables.variants_in_words,
     verdict=_verdict_against(_words(0), lambda row: f"{numbers.MODELS[row.model]} {row.x}"),
     versus=_against(f"gain over {_words(0)}", _words(0)),
-    summary=lambda compared: [points.epochs_to_other(compared)],
+    summary=lambda compared: [comparisons.epochs_to_other(compared)],
     picture=Picture("bars", "smoothing"),
 )
 

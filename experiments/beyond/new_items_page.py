@@ -56,7 +56,7 @@ def make(experiment: Experiment, verdict: Verdict, request: requests.Request) ->
 
     todo = [step for step in steps if found_of(step) is None] if asked.train else []
     publish()
-    with progress_bar() as bar, runner.stop_on_signal(bar) as stop:
+    with progress_bar() as bar, runner.stop_on_signal() as stop:
         for dataset in dict.fromkeys(step.dataset for step in todo):
             given = runs.load_one(dataset, asked.data_dir)
             root = asked.runs / f"{dataset}-{asked.table}"

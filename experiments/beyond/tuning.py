@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import data
+from experiments.beyond import comparisons
+from experiments.beyond.comparisons import popularity_table
 from experiments.beyond.every import plain_factor
 from experiments.metrics import CRITERION
 from experiments.numbers import PLAIN as ADAM
 from experiments.numbers import SEVO, UNSMOOTHED, dataset_name
 from experiments.paper import accuracy, points
 from experiments.paper.accuracy import Accuracy, Picture, Versus
-from experiments.paper.popularity import popularity_table
 from experiments.tables import requests, rows, runs
 from experiments.tables.requests import Choices, Names, Request
 from experiments.tables.rows import Comparison, Line, Row
@@ -208,7 +209,7 @@ def verdict(compared: Sequence[Comparison]) -> str:
     sentences: list[str] = []
     for dataset in dict.fromkeys(pair.one.row.dataset for pair in found):
         own = [pair for pair in found if pair.one.row.dataset == dataset]
-        best = points.chosen(own).one
+        best = comparisons.chosen(own).one
         gains = [
             f"beside {_method(pair.other)}, {rows.gain_in_words(pair)}"
             for pair in own
@@ -272,6 +273,6 @@ TUNED = Accuracy(
             [pair for pair in compared if _method(pair.other) == PLAIN],
             f"{CRITERION} by popularity of the target item, in quintiles, beside {PLAIN}",
         ),
-        points.epochs_to_other(compared),
+        comparisons.epochs_to_other(compared),
     ],
 )

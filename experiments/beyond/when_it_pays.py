@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import data
-from experiments.beyond import tuning
+from experiments.beyond import comparisons, tuning
+from experiments.beyond.comparisons import popularity_table
 from experiments.beyond.tuning import EPOCHS, FULL_EPOCHS, SMALLER
 from experiments.metrics import CRITERION
 from experiments.numbers import METRICS, dataset_name
-from experiments.paper import accuracy, points
-from experiments.paper.popularity import popularity_table
+from experiments.paper import accuracy
 from experiments.tables import cells, plots, requests, rows, runs
 from experiments.tables.documents import NONE, Document, Table
-from experiments.tables.rows import Comparison, Row
+from experiments.tables.rows import Comparison, Line, Row
 
 
 class Condition(NamedTuple):
@@ -134,17 +134,35 @@ def make(request: requests.Request) -> int:
 
     def document(outcomes: runs.Outcomes) -> Document:
         lines, missing = plan.read(outcomes, request.runs)
-        plain = map(points.better, lines[::3], lines[1::3])
-        pairs = map(Comparison, lines[2::3], plain)
-        return compose(list(zip(places, pairs, strict=True)), missing, tuned)
+        threes = zip(lines[::3], lines[1::3], lines[2::3], strict=True)
+        measured = [measure(place, *three) for place, three in zip(places, threes, strict=True)]
+        return compose(measured, missing, tuned)
 
     return runs.carry_out(plan.order(), request, document)
 
 
-Measured = Sequence[tuple[Place, Comparison]]
+class Measured(NamedTuple):
+    """A place of the map, and what was measured there.
+
+    Attributes:
+        place: the place.
+        pair: SEvo and the AdamW that validates better there.
+        other: SEvo and the other AdamW.
+    """
+
+    place: Place
+    pair: Comparison
+    other: Comparison
 
 
-def compose(measured: Measured, missing: Sequence[str], tuned: str) -> Document:
+def measure(place: Place, plain: Line, borrowed: Line, sevo: Line) -> Measured:
+    """Holds SEvo at a place against both AdamWs."""
+    best = comparisons.better(plain, borrowed)
+    other = borrowed if best is plain else plain
+    return Measured(place, Comparison(sevo, best), Comparison(sevo, other))
+
+
+def compose(measured: Sequence[Measured], missing: Sequence[str], tuned: str) -> Document:
     """Composes the page: the verdict, the tables and the picture; ``tuned`` says how."""
     text = [
         verdict(measured),
@@ -153,20 +171,20 @@ def compose(measured: Measured, missing: Sequence[str], tuned: str) -> Document:
         f"{SMALLER['batch_size']}, {EPOCHS} epochs ({FULL_EPOCHS} with all users), where nothing "
         "else is said; batches are in "
         f"proportion to the share of the users. {tuned} Away from the centre of the map nothing "
-        "was tuned anew. But AdamW ran with SEvo's learning rate, dropout and decay, too, and has "
-        "those that validate better at a place, of those done.",
-        rows.protocol_of(line for _, pair in measured for line in pair),
+        "was tuned anew. But AdamW ran with SEvo's learning rate, dropout and decay, too: *AdamW* "
+        "is the one that validates better at a place, of those done, and *the other* the other.",
+        rows.protocol_of(line for own in measured for line in own.pair),
         f"{accuracy.MEASURED}; error bars in the picture. The gain is SEvo's {CRITERION} over that "
         "of AdamW with the same seed.",
-        rows.trained_on(rows.devices(line.cell for _, pair in measured for line in pair)),
+        rows.trained_on(rows.devices(line.cell for own in measured for line in own.pair)),
     ]
     tables = [
-        _table(f"{dataset_name(own[0][0].plain.dataset)}: by {axis}", own)
+        _table(f"{dataset_name(own[0].place.plain.dataset)}: by {axis}", own)
         for (_, axis), own in _grouped(measured).items()
     ]
     usual = [
         pair
-        for place, pair in measured
+        for place, pair, _ in measured
         if pair.seeds and place.axis == "width" and place.condition.x == 64
     ]
     tables += [
@@ -194,8 +212,9 @@ def compose(measured: Measured, missing: Sequence[str], tuned: str) -> Document:
                     "plain": rows.row_json(pair.other),
                     "sevo": rows.row_json(pair.one),
                     **pair.to_json(),
+                    "the other": {**rows.row_json(other.other), **other.to_json()},
                 }
-                for place, pair in measured
+                for place, pair, other in measured
             ],
             "missing": missing,
         },
@@ -204,19 +223,24 @@ def compose(measured: Measured, missing: Sequence[str], tuned: str) -> Document:
     )
 
 
-def _grouped(measured: Measured) -> dict[tuple[str, str], list[tuple[Place, Comparison]]]:
+def _grouped(measured: Sequence[Measured]) -> dict[tuple[str, str], list[Measured]]:
     """The places where both sides are done, by data set and axis."""
-    groups: dict[tuple[str, str], list[tuple[Place, Comparison]]] = {}
-    for place, pair in measured:
-        if pair.seeds:
-            groups.setdefault((place.plain.dataset, place.axis), []).append((place, pair))
+    groups: dict[tuple[str, str], list[Measured]] = {}
+    for own in measured:
+        if own.pair.seeds:
+            groups.setdefault((own.place.plain.dataset, own.place.axis), []).append(own)
     return groups
 
 
-def _table(title: str, measured: Measured) -> Table:
-    header = ("", "AdamW", "Settings", "SEvo", "Gain", "± over seeds", "p-value", "Seeds", "Epochs")
+HEADER = (
+    *("", "AdamW", "Settings", "SEvo", "Gain", "± over seeds", "p-value"),
+    *("The other", "Gain over it", "p-value", "Seeds", "Epochs"),
+)
+
+
+def _table(title: str, measured: Sequence[Measured]) -> Table:
     written: list[list[str]] = []
-    for place, pair in measured:
+    for place, pair, other in measured:
         spread = cells.deviation(pair.gains_by_seed(CRITERION))
         written.append(
             [
@@ -227,19 +251,22 @@ def _table(title: str, measured: Measured) -> Table:
                 cells.percent(pair.gain(CRITERION)),
                 NONE if spread is None else f"{spread:.1%}",
                 cells.probability(pair.p_values[METRICS.index(CRITERION)]),
+                cells.score_over_seeds(other.other.cell.values(CRITERION)),
+                cells.percent(other.gain(CRITERION)),
+                cells.probability(other.p_values[METRICS.index(CRITERION)]),
                 *cells.progress_of(pair.one.cell)[:2],
             ]
         )
-    return Table(title, header, written)
+    return Table(title, HEADER, written)
 
 
 def _runs_of(place: Place) -> str:
     return repr([(row.dataset, row.optimizer, dict(row.settings)) for row in place[2:]])
 
 
-def verdict(measured: Measured) -> str:
+def verdict(measured: Sequence[Measured]) -> str:
     """The numbers in words, whichever way they fall; the centre of the map counts once."""
-    places = {_runs_of(place): (place, pair) for place, pair in reversed(measured)}
+    places = {_runs_of(place): (place, pair) for place, pair, _ in reversed(measured)}
     gains = [(pair.gain(CRITERION), len(pair.seeds), place) for place, pair in places.values()]
     found = [(gain, count, place) for gain, count, place in gains if gain is not None]
     if not found:
@@ -256,17 +283,17 @@ def verdict(measured: Measured) -> str:
     )
 
 
-def draw(measured: Measured, path: Path) -> None:
+def draw(measured: Sequence[Measured], path: Path) -> None:
     """Draws the gains along each axis, a line for each data set and graph."""
     with plots.picture(path, (9.2, 7.0), 2, 2, sharey=True) as (figure, grid):
         for axis, axes in zip(AXES, grid.flat, strict=True):
             drawn = False
             for label, own in _series(measured, axis).items():
-                values = [pair.gains_by_seed(CRITERION) for _, pair in own]
+                values = [one.pair.gains_by_seed(CRITERION) for one in own]
                 done = [i for i, gains in enumerate(values) if gains]
                 drawn |= bool(done)
                 axes.errorbar(
-                    [own[i][0].condition.x for i in done],
+                    [own[i].place.condition.x for i in done],
                     [100 * (cells.mean(values[i]) or 0.0) for i in done],
                     [100 * (cells.deviation(values[i]) or 0.0) for i in done],
                     marker="o",
@@ -284,11 +311,11 @@ def draw(measured: Measured, path: Path) -> None:
         plots.legend_below(figure)
 
 
-def _series(measured: Measured, axis: str) -> Mapping[str, list[tuple[Place, Comparison]]]:
-    series: dict[str, list[tuple[Place, Comparison]]] = {}
-    for place, pair in measured:
-        if place.axis == axis:
-            series_name = place.condition.series or "their own graph"
-            name = f"{dataset_name(place.plain.dataset)}, {series_name}"
-            series.setdefault(name, []).append((place, pair))
+def _series(measured: Sequence[Measured], axis: str) -> Mapping[str, list[Measured]]:
+    series: dict[str, list[Measured]] = {}
+    for own in measured:
+        if own.place.axis == axis:
+            series_name = own.place.condition.series or "their own graph"
+            name = f"{dataset_name(own.place.plain.dataset)}, {series_name}"
+            series.setdefault(name, []).append(own)
     return series

@@ -102,7 +102,6 @@ def _to_arrays(data: Interactions) -> dict[str, Any]:
         "lengths": data.lengths,
         "item_ids": _packed(data.item_ids),
         "user_ids": _packed(data.user_ids),
-        "dropped_users": data.dropped_users,
         "notes": np.array(data.notes, dtype="U"),
     }
 
@@ -114,7 +113,6 @@ def _from_arrays(name: str, stored: Mapping[str, Any]) -> Interactions:
         lengths=stored["lengths"],
         item_ids=_unpacked(stored["item_ids"]),
         user_ids=_unpacked(stored["user_ids"]),
-        dropped_users=int(stored["dropped_users"]),
         notes=tuple(stored["notes"].tolist()),
         times=stored.get("times"),
     )

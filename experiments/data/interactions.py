@@ -31,7 +31,6 @@ class Interactions:
         lengths: ``int64[users]``, each at least 3.
         item_ids: ``[num_items]``, the id that the source gave to item ``i + 1``.
         user_ids: ``[users]``, the id that the source gave to each user.
-        dropped_users: users left out because they had fewer than 3 interactions.
         notes: sentences that tell the user how the data were prepared.
         source: the file from which a registered data set was read.
         whole: the data set from which these users were drawn, if they were.
@@ -46,7 +45,6 @@ class Interactions:
     lengths: np.ndarray
     item_ids: np.ndarray
     user_ids: np.ndarray
-    dropped_users: int = 0
     notes: tuple[str, ...] = ()
     source: Path | None = None
     whole: Interactions | None = None
@@ -229,7 +227,6 @@ def from_sequences(
         lengths=lengths[kept].astype(np.int64),
         item_ids=item_ids[present],
         user_ids=user_ids[kept],
-        dropped_users=dropped,
         notes=(note,) if dropped else (),
         times=None if times is None else times[np.repeat(kept, lengths)],
     )

@@ -50,6 +50,12 @@ def training_sequences(
     return ends[counts > 0], counts[counts > 0]
 
 
+def steps_per_epoch(training: TrainingSettings, data: Interactions, task: Task) -> int:
+    """Returns the number of batches of an epoch."""
+    sequences, _ = training_sequences(data, training.max_len, task)
+    return -(-sequences.size // training.batch_size)
+
+
 class EpochLayouts:
     """The layout of every epoch. It depends on data, settings, seed and epoch alone.
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from experiments.files import read_lines
 from experiments.metrics import CRITERION
-from experiments.numbers import METRICS, MODELS, dataset_name
+from experiments.numbers import METRICS
 from experiments.tables import cells, panels, rows
 from experiments.tables.documents import NONE, Table
-from experiments.tables.rows import Comparison, Line
+from experiments.tables.rows import Line
 
 CURVE_EPOCHS = (5, 10, 20, 50, 100, 150, 200)
 """The epochs at which tables read curves."""
@@ -33,28 +33,6 @@ def best_of(lines: Sequence[Line]) -> list[Line]:
         key = line.row.model, line.row.dataset, line.row.series, line.row.x
         best[key] = max(best.get(key, line), line, key=_rank)
     return list(best.values())
-
-
-def better(one: Line, other: Line) -> Line:
-    """Returns the line that validates better over the seeds of both; never one of fewer seeds."""
-    more = max(one, other, key=lambda line: len(line.cell.results))
-    seeds = cells.common_seeds(one.cell, other.cell)
-
-    def score(line: Line) -> float:
-        return cells.mean([line.cell.results[seed]["valid"][CRITERION] for seed in seeds]) or 0.0
-
-    best = max(one, other, key=score)
-    return best if seeds and best.cell.results.keys() >= more.cell.results.keys() else more
-
-
-def chosen(pairs: Sequence[Comparison]) -> Comparison:
-    """Returns the pair whose one validates best, of those of the most seeds.
-
-    The best on the test, or one of fewer seeds, may be so by chance.
-    """
-    most = max(len(pair.seeds) for pair in pairs)
-    own = [pair for pair in pairs if len(pair.seeds) == most]
-    return max(own, key=lambda pair: cells.mean(validation(pair.one)) or 0.0)
 
 
 def _rank(line: Line) -> tuple[int, float]:
@@ -156,42 +134,3 @@ def to_json(lines: Sequence[Line], with_curves: bool) -> list[dict[str, Any]]:
         | ({"curves": _read(line)} if with_curves else {})
         for line in lines
     ]
-
-
-def epochs_to_other(compared: Sequence[Comparison]) -> Table:
-    """Makes the table of epochs and seconds after which rows validate as well as others.
-
-    The score to reach is the mean over seeds of the other's best.
-    """
-    themselves = {id(pair.other): Comparison(pair.other, pair.other) for pair in compared}
-    several = len({pair.one.row.model for pair in compared}) > 1
-    written: list[list[str]] = []
-    for one, base in (*themselves.values(), *compared):
-        goal = cells.mean(validation(base))
-        if goal is None or not one.curves:
-            continue
-        reached = [_first(read_lines(file), goal) for file in one.curves]
-        found = [own for own in reached if own is not None]
-        epochs, seconds = (cells.mean([own[i] for own in found]) for i in range(2))
-        place = dataset_name(one.row.dataset)
-        if several:
-            place = f"{MODELS[one.row.model]} on {place}"
-        written.append(
-            [
-                f"{place}: {one.row.label}",
-                base.row.label,
-                f"{len(found)} of {len(reached)}",
-                NONE if epochs is None else f"{epochs:.0f}",
-                NONE if seconds is None else f"{seconds:,.0f}",
-            ]
-        )
-    title = f"Until another's best validation {CRITERION}, its mean over seeds"
-    header = ("Run", "As well as", "Seeds that reach it", "Their epochs", "Seconds, beside jobs")
-    return Table(title, header, written, text_columns=2)
-
-
-def _first(records: Curve, goal: float) -> tuple[float, float] | None:
-    """Returns epoch and seconds of the first record that reaches the goal."""
-    return next(
-        ((r["epoch"], r["seconds"]) for r in records if r["valid"][CRITERION] >= goal), None
-    )

@@ -22,10 +22,9 @@ from experiments.console import say
 from experiments.errors import UserError
 from experiments.files import read_json
 from experiments.metrics import CRITERION
-from experiments.numbers import PLAIN, SEVO, TABLE_3, UNSMOOTHED
+from experiments.numbers import LABELS, PLAIN, SEVO, TABLE_3, UNSMOOTHED
 from experiments.run import make_run
 from experiments.settings import OPTIMIZERS
-from experiments.summary import LABELS
 from experiments.tables import cells, requests, rows, runs
 from experiments.tables.cells import percent
 from experiments.tables.documents import NONE, Document, Table

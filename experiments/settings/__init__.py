@@ -9,7 +9,6 @@ from typing import Any
 from experiments.errors import ArgumentError
 from experiments.settings.parts import (
     GRAPHS,
-    METHODS,
     OPTIMIZERS,
     SEVO,
     DistillationSettings,
@@ -187,8 +186,6 @@ def fields_of(part: type) -> Mapping[str, dataclasses.Field[Any]]:
 
 
 __all__ = [
-    "GRAPHS",
-    "METHODS",
     "OPTIMIZERS",
     "SEVO",
     "DistillationSettings",

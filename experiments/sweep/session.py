@@ -12,7 +12,6 @@ from typing import Any
 import optuna
 from sqlalchemy.exc import SQLAlchemyError
 
-from experiments.console import in_words as words_of
 from experiments.console import say, show
 from experiments.errors import ArgumentError, UserError, check_name, option
 from experiments.options import Given, make_runs
@@ -45,7 +44,7 @@ def run(options: Arguments, given: Given) -> int:
         say("interrupted; what is done is kept: the same command goes on")
         return 130
     except UserError as error:
-        say(f"error: {words_of(error)}")
+        say(f"error: {error.as_option()}")
     except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
         say(f"error: the database of the sweep cannot be used ({cause_of(error)})")
     return 1
@@ -117,7 +116,7 @@ def refused(text: str) -> Generator[None]:
     except UserError as error:
         if not text:
             raise
-        raise ArgumentError("search", words_of(error), text) from error
+        raise ArgumentError("search", error.as_option(), text) from error
 
 
 def check_fields(options: Arguments, given: Given, fields: Sequence[Field]) -> dict[Run, str]:

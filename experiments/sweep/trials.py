@@ -62,7 +62,7 @@ class Worker(NamedTuple):
                 error: its trial has failed.
             Interrupted: a signal came; the current trial is saved.
         """
-        with progress_bar() as bar, runner.stop_on_signal(bar) as stop:
+        with progress_bar() as bar, runner.stop_on_signal() as stop:
             while self._wait_for_work(stop):
                 self._try_one(bar, stop)
             if stop.is_set():

@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 
 from experiments import numbers
 from experiments.metrics import CRITERION
-from experiments.numbers import METRICS
+from experiments.numbers import LABELS, METRICS
 from experiments.protocol import Measured, protocol
 from experiments.run import Run, make_run
 from experiments.settings.published import published
-from experiments.summary import LABELS
 from experiments.tables import cells, requests, runs
 
 
@@ -255,7 +254,6 @@ def row_json(line: Line) -> dict[str, Any]:
     row, cell, _ = line
     return {
         "dataset": row.dataset,
-        "backbone": row.model,
         "label": row.label,
         "model": row.model,
         "optimizer": row.optimizer,

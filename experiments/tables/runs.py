@@ -166,7 +166,7 @@ def carry_out(
     publish(compose(outcomes), request)
     if todo:
         say(f"{finished()}, {len(todo)} to do")
-        with progress_bar() as bar, runner.stop_on_signal(bar) as stop:
+        with progress_bar() as bar, runner.stop_on_signal() as stop:
             for group in runner.make_groups(todo, None):
                 own = loaded[group[0].dataset]
                 try:

@@ -10,7 +10,7 @@ from flax import nnx
 
 from experiments.data import Interactions
 from experiments.errors import ArgumentError
-from experiments.inputs.layout import training_sequences
+from experiments.inputs.layout import steps_per_epoch
 from experiments.settings import Settings
 from experiments.training.graphs import neighbour_graph, user_item_graph
 from experiments.training.teachers import load_teacher
@@ -42,7 +42,7 @@ def sasrec(s: Settings, data: Interactions, rngs: nnx.Rngs) -> SASRec:
     if s.distillation.method == "none":
         return SASRec(data.num_items, **options, rngs=rngs)
     teacher = load_teacher(s, data)
-    method = METHODS[s.distillation.method](s, data, teacher, rngs)
+    method = make_method(s, data, teacher, rngs)
     return Student(data.num_items, teacher, method, **options, rngs=rngs)
 
 
@@ -90,47 +90,33 @@ def _own(s: Settings) -> dict[str, Any]:
     return {**dataclasses.asdict(s.model), "loss": s.training.loss}
 
 
-def kd(s: Settings, data: Interactions, teacher: SASRec, rngs: nnx.Rngs) -> Method:
-    """Builds the distillation of a teacher's scores."""
+def make_method(s: Settings, data: Interactions, teacher: SASRec, rngs: nnx.Rngs) -> Method:
+    """Builds the method of distillation that the settings name."""
     d = s.distillation
-    return KD(weight=d.kd_weight, temperature=d.temperature)
+    match d.method:
+        case "kd":
+            return KD(weight=d.kd_weight, temperature=d.temperature)
+        case "rkd":
+            return RKD(distance_weight=d.distance_weight, angle_weight=d.angle_weight)
+        case "dkd":
+            return DKD(
+                target_weight=d.target_weight,
+                others_weight=d.others_weight,
+                temperature=d.temperature,
+            )
+        case "htd":
+            return HTD(
+                s.model.dim,
+                teacher.item_embedding.features,
+                num_groups=d.num_groups,
+                weight=d.htd_weight,
+                topology=d.topology,
+                num_steps=s.training.epochs * steps_per_epoch(s.training, data, "next"),
+                rngs=rngs,
+            )
+        case "none":
+            raise ValueError("a run without distillation has no method")
 
-
-def rkd(s: Settings, data: Interactions, teacher: SASRec, rngs: nnx.Rngs) -> Method:
-    """Builds the distillation of a teacher's distances and angles."""
-    d = s.distillation
-    return RKD(distance_weight=d.distance_weight, angle_weight=d.angle_weight)
-
-
-def htd(s: Settings, data: Interactions, teacher: SASRec, rngs: nnx.Rngs) -> Method:
-    """Builds the distillation of a teacher's topology, whose groups harden over the run."""
-    d = s.distillation
-    sequences = training_sequences(data, s.training.max_len, "next")[0].size
-    return HTD(
-        s.model.dim,
-        teacher.item_embedding.features,
-        num_groups=d.num_groups,
-        weight=d.htd_weight,
-        topology=d.topology,
-        num_steps=s.training.epochs * -(-sequences // s.training.batch_size),
-        rngs=rngs,
-    )
-
-
-def dkd(s: Settings, data: Interactions, teacher: SASRec, rngs: nnx.Rngs) -> Method:
-    """Builds the distillation of a teacher's scores, the target's and the others' apart."""
-    d = s.distillation
-    return DKD(
-        target_weight=d.target_weight, others_weight=d.others_weight, temperature=d.temperature
-    )
-
-
-METHODS: dict[str, Callable[[Settings, Interactions, SASRec, nnx.Rngs], Method]] = {
-    "kd": kd,
-    "rkd": rkd,
-    "htd": htd,
-    "dkd": dkd,
-}
 
 BUILDERS: dict[str, Callable[[Settings, Interactions, nnx.Rngs], Backbone]] = {
     "mf-bpr": mf_bpr,

@@ -16,8 +16,8 @@ from flax import nnx
 import sevo_jax
 from experiments.data import Interactions
 from experiments.errors import ArgumentError
-from experiments.inputs.layout import training_sequences
-from experiments.settings import OptimizerSettings, Settings, TrainingSettings, is_file
+from experiments.inputs.layout import steps_per_epoch
+from experiments.settings import OptimizerSettings, Settings, is_file
 from experiments.training.graphs import (
     category_graph,
     graph_from_file,
@@ -111,12 +111,6 @@ def steps_between_smoothings(settings: Settings, data: Interactions, task: Task)
             f"({epoch} an epoch), or nothing is ever smoothed; got {every}",
         )
     return every
-
-
-def steps_per_epoch(training: TrainingSettings, data: Interactions, task: Task) -> int:
-    """Returns the number of batches of an epoch."""
-    sequences, _ = training_sequences(data, training.max_len, task)
-    return -(-sequences.size // training.batch_size)
 
 
 def smoothed_tables(

@@ -21,7 +21,7 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from sevo_jax._sharding import Plan, mesh_size
+from sevo_jax._sharding import Plan, mesh_size, rows_and_columns
 from sevo_jax._spmm.arrays import Columns, Matrix, Pointers, Rows, Table, Values
 from sevo_jax._spmm.gather import take
 
@@ -45,7 +45,7 @@ def on_shards(kernel: Kernel) -> Kernel:
 
         x, rows = operands[3], None
         if isinstance(x.sharding, NamedSharding):
-            rows, columns = (*x.sharding.spec, None, None)[:2]
+            rows, columns = rows_and_columns(x.sharding)
             if rows is not None and x.shape[0] % mesh_size(mesh, rows):
                 rows = None  # uneven parts: every device makes the whole product
             whole, own = sharding(None, columns), sharding(rows, columns)

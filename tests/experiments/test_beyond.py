@@ -15,10 +15,10 @@ import pytest
 import sevo_jax
 from experiments import numbers, train
 from experiments.beyond import new_items, new_items_page, tuning, when_it_pays
+from experiments.beyond.comparisons import QUINTILES
 from experiments.data import load
 from experiments.data.interactions import from_sequences
 from experiments.files import read_json, write_json
-from experiments.paper.popularity import QUINTILES
 from experiments.reproduce import main
 from experiments.run import claim_folder
 from experiments.tables.requests import Request

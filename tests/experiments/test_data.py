@@ -31,14 +31,14 @@ def test_read_text(tmp_path):
     assert data.starts.tolist() == [0, 3]
     assert data.owners.tolist() == [0, 0, 0, 1, 1, 1, 1]
     assert data.training_part().tolist() == [True, False, False, True, True, False, False]
-    assert (data.num_users, data.num_items, data.dropped_users) == (2, 4, 0)
+    assert (data.num_users, data.num_items, data.notes) == (2, 4, ())
     assert not data.renumbered
 
 
 def test_short_users_are_dropped_and_counted(tmp_path):
     data = read_text(write(tmp_path / "a.txt", "1 1 2\n2 1 2 3\n3\n"), "a")
     assert data.lengths.tolist() == [3]
-    assert data.dropped_users == 2
+    assert data.notes == ("dropped 2 users of fewer than 3 interactions",)
 
 
 def test_gaps_in_item_ids_are_closed(tmp_path):

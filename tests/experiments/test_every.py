@@ -14,12 +14,13 @@ import sevo_jax
 from experiments import train
 from experiments.errors import UserError
 from experiments.files import read_lines
+from experiments.inputs.layout import steps_per_epoch
 from experiments.metrics import CRITERION
 from experiments.run import make_run
 from experiments.settings.published import MODELS
 from experiments.training import loop, prepare
 from experiments.training.checkpoints import open_checkpoints, resume_checkpoint
-from experiments.training.optimizers import make_optimizer, steps_per_epoch
+from experiments.training.optimizers import make_optimizer
 
 TINY = {
     "dim": 4, "max_len": 5, "num_heads": 1, "num_blocks": 1, "batch_size": 16, "packed": False,

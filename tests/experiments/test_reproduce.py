@@ -11,10 +11,11 @@ import pytest
 from scipy import stats
 
 from experiments import numbers
+from experiments.beyond import comparisons
 from experiments.data import registry
 from experiments.errors import UserError
 from experiments.files import read_json, write_json
-from experiments.paper import accuracy_tables, points, table3, table8
+from experiments.paper import accuracy_tables, table3, table8
 from experiments.paper.accuracy_tables import rows_of_model
 from experiments.reproduce import main
 from experiments.run import Run, claim_folder, folder_name
@@ -365,11 +366,11 @@ def test_the_better_line_is_never_one_of_fewer_seeds():
         return Line(Row("beauty", "sasrec", "", "adam"), cells.make_cell(results, published=200))
 
     low, high = line(s0=0.1, s1=0.1), line(s0=0.2, s1=0.0)
-    assert points.better(line(s0=0.3, s1=0.3), low).cell.results[0]["valid"]["NDCG@10"] == 0.3
-    assert points.better(low, high) is low  # equal means: the first
-    assert points.better(line(s0=0.9), low) is low
+    assert comparisons.better(line(s0=0.3, s1=0.3), low).cell.results[0]["valid"]["NDCG@10"] == 0.3
+    assert comparisons.better(low, high) is low  # equal means: the first
+    assert comparisons.better(line(s0=0.9), low) is low
     alone = line(s0=0.05)
-    assert points.better(alone, line()) is alone
+    assert comparisons.better(alone, line()) is alone
 
 
 def test_t_test_over_common_seeds():

@@ -118,18 +118,6 @@ def test_a_path_among_the_settings_makes_no_folders(name):
     assert len(Path(folder_name(run)).parts) == 1
 
 
-@pytest.mark.parametrize(
-    ("former", "now"),
-    [
-        ("mf-bpr-user-item", "--model mf-bpr --graph user-item"),
-        ("sasrec-htd", "--model sasrec --distill htd"),
-    ],
-)
-def test_former_names_of_models(former, now, tmp_path, capsys):
-    assert train.main(["--model", former, "--out", str(tmp_path)]) == 1
-    assert f"--model: {former} is now {now}" in " ".join(capsys.readouterr().err.split())
-
-
 @pytest.mark.parametrize("model", ["lightgcn", "bert4rec"])
 def test_help_shows_the_settings_of_the_model(model, capsys):
     with pytest.raises(SystemExit):

@@ -13,7 +13,7 @@ from scipy.special import expit, logsumexp
 from scipy.special import softmax as softmax_of
 
 from models import LESSR
-from models.lessr import BatchNorm, PReLU, masked_softmax, session_graph
+from models.lessr import BatchNorm, PReLU, session_graph
 from tests.models.helpers import (
     array,
     assert_uniform,
@@ -278,14 +278,6 @@ def test_session_graph_against_loops():
         assert np.flatnonzero(graph.is_node[row]).tolist() == sorted({u for u, _ in want})
         for column in real_columns:
             assert graph.node[row, column] == line.index(line[column])
-
-
-def test_masked_softmax():
-    logits = jnp.array([[1.0, 500.0, 3.0], [1.0, 2.0, 3.0]])
-    weights = masked_softmax(logits, jnp.array([[True, False, True], [False] * 3]))
-    want = [[*softmax_of([1.0, 3.0])], [0, 0]]
-    np.testing.assert_allclose(np.asarray(weights)[:, [0, 2]], want, rtol=1e-6)
-    assert not weights[:, 1].any()
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5])
