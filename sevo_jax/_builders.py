@@ -147,8 +147,8 @@ def sequence_graph(
         [0.0, 0.0, 2.0, 0.0]
     """
     num_nodes = check_nodes("num_nodes", num_nodes)
-    check_choice("keep", keep, ("first", "last"))
-    check_choice("weighting", weighting, ("distance", "frequency"))
+    check_choice("keep", keep, Keep)
+    check_choice("weighting", weighting, Weighting)
     walk_length = check_count("walk_length", walk_length)
     if user is not None or item is not None or time is not None:
         values, counts = interactions(sequences, user, item, time, lengths, padding)
@@ -418,7 +418,7 @@ def combine_graphs(
     """
     if not graphs:
         raise ValueError("graphs must hold at least one graph, got none")
-    check_choice("self_loops", self_loops, ("none", "isolated"))
+    check_choice("self_loops", self_loops, Literal["none", "isolated"])
     checked = [as_graph(graph) for graph in graphs]
     sizes = [graph.num_nodes for graph in checked]
     if len(set(sizes)) > 1:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import operator
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +25,9 @@ EVERY_STEP: Any = np.int64(1)
 so ``every`` need not be listed as static where it is left out."""
 
 
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Raises a `ValueError`, with the nearest name, unless ``value`` is one of ``choices``."""
+def check_choice(name: str, value: str, literal: Any) -> None:
+    """Raises a `ValueError`, with the nearest name, unless a ``Literal`` has ``value``."""
+    choices = get_args(literal)
     if value in choices:
         return
     close = difflib.get_close_matches(str(value), choices, n=1)

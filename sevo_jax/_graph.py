@@ -273,9 +273,9 @@ class Graph:
             [[5.0], [1.0]]
         """
         if kernel is not None:
-            check_choice("kernel", kernel, ("bcsr", "gather", "pallas"))
+            check_choice("kernel", kernel, Kernel)
         if precision is not None:
-            check_choice("precision", precision, ("bfloat16",))
+            check_choice("precision", precision, Precision)
         if precision is not None and kernel == "bcsr":
             raise ValueError("the kernel 'bcsr' has no precision 'bfloat16'; 'gather' has")
         return dataclasses.replace(self, kernel=kernel, precision=precision)
@@ -320,7 +320,7 @@ class Graph:
         if not (isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh)):
             raise TypeError(f"sharding must be a NamedSharding on a mesh, got {sharding!r}")
         if exchange is not None:
-            check_choice("exchange", exchange, ("all_gather", "halo"))
+            check_choice("exchange", exchange, Way)
         matrix, mesh = self.to_scipy(), sharding.mesh
         rows, columns = rows_and_columns(sharding)
         if rows is None:
@@ -428,7 +428,7 @@ def as_graph(graph: Graph | Operator) -> Graph:
 
 def graph_of(weights: Any, dtype: Any, self_loops: SelfLoops, capacity: int | None) -> Graph:
     """Makes a graph of weights that are already checked: CSR, symmetric and non-negative."""
-    check_choice("self_loops", self_loops, ("none", "isolated", "all"))
+    check_choice("self_loops", self_loops, SelfLoops)
     weights.sort_indices()
     if self_loops != "none":
         degrees = weights.sum(axis=1)

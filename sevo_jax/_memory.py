@@ -17,7 +17,7 @@ from sevo_jax._checks import (
 from sevo_jax._graph import Kernel
 from sevo_jax._pending import check_precision
 from sevo_jax._sharding import part_size
-from sevo_jax._smoothing import METHODS, Method
+from sevo_jax._smoothing import Method
 
 
 class Memory(NamedTuple):
@@ -46,7 +46,6 @@ class Memory(NamedTuple):
 
 
 Rule = Literal["adamw", "adam", "sgd", "momentum"]
-_RULES: tuple[Rule, ...] = ("adamw", "adam", "sgd", "momentum")
 
 
 def memory(
@@ -118,14 +117,14 @@ def memory(
     dim, layers, every = check_count("dim", dim), check_num_layers(num_layers), check_every(every)
     row_parts = check_count("row_parts", row_parts)
     column_parts = check_count("column_parts", column_parts)
-    check_choice("optimizer", optimizer, _RULES)
-    check_choice("method", method, METHODS)
+    check_choice("optimizer", optimizer, Rule)
+    check_choice("method", method, Method)
     if kernel == "gather":
         raise ValueError(
             "kernel 'gather' cannot be predicted: compile the update, and read memory_analysis()"
         )
     if kernel is not None:
-        check_choice("kernel", kernel, ("bcsr", "pallas"))
+        check_choice("kernel", kernel, Literal["bcsr", "pallas"])
     if received_rows is not None:
         check_count("received_rows", received_rows, least=0)
         if row_parts == 1:

@@ -59,7 +59,7 @@ def ragged(
     absent = np.ma.getmaskarray(values) if np.ma.is_masked(values) else None
     values = np.asarray(values)
     if isinstance(padding, str):
-        check_choice("padding", padding, ("refuse",))
+        check_choice("padding", padding, Literal["refuse"])
         if getattr(runs, "ndim", 1) == 2 and absent is None and values.size:
             edges = values.reshape(counts.size, -1)[:, [0, -1]]
             rows = np.flatnonzero((edges == 0).any(axis=1))

@@ -32,8 +32,6 @@ from sevo_jax._spmm import operator_rows, product
 Method = Literal["neumann", "neumann_unscaled", "iterative", "exact"]
 """The ways to smooth; see `smooth`."""
 
-METHODS: tuple[Method, ...] = ("neumann", "neumann_unscaled", "iterative", "exact")
-
 
 def smooth(
     graph: Graph | Operator,
@@ -79,7 +77,7 @@ def smooth(
         [[2.0], [1.0]]
     """
     graph = as_graph(graph)
-    check_choice("method", method, METHODS)
+    check_choice("method", method, Method)
     layers = check_num_layers(num_layers)
     if method == "exact":
         return smooth_exact(graph, x, beta, tol=tol)[0]

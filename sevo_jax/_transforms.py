@@ -27,7 +27,7 @@ from sevo_jax._checks import (
 from sevo_jax._graph import Graph, as_graph
 from sevo_jax._matrices import Operator
 from sevo_jax._pending import Pending, add_steps, check_same_every, decayed_leaves, no_steps
-from sevo_jax._smoothing import METHODS, Method, check_exact, smooth_tables
+from sevo_jax._smoothing import Method, check_exact, smooth_tables
 from sevo_jax._tables import Tables, broadcast_mask, named_groups, table_groups
 
 
@@ -142,7 +142,7 @@ def sevo_smooth(
         [[-2.0], [-1.0]]
     """
     graph = as_graph(graph)
-    check_choice("method", method, METHODS)
+    check_choice("method", method, Method)
     if method == "exact":
         check_exact(graph)
     layers = check_num_layers(num_layers)

@@ -156,7 +156,7 @@ def spectral_bounds(
         >>> sevo_jax.diagnostics.spectral_bounds(0.5, 1)
         (0.16666666666666666, 0.75)
     """
-    check_choice("method", method, ("neumann", "neumann_unscaled"))
+    check_choice("method", method, Scaling)
     layers = check_num_layers(num_layers)
     check_beta(beta)
     upper = 1 - beta ** (layers + 1)
@@ -185,7 +185,7 @@ def convergence_factor(beta: ArrayLike, num_layers: int, method: Scaling = "neum
         >>> round(sevo_jax.diagnostics.convergence_factor(0.5, 1), 4)
         0.2222
     """
-    check_choice("method", method, ("neumann", "neumann_unscaled"))
+    check_choice("method", method, Scaling)
     layers = check_num_layers(num_layers)
     if layers < 1:
         raise ValueError(f"num_layers must be at least 1 in Theorem 4, got {layers}")

@@ -169,10 +169,10 @@ def sequence_graph_from_table(
         >>> graph.to_scipy(normalized=False).toarray()[1].tolist()
         [0.0, 0.0, 2.0, 0.0]
     """
-    check_choice("ids", ids, ("integers", "any"))
-    check_choice("keep", keep, ("first", "last"))
-    check_choice("weighting", weighting, ("distance", "frequency"))
-    check_choice("self_loops", self_loops, ("none", "isolated", "all"))
+    check_choice("ids", ids, Ids)
+    check_choice("keep", keep, Keep)
+    check_choice("weighting", weighting, Weighting)
+    check_choice("self_loops", self_loops, SelfLoops)
     max_len = None if max_len is None else check_count("max_len", max_len)
     num_nodes = None if num_nodes is None else check_nodes("num_nodes", num_nodes)
     options = _Options(max_len, keep, check_count("walk_length", walk_length), weighting)
