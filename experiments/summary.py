@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 from rich.box import SIMPLE
 from rich.table import Table
@@ -22,6 +21,7 @@ from experiments.errors import UserError
 from experiments.files import read_json, replaced, write_text
 from experiments.metrics import CRITERION
 from experiments.numbers import LABELS, METRICS, MODELS, TABLE_2
+from experiments.pages import plots
 from experiments.protocol import Measured, protocol
 from experiments.run import changes, read_records, read_result
 
@@ -245,28 +245,23 @@ def _markdown(tables: list[Written], results: Results, text: list[str]) -> str:
 
 @mpl.rc_context({"text.parse_math": False})  # names of files may have dollars
 def _draw(curves: Curves, path: Path) -> None:
-    mpl.use("agg")
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     # Data set and model are in the legend only if there are several.
     varied = [len({key[i] for key in curves}) > 1 for i in range(2)]
     lines: list[tuple[Any, str]] = []
-    for key, color in zip(curves, mpl.color_sequences["tab10"] * len(curves), strict=False):
-        names = (plain(Path(key[0]).name), key[1])
-        label = ", ".join([n for n, v in zip(names, varied, strict=True) if v] + [key[2]])
-        for i, records in enumerate(curves[key]):
-            epochs = [r["epoch"] for r in records]
-            style = {"color": color, "lw": 1.5}
-            left.plot(epochs, [r["train_loss"] for r in records], **style)
-            (line,) = right.plot(epochs, [r["valid"][CRITERION] for r in records], **style)
-            lines += [(line, label)] if i == 0 else []
-    left.set(xlabel="epoch", ylabel="training loss")
-    right.set(xlabel="epoch", ylabel=f"validation {CRITERION}", ylim=(0, None))
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    # The legend is below the curves, where long labels take no room from them. Labels are passed
-    # as a list, since Matplotlib hides a line whose own label begins with an underscore.
-    handles, labels = zip(*lines, strict=True)
-    figure.legend(handles, labels, frameon=False, loc="outside lower center")
-    figure.savefig(path, dpi=150, format="png")
-    plt.close(figure)
+    with plots.picture(path, (9, 3.6), columns=2) as (figure, grid):
+        left, right = grid[0]
+        for key, color in zip(curves, plots.COLORS * len(curves), strict=False):
+            names = (plain(Path(key[0]).name), key[1])
+            label = ", ".join([n for n, v in zip(names, varied, strict=True) if v] + [key[2]])
+            for i, records in enumerate(curves[key]):
+                epochs = [r["epoch"] for r in records]
+                style = {"color": color, "lw": 1.5}
+                left.plot(epochs, [r["train_loss"] for r in records], **style)
+                (line,) = right.plot(epochs, [r["valid"][CRITERION] for r in records], **style)
+                lines += [(line, label)] if i == 0 else []
+        left.set(xlabel="epoch", ylabel="training loss")
+        right.set(xlabel="epoch", ylabel=f"validation {CRITERION}", ylim=(0, None))
+        # The legend is below the curves, where long labels take no room from them. Labels are
+        # passed as a list: Matplotlib hides a line whose own label begins with an underscore.
+        handles, labels = zip(*lines, strict=True)
+        figure.legend(handles, labels, loc="outside lower center")

@@ -16,8 +16,8 @@ from typing import Any
 import matplotlib.figure
 import pytest
 
-from experiments.tables import documents
-from experiments.tables.documents import Document, Table
+from experiments.pages import documents
+from experiments.pages.documents import Document, Table
 from experiments.targets import TARGETS
 
 pytest.importorskip("mkdocs", reason='needs mkdocs: pip install -e ".[docs]"')

@@ -17,7 +17,7 @@ COMMANDS = {
 LAYERS = [  # each imports only those before it
     {"sevo_jax"},
     {"models"},
-    {"experiments.settings", "experiments.numbers"},
+    {"experiments.settings", "experiments.numbers", "experiments.pages"},
     {"experiments.data"},
     {"experiments.run"},
     {"experiments.inputs"},

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from experiments.files import read_lines
 from experiments.metrics import CRITERION
 from experiments.numbers import MODELS, dataset_name
+from experiments.pages.documents import NONE, Table
 from experiments.paper import points
 from experiments.tables import cells
 from experiments.tables.cells import Cell, mean, score
-from experiments.tables.documents import NONE, Table
 from experiments.tables.rows import Comparison, Line, optimizer_label
 
 QUINTILES = 5

@@ -26,9 +26,10 @@ from experiments.console import say
 from experiments.errors import UserError
 from experiments.files import write_json
 from experiments.numbers import dataset_name
+from experiments.pages import plots
+from experiments.pages.documents import NONE, Document, Table
 from experiments.protocol import Measured, protocol
-from experiments.tables import cells, plots, requests, rows, runs
-from experiments.tables.documents import NONE, Document, Table
+from experiments.tables import cells, requests, rows, runs
 
 METRICS = ("HR@10", "NDCG@10")
 GROUPS = ("new", "old", "all")

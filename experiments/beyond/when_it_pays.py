@@ -17,9 +17,10 @@ from experiments.beyond.comparisons import popularity_table
 from experiments.beyond.tuning import EPOCHS, FULL_EPOCHS, SMALLER
 from experiments.metrics import CRITERION
 from experiments.numbers import METRICS, dataset_name
+from experiments.pages import plots
+from experiments.pages.documents import NONE, Document, Table
 from experiments.paper import accuracy
-from experiments.tables import cells, plots, requests, rows, runs
-from experiments.tables.documents import NONE, Document, Table
+from experiments.tables import cells, requests, rows, runs
 from experiments.tables.rows import Comparison, Line, Row
 
 

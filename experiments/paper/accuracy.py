@@ -14,10 +14,10 @@ from experiments import numbers
 from experiments.errors import ArgumentError
 from experiments.metrics import CRITERION
 from experiments.numbers import METRICS
+from experiments.pages.documents import Document, Table
 from experiments.paper import points
 from experiments.run import Run
 from experiments.tables import panels, requests, rows, runs
-from experiments.tables.documents import Document, Table
 from experiments.tables.rows import Comparison, Line, Row
 
 MEASURED = (

@@ -10,12 +10,13 @@ from experiments import data, numbers, students
 from experiments.data.categories import SOURCES
 from experiments.metrics import CRITERION
 from experiments.numbers import LABELS, METRICS, PLAIN, SEVO, UNSMOOTHED
+from experiments.pages import documents, plots
 from experiments.paper import accuracy
 from experiments.paper.accuracy import Accuracy, Versus
 from experiments.run import Run
 from experiments.settings import OPTIMIZERS
 from experiments.settings.published import MODELS
-from experiments.tables import cells, documents, plots, rows, runs
+from experiments.tables import cells, rows, runs
 from experiments.tables.requests import Choices, Names, Request
 from experiments.tables.rows import Comparison, Line, Row
 

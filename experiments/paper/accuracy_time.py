@@ -18,10 +18,11 @@ from experiments.console import say
 from experiments.files import read_json
 from experiments.metrics import CRITERION
 from experiments.numbers import SEVO
+from experiments.pages import plots
+from experiments.pages.documents import Document, Table
 from experiments.paper import accuracy_tables, table8
-from experiments.tables import cells, plots, requests, rows, runs
+from experiments.tables import cells, requests, rows, runs
 from experiments.tables.cells import Cell
-from experiments.tables.documents import Document, Table
 from experiments.tables.rows import Line, Row
 
 QUIET, BESIDE = "quiet", "beside other jobs"

@@ -24,11 +24,12 @@ from experiments.console import say
 from experiments.data import Interactions
 from experiments.errors import ArgumentError, UserError
 from experiments.files import read_json
+from experiments.pages import plots
+from experiments.pages.documents import NONE, Document, Table
 from experiments.run import Run, differences, make_run
 from experiments.settings import OptimizerSettings
 from experiments.settings.published import published
-from experiments.tables import plots, requests, rows, runs
-from experiments.tables.documents import NONE, Document, Table
+from experiments.tables import requests, rows, runs
 from experiments.training import loop, prepare
 from experiments.training.steps import Epochs, TrainState
 

@@ -24,11 +24,12 @@ from experiments import numbers
 from experiments.data import Categories, Interactions, at_hand, load_categories
 from experiments.errors import UserError
 from experiments.numbers import SEVO
+from experiments.pages import plots
+from experiments.pages.documents import NONE, Document, Table
 from experiments.paper import accuracy_tables
 from experiments.run import Run
 from experiments.settings.published import published
-from experiments.tables import plots, requests, rows, runs
-from experiments.tables.documents import NONE, Document, Table
+from experiments.tables import requests, rows, runs
 from experiments.tables.rows import Row
 from experiments.training import prepare
 from experiments.training.checkpoints import restore_best_params

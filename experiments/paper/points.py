@@ -8,8 +8,8 @@ from typing import Any
 from experiments.files import read_lines
 from experiments.metrics import CRITERION
 from experiments.numbers import METRICS
+from experiments.pages.documents import NONE, Table
 from experiments.tables import cells, panels, rows
-from experiments.tables.documents import NONE, Table
 from experiments.tables.rows import Line
 
 CURVE_EPOCHS = (5, 10, 20, 50, 100, 150, 200)

@@ -10,9 +10,9 @@ from typing import Any
 
 from experiments import data, numbers
 from experiments.console import say
+from experiments.pages.documents import NONE, Document, Table
 from experiments.paper import table3
 from experiments.tables import cells, requests, runs
-from experiments.tables.documents import NONE, Document, Table
 
 COUNTS = ("users", "items", "interactions", "average_length")
 HEADER = ("Data set", "", "Users", "Items", "Interactions", "Avg. length")

@@ -23,11 +23,11 @@ from experiments.errors import UserError
 from experiments.files import read_json
 from experiments.metrics import CRITERION
 from experiments.numbers import LABELS, PLAIN, SEVO, TABLE_3, UNSMOOTHED
+from experiments.pages.documents import NONE, Document, Table
 from experiments.run import make_run
 from experiments.settings import OPTIMIZERS
 from experiments.tables import cells, requests, rows, runs
 from experiments.tables.cells import percent
-from experiments.tables.documents import NONE, Document, Table
 from experiments.tables.rows import Comparison, Line, Row
 from experiments.training import loop, prepare, timing
 

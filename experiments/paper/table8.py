@@ -17,10 +17,10 @@ from experiments.console import say
 from experiments.errors import UserError
 from experiments.files import read_json
 from experiments.numbers import PLAIN, SEVO, UNSMOOTHED
+from experiments.pages.documents import NONE, Document, Table
 from experiments.paper import accuracy_tables
 from experiments.run import make_run
 from experiments.tables import cells, requests, rows, runs
-from experiments.tables.documents import NONE, Document, Table
 from experiments.training import loop, prepare, timing
 
 ROUNDS = 3

@@ -22,10 +22,10 @@ from experiments.console import markdown_text
 from experiments.files import replaced
 from experiments.metrics import CRITERION
 from experiments.numbers import METRICS
+from experiments.pages.documents import NONE, Document, Table
 from experiments.protocol import Measured, protocol
 from experiments.sweep.space import Field
 from experiments.tables.cells import score, score_over_seeds, span
-from experiments.tables.documents import NONE, Document, Table
 
 SCORE = f"best validation {CRITERION}"
 

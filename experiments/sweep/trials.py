@@ -21,10 +21,10 @@ from experiments.console import say
 from experiments.data import Interactions
 from experiments.errors import ArgumentError, UserError
 from experiments.options import HINTS
+from experiments.pages import documents
 from experiments.run import Run, read_result
 from experiments.sweep.report import Frame, best_of, compose, in_words, is_over
 from experiments.sweep.study import GRACE, HEARTBEAT, locked, number_of, trials_of
-from experiments.tables import documents
 from experiments.training import loop
 
 PATIENCE = GRACE + HEARTBEAT + 1

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from experiments.numbers import Scores
-from experiments.tables.documents import NONE
+from experiments.pages.documents import NONE
 
 ROUNDING = 1e-12
 """Differences of scores below this are rounding."""

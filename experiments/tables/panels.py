@@ -13,7 +13,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments.metrics import CRITERION
-from experiments.tables import cells, plots
+from experiments.pages import plots
+from experiments.tables import cells
 
 
 class Drawn(NamedTuple):

@@ -15,8 +15,9 @@ from experiments.bars import progress_bar
 from experiments.console import say
 from experiments.errors import UserError
 from experiments.files import read_json
+from experiments.pages import documents
 from experiments.run import Run, differences, folder_name, read_result
-from experiments.tables import documents, requests
+from experiments.tables import requests
 
 
 class Outcome(NamedTuple):

@@ -11,6 +11,7 @@ import sys
 import warnings
 
 import jax
+import matplotlib.pyplot as plt
 import pytest
 from rich.console import Console
 from rich.table import Table
@@ -131,7 +132,7 @@ def finished(tmp_path):
 
 def test_a_summary_of_odd_names(finished, capsys, monkeypatch):
     shown = []
-    monkeypatch.setattr(summary.plt, "close", shown.append)
+    monkeypatch.setattr(plt, "close", shown.append)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         summary.write(finished)

@@ -15,6 +15,7 @@ from experiments.beyond import comparisons
 from experiments.data import registry
 from experiments.errors import UserError
 from experiments.files import read_json, write_json
+from experiments.pages.documents import Document, Table, latex, markdown
 from experiments.paper import accuracy_tables, table3, table8
 from experiments.paper.accuracy_tables import rows_of_model
 from experiments.reproduce import main
@@ -22,7 +23,6 @@ from experiments.run import Run, claim_folder, folder_name
 from experiments.settings import Settings
 from experiments.settings.published import MODELS
 from experiments.tables import cells, runs
-from experiments.tables.documents import Document, Table, latex, markdown
 from experiments.tables.rows import Line, Row
 from experiments.training import loop
 

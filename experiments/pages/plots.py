@@ -41,7 +41,7 @@ def picture(
     with mpl.rc_context(STYLE):
         figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, **axes)
         yield figure, grid
-        figure.savefig(path)
+        figure.savefig(path, format="png")  # whatever the name of a draft
         plt.close(figure)
 
 
