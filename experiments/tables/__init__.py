@@ -1,1 +1,1 @@
-"""Turns runs and their results into Markdown, LaTeX and pictures."""
+"""Rows of runs, what trains the missing ones, and the cells and panels that show them."""

@@ -1,1 +1,1 @@
-"""Training: layout, batch, step, loop and checkpoints, with models, optimisers and graphs."""
+"""Training: step, loop and checkpoints, with models, optimisers and graphs."""
