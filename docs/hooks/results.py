@@ -85,7 +85,7 @@ def results_page(folder: Path) -> str:
     numbers = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
     parts = [
         "# Results",
-        "The tables and figures of *Structure-aware Embedding Evolution* (SEvo, NeurIPS 2024), the "
+        "The tables and figures of the SEvo paper (NeurIPS 2024), the "
         "paper's values beside ours where it has them, and some of our own. All of it was run on "
         "two CPU cores unless it says otherwise. [Experiments](../experiments.md) describes each. "
         "The heading of a column sorts its table.",
