@@ -16,10 +16,11 @@ import sevo_jax
 from benchmarks import report
 from benchmarks.graphs import random_graph
 from experiments.data import load
+from experiments.inputs.layout import EpochLayouts
 from experiments.run import Run
 from experiments.settings.published import published
 from experiments.training.prepare import initial_checkpoint, make_setup
-from experiments.training.steps import EpochLayouts, Epochs
+from experiments.training.steps import Epochs
 
 FEW, MANY = 200_000, 15_000_000
 NODES = 400_000

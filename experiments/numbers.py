@@ -1,4 +1,4 @@
-"""The paper's numbers: its Tables 2 to 8 (Table 1 is in `experiments.data`).
+"""The paper's numbers (Tables 2 to 8), and the names of its models, data sets and optimisers.
 
 Rows are laid out as they are printed, so that they can be read beside the page.
 """
@@ -39,7 +39,7 @@ LABELS = {
     "sgd": "SGD",
     "sevo-sgd": "SEvo-SGD",
 }
-"""The names of optimisers; the first three are those of published settings."""
+"""The names of optimisers, those of the paper first."""
 SEEDS = (0, 1, 2, 3, 4)
 
 AVERAGE_LENGTH = {
@@ -222,6 +222,8 @@ DEFECTS = {
     "item's raw features out, and was probably trained by BPR with one negative, in four layers. "
     "Ours is as its authors define it, trained by cross-entropy, with the rate of dropout and the "
     "decay that were tuned for the published one; a last batch that is not full counts, too.",
+    "stosa": "The published STOSA passes the means of items through its blocks unchanged, where "
+    "its paper's blocks change them; *STOSA, as published* does as the published one.",
     "maerec": "The published MAERec adds the two ids of a removed edge up where the next seeds of "
     "its mask are drawn. Ours draws from both ends.",
 }
@@ -231,7 +233,11 @@ DEFECTS = {
 def defects(models: Iterable[str]) -> list[str]:
     """A paragraph on the models whose published runs had defects, if there are any."""
     found = [DEFECTS[model] for model in dict.fromkeys(models) if model in DEFECTS]
-    return [" ".join([*found, "These rows need not agree with the paper's."])] if found else []
+    return (
+        [" ".join([*found, "Rows that differ so need not agree with the paper's."])]
+        if found
+        else []
+    )
 
 
 def dataset_name(dataset: str) -> str:

@@ -23,7 +23,7 @@ Given = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FinishedRun:
-    """The options of all commands that read a finished run."""
+    """The options of commands that read a finished run, and what may have moved since."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """The folder of the run, which holds config.json and checkpoints."""

@@ -48,16 +48,15 @@ class Run:
         """Reads what `to_json` made; further names, such as those of ``config.json``, may be there.
 
         Raises:
-            UserError: a setting is missing.
+            UserError: a name is missing.
         """
+        own = tuple(f.name for f in dataclasses.fields(cls) if f.name != "settings")
+        _require(config, own, "config.json")
         settings = Settings(MODELS[config["model"]].settings())
-        lacking = settings.flat().keys() - config.keys()
-        if lacking:
-            raise UserError(f"config.json lacks the settings {', '.join(sorted(lacking))}")
+        _require(config, tuple(settings.flat()), "config.json")
         held = {name: config[name] for name in settings.flat()}
         settings = settings.replace(**held | {"cutoffs": tuple(held["cutoffs"])})
-        own = {f.name: config[f.name] for f in dataclasses.fields(cls) if f.name != "settings"}
-        return cls(**own, settings=settings)
+        return cls(**{name: config[name] for name in own}, settings=settings)
 
 
 def make_run(model: str, dataset: str, optimizer: str, seed: int = 0, **values: Any) -> Run:
@@ -120,28 +119,29 @@ FILES = "files"
 
 
 def files_of(run: Run) -> dict[str, list[Path]]:
-    """Lists the files that a run reads, if they are there, by the names of their settings.
+    """Lists the files that a run reads, by the names of their settings.
 
     Another run is recognised by its ``result.json``: it holds seconds, so no two runs write the
     same.
     """
     settings = run.settings
     paths: dict[str, list[Path]] = {}
-    if reads_graph(run.optimizer, settings):
-        if settings.graph.categories:
-            paths["categories"] = [Path(settings.graph.categories)]
-        if is_file(settings.graph.kind):
-            paths["graph"] = graph_files(Path(settings.graph.kind))
-    if settings.distillation.teacher:
+    smooths = reads_graph(run.optimizer, settings.flat())
+    if smooths and settings.graph.categories:
+        paths["categories"] = [Path(settings.graph.categories)]
+    if smooths and is_file(settings.graph.kind):
+        paths["graph"] = graph_files(Path(settings.graph.kind))
+    if settings.distillation.teacher and (smooths or settings.distillation.method != "none"):
         paths["teacher"] = [Path(settings.distillation.teacher, "result.json")]
     if settings.training.start:
         paths["start"] = [Path(settings.training.start, "result.json")]
-    return {name: own for name, own in paths.items() if all(path.exists() for path in own)}
+    return paths
 
 
 def checksums_of(run: Run) -> dict[str, str]:
-    """Computes a checksum of each of `files_of`, by the names of the settings."""
-    return {name: checksum(own) for name, own in files_of(run).items()}
+    """Computes checksums of those of `files_of` that are there, by the names of the settings."""
+    files = files_of(run).items()
+    return {name: checksum(own) for name, own in files if all(path.exists() for path in own)}
 
 
 def checksum(files: Iterable[Path]) -> str:
@@ -162,9 +162,9 @@ def checksum(files: Iterable[Path]) -> str:
 
 def check_files(run: Run, held: dict[str, Any], folder: Path) -> None:
     """Raises an `ArgumentError` unless the files that a run reads are those in ``config.json``."""
-    found, wanted = checksums_of(run), dict(held.get(FILES, {}))
-    wanted.pop("start", None)  # the run that another began from is needed no more
-    for name, expected in wanted.items():
+    found, wanted = checksums_of(run), held.get(FILES, {})
+    # The run that another began from is needed no more.
+    for name in sorted((files_of(run).keys() & wanted.keys()) - {"start"}):
         place = run.settings.flat()[name]
         if name not in found:
             raise ArgumentError(
@@ -172,7 +172,7 @@ def check_files(run: Run, held: dict[str, Any], folder: Path) -> None:
                 f"{folder} was trained with {place}, and {Path.cwd()} has no such file; say where "
                 "it is now",
             )
-        if found[name] != expected:
+        if found[name] != wanted[name]:
             raise ArgumentError(
                 name,
                 f"{folder} was trained with {place}, which has changed since; say where the run's "
@@ -191,6 +191,8 @@ def differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     # A path that changed is no difference if the content is the same.
     held_files, wanted_files = held.pop(FILES, {}), wanted.get(FILES, {})
     names = (held.keys() | wanted.keys()) - {FILES}
+    if not reads_graph(wanted["optimizer"], wanted):
+        names -= {"graph", "categories"}
     sets = {held.get("dataset"), wanted.get("dataset")}
     if "data" in held and held["data"] == wanted.get("data") and not sets & set(NAMES):
         names -= {"dataset"}

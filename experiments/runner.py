@@ -283,7 +283,7 @@ def _run_all(
         graph_notes: set[str] = set()
         for run in runs:  # before the first of them trains for hours
             # A logger's smoothness is of the graph even if the optimiser does without.
-            if options.log or reads_graph(run.optimizer, run.settings):
+            if options.log or reads_graph(run.optimizer, run.settings.flat()):
                 graph_notes.add(check_graph(run.settings.graph, data))
             prepare.check_smoothings(run, used)
             new = not (folders[run] / "config.json").exists()

@@ -363,8 +363,8 @@ def communication(
     matrix = as_graph(graph).to_scipy()
     dim, num_parts = check_count("dim", dim), check_count("num_parts", num_parts)
     layers, num_nodes = check_num_layers(num_layers), matrix.shape[0]
-    shifts = shifts_of(halos(matrix, num_parts), num_nodes)
     check_floating("dtype", dtype)
+    shifts = shifts_of(halos(matrix, num_parts), num_nodes)
     row = layers * dim * jnp.promote_types(dtype, jnp.float32).itemsize
     return Communication(
         num_nodes,

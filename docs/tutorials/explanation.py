@@ -101,9 +101,9 @@ plt.show()
 # ## Theorem 3: rows that rest
 #
 # A batch meets few rows. Adam's first moment fades by .9 a step, its second by .999, so the step of a row
-# that is not met fades, too (Proposition 1), and neighbours would average steps of different ages. The
+# that is not updated fades, too (Proposition 1), and neighbours would average steps of different ages. The
 # correction holds the bias-corrected moments of a row whose gradient is zero: its step keeps its size until it
-# is met again. Here a row is met in the first ten of forty steps.
+# is updated again. Here a row is updated in the first ten of forty steps.
 
 
 # %%

@@ -13,7 +13,6 @@ import numpy as np
 
 from experiments import data
 from experiments.beyond import comparisons
-from experiments.beyond.comparisons import popularity_table
 from experiments.beyond.every import plain_factor
 from experiments.metrics import CRITERION
 from experiments.numbers import PLAIN as ADAM
@@ -269,7 +268,7 @@ TUNED = Accuracy(
         },
     ),
     summary=lambda compared: [
-        popularity_table(
+        comparisons.popularity_table(
             [pair for pair in compared if _method(pair.other) == PLAIN],
             f"{CRITERION} by popularity of the target item, in quintiles, beside {PLAIN}",
         ),

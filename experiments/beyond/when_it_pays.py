@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from experiments import data
 from experiments.beyond import comparisons, tuning
-from experiments.beyond.comparisons import popularity_table
 from experiments.beyond.tuning import EPOCHS, FULL_EPOCHS, SMALLER
 from experiments.metrics import CRITERION
 from experiments.numbers import METRICS, dataset_name
@@ -165,6 +164,7 @@ def measure(place: Place, plain: Line, borrowed: Line, sevo: Line) -> Measured:
 
 def compose(measured: Sequence[Measured], missing: Sequence[str], tuned: str) -> Document:
     """Composes the page: the verdict, the tables and the picture; ``tuned`` says how."""
+    lines = [line for own in measured for line in (*own.pair, own.other.other)]
     text = [
         verdict(measured),
         "SASRec by the strong recipe, the cross-entropy over all items, AdamW with and without "
@@ -174,10 +174,10 @@ def compose(measured: Sequence[Measured], missing: Sequence[str], tuned: str) ->
         f"proportion to the share of the users. {tuned} Away from the centre of the map nothing "
         "was tuned anew. But AdamW ran with SEvo's learning rate, dropout and decay, too: *AdamW* "
         "is the one that validates better at a place, of those done, and *the other* the other.",
-        rows.protocol_of(line for own in measured for line in own.pair),
+        rows.protocol_of(lines),
         f"{accuracy.MEASURED}; error bars in the picture. The gain is SEvo's {CRITERION} over that "
         "of AdamW with the same seed.",
-        rows.trained_on(rows.devices(line.cell for own in measured for line in own.pair)),
+        rows.trained_on(rows.devices(line.cell for line in lines)),
     ]
     tables = [
         _table(f"{dataset_name(own[0].place.plain.dataset)}: by {axis}", own)
@@ -189,7 +189,7 @@ def compose(measured: Sequence[Measured], missing: Sequence[str], tuned: str) ->
         if pair.seeds and place.axis == "width" and place.condition.x == 64
     ]
     tables += [
-        popularity_table(
+        comparisons.popularity_table(
             [pair],
             f"{dataset_name(pair.one.row.dataset)}: {CRITERION} by popularity of the target item, "
             "in quintiles",
@@ -213,7 +213,7 @@ def compose(measured: Sequence[Measured], missing: Sequence[str], tuned: str) ->
                     "plain": rows.row_json(pair.other),
                     "sevo": rows.row_json(pair.one),
                     **pair.to_json(),
-                    "the other": {**rows.row_json(other.other), **other.to_json()},
+                    "other": {**rows.row_json(other.other), **other.to_json()},
                 }
                 for place, pair, other in measured
             ],
@@ -235,7 +235,7 @@ def _grouped(measured: Sequence[Measured]) -> dict[tuple[str, str], list[Measure
 
 HEADER = (
     *("", "AdamW", "Settings", "SEvo", "Gain", "± over seeds", "p-value"),
-    *("The other", "Gain over it", "p-value", "Seeds", "Epochs"),
+    *("The other", "Gain over it", "Its p-value", "Seeds", "Epochs"),
 )
 
 

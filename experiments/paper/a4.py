@@ -22,13 +22,14 @@ from experiments.data import Interactions
 from experiments.errors import ArgumentError
 from experiments.inputs.batches import Batch, make_batch
 from experiments.inputs.corpus import make_corpus
+from experiments.inputs.layout import EpochLayouts
 from experiments.pages import plots
 from experiments.pages.documents import Document, Table
 from experiments.settings import Settings
 from experiments.settings.published import published
 from experiments.tables import requests, runs
 from experiments.training.graphs import user_item_graph
-from experiments.training.steps import EpochLayouts, initial_key
+from experiments.training.steps import initial_key
 from models import MFBPR, Backbone, Constant, LightGCN
 from sevo_jax import sevo_smooth
 

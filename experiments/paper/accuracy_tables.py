@@ -193,8 +193,7 @@ TABLE_2 = Accuracy(
         f"{accuracy.MEASURED}; {accuracy.PAPER}",
         f"*{LABELS[PLAIN]}* is the plain baseline, at the settings that the paper's authors tuned "
         f"for it; *{LABELS[UNSMOOTHED]}* is the run with SEvo less the smoothing, which the paper "
-        "does not have. *STOSA, as published* passes the means of items through its blocks "
-        "unchanged, as the published code does; its paper's blocks change them. "
+        "does not have. "
         f"{accuracy.STOPPED('published')} {accuracy.P_VALUES}",
         'The last table has mean gains. *Mean* is over all data sets, the paper\'s "Avg. Improv."; '
         "*mean over those of ours* is over the data sets that our row is complete on.",

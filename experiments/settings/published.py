@@ -100,9 +100,9 @@ def reads(model: str, optimizer: str, given: Mapping[str, Any], setting: str) ->
     return not readers or not readers_in(optimizer, given).isdisjoint(readers)
 
 
-def reads_graph(optimizer: str, settings: Settings) -> bool:
-    """Tells whether anything in a run reads the graph."""
-    return not readers_in(optimizer, settings.flat()).isdisjoint(OVER_GRAPH)
+def reads_graph(optimizer: str, values: Mapping[str, Any]) -> bool:
+    """Tells whether anything reads the graph in a run of these settings, by their flat names."""
+    return not readers_in(optimizer, values).isdisjoint(OVER_GRAPH)
 
 
 def _readers(model: str, setting: str) -> tuple[str, ...] | None:

@@ -149,7 +149,7 @@ def checksums(runs: Iterable[Run]) -> dict[str, list[str]]:
     for run in runs:
         for name, paths in files_of(run).items():
             found.setdefault(name, {})[tuple(paths)] = None
-    return {name: [checksum(paths) for paths in own] for name, own in found.items()}
+    return {name: list(dict.fromkeys(map(checksum, own))) for name, own in found.items()}
 
 
 def choose_axes(axes: Sequence[str], fields: Sequence[Field]) -> list[Field]:

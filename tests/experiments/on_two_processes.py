@@ -17,10 +17,10 @@ from experiments.errors import UserError
 from experiments.evaluation import make_evaluation_set
 from experiments.inputs.batches import make_batch
 from experiments.inputs.corpus import make_corpus
+from experiments.inputs.layout import EpochLayouts
 from experiments.inputs.mesh import DATA, Placement, make_mesh
 from experiments.settings.published import published
 from experiments.training import processes
-from experiments.training.steps import EpochLayouts
 
 
 @pytest.fixture(scope="module", autouse=True)

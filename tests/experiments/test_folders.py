@@ -225,6 +225,14 @@ def test_a_graph_that_a_run_does_not_read_is_no_file_of_it(small, tmp_path):
     for run, folder in zip(runs[1:], folders[1:], strict=True):
         with pytest.raises(UserError, match=r"graph was another .*g\.npz"):
             check_folder(run, small, folder, resume=True)
+    (tmp_path / "moved.npz").write_text("then")
+    moved = [
+        dataclasses.replace(run, settings=run.settings.replace(graph=str(tmp_path / "moved.npz")))
+        for run in runs
+    ]
+    for run, folder in zip(moved, folders, strict=True):
+        assert check_folder(run, small, folder, resume=True) is None
+    check_files(runs[0], {"files": {"graph": "of another time"}}, folders[0])
     graph.unlink()
     check_files(runs[0], read_json(folders[0] / "config.json"), folders[0])
     for run, folder in zip(runs[1:], folders[1:], strict=True):

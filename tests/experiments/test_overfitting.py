@@ -14,9 +14,10 @@ from experiments.data import Interactions
 from experiments.data.interactions import from_sequences
 from experiments.evaluation import make_evaluation_set, make_evaluator
 from experiments.inputs.corpus import make_corpus
+from experiments.inputs.layout import EpochLayouts
 from experiments.settings.published import published
 from experiments.training.backbones import BUILDERS
-from experiments.training.steps import EpochLayouts, Epochs, Inputs, TrainState, split_model
+from experiments.training.steps import Epochs, Inputs, TrainState, split_model
 
 MAX_LEN = 8
 TINY = {"max_len": MAX_LEN, "dim": 16, "num_blocks": 1, "num_heads": 2, "packed": False}

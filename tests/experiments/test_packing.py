@@ -14,9 +14,9 @@ from experiments.data import Interactions
 from experiments.data.interactions import read_text
 from experiments.inputs.batches import read_tokens
 from experiments.inputs.corpus import make_corpus
+from experiments.inputs.layout import EpochLayouts
 from experiments.inputs.packing import EMPTY, Rows, layout, pack_rows
 from experiments.settings import TrainingSettings
-from experiments.training.steps import EpochLayouts
 from models import SASRec
 
 MAX_LEN, BATCH = 12, 32

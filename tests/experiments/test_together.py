@@ -16,11 +16,12 @@ import pytest
 from experiments import runner, train
 from experiments.data import load
 from experiments.errors import UserError
+from experiments.inputs.layout import EpochLayouts
 from experiments.run import Run
 from experiments.settings.published import published
 from experiments.training import loop, prepare
 from experiments.training.loop import train_together
-from experiments.training.steps import EpochLayouts, Epochs
+from experiments.training.steps import Epochs
 
 SEEDS = (0, 3, 7)
 TINY = {"dim": 16, "num_blocks": 1, "max_len": 20, "batch_size": 16, "eval_every": 2}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,7 +39,7 @@ def table(seed: int, *features: int) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).standard_normal((NODES, *features)))
 
 
-@given(graphs(), SEEDS, BETAS, LAYERS, st.sampled_from(sevo_jax._smoothing.METHODS))
+@given(graphs(), SEEDS, BETAS, LAYERS, st.sampled_from(get_args(sevo_jax.Method)))
 @settings(max_examples=150, deadline=None)
 def test_definition_1_every_method_is_structure_aware(graph, seed, beta, layers, method):
     update = table(seed, 2)
