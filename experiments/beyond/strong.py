@@ -34,8 +34,8 @@ STRONG = Accuracy(
     title="The strong recipe",
     text=(
         "The strong recipe is the cross-entropy over all items, without smoothing, by Adam, with "
-        "settings that others tuned on Beauty for SASRec; of GRU4Rec's, we chose the dropout there. "
-        f"`{requests.command('tuned')}` holds SEvo against it.",
+        "settings that others tuned on Beauty for SASRec; of GRU4Rec's, we chose the dropout "
+        f"there. `{requests.command('tuned')}` holds SEvo against it.",
         f"{accuracy.MEASURED}; *paper* is the mean of five seeds in MTandHJ/CE-SCE-LLMRec, "
         f"*difference* is ours against it. {accuracy.STOPPED('the recipe has')}",
     ),
