@@ -169,7 +169,7 @@ def test_commands_in_sentences_run(command, data_folder, tmp_path):
         one = ["--only", "memory"] if words[2:] == ["benchmarks.run"] else []
         words += ["--quick", "--out", str(tmp_path), *one]
     elif module == "experiments.reproduce":
-        quick = [] if "a4" in words else ["--quick"]  # a4 takes seconds as it is
+        quick = [] if {"a4", "--no-train"} & set(words) else ["--quick"]  # those take seconds
         words += [*quick, "--out", str(tmp_path)]
     elif module in ("experiments.recommend", "experiments.export"):
         write_run(tmp_path / "RUN")
