@@ -1,1 +1,1 @@
-"""How results are written: documents in Markdown, LaTeX and JSON, and the style of pictures."""
+"""Documents in Markdown, LaTeX and JSON, and the one style of all pictures."""

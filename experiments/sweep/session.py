@@ -92,13 +92,13 @@ def sweep(options: Arguments, given: Given) -> int:
     worker = Worker(study, frame, make_trial, options.together, data, out)
     try:
         worker.work()
+        say(f"written: {', '.join(map(str, worker.write()))}")
     finally:
         trials = trials_of(study)
         best = best_of(trials)
-        show(make_grid(trials, frame))
         if best:
             say(f"best: {in_words(best, fields)}")
-    say(f"written: {', '.join(map(str, worker.write()))}")
+        show(make_grid(trials, frame))  # comes last: a closed pipe ends the command
     return 0 if best else 1
 
 

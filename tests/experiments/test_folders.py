@@ -240,6 +240,16 @@ def test_a_graph_that_a_run_does_not_read_is_no_file_of_it(small, tmp_path):
             check_files(run, read_json(folder / "config.json"), folder)
 
 
+@pytest.mark.parametrize("name", ["seed", "dataset", "dropout_rate", "graph"])
+def test_a_configuration_that_lacks_a_name_is_no_run(name):
+    run = make_run("sasrec", "beauty", "adamw")
+    config = run.to_json() | {"data": "beside the run"}
+    assert Run.from_json(config) == run
+    del config[name]
+    with pytest.raises(UserError, match=rf"config.json: lacks {name};"):
+        Run.from_json(config)
+
+
 @pytest.mark.parametrize("finished", [False, True])
 @pytest.mark.parametrize("method", ["none", "kd", "rkd", "htd", "dkd"])
 def test_only_a_schedule_over_all_epochs_keeps_a_run_from_more(small, tmp_path, method, finished):

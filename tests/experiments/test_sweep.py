@@ -21,7 +21,7 @@ from experiments.errors import ArgumentError, UserError
 from experiments.files import read_json, write_json
 from experiments.numbers import METRICS
 from experiments.run import claim_folder
-from experiments.sweep import report, study, trials
+from experiments.sweep import report, session, study, trials
 from experiments.sweep.__main__ import main
 from experiments.sweep.space import parse_field, parse_search
 from experiments.training import loop, prepare
@@ -450,6 +450,18 @@ def test_files_of_a_sweep_are_known_by_content(
         Path(file).write_text("now")
     assert f"--out: out holds a sweep in which {name} was another" in error_of(capsys, *argv)
     assert len(trained) == 2
+
+
+def test_a_closed_pipe_loses_nothing(tmp_path, trained, monkeypatch, capsys):
+    def closed(_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(session, "show", closed)
+    with pytest.raises(BrokenPipeError):
+        call(tmp_path, *GRID, "--trials", "1")
+    said = capsys.readouterr().err
+    assert "best: trial 0" in said
+    assert "written: " in said
 
 
 def test_databases_of_others(tmp_path, trained, capsys):
